@@ -1,0 +1,1 @@
+//! What decides: the store, the node agent, controllers and the publisher.

@@ -1,0 +1,1 @@
+//! What moves packets: buffers, wire formats, bridge, routes, overlay, NAT, links and pods.

@@ -1,0 +1,3 @@
+//! The `flatnet` command line.
+
+fn main() {}
