@@ -1,1 +1,13 @@
-//! What moves packets: buffers, wire formats, bridge, routes, overlay, NAT, links and pods.
+//! The data path of flatnet: what moves packets.
+//!
+//! The files below stand in the order in which a packet meets them.
+
+pub mod frame;
+
+pub mod clock;
+
+pub mod link;
+
+pub mod ledger;
+
+pub mod ring;

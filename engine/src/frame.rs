@@ -1,0 +1,439 @@
+//! Buffers with headroom, the arena they live in, and the pool each worker draws from.
+//!
+//! Links fill buffers, the worker rewrites them in place and another link empties them; no frame is copied on
+//! the way. Invariants: a [`Frame`] is the only handle to its buffer (it is neither `Copy` nor `Clone`), and
+//! indices of all arenas of a process differ, so that a handle opens in its own arena only. Buffers return to
+//! the worker that owns them. Allowed dependencies: `clock`, `ring`. Read first: `DESIGN.md`, "Buffers".
+#![allow(unsafe_code)]
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::ring::{Popped, Word};
+
+/// Bytes kept free in front of a frame for an encapsulation.
+pub const HEADROOM: usize = 128;
+/// Bytes from one small buffer to the next: an odd multiple of 64, so that headers spread over all cache sets.
+pub const SMALL_STRIDE: usize = 33 * 64;
+/// Bytes from one large buffer to the next: room for a 66 KB superframe, again an odd multiple of 64.
+pub const LARGE_STRIDE: usize = 1057 * 64;
+/// The longest frame a small buffer takes, in bytes.
+pub const SMALL_CAPACITY: usize = SMALL_STRIDE - HEADROOM;
+/// The longest frame a large buffer takes, in bytes.
+pub const LARGE_CAPACITY: usize = LARGE_STRIDE - HEADROOM;
+
+/// What is known of a frame's transport checksum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(u8)]
+pub enum ChecksumState {
+    /// Nothing is known: whoever relies on it verifies it.
+    #[default]
+    Unknown,
+    /// Made or verified in this process, and kept right by every rewrite since.
+    Verified,
+    /// Only the pseudo-header's sum is there; the egress finishes it.
+    Partial,
+}
+
+/// How a superframe is cut where an egress cannot take it whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(u8)]
+pub enum Segmentation {
+    /// An ordinary frame.
+    #[default]
+    None,
+    /// TCP over IPv4, cut into segments.
+    Tcp,
+    /// UDP, cut into datagrams.
+    Udp,
+}
+
+/// What travels beside a frame: one cache line.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C, align(64))]
+pub struct Record {
+    /// Time of arrival at the present node, nanoseconds of the engine's clock.
+    pub time: u64,
+    /// Hash of the flow key, from `parse`.
+    pub flow_hash: u64,
+    start: u32,
+    length: u32,
+    /// Trace mark; 0 when the frame is not traced.
+    pub mark: u32,
+    /// Segments in a superframe.
+    pub segment_count: u16,
+    /// Payload bytes of each segment of a superframe.
+    pub segment_size: u16,
+    /// The port it came in by.
+    pub ingress: u16,
+    /// The port it leaves by, once decided.
+    pub egress: u16,
+    /// The node it is at.
+    pub node: u16,
+    /// Offset of the IPv4 header that is forwarded (the inner one in a tunnel), from the frame's start.
+    pub network_offset: u16,
+    /// Offset of the header behind it.
+    pub transport_offset: u16,
+    /// State of the transport checksum.
+    pub checksum: ChecksumState,
+    /// Kind of superframe.
+    pub segmentation: Segmentation,
+}
+
+const _: () = assert!(size_of::<Record>() == 64);
+
+/// The handle of one buffer in an [`Arena`]; give it back to a [`Pool`].
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "a buffer that is not given back is lost to its pool"]
+pub struct Frame(u32);
+
+impl Word for Frame {
+    fn into_word(self) -> u64 {
+        u64::from(self.0)
+    }
+
+    fn from_word(word: u64, _: Popped) -> Self {
+        Self(u32::try_from(word & u64::from(u32::MAX)).unwrap_or(0))
+    }
+}
+
+/// Why an arena cannot be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ArenaError {
+    /// All 2³² buffer indices of the process are used up, or the sizes do not fit the address space.
+    #[error("no more than 2^32 buffers fit one process")]
+    TooManyBuffers,
+}
+
+/// The memory of all buffers of an engine; handles decide who may touch which.
+#[derive(Debug)]
+pub struct Arena {
+    base: u32,
+    workers: u32,
+    small: u32,
+    large: u32,
+    records: NonNull<Record>,
+    bytes: NonNull<u8>,
+}
+
+// SAFETY: a buffer is reachable only through its one `Frame`, borrowed as `&mut` to write, so two threads never
+// hold the same buffer; the fields themselves do not change after construction.
+unsafe impl Send for Arena {}
+// SAFETY: as above.
+unsafe impl Sync for Arena {}
+
+/// Indices already given to arenas of this process, so that no two arenas share one.
+static NEXT_BASE: AtomicU32 = AtomicU32::new(0);
+
+impl Arena {
+    /// Makes an arena with a pool for each of `workers`, each of `small` and `large` buffers. The memory is
+    /// zero and costs pages only as it is used.
+    ///
+    /// # Errors
+    /// [`ArenaError::TooManyBuffers`].
+    pub fn new(workers: u8, small: u32, large: u32) -> Result<(Arc<Self>, Vec<Pool>), ArenaError> {
+        let workers = u32::from(workers.max(1));
+        let per_worker = small.checked_add(large).ok_or(ArenaError::TooManyBuffers)?;
+        let count = per_worker.checked_mul(workers).filter(|&n| n > 0).ok_or(ArenaError::TooManyBuffers)?;
+        let base = NEXT_BASE
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| next.checked_add(count))
+            .map_err(|_| ArenaError::TooManyBuffers)?;
+        let arena = Self {
+            base,
+            workers,
+            small: small * workers,
+            large: large * workers,
+            records: allocate(records_layout(count)?).cast(),
+            bytes: allocate(bytes_layout(small * workers, large * workers)?),
+        };
+        let arena = Arc::new(arena);
+        let pools = (0..workers).map(|worker| Pool::new(&arena, worker)).collect();
+        Ok((arena, pools))
+    }
+
+    /// Returns how many buffers there are, small and large, of all workers.
+    #[must_use]
+    pub fn capacity(&self) -> u32 {
+        self.small + self.large
+    }
+
+    /// Opens a frame to read and write it.
+    #[inline(always)]
+    pub fn open<'a>(&'a self, frame: &'a mut Frame) -> FrameMut<'a> {
+        let (record, bytes, stride) = self.locate(frame);
+        // SAFETY: `locate` checked that the buffer lies in this arena; `frame` is its only handle and is
+        // borrowed mutably for 'a; the memory is initialised (zero or written) and lives as long as the arena.
+        unsafe { FrameMut { record: &mut *record, buffer: std::slice::from_raw_parts_mut(bytes, stride) } }
+    }
+
+    /// Returns a frame's bytes, from its Ethernet header on.
+    #[inline(always)]
+    pub fn bytes<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
+        let (record, bytes, stride) = self.locate(frame);
+        // SAFETY: as in `open`, with a shared borrow of the only handle.
+        let (record, buffer) = unsafe { (&*record, std::slice::from_raw_parts(bytes, stride)) };
+        &buffer[record.start as usize..(record.start + record.length) as usize]
+    }
+
+    /// Returns a frame's record.
+    #[inline(always)]
+    pub fn record<'a>(&'a self, frame: &'a Frame) -> &'a Record {
+        let (record, ..) = self.locate(frame);
+        // SAFETY: as in `open`, with a shared borrow of the only handle.
+        unsafe { &*record }
+    }
+
+    #[inline(always)]
+    fn locate(&self, frame: &Frame) -> (*mut Record, *mut u8, usize) {
+        let index = frame.0.wrapping_sub(self.base);
+        assert!(index < self.small + self.large, "the frame belongs to another arena");
+        let (offset, stride) = if index < self.small {
+            (index as usize * SMALL_STRIDE, SMALL_STRIDE)
+        } else {
+            let large = (index - self.small) as usize;
+            (self.small as usize * SMALL_STRIDE + large * LARGE_STRIDE, LARGE_STRIDE)
+        };
+        // SAFETY: the index is below the count that both allocations were sized for.
+        unsafe { (self.records.as_ptr().add(index as usize), self.bytes.as_ptr().add(offset), stride) }
+    }
+
+    /// Returns the worker whose pool a buffer belongs to.
+    fn owner(&self, index: u32) -> u32 {
+        let local = index.wrapping_sub(self.base);
+        if local < self.small {
+            local / (self.small / self.workers)
+        } else {
+            (local - self.small) / (self.large / self.workers)
+        }
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        let layouts = (records_layout(self.small + self.large), bytes_layout(self.small, self.large));
+        if let (Ok(records), Ok(bytes)) = layouts {
+            // SAFETY: both were allocated in `new` with these very layouts and are freed once.
+            unsafe {
+                dealloc(self.records.as_ptr().cast(), records);
+                dealloc(self.bytes.as_ptr(), bytes);
+            }
+        }
+    }
+}
+
+fn records_layout(count: u32) -> Result<Layout, ArenaError> {
+    Layout::array::<Record>(count as usize).map_err(|_| ArenaError::TooManyBuffers)
+}
+
+fn bytes_layout(small: u32, large: u32) -> Result<Layout, ArenaError> {
+    let size = small as usize * SMALL_STRIDE + large as usize * LARGE_STRIDE;
+    Layout::from_size_align(size.max(64), 64).map_err(|_| ArenaError::TooManyBuffers)
+}
+
+fn allocate(layout: Layout) -> NonNull<u8> {
+    // SAFETY: neither layout is of size zero.
+    NonNull::new(unsafe { alloc_zeroed(layout) }).unwrap_or_else(|| handle_alloc_error(layout))
+}
+
+/// A frame opened for writing.
+#[derive(Debug)]
+pub struct FrameMut<'a> {
+    /// What travels beside the frame.
+    pub record: &'a mut Record,
+    buffer: &'a mut [u8],
+}
+
+impl FrameMut<'_> {
+    /// Returns the frame's bytes.
+    #[inline(always)]
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.buffer[self.record.start as usize..(self.record.start + self.record.length) as usize]
+    }
+
+    /// Returns the frame's bytes to change them.
+    #[inline(always)]
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.buffer[self.record.start as usize..(self.record.start + self.record.length) as usize]
+    }
+
+    /// Makes the frame `length` bytes long, starting behind the headroom; false when it does not fit.
+    #[inline(always)]
+    pub fn reset(&mut self, length: usize) -> bool {
+        if length > self.buffer.len() - HEADROOM {
+            return false;
+        }
+        self.record.start = HEADROOM as u32;
+        self.record.length = length as u32;
+        true
+    }
+
+    /// Replaces the first `old` bytes by room for `new` bytes, growing into the headroom; false when the frame
+    /// is shorter than `old` or the headroom is used up. The new bytes are whatever was there.
+    #[inline(always)]
+    #[must_use]
+    pub fn replace_front(&mut self, old: usize, new: usize) -> bool {
+        let end = self.record.start as usize + self.record.length as usize;
+        let body = self.record.start as usize + old;
+        if body > end || body < new {
+            return false;
+        }
+        self.record.start = (body - new) as u32;
+        self.record.length = (end - body + new) as u32;
+        true
+    }
+
+    /// Cuts the frame's end off, to `length` bytes; longer than it is changes nothing.
+    pub fn truncate(&mut self, length: usize) {
+        self.record.length = self.record.length.min(u32::try_from(length).unwrap_or(u32::MAX));
+    }
+}
+
+/// A worker's own free buffers.
+#[derive(Debug)]
+pub struct Pool {
+    arena: Arc<Arena>,
+    worker: u32,
+    small: Vec<u32>,
+    large: Vec<u32>,
+    /// Other workers' buffers on their way home, by owner.
+    homebound: Vec<Vec<Frame>>,
+    capacity: usize,
+}
+
+impl Pool {
+    fn new(arena: &Arc<Arena>, worker: u32) -> Self {
+        let list = |start: u32, count: u32| -> Vec<u32> {
+            let share = count / arena.workers;
+            let first = arena.base + start + worker * share;
+            (first..first + share).rev().collect()
+        };
+        let (small, large) = (list(0, arena.small), list(arena.small, arena.large));
+        let capacity = small.len() + large.len();
+        let homebound = (0..arena.workers).map(|_| Vec::new()).collect();
+        Self { arena: Arc::clone(arena), worker, small, large, homebound, capacity }
+    }
+
+    /// Returns the arena behind the pool.
+    #[must_use]
+    pub fn arena(&self) -> &Arc<Arena> {
+        &self.arena
+    }
+
+    /// Takes a buffer for a frame of `length` bytes with a clear record; `None` when the pool is empty or the
+    /// length is beyond [`LARGE_CAPACITY`].
+    #[inline]
+    pub fn allocate(&mut self, length: usize) -> Option<Frame> {
+        let index = if length <= SMALL_CAPACITY { self.small.pop()? } else { self.large.pop()? };
+        let mut frame = Frame(index);
+        let mut open = self.arena.open(&mut frame);
+        *open.record = Record::default();
+        if open.reset(length) {
+            Some(frame)
+        } else {
+            self.free(frame);
+            None
+        }
+    }
+
+    /// Takes a buffer and copies another frame's bytes and record into it.
+    pub fn copy(&mut self, original: &Frame) -> Option<Frame> {
+        let mut frame = self.allocate(self.arena.bytes(original).len())?;
+        let mut open = self.arena.open(&mut frame);
+        let (start, length) = (open.record.start, open.record.length);
+        *open.record = Record { start, length, ..*self.arena.record(original) };
+        open.bytes_mut().copy_from_slice(self.arena.bytes(original));
+        Some(frame)
+    }
+
+    /// Gives a buffer back; another worker's waits for [`Pool::homebound`].
+    #[inline]
+    pub fn free(&mut self, frame: Frame) {
+        let owner = self.arena.owner(frame.0);
+        if owner != self.worker {
+            self.homebound[owner as usize].push(frame);
+        } else if frame.0.wrapping_sub(self.arena.base) < self.arena.small {
+            self.small.push(frame.0);
+        } else {
+            self.large.push(frame.0);
+        }
+    }
+
+    /// Returns the buffers that are to be sent home to `worker`.
+    pub fn homebound(&mut self, worker: usize) -> &mut Vec<Frame> {
+        &mut self.homebound[worker]
+    }
+
+    /// Returns how many of this pool's buffers are not in its free lists.
+    #[must_use]
+    pub fn outstanding(&self) -> usize {
+        self.capacity - self.small.len() - self.large.len()
+    }
+
+    /// Returns how many buffers of other workers wait here to be sent home.
+    #[must_use]
+    pub fn foreign(&self) -> usize {
+        self.homebound.iter().map(Vec::len).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_grow_into_their_headroom_and_no_further() {
+        let (arena, mut pools) = Arena::new(1, 4, 0).unwrap();
+        let mut frame = pools[0].allocate(60).unwrap();
+        let mut open = arena.open(&mut frame);
+        open.bytes_mut().fill(7);
+        assert!(open.replace_front(14, 42));
+        assert_eq!(open.bytes().len(), 88);
+        assert!(open.bytes()[42..].iter().all(|&byte| byte == 7));
+        assert!(!open.replace_front(0, HEADROOM), "the headroom is partly used");
+        assert!(!open.replace_front(89, 0), "longer than the frame");
+        pools[0].free(frame);
+        assert_eq!(pools[0].outstanding(), 0);
+    }
+
+    #[test]
+    fn buffers_return_to_the_worker_that_owns_them() {
+        let (_arena, mut pools) = Arena::new(2, 2, 1).unwrap();
+        let (mut second, mut first) = (pools.pop().unwrap(), pools.pop().unwrap());
+        let small = first.allocate(100).unwrap();
+        let large = first.allocate(SMALL_CAPACITY + 1).unwrap();
+        assert!(first.allocate(SMALL_CAPACITY + 1).is_none(), "only one large buffer each");
+        assert!(first.allocate(LARGE_CAPACITY + 1).is_none());
+        second.free(small);
+        second.free(large);
+        assert_eq!((second.foreign(), first.outstanding()), (2, 2));
+        for frame in second.homebound(0).drain(..) {
+            first.free(frame);
+        }
+        assert_eq!((second.foreign(), first.outstanding(), second.outstanding()), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_copy_has_its_own_bytes() {
+        let (arena, mut pools) = Arena::new(1, 4, 0).unwrap();
+        let mut original = pools[0].allocate(3).unwrap();
+        arena.open(&mut original).bytes_mut().copy_from_slice(b"abc");
+        arena.open(&mut original).record.mark = 9;
+        let copy = pools[0].copy(&original).unwrap();
+        arena.open(&mut original).bytes_mut()[0] = b'x';
+        assert_eq!((arena.bytes(&copy), arena.record(&copy).mark), (&b"abc"[..], 9));
+        pools[0].free(copy);
+        pools[0].free(original);
+    }
+
+    #[test]
+    #[should_panic(expected = "another arena")]
+    fn a_frame_opens_in_its_own_arena_only() {
+        let (_first, mut pools) = Arena::new(1, 1, 0).unwrap();
+        let (second, _pools) = Arena::new(1, 1, 0).unwrap();
+        let mut frame = pools[0].allocate(1).unwrap();
+        second.open(&mut frame);
+    }
+}

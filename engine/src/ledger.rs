@@ -1,0 +1,258 @@
+//! What became of every frame: one row of counters per node and worker, and the reasons of all drops.
+//!
+//! The worker counts, anyone reads. Invariants: per node received + originated + copied + split = sent +
+//! consumed + merged + dropped + held; one worker writes a row, so counting is a plain load and store. A drop
+//! always has a reason. Allowed dependencies: none. Read first: `DESIGN.md`, "The ledger".
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The terms of the ledger beside drops and what is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Term {
+    /// Came in from a link.
+    Received,
+    /// Made by the node itself: ICMP errors, ARP, answers.
+    Originated,
+    /// Copies made by flooding.
+    Copied,
+    /// Frames made by cutting a superframe, beyond the first.
+    Split,
+    /// Given to a link.
+    Sent,
+    /// Taken by the node itself.
+    Consumed,
+    /// Frames that went into a superframe.
+    Merged,
+}
+
+impl Term {
+    /// All terms, in the ledger's order.
+    pub const ALL: [Self; 7] = [
+        Self::Received,
+        Self::Originated,
+        Self::Copied,
+        Self::Split,
+        Self::Sent,
+        Self::Consumed,
+        Self::Merged,
+    ];
+
+    /// Returns the term's name as commands print it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Received => "received",
+            Self::Originated => "originated",
+            Self::Copied => "copied",
+            Self::Split => "split",
+            Self::Sent => "sent",
+            Self::Consumed => "consumed",
+            Self::Merged => "merged",
+        }
+    }
+}
+
+macro_rules! drop_reasons {
+    ($($reason:ident $name:literal $meaning:literal $hint:literal;)*) => {
+        /// Why a frame was dropped. There is no catch-all.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u8)]
+        pub enum DropReason {
+            $(#[doc = $meaning] $reason,)*
+        }
+
+        impl DropReason {
+            /// Every reason, in the order of the packet's way.
+            pub const ALL: &'static [Self] = &[$(Self::$reason,)*];
+
+            /// Returns the reason's name, as counters, traces and JSON have it.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$reason => $name,)* }
+            }
+
+            /// Returns what the reason means, in one sentence.
+            #[must_use]
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$reason => $meaning,)* }
+            }
+
+            /// Returns what to do about it.
+            #[must_use]
+            pub const fn hint(self) -> &'static str {
+                match self { $(Self::$reason => $hint,)* }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    RuntFrame "runt-frame" "The frame is shorter than an Ethernet header." "Look at the sender's link.";
+    MulticastSource "multicast-source" "The frame's source MAC is a group address." "No station may send from a group address (IEEE 802.3).";
+    MalformedArp "malformed-arp" "The ARP packet is truncated or not for IPv4 over Ethernet." "RFC 826.";
+    MalformedIpv4 "malformed-ipv4" "The IPv4 header is truncated or its lengths disagree." "RFC 791.";
+    Ipv4Checksum "ipv4-checksum" "The IPv4 header's checksum is wrong." "The frame was damaged on its way.";
+    MalformedTransport "malformed-transport" "The TCP, UDP or ICMP header is truncated or its lengths disagree." "RFC 9293, 768, 792.";
+    NotForUs "not-for-us" "The frame's destination MAC is not the interface's." "A switch floods frames whose destination it does not know yet.";
+    UnhandledProtocol "unhandled-protocol" "The frame is neither IPv4 nor ARP and came to a router." "flatnet routes IPv4; other protocols are bridged only.";
+    SpoofedMac "spoofed-mac" "A pod sent from a MAC that is not its own." "Attach the machine with its own MAC, or allow it in the topology.";
+    SpoofedAddress "spoofed-address" "A pod sent from an IPv4 address that is not its own." "A pod may send from its own address only.";
+    SpoofedArp "spoofed-arp" "A pod claimed another's address in ARP." "A pod may claim its own address only (RFC 826).";
+    Martian "martian" "Source or destination cannot be on the wire: loopback, multicast or broadcast source." "RFC 1812, 5.3.7.";
+    BridgeSamePort "bridge-same-port" "The frame would leave by the port it came in by." "The destination is on the sender's side of the bridge.";
+    BridgeNoPort "bridge-no-port" "The bridge has no other port to flood to." "Nothing else is attached to this bridge.";
+    TtlExpired "ttl-expired" "The TTL ran out; the sender is told." "A routing loop, or a traceroute.";
+    NoRoute "no-route" "The node has no route to the destination; the sender is told." "See `flatnet show routes NODE`.";
+    NoLease "no-lease" "No node holds a lease for the destination's pod subnet; the sender is told." "See `flatnet show routes NODE`: the lease may have ended.";
+    FragmentationNeeded "fragmentation-needed" "The packet is longer than the next link's MTU and must not be fragmented; the sender is told." "RFC 1191: the sender lowers its path MTU.";
+    MtuExceeded "mtu-exceeded" "The packet is longer than the next link's MTU; fragmentation on the way is not done yet." "Send less, or raise the link's MTU.";
+    UntranslatableFragment "untranslatable-fragment" "A later fragment has no ports to translate by." "Keep datagrams of translated flows within the MTU.";
+    NeighborQueueFull "neighbor-queue-full" "Too many packets wait for one neighbour's MAC." "RFC 1122, 2.3.2.2: only the latest few are kept.";
+    NeighborUnresolved "neighbor-unresolved" "Nobody answered ARP for the next hop; the sender is told." "See `flatnet show neighbors NODE`; is the machine up.";
+    TunnelMalformed "tunnel-malformed" "The tunnel datagram's payload is not a whole IPv4 packet." "Something else sends to the tunnel's port.";
+    TunnelChecksum "tunnel-checksum" "The tunnel datagram's UDP checksum is wrong." "The datagram was damaged on its way.";
+    TunnelForeignSource "tunnel-foreign-source" "The outer source does not hold the lease of the inner source." "An injection attempt, or a peer whose lease moved.";
+    TunnelForeignDestination "tunnel-foreign-destination" "The inner destination is not one of this node's." "The peer routes by a lease that is not ours.";
+    NoBackend "no-backend" "The Service has no ready backend; the sender is told." "See `flatnet show services NODE`.";
+    ServicePortClosed "service-port-closed" "The Service address has no such port; the sender is told." "See `flatnet show services NODE`.";
+    ServiceUnsupported "service-unsupported" "A Service address takes TCP and UDP only." "VIPs do not answer echo.";
+    BindingTableFull "binding-table-full" "The worker's table of bindings is full." "Fewer flows, or a larger table.";
+    TuplesExhausted "tuples-exhausted" "No source port is left that gives the reply a tuple of its own." "Too many flows to one destination through one address.";
+    Untranslatable "untranslatable" "The protocol cannot be masqueraded." "Only TCP, UDP and ICMP queries have what a translation needs.";
+    IcmpErrorUnmatched "icmp-error-unmatched" "The ICMP error belongs to no flow known here." "A late error, or a forged one.";
+    HostClosed "host-closed" "The node itself has nothing on that port; the sender is told." "Nodes answer echo and traceroute only.";
+    HostUnsupported "host-unsupported" "The node itself does not take this protocol." "Nodes answer echo and traceroute only.";
+    LinkDown "link-down" "The egress has no link." "The port was removed while the frame was on its way.";
+    LinkLoss "link-loss" "The link lost the frame, as it is set to." "See the topology's `links`.";
+    LinkMtu "link-mtu" "The frame is longer than the link takes." "See the topology's `links`.";
+    LinkQueueFull "link-queue-full" "The link's queue is full." "The receiver is slower than the sender.";
+    PodStopped "pod-stopped" "The pod is dead; nothing takes its frames." "An autonomous pod that dies stays dead.";
+    WorkerRingFull "worker-ring-full" "The ring to the worker of the egress is full." "That worker is slower than this one.";
+    PoolEmpty "pool-empty" "No buffer was free." "More buffers, or fewer frames in flight.";
+}
+
+/// One worker's counters of one node.
+#[derive(Debug)]
+pub struct NodeCounters {
+    terms: [AtomicU64; Term::ALL.len()],
+    drops: [AtomicU64; DropReason::ALL.len()],
+}
+
+impl Default for NodeCounters {
+    fn default() -> Self {
+        Self {
+            terms: [const { AtomicU64::new(0) }; 7],
+            drops: [const { AtomicU64::new(0) }; DropReason::ALL.len()],
+        }
+    }
+}
+
+impl NodeCounters {
+    /// Counts `frames` under a term.
+    #[inline(always)]
+    pub fn count(&self, term: Term, frames: u64) {
+        add(&self.terms[term as usize], frames);
+    }
+
+    /// Counts one dropped frame.
+    #[inline]
+    pub fn drop_frame(&self, reason: DropReason) {
+        add(&self.drops[reason as usize], 1);
+    }
+}
+
+/// One writer per counter: no read-modify-write is needed.
+#[inline(always)]
+fn add(counter: &AtomicU64, amount: u64) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(amount), Ordering::Relaxed);
+}
+
+/// A node's ledger, summed over its workers at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ledger {
+    terms: [u64; Term::ALL.len()],
+    drops: [u64; DropReason::ALL.len()],
+    /// Frames that wait inside the node: for a neighbour, or on the way to another worker.
+    pub held: u64,
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Self { terms: [0; Term::ALL.len()], drops: [0; DropReason::ALL.len()], held: 0 }
+    }
+}
+
+impl Ledger {
+    /// Sums the counters of several workers; `held` frames wait inside the node.
+    #[must_use]
+    pub fn sum<'a>(rows: impl IntoIterator<Item = &'a Arc<NodeCounters>>, held: u64) -> Self {
+        let mut ledger = Self { held, ..Self::default() };
+        for row in rows {
+            for (sum, counter) in ledger.terms.iter_mut().zip(&row.terms) {
+                *sum += counter.load(Ordering::Relaxed);
+            }
+            for (sum, counter) in ledger.drops.iter_mut().zip(&row.drops) {
+                *sum += counter.load(Ordering::Relaxed);
+            }
+        }
+        ledger
+    }
+
+    /// Returns one term.
+    #[must_use]
+    pub fn term(&self, term: Term) -> u64 {
+        self.terms[term as usize]
+    }
+
+    /// Returns the drops for one reason.
+    #[must_use]
+    pub fn drops(&self, reason: DropReason) -> u64 {
+        self.drops[reason as usize]
+    }
+
+    /// Returns all drops.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.drops.iter().sum()
+    }
+
+    /// Tells whether every frame is accounted for.
+    #[must_use]
+    pub fn balances(&self) -> bool {
+        let [received, originated, copied, split, sent, consumed, merged] = self.terms;
+        received + originated + copied + split == sent + consumed + merged + self.dropped() + self.held
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_reason_has_a_name_of_its_own_a_meaning_and_a_hint() {
+        let names: BTreeSet<_> = DropReason::ALL.iter().map(|reason| reason.name()).collect();
+        assert_eq!(names.len(), DropReason::ALL.len());
+        for (index, &reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(reason as usize, index);
+            assert!(reason.meaning().ends_with('.') && reason.hint().ends_with('.'), "{reason:?}");
+        }
+        for (index, term) in Term::ALL.into_iter().enumerate() {
+            assert_eq!(term as usize, index);
+        }
+    }
+
+    #[test]
+    fn a_ledger_balances_only_when_nothing_is_missing() {
+        let counters = Arc::new(NodeCounters::default());
+        counters.count(Term::Received, 3);
+        counters.count(Term::Sent, 1);
+        counters.drop_frame(DropReason::NoRoute);
+        assert!(!Ledger::sum([&counters], 0).balances());
+        let ledger = Ledger::sum([&counters], 1);
+        assert!(ledger.balances());
+        assert_eq!((ledger.dropped(), ledger.drops(DropReason::NoRoute)), (1, 1));
+    }
+}

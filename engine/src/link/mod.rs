@@ -1,0 +1,3 @@
+//! Where frames come from and go.
+
+pub mod pod_ring;
