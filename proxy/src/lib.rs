@@ -1,1 +1,26 @@
 //! What a Service is: VIP to backends, schedulers; pure, no I/O and no clock.
+//!
+//! The leaf of the workspace: the engine calls it like any function, the agents fill it. It knows addresses and
+//! numbers only; it depends on `std` alone. The files, in the order in which a packet to a Service asks them:
+//!
+//! - [`table`]: which Service answers at a VIP or NodePort, and whether an address is a VIP at all.
+//! - [`service`]: the plain data of a Service: its frontends, backends and scheduler.
+//! - [`schedule`]: which backend a new flow tries first, and which others after it.
+//! - [`shards`]: the copy-on-write map under the table, which the engine also uses for endpoints and routes.
+//! - [`prefix`]: an IPv4 prefix, shared by every package above.
+
+pub mod table;
+
+pub mod service;
+
+pub mod schedule;
+
+pub mod shards;
+
+pub mod prefix;
+
+pub use prefix::{Ipv4Prefix, PrefixError};
+pub use schedule::{Cursors, choose};
+pub use service::{Backend, Frontend, NodePort, Protocol, Scheduler, Service};
+pub use shards::{SHARD_COUNT, Shards};
+pub use table::{Row, Table, TableError};
