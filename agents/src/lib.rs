@@ -1,1 +1,11 @@
 //! What decides: the store, the node agent, controllers and the publisher.
+//!
+//! Everything asynchronous of flatnet lives here, and none of it belongs to a runtime: the futures run on a
+//! single-threaded executor to quiescence (virtual time) as well as on a server's. The files, in the order in which a
+//! change travels:
+//!
+//! - [`store`]: the revisioned key-value store that holds everything, as one trait.
+
+pub mod store;
+
+pub use store::{Embedded, Revision, Store, StoreError};
