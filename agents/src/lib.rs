@@ -5,7 +5,13 @@
 //! change travels:
 //!
 //! - [`store`]: the revisioned key-value store that holds everything, as one trait.
+//! - [`lease`]: flannel's configuration, keys and values, and which subnet a node should claim; pure.
+//! - [`seed`]: randomness and uids that a seed determines.
 
 pub mod store;
+
+pub mod lease;
+
+pub mod seed;
 
 pub use store::{Embedded, Revision, Store, StoreError};
