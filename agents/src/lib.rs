@@ -6,11 +6,14 @@
 //!
 //! - [`store`]: the revisioned key-value store that holds everything, as one trait.
 //! - [`lease`]: flannel's configuration, keys and values, and which subnet a node should claim; pure.
+//! - [`node`]: the node agent: claims the subnet, follows the others'.
 //! - [`seed`]: randomness and uids that a seed determines.
 
 pub mod store;
 
 pub mod lease;
+
+pub mod node;
 
 pub mod seed;
 
