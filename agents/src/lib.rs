@@ -7,6 +7,7 @@
 //! - [`store`]: the revisioned key-value store that holds everything, as one trait.
 //! - [`lease`]: flannel's configuration, keys and values, and which subnet a node should claim; pure.
 //! - [`node`]: the node agent: claims the subnet, follows the others'.
+//! - [`objects`]: Kubernetes objects as JSON in the store.
 //! - [`seed`]: randomness and uids that a seed determines.
 
 pub mod store;
@@ -14,6 +15,8 @@ pub mod store;
 pub mod lease;
 
 pub mod node;
+
+pub mod objects;
 
 pub mod seed;
 
