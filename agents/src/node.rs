@@ -14,6 +14,7 @@
 use std::{collections::BTreeMap, convert::Infallible, net::Ipv4Addr, sync::Arc};
 
 use flatnet_proxy::Ipv4Prefix;
+use futures::TryStreamExt;
 use thiserror::Error;
 
 use crate::{
@@ -224,13 +225,14 @@ pub async fn follow_routes<S: Store>(
     own: Lease,
     mut sink: impl FnMut(RouteChange),
 ) -> Result<Infallible, StoreError> {
-    let mut follower = Follower::start(store.clone(), &lease::subnets_prefix(prefix)).await?;
+    let mut follower = Follower::new(store.clone(), &lease::subnets_prefix(prefix));
     let mut routes = Routes::new(prefix, Some(own));
-    loop {
-        if let Some(change) = routes.apply(&follower.next().await?) {
+    while let Some(change) = follower.try_next().await? {
+        if let Some(change) = routes.apply(&change) {
             sink(change);
         }
     }
+    Err(StoreError::Unavailable { cause: "the watch ended".into() })
 }
 
 /// Which subnets are whose, and what a change of a lease changes about it. Pure.
@@ -530,7 +532,7 @@ mod tests {
             rounds in prop::collection::vec(prop::collection::vec((2u8..7, 0u8..4), 0..9), 1..6),
         ) {
             let store = Embedded::with_options(Options { history: 3 });
-            let mut follower = block_on(Follower::start(store.clone(), &lease::subnets_prefix(PREFIX))).unwrap();
+            let mut follower = Follower::new(store.clone(), &lease::subnets_prefix(PREFIX));
             let mut routes = Routes::new(PREFIX, Some(own()));
             for round in rounds {
                 for (third, holder) in round {
@@ -542,7 +544,7 @@ mod tests {
                         }
                     });
                 }
-                while let Some(change) = follower.try_next().unwrap() {
+                while let Some(change) = follower.take_ready().unwrap() {
                     routes.apply(&change);
                 }
                 let leases = block_on(store.list(&lease::subnets_prefix(PREFIX))).unwrap().entries;

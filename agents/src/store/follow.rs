@@ -12,10 +12,16 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    pin::Pin,
     sync::Arc,
+    task::{Context, Poll, ready},
 };
 
-use futures::{FutureExt, StreamExt};
+use futures::{
+    FutureExt, StreamExt,
+    future::BoxFuture,
+    stream::{FusedStream, Stream},
+};
 
 use crate::store::{Event, EventKind, KeyValue, Listing, Revision, Store, StoreError};
 
@@ -37,34 +43,31 @@ impl Followed {
     }
 }
 
-/// Follows a prefix of a store.
+/// Follows a prefix of a store: a stream of changes. What is there already comes first, in the order of the keys. It
+/// ends only after [`StoreError::Unavailable`]; start another one then.
 pub struct Follower<S: Store> {
     store: S,
     prefix: Arc<str>,
     known: BTreeMap<Arc<str>, KeyValue>,
     ready: VecDeque<Followed>,
-    watch: S::Watch,
+    source: Source<S>,
     /// Everything up to here has been put into `ready`.
     seen: Revision,
 }
 
+/// Where changes come from.
+enum Source<S: Store> {
+    Listing(BoxFuture<'static, Result<(Listing, S::Watch), StoreError>>),
+    Watch(S::Watch),
+    Ended,
+}
+
 impl<S: Store> Follower<S> {
-    /// Lists the prefix and begins to watch it; what is there already comes first, in the order of the keys.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`].
-    pub async fn start(store: S, prefix: &str) -> Result<Self, StoreError> {
-        let (listing, watch) = list_and_watch(&store, prefix).await?;
-        let mut follower = Self {
-            store,
-            prefix: prefix.into(),
-            known: BTreeMap::new(),
-            ready: VecDeque::new(),
-            watch,
-            seen: Revision::ZERO,
-        };
-        follower.adopt(listing);
-        Ok(follower)
+    /// Begins with a listing, made when the stream is first polled.
+    pub fn new(store: S, prefix: &str) -> Self {
+        let prefix: Arc<str> = prefix.into();
+        let source = Source::Listing(list_and_watch(store.clone(), Arc::clone(&prefix)).boxed());
+        Self { store, prefix, known: BTreeMap::new(), ready: VecDeque::new(), source, seen: Revision::ZERO }
     }
 
     /// Gives the prefix that is followed.
@@ -72,47 +75,51 @@ impl<S: Store> Follower<S> {
         &self.prefix
     }
 
-    /// Gives the revision up to which all changes have been reported or wait to be.
+    /// Gives the revision up to which all changes have been reported or wait to be; zero before the first listing.
     pub fn seen(&self) -> Revision {
         self.seen
     }
 
-    /// Reads a key as last reported or about to be.
-    pub fn get(&self, key: &str) -> Option<&KeyValue> {
-        self.known.get(key)
+    /// Says whether the first listing has been taken and all of it reported.
+    pub fn is_current(&self) -> bool {
+        self.ready.is_empty() && matches!(self.source, Source::Watch(_))
     }
 
-    /// Waits for the next change.
+    /// Takes the next change if one is there already; the waker of no task is registered for the one after.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`]; start another follower then.
-    pub async fn next(&mut self) -> Result<Followed, StoreError> {
-        loop {
-            if let Some(change) = self.ready.pop_front() {
-                return Ok(change);
-            }
-            match self.watch.next().await {
+    /// [`StoreError::Unavailable`].
+    pub fn take_ready(&mut self) -> Result<Option<Followed>, StoreError> {
+        self.next().now_or_never().flatten().transpose()
+    }
+
+    /// Fills `ready` once, or says that nothing is there yet.
+    fn poll_source(&mut self, context: &mut Context<'_>) -> Poll<Result<(), StoreError>> {
+        match &mut self.source {
+            Source::Ended => return Poll::Ready(Ok(())),
+            Source::Listing(listing) => match ready!(listing.poll_unpin(context)) {
+                Ok((listing, watch)) => {
+                    self.source = Source::Watch(watch);
+                    self.adopt(listing);
+                }
+                Err(error) => {
+                    self.source = Source::Ended;
+                    return Poll::Ready(Err(error));
+                }
+            },
+            Source::Watch(watch) => match ready!(watch.poll_next_unpin(context)) {
                 Some(Ok(event)) => self.take(event),
-                Some(Err(StoreError::Compacted { .. })) | None => self.relist().await?,
-                Some(Err(error)) => return Err(error),
-            }
+                Some(Err(StoreError::Compacted { .. })) | None => {
+                    let again = list_and_watch(self.store.clone(), Arc::clone(&self.prefix));
+                    self.source = Source::Listing(again.boxed());
+                }
+                Some(Err(error)) => {
+                    self.source = Source::Ended;
+                    return Poll::Ready(Err(error));
+                }
+            },
         }
-    }
-
-    /// Takes the next change if one is there already.
-    ///
-    /// # Errors
-    /// As [`Follower::next`].
-    pub fn try_next(&mut self) -> Result<Option<Followed>, StoreError> {
-        // Dropping the future loses nothing: all progress is in `self`, and a listing is taken over only as a whole.
-        self.next().now_or_never().transpose()
-    }
-
-    async fn relist(&mut self) -> Result<(), StoreError> {
-        let (listing, watch) = list_and_watch(&self.store, &self.prefix).await?;
-        self.watch = watch;
-        self.adopt(listing);
-        Ok(())
+        Poll::Ready(Ok(()))
     }
 
     /// Reports how a listing differs from what is known: what is gone first, then what is new or changed.
@@ -154,11 +161,37 @@ impl<S: Store> Follower<S> {
     }
 }
 
+impl<S: Store> Stream for Follower<S> {
+    type Item = Result<Followed, StoreError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            if let Some(change) = self.ready.pop_front() {
+                return Poll::Ready(Some(Ok(change)));
+            }
+            if self.is_terminated() {
+                return Poll::Ready(None);
+            }
+            if let Err(error) = ready!(self.poll_source(context)) {
+                return Poll::Ready(Some(Err(error)));
+            }
+        }
+    }
+}
+
+impl<S: Store> FusedStream for Follower<S> {
+    fn is_terminated(&self) -> bool {
+        self.ready.is_empty() && matches!(self.source, Source::Ended)
+    }
+}
+
+impl<S: Store> Unpin for Follower<S> {}
+
 /// Lists and watches without a gap; a compaction between the two starts over.
-async fn list_and_watch<S: Store>(store: &S, prefix: &str) -> Result<(Listing, S::Watch), StoreError> {
+async fn list_and_watch<S: Store>(store: S, prefix: Arc<str>) -> Result<(Listing, S::Watch), StoreError> {
     loop {
-        let listing = store.list(prefix).await?;
-        match store.watch(prefix, listing.revision.next()).await {
+        let listing = store.list(&prefix).await?;
+        match store.watch(&prefix, listing.revision.next()).await {
             Ok(watch) => return Ok((listing, watch)),
             Err(StoreError::Compacted { .. }) => {}
             Err(error) => return Err(error),
@@ -175,7 +208,7 @@ mod tests {
     use crate::store::{Embedded, embedded::Options};
 
     fn drain(follower: &mut Follower<Embedded>) -> Vec<Followed> {
-        std::iter::from_fn(|| follower.try_next().unwrap()).collect()
+        std::iter::from_fn(|| follower.take_ready().unwrap()).collect()
     }
 
     proptest! {
@@ -186,7 +219,7 @@ mod tests {
             block_on(async {
                 // A history of four events: most rounds overflow it and force a new listing.
                 let store = Embedded::with_options(Options { history: 4 });
-                let mut follower = Follower::start(store.clone(), "/in/").await.unwrap();
+                let mut follower = Follower::new(store.clone(), "/in/");
                 let mut replica = BTreeMap::new();
                 for round in rounds {
                     for (key, value) in round {
@@ -216,9 +249,10 @@ mod tests {
         block_on(async {
             let store = Embedded::new();
             store.put("/a", *b"1").await.unwrap();
-            let mut follower = Follower::start(store.clone(), "/").await.unwrap();
+            let mut follower = Follower::new(store.clone(), "/");
+            let mut changes = drain(&mut follower);
             store.delete("/a").await.unwrap();
-            let changes = drain(&mut follower);
+            changes.extend(drain(&mut follower));
             let Followed::Put(entry) = changes[0].clone() else { panic!("{changes:?}") };
             assert_eq!(changes[1], Followed::Delete(entry));
             assert_eq!(follower.seen(), Revision(2));
