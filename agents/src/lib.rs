@@ -8,6 +8,9 @@
 //! - [`lease`]: flannel's configuration, keys and values, and which subnet a node should claim; pure.
 //! - [`node`]: the node agent: claims the subnet, follows the others'.
 //! - [`objects`]: Kubernetes objects as JSON in the store.
+//! - [`pods`]: what a Pod object says, and the status its node reports.
+//! - [`ipam`]: who has which address or port; pure.
+//! - [`controllers`]: the reconcile framework; binding, addresses, endpoints, VIPs.
 //! - [`seed`]: randomness and uids that a seed determines.
 
 pub mod store;
@@ -17,6 +20,12 @@ pub mod lease;
 pub mod node;
 
 pub mod objects;
+
+pub mod pods;
+
+pub mod ipam;
+
+pub mod controllers;
 
 pub mod seed;
 
