@@ -11,6 +11,8 @@
 //! - [`pods`]: what a Pod object says, and the status its node reports.
 //! - [`ipam`]: who has which address or port; pure.
 //! - [`controllers`]: the reconcile framework; binding, addresses, endpoints, VIPs.
+//! - [`services`]: Service and EndpointSlices as the proxy's plain data; pure.
+//! - [`cluster`]: all of it as a stream of plain changes for the publisher.
 //! - [`seed`]: randomness and uids that a seed determines.
 
 pub mod store;
@@ -26,6 +28,10 @@ pub mod pods;
 pub mod ipam;
 
 pub mod controllers;
+
+pub mod services;
+
+pub mod cluster;
 
 pub mod seed;
 
