@@ -1,1 +1,3 @@
 //! What moves packets: buffers, wire formats, bridge, routes, overlay, NAT, links and pods.
+
+pub mod wire;
