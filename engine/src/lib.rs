@@ -8,6 +8,8 @@ pub mod clock;
 
 pub mod link;
 
+pub mod wire;
+
 pub mod ledger;
 
 pub mod ring;
