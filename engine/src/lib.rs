@@ -10,6 +10,34 @@ pub mod link;
 
 pub mod wire;
 
+pub mod parse;
+
+pub mod flow;
+
+pub mod decide;
+
+pub mod binding;
+
+pub mod bridge;
+
+pub mod neighbor;
+
+pub mod route;
+
+pub mod masquerade;
+
+pub mod icmp;
+
+pub mod rewrite;
+
+pub mod tunnel;
+
 pub mod ledger;
 
+pub mod trace;
+
 pub mod ring;
+
+pub mod tables;
+
+pub mod random;

@@ -68,6 +68,18 @@ const fn fold(wide: u64) -> u16 {
 pub struct Difference(u16);
 
 impl Difference {
+    /// Takes a difference back from [`Difference::to_bits`].
+    #[must_use]
+    pub const fn from_bits(bits: u16) -> Self {
+        Difference(bits)
+    }
+
+    /// Returns the difference as a word, to keep it.
+    #[must_use]
+    pub const fn to_bits(self) -> u16 {
+        self.0
+    }
+
     /// Adds the replacement of one word.
     #[must_use]
     pub const fn replace_u16(self, old: u16, new: u16) -> Self {
