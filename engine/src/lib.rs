@@ -41,3 +41,5 @@ pub mod ring;
 pub mod tables;
 
 pub mod random;
+
+pub mod pod;
