@@ -47,3 +47,5 @@ pub mod control;
 pub mod tables;
 
 pub mod random;
+
+pub mod pod;
