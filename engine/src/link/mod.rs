@@ -7,7 +7,9 @@
 pub mod pod_ring;
 pub mod wire;
 
+use crate::clock::Instant;
 use crate::frame::Frame;
+use crate::pod::Pod;
 use crate::ring::{Consumer, Producer};
 use wire::Wire;
 
@@ -18,6 +20,17 @@ pub enum Link {
     Wire(Wire),
     /// A pair of rings to somebody in this process: a generator, a sink, a test.
     Rings(Rings),
+    /// A simulated pod, or a host: the worker polls it.
+    Pod(Box<PodLink>),
+}
+
+/// A simulated pod at its port.
+#[derive(Debug)]
+pub struct PodLink {
+    /// The pod.
+    pub pod: Pod,
+    /// When the worker is set to poll it next.
+    pub scheduled: Option<Instant>,
 }
 
 /// The worker's end of a pair of rings.

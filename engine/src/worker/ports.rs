@@ -23,7 +23,7 @@ use crate::wire::ethernet;
 pub(super) struct Timers(BinaryHeap<Reverse<(Instant, PortId)>>);
 
 impl Timers {
-    fn set(&mut self, when: Instant, port: PortId) {
+    pub(super) fn set(&mut self, when: Instant, port: PortId) {
         self.0.push(Reverse((when, port)));
     }
 
@@ -53,6 +53,9 @@ impl Worker {
         if matches!(link, Link::Rings(_)) {
             self.ring_ports.push(port);
         }
+        if matches!(link, Link::Pod(_)) {
+            self.timers.set(self.now, port);
+        }
         self.links[index] = Some(Attached { link, node, ingress, waiting: VecDeque::new(), is_ready: false });
         true
     }
@@ -64,6 +67,7 @@ impl Worker {
         let mut left: Vec<Frame> = waiting.into();
         match link {
             Link::Wire(mut wire) => left.extend(std::iter::from_fn(|| wire.drain())),
+            Link::Pod(_) => {}
             Link::Rings(mut rings) => {
                 rings.incoming.pop(usize::MAX, |frame| left.push(frame));
             }
@@ -104,7 +108,7 @@ impl Worker {
             Link::Rings(rings) => {
                 rings.incoming.pop(BATCH_LIMIT, |frame| frames.push(frame));
             }
-            Link::Wire(_) => {
+            Link::Wire(_) | Link::Pod(_) => {
                 let count = attached.waiting.len().min(BATCH_LIMIT);
                 frames.extend(attached.waiting.drain(..count));
             }
@@ -116,7 +120,7 @@ impl Worker {
         (!frames.is_empty()).then_some((node, ingress))
     }
 
-    fn make_ready(&mut self, port: PortId) {
+    pub(super) fn make_ready(&mut self, port: PortId) {
         if let Some(attached) = self.links.get_mut(port.0 as usize).and_then(Option::as_mut)
             && !attached.is_ready
         {
@@ -133,6 +137,7 @@ impl Worker {
         };
         let node = attached.node;
         let refused = match &mut attached.link {
+            Link::Pod(_) => return self.send_to_pod(frame, egress, now),
             Link::Rings(rings) => {
                 rings.outgoing.push(frame).map_err(|frame| (frame, DropReason::LinkQueueFull))
             }
@@ -214,6 +219,7 @@ impl Worker {
                     }
                 }
                 Link::Rings(_) => {}
+                Link::Pod(_) => self.poll_pod(port, now),
             }
         }
         self.poll_rings();
