@@ -11,13 +11,19 @@ use crate::clock::Instant;
 use crate::frame::Frame;
 use crate::pod::Pod;
 use crate::ring::{Consumer, Producer};
+use crate::tables::PortId;
 use wire::Wire;
 
 /// A link, by kind.
 #[derive(Debug)]
 pub enum Link {
     /// An end of an in-memory cable.
-    Wire(Wire),
+    Wire {
+        /// The way to the other end.
+        wire: Wire,
+        /// The port there; the same worker owns it.
+        peer: PortId,
+    },
     /// A pair of rings to somebody in this process: a generator, a sink, a test.
     Rings(Rings),
     /// A simulated pod, or a host: the worker polls it.
@@ -29,6 +35,8 @@ pub enum Link {
 pub struct PodLink {
     /// The pod.
     pub pod: Pod,
+    /// The way to it.
+    pub wire: Wire,
     /// When the worker is set to poll it next.
     pub scheduled: Option<Instant>,
 }

@@ -8,6 +8,7 @@ use super::{Attached, DropReason, Frame, Instant, Link, NodeId, PortId, Term, Wo
 use crate::link::pod_ring::Outbox;
 use crate::pod::{Pod, PodState};
 use crate::trace::{Action, Event, Point};
+use crate::wire::ethernet;
 
 impl Worker {
     /// Lets `visit` work on a pod or host of this worker, then has it polled; `None` when there is none at the
@@ -21,24 +22,52 @@ impl Worker {
         Some(result)
     }
 
-    pub(super) fn send_to_pod(&mut self, mut frame: Frame, port: PortId, now: Instant) {
-        self.watch(&mut frame, Point::Port(port), Action::Deliver, now);
-        let alive = self.run_pod(port, now, |pod, arena, out| {
-            if pod.state() == PodState::Dead {
-                return false;
+    pub(super) fn send_to_pod(&mut self, frame: Frame, port: PortId, now: Instant) {
+        let Some(Attached { link: Link::Pod(link), node, .. }) =
+            self.links.get_mut(port.0 as usize).and_then(Option::as_mut)
+        else {
+            return self.drop_at(frame, Point::Port(port), DropReason::LinkDown, now);
+        };
+        let node = *node;
+        if link.pod.state() == PodState::Dead {
+            return self.drop_at(frame, Point::Port(port), DropReason::PodStopped, now);
+        }
+        let origin = PortId(self.arena.record(&frame).ingress);
+        let length = self.arena.bytes(&frame).len().saturating_sub(ethernet::HEADER_LENGTH);
+        let sent = link.wire.send(frame, origin, length, now);
+        let next = link.wire.next_arrival();
+        match sent {
+            Ok(arrived) => {
+                self.count(node, Term::Sent, 1);
+                if let Some(frame) = arrived {
+                    self.deliver(frame, port, now);
+                }
+                if let Some(next) = next {
+                    self.timers.set(next, port);
+                }
             }
-            pod.receive(arena.bytes(&frame), now, out);
-            true
-        });
-        if alive == Some(true) {
-            self.count(NodeId(self.arena.record(&frame).node), Term::Sent, 1);
-            self.pool.free(frame);
-        } else {
-            self.drop_at(frame, Point::Port(port), DropReason::PodStopped, now);
+            Err((frame, reason)) => self.drop_at(frame, Point::Port(port), reason, now),
         }
     }
 
+    fn deliver(&mut self, mut frame: Frame, port: PortId, now: Instant) {
+        self.watch(&mut frame, Point::Port(port), Action::Deliver, now);
+        self.run_pod(port, now, |pod, arena, out| pod.receive(arena.bytes(&frame), now, out));
+        self.pool.free(frame);
+    }
+
     pub(super) fn poll_pod(&mut self, port: PortId, now: Instant) {
+        loop {
+            let Some(Attached { link: Link::Pod(link), .. }) =
+                self.links.get_mut(port.0 as usize).and_then(Option::as_mut)
+            else {
+                return;
+            };
+            match link.wire.arrival(now) {
+                Some(frame) => self.deliver(frame, port, now),
+                None => break,
+            }
+        }
         self.run_pod(port, now, |pod, _, out| pod.poll(now, out));
     }
 
@@ -54,7 +83,8 @@ impl Worker {
         let result = run(&mut link.pod, &self.arena, &mut out);
         let node = *node;
         // The past means at once: in the next batch.
-        let next = link.pod.next_poll().map(|next| next.max(now));
+        let next = [link.pod.next_poll(), link.wire.next_arrival()].into_iter().flatten().min();
+        let next = next.map(|next| next.max(now));
         if next.is_some_and(|next| link.scheduled.is_none_or(|set| next < set || set <= now)) {
             link.scheduled = next;
             if let Some(next) = next {

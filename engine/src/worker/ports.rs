@@ -66,8 +66,8 @@ impl Worker {
         let Attached { link, node, waiting, .. } = attached;
         let mut left: Vec<Frame> = waiting.into();
         match link {
-            Link::Wire(mut wire) => left.extend(std::iter::from_fn(|| wire.drain())),
-            Link::Pod(_) => {}
+            Link::Wire { mut wire, .. } => left.extend(std::iter::from_fn(|| wire.drain())),
+            Link::Pod(mut pod) => left.extend(std::iter::from_fn(|| pod.wire.drain())),
             Link::Rings(mut rings) => {
                 rings.incoming.pop(usize::MAX, |frame| left.push(frame));
             }
@@ -89,10 +89,11 @@ impl Worker {
 
     /// Changes how a cable's frames fare, for frames from one port of its node or all others.
     pub fn impair(&mut self, port: PortId, origin: Option<PortId>, impairment: Impairment) {
-        if let Some(Attached { link: Link::Wire(wire), .. }) =
-            self.links.get_mut(port.0 as usize).and_then(Option::as_mut)
+        match self.links.get_mut(port.0 as usize).and_then(Option::as_mut).map(|attached| &mut attached.link)
         {
-            wire.impair(origin, impairment);
+            Some(Link::Wire { wire, .. }) => wire.impair(origin, impairment),
+            Some(Link::Pod(pod)) => pod.wire.impair(origin, impairment),
+            Some(Link::Rings(_)) | None => {}
         }
     }
 
@@ -108,7 +109,7 @@ impl Worker {
             Link::Rings(rings) => {
                 rings.incoming.pop(BATCH_LIMIT, |frame| frames.push(frame));
             }
-            Link::Wire(_) | Link::Pod(_) => {
+            Link::Wire { .. } | Link::Pod(_) => {
                 let count = attached.waiting.len().min(BATCH_LIMIT);
                 frames.extend(attached.waiting.drain(..count));
             }
@@ -141,10 +142,10 @@ impl Worker {
             Link::Rings(rings) => {
                 rings.outgoing.push(frame).map_err(|frame| (frame, DropReason::LinkQueueFull))
             }
-            Link::Wire(wire) => {
+            Link::Wire { wire, peer } => {
                 let origin = PortId(self.arena.record(&frame).ingress);
                 let length = self.arena.bytes(&frame).len().saturating_sub(ethernet::HEADER_LENGTH);
-                let peer = wire.peer;
+                let peer = *peer;
                 let sent = wire.send(frame, origin, length, now);
                 let next = wire.next_arrival();
                 match sent {
@@ -205,8 +206,8 @@ impl Worker {
                 continue;
             };
             match &mut attached.link {
-                Link::Wire(wire) => {
-                    let peer = wire.peer;
+                Link::Wire { wire, peer } => {
+                    let peer = *peer;
                     let mut arrived = Vec::new();
                     while let Some(frame) = wire.arrival(now) {
                         arrived.push(frame);
