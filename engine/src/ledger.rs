@@ -138,13 +138,18 @@ drop_reasons! {
 pub struct NodeCounters {
     terms: [AtomicU64; Term::ALL.len()],
     drops: [AtomicU64; DropReason::ALL.len()],
+    /// Frames that began and that ended to wait inside the node.
+    held: AtomicU64,
+    released: AtomicU64,
 }
 
 impl Default for NodeCounters {
     fn default() -> Self {
         Self {
-            terms: [const { AtomicU64::new(0) }; 7],
+            terms: [const { AtomicU64::new(0) }; Term::ALL.len()],
             drops: [const { AtomicU64::new(0) }; DropReason::ALL.len()],
+            held: AtomicU64::new(0),
+            released: AtomicU64::new(0),
         }
     }
 }
@@ -160,6 +165,18 @@ impl NodeCounters {
     #[inline]
     pub fn drop_frame(&self, reason: DropReason) {
         add(&self.drops[reason as usize], 1);
+    }
+
+    /// Counts a frame that begins to wait: for a neighbour, or on the way to another worker.
+    #[inline]
+    pub fn hold(&self) {
+        add(&self.held, 1);
+    }
+
+    /// Counts a frame that waits no longer.
+    #[inline]
+    pub fn release(&self) {
+        add(&self.released, 1);
     }
 }
 
@@ -185,11 +202,14 @@ impl Default for Ledger {
 }
 
 impl Ledger {
-    /// Sums the counters of several workers; `held` frames wait inside the node.
+    /// Sums the counters of several workers.
     #[must_use]
-    pub fn sum<'a>(rows: impl IntoIterator<Item = &'a Arc<NodeCounters>>, held: u64) -> Self {
-        let mut ledger = Self { held, ..Self::default() };
+    pub fn sum<'a>(rows: impl IntoIterator<Item = &'a Arc<NodeCounters>>) -> Self {
+        let mut ledger = Self::default();
         for row in rows {
+            // One worker may release what another holds: the difference is right over all of them.
+            let held = row.held.load(Ordering::Relaxed).wrapping_sub(row.released.load(Ordering::Relaxed));
+            ledger.held = ledger.held.wrapping_add(held);
             for (sum, counter) in ledger.terms.iter_mut().zip(&row.terms) {
                 *sum += counter.load(Ordering::Relaxed);
             }
@@ -250,8 +270,9 @@ mod tests {
         counters.count(Term::Received, 3);
         counters.count(Term::Sent, 1);
         counters.drop_frame(DropReason::NoRoute);
-        assert!(!Ledger::sum([&counters], 0).balances());
-        let ledger = Ledger::sum([&counters], 1);
+        assert!(!Ledger::sum([&counters]).balances());
+        counters.hold();
+        let ledger = Ledger::sum([&counters]);
         assert!(ledger.balances());
         assert_eq!((ledger.dropped(), ledger.drops(DropReason::NoRoute)), (1, 1));
     }

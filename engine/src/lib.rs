@@ -2,12 +2,50 @@
 //!
 //! The files below stand in the order in which a packet meets them.
 
+pub mod worker;
+
 pub mod frame;
 
 pub mod clock;
 
 pub mod link;
 
+pub mod wire;
+
+pub mod parse;
+
+pub mod flow;
+
+pub mod decide;
+
+pub mod binding;
+
+pub mod bridge;
+
+pub mod neighbor;
+
+pub mod route;
+
+pub mod masquerade;
+
+pub mod icmp;
+
+pub mod rewrite;
+
+pub mod tunnel;
+
 pub mod ledger;
 
+pub mod trace;
+
 pub mod ring;
+
+pub mod mailbox;
+
+pub mod control;
+
+pub mod tables;
+
+pub mod random;
+
+pub mod pod;

@@ -1,0 +1,424 @@
+//! The slow path: what is to be done with a packet, decided from the tables.
+//!
+//! The worker asks for every packet the cache does not answer; the answer is a transform, or a refusal with
+//! its reason. Questions, in this order: may it be sent (anti-spoofing, martians, the tunnel's source); whose
+//! is it (another worker's?); is there a binding; is it for a Service; where does it go; must its source be
+//! masqueraded. Invariants: this is the specification, the cache only replays it; nothing is decided from
+//! anything but the tables, the bindings and the packet. Allowed dependencies: all that answers these
+//! questions. Read first: `DESIGN.md`, "Decide once, replay".
+
+use std::net::Ipv4Addr;
+
+use flatnet_proxy::{Cursors, Ipv4Prefix, Protocol, Service, choose};
+
+use crate::binding::{BindingRef, Bindings, Half, HalfKey, Refused};
+use crate::bridge::Fdb;
+use crate::clock::Instant;
+use crate::flow::Tuple;
+use crate::icmp::{self, ErrorTranslation};
+use crate::ledger::DropReason;
+use crate::masquerade;
+use crate::neighbor::{Attachment, Neighbor, Neighbors};
+use crate::parse::{self, Class, Parsed};
+use crate::random::Random;
+use crate::rewrite::{Step, Transform};
+use crate::tables::{
+    Node, NodeId, Port, PortId, Role, RouterPort, Tables, address_bucket, mac_bucket, prefix_bucket,
+};
+use crate::trace::{Action, Point};
+use crate::tunnel::Outer;
+use crate::wire::{EthernetFrame, IpProtocol, Ipv4Packet, MacAddress};
+
+mod route;
+mod translate;
+
+pub use route::{Hop, Reach, is_local, reach, route};
+
+/// What a decision reads and changes: the tables and the worker's own state.
+#[derive(Debug)]
+pub struct World<'a> {
+    /// The snapshot in force.
+    pub tables: &'a Tables,
+    /// This worker's bindings.
+    pub bindings: &'a mut Bindings,
+    /// This worker's neighbours.
+    pub neighbors: &'a mut Neighbors,
+    /// What this worker learned of MACs.
+    pub fdb: &'a mut Fdb,
+    /// This worker's round-robin cursors.
+    pub cursors: &'a mut Cursors,
+    /// This worker's generator.
+    pub random: &'a mut Random,
+    /// This worker.
+    pub worker: u8,
+    /// How many there are.
+    pub workers: u8,
+    /// The batch's time.
+    pub now: Instant,
+}
+
+/// A packet as the slow path sees it.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrival<'a> {
+    /// The frame's bytes.
+    pub bytes: &'a [u8],
+    /// What the parser found.
+    pub parsed: &'a Parsed,
+    /// The port it came in by.
+    pub port: PortId,
+    /// That port's entry.
+    pub ingress: &'a Port,
+    /// Its node.
+    pub node: &'a Node,
+    /// Whether another worker has passed it on already.
+    pub steered: bool,
+}
+
+impl<'a> Arrival<'a> {
+    /// Returns the packet from its IPv4 header on.
+    #[must_use]
+    pub fn packet(&self) -> &'a [u8] {
+        &self.bytes[usize::from(self.parsed.network_offset)..]
+    }
+
+    fn destination_mac(&self) -> MacAddress {
+        EthernetFrame::new_unchecked(self.bytes).destination()
+    }
+
+    fn source_mac(&self) -> MacAddress {
+        EthernetFrame::new_unchecked(self.bytes).source()
+    }
+}
+
+/// What is to be done with a packet.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "decisions are made on the stack: nothing is allocated per packet"
+)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It leaves by one port.
+    Forward(Decision),
+    /// It goes to every other port of the bridge, and to the node itself if it has a port there.
+    Flood,
+    /// It is for the node itself.
+    Consume,
+    /// It waits until a neighbour's MAC is known.
+    Resolve(Neighbor),
+    /// Another worker decides.
+    HandOver(u8),
+}
+
+/// A transform and what it depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Decision {
+    /// What is done.
+    pub transform: Transform,
+    /// The epoch buckets it depends on.
+    pub buckets: [u8; 2],
+    /// The binding it follows.
+    pub binding: Option<(BindingRef, Half)>,
+}
+
+/// A packet that is not forwarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusal {
+    /// Why.
+    pub reason: DropReason,
+    /// The MTU it did not fit, for its sender.
+    pub mtu: u16,
+}
+
+impl From<DropReason> for Refusal {
+    fn from(reason: DropReason) -> Self {
+        Self { reason, mtu: 0 }
+    }
+}
+
+/// Decides about a packet.
+///
+/// # Errors
+/// [`Refusal`]: why it is dropped.
+pub fn decide(world: &mut World<'_>, arrival: &Arrival<'_>) -> Result<Verdict, Refusal> {
+    may_send(arrival)?;
+    if arrival.parsed.class == Class::LayerTwo {
+        return bridge(world, arrival, Transform::new(), None);
+    }
+    martian(arrival)?;
+    if arrival.parsed.tunneled {
+        tunnel_peer(world, arrival)?;
+    }
+    if let Some(worker) = home(world, arrival) {
+        return Ok(Verdict::HandOver(worker));
+    }
+    if arrival.parsed.icmp_error {
+        return forward_error(world, arrival);
+    }
+    let plan = translate::plan(world, arrival)?;
+    forward(world, arrival, plan)
+}
+
+/// 1. A pod sends from its own MAC and address only.
+fn may_send(arrival: &Arrival<'_>) -> Result<(), DropReason> {
+    let Role::Bridge(Some(guard)) = arrival.ingress.role else { return Ok(()) };
+    if arrival.source_mac() != guard.mac {
+        return Err(DropReason::SpoofedMac);
+    }
+    let is_ipv4 = arrival.parsed.class != Class::LayerTwo;
+    if is_ipv4 && arrival.parsed.tuple.source != guard.address.to_bits() {
+        return Err(DropReason::SpoofedAddress);
+    }
+    Ok(())
+}
+
+/// RFC 1812, 5.3.7: addresses that are never on a wire, or are the node's own.
+fn martian(arrival: &Arrival<'_>) -> Result<(), DropReason> {
+    let tuple = &arrival.parsed.tuple;
+    let (source, destination) = (Ipv4Addr::from_bits(tuple.source), Ipv4Addr::from_bits(tuple.destination));
+    let bad_source = source.is_loopback()
+        || source.is_multicast()
+        || source.is_broadcast()
+        || source.is_unspecified()
+        || is_local(arrival.node, source);
+    let bad_destination = destination.is_loopback() || destination.is_unspecified();
+    if bad_source || bad_destination || source == destination { Err(DropReason::Martian) } else { Ok(()) }
+}
+
+/// The outer source must hold the lease of the inner source, and the inner destination must be ours.
+fn tunnel_peer(world: &World<'_>, arrival: &Arrival<'_>) -> Result<(), DropReason> {
+    let tuple = &arrival.parsed.tuple;
+    let [.., a, b, c, d, _, _] = arrival.parsed.guard;
+    let lease = world.tables.leases.lookup(Ipv4Addr::from_bits(tuple.source));
+    if lease.is_none_or(|(_, lease)| lease.public_ip.octets() != [a, b, c, d]) {
+        return Err(DropReason::TunnelForeignSource);
+    }
+    let destination = Ipv4Addr::from_bits(tuple.destination);
+    let subnet = arrival.node.bridge.as_ref().and_then(|bridge| bridge.router).map(|router| router.subnet);
+    if subnet.is_some_and(|subnet| subnet.contains(destination)) {
+        Ok(())
+    } else {
+        Err(DropReason::TunnelForeignDestination)
+    }
+}
+
+/// 2. Whoever holds the binding decides: the worker of the destination's endpoint, or of the MASQUERADE port.
+fn home(world: &World<'_>, arrival: &Arrival<'_>) -> Option<u8> {
+    if arrival.steered || world.workers == 1 {
+        return None;
+    }
+    let tuple = if arrival.parsed.icmp_error {
+        // An error goes to who holds the binding of what it quotes: as an answer to that packet would.
+        parse::quoted_tuple(icmp::quote(arrival.packet())?)?.0.reversed()
+    } else {
+        arrival.parsed.tuple
+    };
+    let destination = Ipv4Addr::from_bits(arrival.parsed.tuple.destination);
+    let worker = if let Some(endpoint) = world.tables.endpoints.get(&destination) {
+        (endpoint.node == arrival.ingress.node).then_some(endpoint.worker)?
+    } else if is_local(arrival.node, destination) && is_answer(&tuple) {
+        masquerade::owner(tuple.destination_port, world.workers)
+    } else {
+        return None;
+    };
+    (worker != world.worker).then_some(worker)
+}
+
+/// Tells whether a packet to the node's own address may answer a masqueraded one.
+fn is_answer(tuple: &Tuple) -> bool {
+    match IpProtocol::from(tuple.protocol) {
+        IpProtocol::Tcp | IpProtocol::Udp => masquerade::is_usable(tuple.destination_port, 0),
+        // A request has its type there, an answer its identifier; see `parse::icmp_ports`.
+        IpProtocol::Icmp => tuple.source_port == 8 || tuple.source_port == 13,
+        IpProtocol::Unknown(_) => false,
+    }
+}
+
+/// Forwards by MAC.
+fn bridge(
+    world: &mut World<'_>,
+    arrival: &Arrival<'_>,
+    mut transform: Transform,
+    binding: Option<(BindingRef, Half)>,
+) -> Result<Verdict, Refusal> {
+    let mac = arrival.destination_mac();
+    if router(arrival.node).is_some_and(|router| router.mac == mac) {
+        return Err(DropReason::UnhandledProtocol.into());
+    }
+    if mac.is_multicast() {
+        return Ok(Verdict::Flood);
+    }
+    let Some(egress) = world.fdb.lookup(world.tables, arrival.ingress.node, mac, world.now) else {
+        return Ok(Verdict::Flood);
+    };
+    if egress == arrival.port {
+        return Err(DropReason::BridgeSamePort.into());
+    }
+    transform.push(Step::Pass(Point::Bridge, Action::Bridge));
+    transform.egress = egress;
+    let destination = Ipv4Addr::from_bits(arrival.parsed.tuple.destination);
+    Ok(Verdict::Forward(Decision {
+        transform,
+        buckets: [mac_bucket(mac), address_bucket(destination)],
+        binding,
+    }))
+}
+
+fn router(node: &Node) -> Option<RouterPort> {
+    node.bridge.as_ref().and_then(|bridge| bridge.router)
+}
+
+/// What translation a packet gets: the tuple on its way through the node, and afterwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plan {
+    /// After the destination was translated, on the way in.
+    through: Tuple,
+    /// After the source was translated too, on the way out.
+    out: Tuple,
+    binding: Option<(BindingRef, Half)>,
+}
+
+/// 5. Bridge or route, then lay the steps out in the order in which they happen.
+fn forward(world: &mut World<'_>, arrival: &Arrival<'_>, plan: Plan) -> Result<Verdict, Refusal> {
+    let parsed = arrival.parsed;
+    let on_bridge = matches!(arrival.ingress.role, Role::Bridge(_));
+    let to_router = router(arrival.node).is_none_or(|router| router.mac == arrival.destination_mac());
+    let mut transform = Transform::new();
+    if on_bridge && !to_router && plan.through.destination == parsed.tuple.destination {
+        // Layer 2 only; an answer between pods of one bridge may still be translated back.
+        if plan.out != parsed.tuple {
+            transform.push(Step::Translate(plan.out));
+            transform.push(Step::Pass(Point::Bridge, Action::TranslateSource));
+        }
+        return bridge(world, arrival, transform, plan.binding);
+    }
+    enter(arrival, &mut transform);
+    if plan.through != parsed.tuple {
+        transform.push(Step::Translate(plan.through));
+        transform.push(Step::Pass(entry(arrival), Action::TranslateDestination));
+    }
+    let destination = Ipv4Addr::from_bits(plan.through.destination);
+    let hop = route(world.tables, arrival.node, destination)?;
+    if matches!(hop, Hop::Local) {
+        return Ok(Verdict::Consume);
+    }
+    leave(world, arrival, hop, transform, Leaving { plan, destination })
+}
+
+/// What `leave` must know beside the hop.
+#[derive(Debug, Clone, Copy)]
+struct Leaving {
+    plan: Plan,
+    destination: Ipv4Addr,
+}
+
+fn leave(
+    world: &mut World<'_>,
+    arrival: &Arrival<'_>,
+    hop: Hop,
+    mut transform: Transform,
+    leaving: Leaving,
+) -> Result<Verdict, Refusal> {
+    let packet = Ipv4Packet::new_unchecked(arrival.packet());
+    if packet.time_to_live() <= 1 {
+        return Err(DropReason::TtlExpired.into());
+    }
+    let mtu = hop.mtu(arrival.node);
+    if packet.total_length() > mtu {
+        let reason =
+            if packet.dont_fragment() { DropReason::FragmentationNeeded } else { DropReason::MtuExceeded };
+        return Err(Refusal { reason, mtu });
+    }
+    let reach = match reach(world, arrival.ingress.node, arrival.node, hop, leaving.destination)? {
+        Ok(reach) => reach,
+        Err(neighbor) => return Ok(Verdict::Resolve(neighbor)),
+    };
+    transform.push(Step::DecrementTtl);
+    if leaving.plan.out != leaving.plan.through {
+        transform.push(Step::Translate(leaving.plan.out));
+        transform.push(Step::Pass(hop.point(), Action::TranslateSource));
+    }
+    exit(&mut transform, &reach, mtu);
+    let buckets = [reach.bucket, address_bucket(leaving.destination)];
+    Ok(Verdict::Forward(Decision { transform, buckets, binding: leaving.plan.binding }))
+}
+
+/// The points where a packet enters.
+fn enter(arrival: &Arrival<'_>, transform: &mut Transform) {
+    match arrival.ingress.role {
+        Role::Bridge(_) => transform.push(Step::Pass(Point::Bridge, Action::Receive)),
+        Role::Interface(index) => {
+            transform.push(Step::Pass(Point::Interface(index), Action::Receive));
+            if arrival.parsed.tunneled {
+                transform.push(Step::Decapsulate);
+                transform.push(Step::Pass(Point::Tunnel, Action::Decapsulate));
+            }
+        }
+    }
+}
+
+/// The point at which a packet counts as having entered: behind the tunnel, if it came through it.
+fn entry(arrival: &Arrival<'_>) -> Point {
+    match arrival.ingress.role {
+        Role::Bridge(_) => Point::Bridge,
+        Role::Interface(_) if arrival.parsed.tunneled => Point::Tunnel,
+        Role::Interface(index) => Point::Interface(index),
+    }
+}
+
+/// Returns the steps by which a packet that the node itself made leaves.
+#[must_use]
+pub fn originate(reach: &Reach, mtu: u16) -> Transform {
+    let mut transform = Transform::new();
+    exit(&mut transform, reach, mtu);
+    transform
+}
+
+/// The points where a packet leaves, and its new headers.
+fn exit(transform: &mut Transform, reach: &Reach, mtu: u16) {
+    transform.egress = reach.egress;
+    transform.mtu = mtu;
+    if let Some(outer) = reach.outer {
+        transform.push(Step::Pass(Point::Tunnel, Action::Encapsulate));
+        transform.push(Step::Encapsulate(outer));
+    }
+    transform.push(Step::Ethernet { destination: reach.destination, source: reach.source });
+    let (point, action) = match reach.attachment {
+        Attachment::Bridge => (Point::Bridge, Action::Bridge),
+        Attachment::Interface(index) => (Point::Interface(index), Action::Transmit),
+    };
+    transform.push(Step::Pass(point, action));
+}
+
+/// An ICMP error about a translated packet is translated like an answer to it; others are just routed.
+fn forward_error(world: &mut World<'_>, arrival: &Arrival<'_>) -> Result<Verdict, Refusal> {
+    let tuple = arrival.parsed.tuple;
+    let untranslated = Plan { through: tuple, out: tuple, binding: None };
+    let quoted = icmp::quote(arrival.packet()).and_then(parse::quoted_tuple);
+    let Some((quoted, _)) = quoted else { return forward(world, arrival, untranslated) };
+    let key = HalfKey { node: arrival.ingress.node, tuple: quoted.reversed() };
+    let Some((_, half, binding)) = world.bindings.find(&key, world.now) else {
+        let masqueraded = is_local(arrival.node, Ipv4Addr::from_bits(tuple.destination));
+        return if masqueraded {
+            Err(DropReason::IcmpErrorUnmatched.into())
+        } else {
+            forward(world, arrival, untranslated)
+        };
+    };
+    let answer = binding.translated(half);
+    let translation = ErrorTranslation {
+        quoted,
+        original: answer.reversed(),
+        source: if tuple.source == quoted.destination { answer.source } else { tuple.source },
+        destination: answer.destination,
+    };
+    let mut transform = Transform::new();
+    enter(arrival, &mut transform);
+    transform.push(Step::TranslateError(translation));
+    transform.push(Step::Pass(entry(arrival), Action::TranslateDestination));
+    let destination = Ipv4Addr::from_bits(translation.destination);
+    let hop = route(world.tables, arrival.node, destination)?;
+    if matches!(hop, Hop::Local) {
+        return Ok(Verdict::Consume);
+    }
+    leave(world, arrival, hop, transform, Leaving { plan: untranslated, destination })
+}

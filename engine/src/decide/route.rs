@@ -1,0 +1,203 @@
+//! Where a packet goes next: by which of the node's routes, to which MAC, out of which port.
+//!
+//! `decide` asks for forwarded packets, the worker for those a node makes itself. Invariants: the longest
+//! prefix decides; the tunnel asks the leases; a MAC is taken from the known pods or the neighbours, never
+//! guessed. Allowed dependencies: as `decide`. Read first: RFC 1812, 5.2.4.
+
+use super::{
+    Attachment, DropReason, Ipv4Addr, Ipv4Prefix, MacAddress, Neighbor, Node, NodeId, Outer, Point, PortId,
+    Tables, World, prefix_bucket,
+};
+use crate::tables::NextHop;
+
+/// A route's outcome, before any MAC is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hop {
+    /// The node itself.
+    Local,
+    /// A pod on the bridge.
+    Bridge {
+        /// The route that says so.
+        route: Ipv4Prefix,
+    },
+    /// A pod of another node.
+    Tunnel {
+        /// The lease's subnet.
+        lease: Ipv4Prefix,
+        /// The node that holds it.
+        peer: Ipv4Addr,
+    },
+    /// Out of an interface.
+    Interface {
+        /// Its index.
+        index: u8,
+        /// Whose MAC the frame gets.
+        next_hop: Ipv4Addr,
+        /// The route that says so.
+        route: Ipv4Prefix,
+    },
+}
+
+impl Hop {
+    /// Returns the largest packet this way takes, bytes.
+    #[must_use]
+    pub fn mtu(self, node: &Node) -> u16 {
+        match self {
+            Self::Local => u16::MAX,
+            Self::Bridge { .. } => node.bridge.as_ref().map_or(u16::MAX, |bridge| bridge.mtu),
+            Self::Tunnel { .. } => node.tunnel.map_or(u16::MAX, |tunnel| tunnel.mtu),
+            Self::Interface { index, .. } => {
+                node.interfaces.get(usize::from(index)).map_or(u16::MAX, |it| it.mtu)
+            }
+        }
+    }
+
+    /// Returns the address that what the node sends this way comes from.
+    #[must_use]
+    pub fn address(self, node: &Node) -> Option<Ipv4Addr> {
+        match self {
+            Self::Local | Self::Bridge { .. } => super::router(node).map(|router| router.address),
+            Self::Tunnel { .. } => node.tunnel.map(|tunnel| tunnel.address),
+            Self::Interface { index, .. } => node.interfaces.get(usize::from(index)).map(|it| it.address),
+        }
+    }
+
+    /// Returns the point where packets leave this way.
+    #[must_use]
+    pub fn point(self) -> Point {
+        match self {
+            Self::Local | Self::Bridge { .. } => Point::Bridge,
+            Self::Tunnel { .. } => Point::Tunnel,
+            Self::Interface { index, .. } => Point::Interface(index),
+        }
+    }
+}
+
+/// How the next hop is reached: the link layer of a hop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reach {
+    /// Where it is.
+    pub attachment: Attachment,
+    /// Its MAC.
+    pub destination: MacAddress,
+    /// Our MAC there.
+    pub source: MacAddress,
+    /// The port to it.
+    pub egress: PortId,
+    /// The outer headers, into the tunnel.
+    pub outer: Option<Outer>,
+    /// The epoch bucket of the route.
+    pub bucket: u8,
+}
+
+/// Tells whether an address is one of the node's own.
+#[must_use]
+pub fn is_local(node: &Node, address: Ipv4Addr) -> bool {
+    super::router(node).is_some_and(|router| router.address == address)
+        || node.tunnel.is_some_and(|tunnel| tunnel.address == address)
+        || node.interfaces.iter().any(|interface| interface.address == address)
+}
+
+/// Looks a destination up in the node's routes and, behind the tunnel, in the leases.
+///
+/// # Errors
+/// [`DropReason::NoRoute`], [`DropReason::NoLease`].
+pub fn route(tables: &Tables, node: &Node, destination: Ipv4Addr) -> Result<Hop, DropReason> {
+    if is_local(node, destination) || is_broadcast(node, destination) {
+        return Ok(Hop::Local);
+    }
+    let (route, next_hop) = node.routes.lookup(destination).ok_or(DropReason::NoRoute)?;
+    Ok(match *next_hop {
+        NextHop::Bridge => Hop::Bridge { route },
+        NextHop::Tunnel => {
+            let (lease, holder) = tables.leases.lookup(destination).ok_or(DropReason::NoLease)?;
+            Hop::Tunnel { lease, peer: holder.public_ip }
+        }
+        NextHop::Interface { index, gateway } => {
+            Hop::Interface { index, next_hop: gateway.unwrap_or(destination), route }
+        }
+    })
+}
+
+fn is_broadcast(node: &Node, address: Ipv4Addr) -> bool {
+    address.is_broadcast()
+        || address.is_multicast()
+        || super::router(node).is_some_and(|router| router.subnet.last() == address)
+        || node.interfaces.iter().any(|interface| interface.network.last() == address)
+}
+
+/// Finds port and MAC of a hop; the inner error is the neighbour whose MAC must be asked for.
+///
+/// # Errors
+/// [`DropReason`] when there is no way to it.
+pub fn reach(
+    world: &World<'_>,
+    id: NodeId,
+    node: &Node,
+    hop: Hop,
+    destination: Ipv4Addr,
+) -> Result<Result<Reach, Neighbor>, DropReason> {
+    match hop {
+        Hop::Local => Err(DropReason::NoRoute),
+        Hop::Bridge { route } => bridge(world, id, node, route, destination),
+        Hop::Tunnel { lease, peer } => {
+            let tunnel = node.tunnel.ok_or(DropReason::NoRoute)?;
+            let outer = Outer { source: tunnel.local, destination: peer, port: tunnel.port };
+            match self::route(world.tables, node, peer)? {
+                Hop::Interface { index, next_hop, .. } => {
+                    let reach = interface(world, id, node, (index, next_hop), lease)?;
+                    Ok(reach.map(|reach| Reach { outer: Some(outer), ..reach }))
+                }
+                // A lease that names ourselves, or an outer address inside the overlay: no way out.
+                Hop::Local | Hop::Bridge { .. } | Hop::Tunnel { .. } => Err(DropReason::NoLease),
+            }
+        }
+        Hop::Interface { index, next_hop, route } => interface(world, id, node, (index, next_hop), route),
+    }
+}
+
+fn bridge(
+    world: &World<'_>,
+    id: NodeId,
+    node: &Node,
+    route: Ipv4Prefix,
+    destination: Ipv4Addr,
+) -> Result<Result<Reach, Neighbor>, DropReason> {
+    let router = super::router(node).ok_or(DropReason::NoRoute)?;
+    let reach = |mac, egress| Reach {
+        attachment: Attachment::Bridge,
+        destination: mac,
+        source: router.mac,
+        egress,
+        outer: None,
+        bucket: prefix_bucket(route),
+    };
+    if let Some(endpoint) = world.tables.endpoints.get(&destination).filter(|endpoint| endpoint.node == id) {
+        return Ok(Ok(reach(endpoint.mac, endpoint.port)));
+    }
+    let neighbor = Neighbor { node: id, attachment: Attachment::Bridge, address: destination };
+    let found = world.neighbors.lookup(&neighbor);
+    let found = found.and_then(|mac| Some((mac, world.fdb.lookup(world.tables, id, mac, world.now)?)));
+    Ok(found.map(|(mac, port)| reach(mac, port)).ok_or(neighbor))
+}
+
+fn interface(
+    world: &World<'_>,
+    id: NodeId,
+    node: &Node,
+    (index, next_hop): (u8, Ipv4Addr),
+    route: Ipv4Prefix,
+) -> Result<Result<Reach, Neighbor>, DropReason> {
+    let interface = node.interfaces.get(usize::from(index)).ok_or(DropReason::NoRoute)?;
+    let attachment = Attachment::Interface(index);
+    let neighbor = Neighbor { node: id, attachment, address: next_hop };
+    let reach = world.neighbors.lookup(&neighbor).map(|mac| Reach {
+        attachment,
+        destination: mac,
+        source: interface.mac,
+        egress: interface.port,
+        outer: None,
+        bucket: prefix_bucket(route),
+    });
+    Ok(reach.ok_or(neighbor))
+}

@@ -1,0 +1,152 @@
+//! Whether a packet is translated: by its binding, for a Service, or as MASQUERADE.
+//!
+//! `decide` asks between hand-over and routing. Invariants: a packet of a binding is translated by it and by
+//! nothing else; a new binding's reply tuple is nobody else's, for which another backend or port is taken;
+//! what stays inside the pod network keeps its source. Allowed dependencies: as `decide`. Read first:
+//! RFC 3022; Kubernetes, "Virtual IPs and Service Proxies".
+
+use super::{
+    Arrival, BindingRef, DropReason, Half, HalfKey, Hop, Ipv4Addr, Plan, Protocol, Refusal, Refused, Role,
+    Service, Tuple, World, choose, is_local, masquerade, route,
+};
+use crate::wire::IpProtocol;
+
+/// 3. The binding's translation; 4. else a Service's; 6. else MASQUERADE, or none.
+pub(super) fn plan(world: &mut World<'_>, arrival: &Arrival<'_>) -> Result<Plan, Refusal> {
+    let tuple = arrival.parsed.tuple;
+    let has_ports = !arrival.parsed.fragment || tuple.source_port != 0 || tuple.destination_port != 0;
+    if has_ports {
+        let key = HalfKey { node: arrival.ingress.node, tuple };
+        if let Some((binding, half, to)) = world.bindings.follow(&key, arrival.parsed.tcp_flags, world.now) {
+            let through =
+                Tuple { destination: to.destination, destination_port: to.destination_port, ..tuple };
+            return Ok(Plan { through, out: to, binding: Some((binding, half)) });
+        }
+    }
+    if arrival.node.services
+        && let Some((service, node_port)) = service(world, arrival)?
+    {
+        return if has_ports {
+            balance(world, arrival, &service, node_port)
+        } else {
+            Err(DropReason::UntranslatableFragment.into())
+        };
+    }
+    let untranslated = Plan { through: tuple, out: tuple, binding: None };
+    if !leaves_pod_network(arrival, &tuple) {
+        return Ok(untranslated);
+    }
+    match route(world.tables, arrival.node, Ipv4Addr::from_bits(tuple.destination))? {
+        hop @ Hop::Interface { .. } if has_ports => {
+            let (binding, out) = masqueraded(world, arrival, hop, tuple)?;
+            Ok(Plan { through: tuple, out, binding: Some((binding, Half::Original)) })
+        }
+        Hop::Interface { .. } => Err(DropReason::UntranslatableFragment.into()),
+        Hop::Local | Hop::Bridge { .. } | Hop::Tunnel { .. } => Ok(untranslated),
+    }
+}
+
+/// Finds the Service a packet is for; the second tells whether it came for a NodePort.
+fn service(
+    world: &World<'_>,
+    arrival: &Arrival<'_>,
+) -> Result<Option<(std::sync::Arc<Service>, bool)>, DropReason> {
+    let tuple = &arrival.parsed.tuple;
+    let services = &world.tables.services;
+    let destination = Ipv4Addr::from_bits(tuple.destination);
+    let Some(protocol) = Protocol::from_number(tuple.protocol) else {
+        return if services.is_vip(destination) { Err(DropReason::ServiceUnsupported) } else { Ok(None) };
+    };
+    if let Some(service) = services.lookup(destination, tuple.destination_port, protocol) {
+        return Ok(Some((std::sync::Arc::clone(service), false)));
+    }
+    if is_local(arrival.node, destination) {
+        let service = services.lookup_node_port(tuple.destination_port, protocol);
+        return Ok(service.map(|service| (std::sync::Arc::clone(service), true)));
+    }
+    if services.is_vip(destination) { Err(DropReason::ServicePortClosed) } else { Ok(None) }
+}
+
+/// Chooses a backend whose reply tuple is free; when all are taken, translates the source port as well.
+fn balance(
+    world: &mut World<'_>,
+    arrival: &Arrival<'_>,
+    service: &Service,
+    node_port: bool,
+) -> Result<Plan, Refusal> {
+    let tuple = arrival.parsed.tuple;
+    let random = world.random.next_u64();
+    let outsider =
+        node_port || matches!(arrival.ingress.role, Role::Interface(_)) && !arrival.parsed.tunneled;
+    let mut last_resort = None;
+    for backend in choose(service, world.cursors, random) {
+        let through =
+            Tuple { destination: backend.address.to_bits(), destination_port: backend.port, ..tuple };
+        let hop = route(world.tables, arrival.node, backend.address)?;
+        let hairpin = backend.address.to_bits() == tuple.source;
+        // The answer must come back through this node.
+        if outsider || hairpin {
+            let (binding, out) = masqueraded(world, arrival, hop, through)?;
+            return Ok(Plan { through, out, binding: Some((binding, Half::Original)) });
+        }
+        match insert(world, arrival, through) {
+            Ok(binding) => {
+                return Ok(Plan { through, out: through, binding: Some((binding, Half::Original)) });
+            }
+            Err(Refused::Full) => return Err(DropReason::BindingTableFull.into()),
+            Err(Refused::TupleTaken) => last_resort = last_resort.or(Some(through)),
+        }
+    }
+    let through = last_resort.ok_or(DropReason::NoBackend)?;
+    let (binding, out) = with_free_port(world, arrival, through, through.source)?;
+    Ok(Plan { through, out, binding: Some((binding, Half::Original)) })
+}
+
+/// Tells whether a packet goes from the pod network to somewhere else.
+fn leaves_pod_network(arrival: &Arrival<'_>, tuple: &Tuple) -> bool {
+    arrival.node.masquerade.is_some_and(|pods| {
+        pods.contains(Ipv4Addr::from_bits(tuple.source))
+            && !pods.contains(Ipv4Addr::from_bits(tuple.destination))
+    })
+}
+
+/// Binds a packet whose source becomes the node's address on the way out.
+fn masqueraded(
+    world: &mut World<'_>,
+    arrival: &Arrival<'_>,
+    hop: Hop,
+    through: Tuple,
+) -> Result<(BindingRef, Tuple), Refusal> {
+    let address = hop.address(arrival.node).ok_or(DropReason::NoRoute)?;
+    with_free_port(world, arrival, through, address.to_bits())
+}
+
+/// Binds a packet with a source address and the first of this worker's ports that makes the reply unambiguous.
+fn with_free_port(
+    world: &mut World<'_>,
+    arrival: &Arrival<'_>,
+    through: Tuple,
+    source: u32,
+) -> Result<(BindingRef, Tuple), Refusal> {
+    if matches!(IpProtocol::from(through.protocol), IpProtocol::Unknown(_)) {
+        return Err(DropReason::Untranslatable.into());
+    }
+    let reserved = arrival.node.tunnel.map_or(0, |tunnel| tunnel.port);
+    let random = world.random.next_u16();
+    for port in masquerade::candidates(world.worker, world.workers, through.source_port, reserved, random) {
+        let out = Tuple { source, source_port: port, ..through };
+        match insert(world, arrival, out) {
+            Ok(binding) => return Ok((binding, out)),
+            Err(Refused::Full) => return Err(DropReason::BindingTableFull.into()),
+            Err(Refused::TupleTaken) => {}
+        }
+    }
+    Err(DropReason::TuplesExhausted.into())
+}
+
+fn insert(world: &mut World<'_>, arrival: &Arrival<'_>, out: Tuple) -> Result<BindingRef, Refused> {
+    let node = arrival.ingress.node;
+    let original = HalfKey { node, tuple: arrival.parsed.tuple };
+    let reply = HalfKey { node, tuple: out.reversed() };
+    world.bindings.insert(original, reply, arrival.parsed.tcp_flags, world.now)
+}

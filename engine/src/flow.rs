@@ -1,0 +1,283 @@
+//! Flow keys and the evictable cache that replays decisions.
+//!
+//! `parse` makes keys, the worker looks them up, `decide` fills the cache. Invariants: a slot is one cache
+//! line and holds everything a hit needs but the adjacency; a slot answers only while both its epoch buckets
+//! and its binding are as they were; losing a slot costs one slow decision and nothing else. Allowed
+//! dependencies: `wire`. Read first: `DESIGN.md`, "Decide once, replay".
+
+use crate::clock::prefetch;
+use crate::tables::EPOCH_BUCKETS;
+
+/// What a flow is found by, 16 bytes: addresses, ports, protocol, ingress port, and whether it came out of the
+/// tunnel. Frames that are not IPv4 are keyed by destination MAC and EtherType.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct FlowKey {
+    high: u64,
+    low: u64,
+}
+
+/// Set in a key whose packet came out of the tunnel.
+const TUNNELED: u64 = 1 << 31;
+/// Set in the ports of a key that is not IPv4; such a key's protocol is [`LAYER_TWO_PROTOCOL`].
+const LAYER_TWO: u64 = 1 << 32;
+/// IANA's "for experimentation" number, which IPv4 keys hold with both ports zero.
+const LAYER_TWO_PROTOCOL: u64 = 253;
+
+impl FlowKey {
+    /// Makes the key of an IPv4 packet; addresses and ports in host order.
+    #[inline(always)]
+    #[must_use]
+    pub fn ipv4(tuple: &Tuple, ingress: u32, tunneled: bool) -> Self {
+        let low_word =
+            if tunneled { TUNNELED } else { 0 } | (u64::from(ingress) << 8) | u64::from(tuple.protocol);
+        Self {
+            high: (u64::from(tuple.source) << 32) | u64::from(tuple.destination),
+            low: (u64::from(tuple.source_port) << 48) | (u64::from(tuple.destination_port) << 32) | low_word,
+        }
+    }
+
+    /// Makes the key of another frame.
+    #[inline(always)]
+    #[must_use]
+    pub fn layer_two(destination: [u8; 6], ethertype: u16, ingress: u32) -> Self {
+        let [a, b, c, d, e, f] = destination;
+        Self {
+            high: u64::from_be_bytes([0, 0, a, b, c, d, e, f]) | (u64::from(ethertype) << 48),
+            low: LAYER_TWO | (u64::from(ingress) << 8) | LAYER_TWO_PROTOCOL,
+        }
+    }
+
+    /// Hashes the key with a secret, so that nobody can choose colliding flows.
+    #[inline(always)]
+    #[must_use]
+    pub fn hash(self, secret: [u64; 2]) -> u64 {
+        let product = u128::from(self.high ^ secret[0]) * u128::from(self.low ^ secret[1]);
+        let folded = (product >> 64) as u64 ^ product as u64;
+        let product = u128::from(folded ^ secret[1]) * 0x9e37_79b9_7f4a_7c15;
+        (product >> 64) as u64 ^ product as u64
+    }
+}
+
+/// A flow's addresses, ports and protocol, in host order. ICMP queries have the identifier and the request's
+/// type for ports: a request is (identifier, type), its answer (type, identifier).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Tuple {
+    /// Source address.
+    pub source: u32,
+    /// Destination address.
+    pub destination: u32,
+    /// Source port.
+    pub source_port: u16,
+    /// Destination port.
+    pub destination_port: u16,
+    /// IANA protocol number.
+    pub protocol: u8,
+}
+
+impl Tuple {
+    /// Returns the tuple of the other direction.
+    #[must_use]
+    pub const fn reversed(self) -> Self {
+        Self {
+            source: self.destination,
+            destination: self.source,
+            source_port: self.destination_port,
+            destination_port: self.source_port,
+            protocol: self.protocol,
+        }
+    }
+}
+
+/// What of a frame's link layer must be as it was when the flow was decided: destination and source MAC, or,
+/// out of the tunnel, destination MAC and outer source.
+pub type LinkGuard = [u8; 12];
+
+/// No binding: the flow is not translated.
+pub const NO_BINDING: u32 = u32::MAX;
+
+/// A slot's flag bits.
+pub mod flags {
+    /// The slot is in use.
+    pub const USED: u8 = 1;
+    /// TTL goes down by one.
+    pub const DECREMENT_TTL: u8 = 2;
+    /// Addresses and ports are rewritten.
+    pub const TRANSLATE: u8 = 4;
+    /// The packet is of the binding's reply half.
+    pub const REPLY: u8 = 8;
+}
+
+/// One decision, replayed: exactly one cache line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub struct Slot {
+    /// The flow.
+    pub key: FlowKey,
+    /// What else must match.
+    pub guard: LinkGuard,
+    /// Sum of the epochs of both buckets when decided.
+    pub epoch: u32,
+    /// The binding it belongs to.
+    pub binding: u32,
+    /// That binding's generation.
+    pub generation: u32,
+    /// Source address afterwards.
+    pub source: u32,
+    /// Destination address afterwards.
+    pub destination: u32,
+    /// Source port afterwards.
+    pub source_port: u16,
+    /// Destination port afterwards.
+    pub destination_port: u16,
+    /// RFC 1624 difference of the IPv4 header's checksum, TTL included.
+    pub network_difference: u16,
+    /// RFC 1624 difference of the transport checksum.
+    pub transport_difference: u16,
+    /// How the frame leaves.
+    pub adjacency: u32,
+    /// The epoch buckets it depends on.
+    pub buckets: [u8; 2],
+    /// See [`flags`].
+    pub flags: u8,
+    /// Keeps the slot one cache line.
+    pub reserved: u8,
+}
+
+const _: () = assert!(size_of::<Slot>() == 64);
+
+impl Slot {
+    const EMPTY: Self = Self {
+        key: FlowKey { high: 0, low: 0 },
+        guard: [0; 12],
+        epoch: 0,
+        binding: NO_BINDING,
+        generation: 0,
+        source: 0,
+        destination: 0,
+        source_port: 0,
+        destination_port: 0,
+        network_difference: 0,
+        transport_difference: 0,
+        adjacency: 0,
+        buckets: [0; 2],
+        flags: 0,
+        reserved: 0,
+    };
+}
+
+/// Sums the epochs of two buckets; it changes whenever either does.
+#[inline(always)]
+#[must_use]
+pub fn epoch_sum(epochs: &[u32; EPOCH_BUCKETS], buckets: [u8; 2]) -> u32 {
+    epochs[usize::from(buckets[0])].wrapping_add(epochs[usize::from(buckets[1])])
+}
+
+/// A worker's cache: two ways per set, neighbours in memory.
+#[derive(Debug)]
+pub struct FlowCache {
+    slots: Box<[Slot]>,
+    secret: [u64; 2],
+}
+
+impl FlowCache {
+    /// Makes a cache of `slots` slots (rounded up to a power of two, at least two).
+    #[must_use]
+    pub fn new(slots: usize, secret: [u64; 2]) -> Self {
+        Self { slots: vec![Slot::EMPTY; slots.next_power_of_two().max(2)].into_boxed_slice(), secret }
+    }
+
+    /// Hashes a key and starts to fetch its slots.
+    #[inline(always)]
+    #[must_use]
+    pub fn hash(&self, key: FlowKey) -> u64 {
+        let hash = key.hash(self.secret);
+        prefetch(&self.slots[self.index(hash)]);
+        hash
+    }
+
+    /// Finds the slot of a flow that still holds.
+    #[inline(always)]
+    #[must_use]
+    pub fn lookup(
+        &self,
+        hash: u64,
+        key: FlowKey,
+        guard: &LinkGuard,
+        epochs: &[u32; EPOCH_BUCKETS],
+    ) -> Option<&Slot> {
+        let first = self.index(hash);
+        let slot = &self.slots[first];
+        let slot = if slot.key == key { slot } else { &self.slots[first ^ 1] };
+        let hit = slot.key == key
+            && slot.guard == *guard
+            && slot.flags & flags::USED != 0
+            && slot.epoch == epoch_sum(epochs, slot.buckets);
+        hit.then_some(slot)
+    }
+
+    /// Stores a decision, over the flow's own slot, an unused or outdated one, or any of the set.
+    pub fn insert(&mut self, hash: u64, slot: Slot, epochs: &[u32; EPOCH_BUCKETS]) {
+        let first = self.index(hash);
+        let stale =
+            |slot: &Slot| slot.flags & flags::USED == 0 || slot.epoch != epoch_sum(epochs, slot.buckets);
+        let ways = [first, first ^ 1];
+        let own = ways.into_iter().find(|&way| self.slots[way].key == slot.key);
+        let free = || ways.into_iter().find(|&way| stale(&self.slots[way]));
+        let way = own.or_else(free).unwrap_or(first ^ (hash >> 63) as usize);
+        self.slots[way] = slot;
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.slots.fill(Slot::EMPTY);
+    }
+
+    #[inline(always)]
+    fn index(&self, hash: u64) -> usize {
+        hash as usize & (self.slots.len() - 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slot(tuple: &Tuple) -> (FlowKey, Slot) {
+        let key = FlowKey::ipv4(tuple, 3, false);
+        (key, Slot { key, buckets: [1, 2], flags: flags::USED, ..Slot::EMPTY })
+    }
+
+    #[test]
+    fn a_slot_answers_until_one_of_its_buckets_changes() {
+        let (key, slot) = slot(&Tuple { source: 1, destination: 2, ..Tuple::default() });
+        let mut cache = FlowCache::new(8, [5, 7]);
+        let mut epochs = [0; EPOCH_BUCKETS];
+        let hash = cache.hash(key);
+        cache.insert(hash, slot, &epochs);
+        assert!(cache.lookup(hash, key, &[0; 12], &epochs).is_some());
+        assert!(cache.lookup(hash, key, &[1; 12], &epochs).is_none(), "another link layer");
+        epochs[2] = 1;
+        assert!(cache.lookup(hash, key, &[0; 12], &epochs).is_none());
+    }
+
+    #[test]
+    fn keys_differ_in_every_field() {
+        let tuple = Tuple { source: 1, destination: 2, source_port: 3, destination_port: 4, protocol: 6 };
+        let keys = [
+            FlowKey::ipv4(&tuple, 5, false),
+            FlowKey::ipv4(&tuple, 5, true),
+            FlowKey::ipv4(&tuple, 6, false),
+            FlowKey::ipv4(&tuple.reversed(), 5, false),
+            FlowKey::ipv4(&Tuple { protocol: 17, ..tuple }, 5, false),
+            FlowKey::layer_two([0, 0, 0, 0, 0, 2], 1, 5),
+            FlowKey::ipv4(
+                &Tuple { source: 1 << 16, protocol: 253, source_port: 0, destination_port: 0, ..tuple },
+                5,
+                false,
+            ),
+        ];
+        for (index, key) in keys.iter().enumerate() {
+            assert!(keys[index + 1..].iter().all(|other| other != key), "{index}");
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Next hops' MACs: what is known, who is being asked, and which frames wait for the answer.
+//!
+//! `decide` looks up; the worker lets frames wait, sends the requests and learns from ARP. Invariants: at most
+//! [`WAITING_LIMIT`] frames wait for one neighbour and at most [`REQUESTS`] requests ask for it, one a second.
+//! What one worker learns the others are told. Allowed dependencies: `frame`, `tables`, `wire`, `clock`.
+//! Read first: RFC 826; RFC 1122, 2.3.2.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use crate::clock::Instant;
+use crate::frame::Frame;
+use crate::tables::NodeId;
+use crate::wire::MacAddress;
+
+/// Frames that wait for one neighbour (RFC 1122 asks for at least one).
+pub const WAITING_LIMIT: usize = 3;
+/// Requests sent before a neighbour is given up.
+pub const REQUESTS: u32 = 3;
+/// Time between requests, and how long a failure is remembered.
+pub const REQUEST_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Where a neighbour is: on the node's bridge, or on an interface's network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Attachment {
+    /// On the bridge.
+    Bridge,
+    /// On the network of the interface with this index.
+    Interface(u8),
+}
+
+/// Whose MAC it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Neighbor {
+    /// The node that asks.
+    pub node: NodeId,
+    /// Where.
+    pub attachment: Attachment,
+    /// The neighbour's address.
+    pub address: Ipv4Addr,
+}
+
+/// What is known of a neighbour.
+#[derive(Debug)]
+enum State {
+    Asking { sent: u32, next: Instant, waiting: VecDeque<Frame> },
+    Known(MacAddress),
+}
+
+/// What letting a frame wait asks of the worker.
+#[derive(Debug, Default)]
+pub struct Waiting {
+    /// Whether a request is to be sent now.
+    pub request: bool,
+    /// The frame that had to make room.
+    pub displaced: Option<Frame>,
+}
+
+/// A worker's neighbours.
+#[derive(Debug, Default)]
+pub struct Neighbors {
+    states: BTreeMap<Neighbor, State>,
+    asking: usize,
+}
+
+impl Neighbors {
+    /// Returns a neighbour's MAC.
+    #[must_use]
+    pub fn lookup(&self, neighbor: &Neighbor) -> Option<MacAddress> {
+        match self.states.get(neighbor)? {
+            State::Known(mac) => Some(*mac),
+            State::Asking { .. } => None,
+        }
+    }
+
+    /// Lets a frame wait for a neighbour.
+    pub fn wait(&mut self, neighbor: Neighbor, frame: Frame, now: Instant) -> Waiting {
+        match self.states.get_mut(&neighbor) {
+            Some(State::Asking { waiting, .. }) => {
+                let displaced = if waiting.len() >= WAITING_LIMIT { waiting.pop_front() } else { None };
+                waiting.push_back(frame);
+                Waiting { request: false, displaced }
+            }
+            Some(State::Known(_)) | None => {
+                let asking =
+                    State::Asking { sent: 1, next: now + REQUEST_INTERVAL, waiting: VecDeque::from([frame]) };
+                self.states.insert(neighbor, asking);
+                self.asking += 1;
+                Waiting { request: true, displaced: None }
+            }
+        }
+    }
+
+    /// Learns a neighbour's MAC; returns the frames that waited, and whether cached flows may use another MAC.
+    pub fn learn(&mut self, neighbor: Neighbor, mac: MacAddress) -> (VecDeque<Frame>, bool) {
+        match self.states.insert(neighbor, State::Known(mac)) {
+            Some(State::Asking { waiting, .. }) => {
+                self.asking -= 1;
+                (waiting, false)
+            }
+            Some(State::Known(old)) => (VecDeque::new(), old != mac),
+            None => (VecDeque::new(), false),
+        }
+    }
+
+    /// Tells whether a neighbour is known or asked for: only then does an ARP packet about it teach something.
+    #[must_use]
+    pub fn concerns(&self, neighbor: &Neighbor) -> bool {
+        self.states.contains_key(neighbor)
+    }
+
+    /// Returns the neighbours to ask again, and the frames whose neighbour did not answer.
+    pub fn poll(&mut self, now: Instant) -> (Vec<Neighbor>, Vec<(Neighbor, Frame)>) {
+        let (mut again, mut failed) = (Vec::new(), Vec::new());
+        if self.asking == 0 {
+            return (again, failed);
+        }
+        let mut given_up = Vec::new();
+        for (neighbor, state) in &mut self.states {
+            let State::Asking { sent, next, waiting } = state else { continue };
+            if *next > now {
+                continue;
+            }
+            if *sent < REQUESTS {
+                *sent += 1;
+                *next = now + REQUEST_INTERVAL;
+                again.push(*neighbor);
+            } else {
+                failed.extend(waiting.drain(..).map(|frame| (*neighbor, frame)));
+                given_up.push(*neighbor);
+            }
+        }
+        for neighbor in given_up {
+            self.states.remove(&neighbor);
+            self.asking -= 1;
+        }
+        (again, failed)
+    }
+
+    /// Returns when [`Neighbors::poll`] has something to do.
+    #[must_use]
+    pub fn next_poll(&self) -> Option<Instant> {
+        if self.asking == 0 {
+            return None;
+        }
+        self.states
+            .values()
+            .filter_map(|state| if let State::Asking { next, .. } = state { Some(*next) } else { None })
+            .min()
+    }
+
+    /// Counts the frames of a node that wait.
+    #[must_use]
+    pub fn held(&self, node: NodeId) -> usize {
+        let of_node = self.states.iter().filter(|(neighbor, _)| neighbor.node == node);
+        of_node
+            .map(|(_, state)| if let State::Asking { waiting, .. } = state { waiting.len() } else { 0 })
+            .sum()
+    }
+
+    /// Takes all waiting frames, to end.
+    pub fn drain(&mut self) -> Vec<(Neighbor, Frame)> {
+        self.asking = 0;
+        let states = std::mem::take(&mut self.states);
+        let waiting = states.into_iter().filter_map(|(neighbor, state)| match state {
+            State::Asking { waiting, .. } => Some(waiting.into_iter().map(move |frame| (neighbor, frame))),
+            State::Known(_) => None,
+        });
+        waiting.flatten().collect()
+    }
+
+    /// Lists a node's neighbours; `None` for one that is being asked for.
+    pub fn list(&self, node: NodeId) -> impl Iterator<Item = (Neighbor, Option<MacAddress>)> {
+        self.states.iter().filter(move |(neighbor, _)| neighbor.node == node).map(|(neighbor, state)| {
+            match state {
+                State::Known(mac) => (*neighbor, Some(*mac)),
+                State::Asking { .. } => (*neighbor, None),
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::Arena;
+
+    const NEIGHBOR: Neighbor = Neighbor {
+        node: NodeId(0),
+        attachment: Attachment::Interface(0),
+        address: Ipv4Addr::new(192, 168, 66, 1),
+    };
+
+    #[test]
+    fn frames_wait_for_the_answer_and_the_oldest_makes_room() {
+        let (_arena, mut pools) = Arena::new(1, 8, 0).unwrap();
+        let mut neighbors = Neighbors::default();
+        let mut wait = || {
+            let frame = pools[0].allocate(60).unwrap();
+            neighbors.wait(NEIGHBOR, frame, Instant::ZERO)
+        };
+        assert!(wait().request);
+        assert!(!wait().request && wait().displaced.is_none());
+        assert!(wait().displaced.is_some());
+        assert_eq!(neighbors.held(NodeId(0)), WAITING_LIMIT);
+        let (released, _) = neighbors.learn(NEIGHBOR, MacAddress::BROADCAST);
+        assert_eq!((released.len(), neighbors.next_poll()), (WAITING_LIMIT, None));
+    }
+
+    #[test]
+    fn a_silent_neighbour_is_given_up_after_three_requests() {
+        let (_arena, mut pools) = Arena::new(1, 8, 0).unwrap();
+        let mut neighbors = Neighbors::default();
+        neighbors.wait(NEIGHBOR, pools[0].allocate(60).unwrap(), Instant::ZERO);
+        let mut asked = 1;
+        while let Some(next) = neighbors.next_poll() {
+            let (again, failed) = neighbors.poll(next);
+            asked += again.len() as u32;
+            assert_eq!(failed.len(), usize::from(again.is_empty()));
+        }
+        assert_eq!((asked, neighbors.held(NodeId(0))), (REQUESTS, 0));
+        assert!(!neighbors.concerns(&NEIGHBOR));
+    }
+}

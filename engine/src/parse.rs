@@ -1,0 +1,289 @@
+//! One pass over a frame: offsets, flow key and class, or a drop reason.
+//!
+//! The worker calls it for each frame of a batch, before the cache is asked; nothing behind it reads lengths
+//! again. Invariants: what is returned lies inside the frame; a key is only made of checked headers. Allowed
+//! dependencies: `wire`, `flow`, `ledger`. Read first: RFC 894, 791, 9293, 768, 792.
+
+use std::net::Ipv4Addr;
+
+use crate::flow::{FlowKey, LinkGuard, Tuple};
+use crate::ledger::DropReason;
+use crate::wire::{
+    EtherType, EthernetFrame, IcmpPacket, IpProtocol, Ipv4Packet, MacAddress, TcpFlags, TcpSegment,
+    UdpDatagram, ethernet, icmpv4::Type, udp,
+};
+
+/// What a parser must know of the port a frame came in by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IngressPort {
+    /// The port's number, below 2²³.
+    pub port: u32,
+    /// How frames are taken there.
+    pub side: Side,
+}
+
+/// How frames are taken at a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// A switch's port: frames are forwarded by MAC, whatever they carry.
+    Switch,
+    /// A port of docker0.
+    Bridge,
+    /// An interface of a router or node: takes what is sent to its MAC.
+    Interface {
+        /// Its MAC.
+        mac: MacAddress,
+        /// Where flannel's datagrams arrive: address and UDP port.
+        tunnel: Option<(Ipv4Addr, u16)>,
+    },
+}
+
+/// Which way a frame takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// A packet that the cache may answer.
+    Flow,
+    /// A packet that must be decided each time: TTL at its end, fragment, options, TCP's SYN, FIN and RST, ICMP
+    /// errors.
+    Exception,
+    /// ARP.
+    Arp,
+    /// Anything else, forwarded by MAC.
+    LayerTwo,
+}
+
+/// What a frame turned out to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parsed {
+    /// The flow's key.
+    pub key: FlowKey,
+    /// The flow's addresses and ports; clear when not IPv4.
+    pub tuple: Tuple,
+    /// What else must match.
+    pub guard: LinkGuard,
+    /// Which way the frame takes.
+    pub class: Class,
+    /// Offset of the IPv4 header that is forwarded: the inner one, out of the tunnel.
+    pub network_offset: u16,
+    /// Offset of the header behind it.
+    pub transport_offset: u16,
+    /// Whether the packet came out of the tunnel.
+    pub tunneled: bool,
+    /// Whether it is a fragment, of which only the first has ports.
+    pub fragment: bool,
+    /// TCP flags, none for other protocols.
+    pub tcp_flags: TcpFlags,
+    /// Whether it is an ICMP error.
+    pub icmp_error: bool,
+}
+
+/// Parses a frame; `verified` says that its transport checksums need no look.
+///
+/// # Errors
+/// The reason to drop it.
+#[inline]
+pub fn parse(bytes: &[u8], ingress: &IngressPort, verified: bool) -> Result<Parsed, DropReason> {
+    let frame = EthernetFrame::new_checked(bytes).map_err(|_| DropReason::RuntFrame)?;
+    let (source, destination) = (frame.source(), frame.destination());
+    if source.is_multicast() {
+        return Err(DropReason::MulticastSource);
+    }
+    if let Side::Interface { mac, .. } = ingress.side
+        && destination != mac
+        && !destination.is_multicast()
+    {
+        return Err(DropReason::NotForUs);
+    }
+    let mut guard = [0; 12];
+    guard.copy_from_slice(&bytes[..12]);
+    let parsed = Parsed {
+        key: FlowKey::default(),
+        tuple: Tuple::default(),
+        guard,
+        class: Class::LayerTwo,
+        network_offset: ethernet::HEADER_LENGTH as u16,
+        transport_offset: 0,
+        tunneled: false,
+        fragment: false,
+        tcp_flags: TcpFlags::default(),
+        icmp_error: false,
+    };
+    match (frame.ethertype(), ingress.side) {
+        (EtherType::Ipv4, Side::Bridge | Side::Interface { .. }) => ipv4(bytes, ingress, verified, parsed),
+        (EtherType::Arp, Side::Bridge | Side::Interface { .. }) => Ok(Parsed { class: Class::Arp, ..parsed }),
+        (_, Side::Interface { .. }) => Err(DropReason::UnhandledProtocol),
+        (ethertype, Side::Switch | Side::Bridge) => {
+            let key = FlowKey::layer_two(destination.octets(), ethertype.into(), ingress.port);
+            Ok(Parsed { key, ..parsed })
+        }
+    }
+}
+
+#[inline(always)]
+fn ipv4(bytes: &[u8], ingress: &IngressPort, verified: bool, parsed: Parsed) -> Result<Parsed, DropReason> {
+    let packet =
+        Ipv4Packet::new_checked(&bytes[ethernet::HEADER_LENGTH..]).map_err(|_| DropReason::MalformedIpv4)?;
+    if !packet.verify_header_checksum() {
+        return Err(DropReason::Ipv4Checksum);
+    }
+    if let Side::Interface { tunnel: Some((local, port)), .. } = ingress.side
+        && packet.destination() == local
+        && packet.protocol() == IpProtocol::Udp
+        && !packet.is_fragment()
+        && let Ok(datagram) = UdpDatagram::new_checked(packet.payload())
+        && datagram.destination_port() == port
+    {
+        return tunneled(&packet, &datagram, ingress, verified, parsed);
+    }
+    packet_fields(&packet, ingress, parsed)
+}
+
+/// Parses what a tunnel datagram carries; the guard then holds the outer source in place of the source MAC.
+fn tunneled(
+    outer: &Ipv4Packet<&[u8]>,
+    datagram: &UdpDatagram<&[u8]>,
+    ingress: &IngressPort,
+    verified: bool,
+    mut parsed: Parsed,
+) -> Result<Parsed, DropReason> {
+    if !verified && !datagram.verify_checksum(outer.source(), outer.destination()) {
+        return Err(DropReason::TunnelChecksum);
+    }
+    let inner = Ipv4Packet::new_checked(datagram.payload()).map_err(|_| DropReason::TunnelMalformed)?;
+    if !inner.verify_header_checksum() {
+        return Err(DropReason::TunnelMalformed);
+    }
+    parsed.network_offset += (outer.header_length() + udp::HEADER_LENGTH) as u16;
+    parsed.guard[6..10].copy_from_slice(&outer.source().octets());
+    parsed.guard[10..].fill(0);
+    parsed.tunneled = true;
+    packet_fields(&inner, ingress, parsed)
+}
+
+#[inline(always)]
+fn packet_fields(
+    packet: &Ipv4Packet<&[u8]>,
+    ingress: &IngressPort,
+    mut parsed: Parsed,
+) -> Result<Parsed, DropReason> {
+    parsed.transport_offset = parsed.network_offset + packet.header_length() as u16;
+    parsed.fragment = packet.is_fragment();
+    parsed.class = if packet.time_to_live() <= 1 || packet.has_options() || parsed.fragment {
+        Class::Exception
+    } else {
+        Class::Flow
+    };
+    parsed.tuple.source = packet.source().to_bits();
+    parsed.tuple.destination = packet.destination().to_bits();
+    parsed.tuple.protocol = packet.protocol().into();
+    if parsed.fragment {
+        if packet.fragment_offset() == 0 {
+            first_fragment_ports(packet, &mut parsed.tuple);
+        }
+    } else {
+        ports(packet, &mut parsed)?;
+    }
+    parsed.key = FlowKey::ipv4(&parsed.tuple, ingress.port, parsed.tunneled);
+    Ok(parsed)
+}
+
+#[inline(always)]
+fn ports(packet: &Ipv4Packet<&[u8]>, parsed: &mut Parsed) -> Result<(), DropReason> {
+    let malformed = DropReason::MalformedTransport;
+    let (source, destination) = match packet.protocol() {
+        IpProtocol::Tcp => {
+            let segment = TcpSegment::new_checked(packet.payload()).map_err(|_| malformed)?;
+            parsed.tcp_flags = segment.flags();
+            if parsed.tcp_flags.intersects(TcpFlags::SYN.with(TcpFlags::FIN).with(TcpFlags::RST)) {
+                parsed.class = Class::Exception;
+            }
+            (segment.source_port(), segment.destination_port())
+        }
+        IpProtocol::Udp => {
+            let datagram = UdpDatagram::new_checked(packet.payload()).map_err(|_| malformed)?;
+            (datagram.source_port(), datagram.destination_port())
+        }
+        IpProtocol::Icmp => {
+            let icmp = IcmpPacket::new_checked(packet.payload()).map_err(|_| malformed)?;
+            if icmp.is_error() {
+                parsed.icmp_error = true;
+                parsed.class = Class::Exception;
+            }
+            icmp_ports(icmp.icmp_type(), icmp.identifier())
+        }
+        IpProtocol::Unknown(_) => (0, 0),
+    };
+    parsed.tuple.source_port = source;
+    parsed.tuple.destination_port = destination;
+    Ok(())
+}
+
+/// Returns what stands for the ports of an ICMP query: a request is (identifier, type), an answer (the
+/// request's type, identifier); (0, 0) for the rest.
+#[must_use]
+pub fn icmp_ports(icmp_type: Type, identifier: u16) -> (u16, u16) {
+    match icmp_type {
+        Type::EchoRequest | Type::TimestampRequest => (identifier, u16::from(u8::from(icmp_type))),
+        Type::EchoReply => (u16::from(u8::from(Type::EchoRequest)), identifier),
+        Type::TimestampReply => (u16::from(u8::from(Type::TimestampRequest)), identifier),
+        Type::DestinationUnreachable
+        | Type::SourceQuench
+        | Type::Redirect
+        | Type::TimeExceeded
+        | Type::ParameterProblem
+        | Type::Unknown(_) => (0, 0),
+    }
+}
+
+/// Reads the ports of a first fragment, whose transport lengths cannot be checked yet.
+fn first_fragment_ports(packet: &Ipv4Packet<&[u8]>, tuple: &mut Tuple) {
+    let transport = packet.payload();
+    if transport.len() < udp::HEADER_LENGTH {
+        return;
+    }
+    (tuple.source_port, tuple.destination_port) = match packet.protocol() {
+        // Both begin with the ports.
+        IpProtocol::Tcp | IpProtocol::Udp => {
+            let datagram = UdpDatagram::new_unchecked(transport);
+            (datagram.source_port(), datagram.destination_port())
+        }
+        IpProtocol::Icmp => {
+            let icmp = IcmpPacket::new_unchecked(transport);
+            icmp_ports(icmp.icmp_type(), icmp.identifier())
+        }
+        IpProtocol::Unknown(_) => (0, 0),
+    };
+}
+
+/// Returns the tuple of a packet that an ICMP error quotes, by what of it is there; `None` when not enough is.
+#[must_use]
+pub fn quoted_tuple(quote: &[u8]) -> Option<(Tuple, usize)> {
+    let packet = Ipv4Packet::new_quoted(quote).ok()?;
+    if packet.fragment_offset() != 0 {
+        return None;
+    }
+    let mut tuple = Tuple {
+        source: packet.source().to_bits(),
+        destination: packet.destination().to_bits(),
+        protocol: packet.protocol().into(),
+        ..Tuple::default()
+    };
+    let header = packet.header_length();
+    let transport = quote.get(header..)?;
+    if transport.len() < udp::HEADER_LENGTH {
+        return None;
+    }
+    match packet.protocol() {
+        IpProtocol::Tcp | IpProtocol::Udp => {
+            let datagram = UdpDatagram::new_unchecked(transport);
+            (tuple.source_port, tuple.destination_port) =
+                (datagram.source_port(), datagram.destination_port());
+        }
+        IpProtocol::Icmp => {
+            let icmp = IcmpPacket::new_unchecked(transport);
+            (tuple.source_port, tuple.destination_port) = icmp_ports(icmp.icmp_type(), icmp.identifier());
+        }
+        IpProtocol::Unknown(_) => return None,
+    }
+    Some((tuple, header))
+}

@@ -1,0 +1,77 @@
+//! Both directions of one TCP connection of an application, with what waits in them.
+//!
+//! The web and FastCGI servers keep one per connection. Invariant: input is bounded by [`INPUT_LIMIT`]; output waits until the
+//! connection has room. Depends on `sockets`. Read first: `sockets.rs`.
+
+use super::super::socket::{Received, SocketError, TcpId};
+use super::super::sockets::Sockets;
+
+/// Octets of input that wait for an application.
+pub(super) const INPUT_LIMIT: usize = 256 * 1024;
+const CHUNK: usize = 16 * 1024;
+
+/// What waits in a connection.
+#[derive(Debug, Default)]
+pub(super) struct Session {
+    /// Received and not yet understood.
+    pub(super) input: Vec<u8>,
+    /// The other side has finished.
+    pub(super) ended: bool,
+    /// The connection broke.
+    pub(super) failed: Option<SocketError>,
+    /// End the connection when the output is gone.
+    pub(super) close_after: bool,
+    output: Vec<u8>,
+    sent: usize,
+}
+
+impl Session {
+    /// Reads what there is.
+    pub(super) fn fill(&mut self, id: TcpId, sockets: &mut Sockets<'_, '_>) {
+        let mut chunk = [0; CHUNK];
+        while self.input.len() < INPUT_LIMIT {
+            match sockets.tcp_read(id, &mut chunk) {
+                Received::Data(count) => self.input.extend_from_slice(&chunk[..count]),
+                Received::Pending => return,
+                Received::End => {
+                    self.ended = true;
+                    return;
+                }
+                Received::Failed(error) => {
+                    self.failed = Some(error);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Adds to what is to be sent.
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        self.output.extend_from_slice(bytes);
+    }
+
+    /// Says whether something waits to be sent.
+    pub(super) fn has_output(&self) -> bool {
+        self.sent < self.output.len()
+    }
+
+    /// Sends what finds room; true when the session is over and the connection closed.
+    pub(super) fn drain(&mut self, id: TcpId, sockets: &mut Sockets<'_, '_>) -> bool {
+        while self.has_output() {
+            let count = sockets.tcp_write(id, &self.output[self.sent..]);
+            if count == 0 {
+                break;
+            }
+            self.sent += count;
+        }
+        if !self.has_output() {
+            self.output.clear();
+            self.sent = 0;
+        }
+        let over = self.failed.is_some() || (!self.has_output() && (self.close_after || self.ended));
+        if over {
+            sockets.tcp_close(id);
+        }
+        over
+    }
+}

@@ -1,0 +1,478 @@
+//! A simulated pod: one network stack, shared by the containers and programs that run in it.
+//!
+//! The worker hands [`Pod::receive`] the frames of the pod's link and calls [`Pod::poll`] when [`Pod::next_poll`] says so; frames
+//! leave through its [`Outbox`]. The control side starts containers, runs programs and probes. A packet's way: `stack` (sorted) →
+//! `tcp`, `udp`, `icmp` → events → `app`, `program` → `sockets` → `ip` → `device`.
+//!
+//! Invariants: no I/O, no clock and no randomness but the seed's: the same calls give the same frames. What a call begins, it
+//! finishes, up to [`WORK_LIMIT`] steps; the rest is due at once. A dead pod takes and sends nothing.
+//! Depends on `clock`, `link::pod_ring`, `wire`, smoltcp (in `tcp` only). Read first: `DESIGN.md`, "Pods".
+
+mod app;
+mod config;
+mod container;
+mod device;
+mod drops;
+mod icmp;
+mod image;
+mod ip;
+mod neighbor;
+mod path_mtu;
+mod program;
+mod reassembly;
+mod socket;
+mod sockets;
+mod stack;
+mod tcp;
+#[cfg(test)]
+mod tests;
+mod udp;
+
+pub use config::{ContainerConfig, DEFAULT_TCP_BUFFER, PodConfig, PodError, Transport};
+pub use container::{ContainerState, ContainerStatus};
+pub use drops::{PodDrop, PodDrops};
+pub use image::Image;
+pub use program::{Probe, ProbeError, ProbeOutcome, ProbeProtocol};
+pub use socket::ProgramId;
+pub use tcp::half_open::{
+    LIFETIME as HALF_OPEN_LIFETIME, PER_LISTENER as HALF_OPEN_PER_LISTENER, PER_POD as HALF_OPEN_PER_POD,
+};
+
+use crate::clock::Instant;
+use crate::link::pod_ring::Outbox;
+use app::App;
+use container::Container;
+use program::Program;
+use socket::{Event, Owner};
+use sockets::Sockets;
+use stack::Stack;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// Steps one call does before it leaves the rest to the next.
+pub const WORK_LIMIT: usize = 16_384;
+/// Programs that may run at once.
+const RUNNING_LIMIT: usize = 1024;
+/// Ended programs whose output waits to be read; the oldest gives way.
+const ENDED_LIMIT: usize = 1024;
+/// Exit code of what ends with its pod, as SIGKILL gives.
+const KILLED: i32 = 137;
+
+/// Whether a pod lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PodState {
+    /// It takes frames.
+    Running,
+    /// It died and stays so; a controller may start another one.
+    Dead,
+}
+
+/// What a program wrote and whether it ended.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ProgramOutput {
+    /// What it wrote since the last call.
+    pub bytes: Vec<u8>,
+    /// Its exit code, once it ended.
+    pub exit_code: Option<i32>,
+}
+
+/// A simulated pod.
+#[derive(Debug)]
+pub struct Pod {
+    config: PodConfig,
+    state: PodState,
+    stack: Stack,
+    containers: Vec<Container>,
+    programs: BTreeMap<ProgramId, Program>,
+    ended: VecDeque<ProgramId>,
+    next_program: u64,
+    wakes: BTreeSet<(Instant, Owner)>,
+    wake_of: BTreeMap<Owner, Instant>,
+    now: Instant,
+}
+
+impl Pod {
+    /// Makes a pod with its pause container.
+    #[must_use]
+    pub fn new(config: PodConfig) -> Self {
+        let pause = ContainerConfig {
+            name: String::from("pause"),
+            image: Image::Pause,
+            ports: Vec::new(),
+            args: Vec::new(),
+        };
+        let pause =
+            Container { config: pause, ports: Vec::new(), app: App::Pause, state: ContainerState::Running };
+        Pod {
+            stack: Stack::new(&config),
+            config,
+            state: PodState::Running,
+            containers: vec![pause],
+            programs: BTreeMap::new(),
+            ended: VecDeque::new(),
+            next_program: 1,
+            wakes: BTreeSet::new(),
+            wake_of: BTreeMap::new(),
+            now: Instant::ZERO,
+        }
+    }
+
+    /// Handles one Ethernet frame from the pod's link.
+    pub fn receive(&mut self, frame: &[u8], now: Instant, out: &mut Outbox<'_>) {
+        if self.state == PodState::Dead {
+            self.stack.device.drops.count(PodDrop::Dead);
+            return;
+        }
+        self.now = now;
+        self.stack.receive_frame(frame, now, out);
+        self.run(out);
+    }
+
+    /// Handles the timers that are due and the work that waits.
+    pub fn poll(&mut self, now: Instant, out: &mut Outbox<'_>) {
+        if self.state == PodState::Dead {
+            return;
+        }
+        self.now = now;
+        self.stack.poll(now, out);
+        while let Some(&(due, owner)) = self.wakes.first().filter(|&&(due, _)| due <= now) {
+            self.wakes.remove(&(due, owner));
+            self.wake_of.remove(&owner);
+            self.stack.events.push_back((owner, Event::Timer));
+        }
+        self.run(out);
+    }
+
+    /// Returns when [`Pod::poll`] has something to do; the past means at once.
+    #[must_use]
+    pub fn next_poll(&self) -> Option<Instant> {
+        if self.state == PodState::Dead {
+            return None;
+        }
+        if self.stack.has_work() {
+            return Some(self.now);
+        }
+        let wake = self.wakes.first().map(|&(due, _)| due);
+        [self.stack.next_timer(), wake].into_iter().flatten().min()
+    }
+
+    /// Starts a container; it begins with the next [`Pod::poll`].
+    ///
+    /// # Errors
+    /// [`PodError::Dead`], [`PodError::ContainerExists`] while one of the name runs, [`PodError::BadArgument`], and
+    /// [`PodError::AddressInUse`] when another container has one of its ports: they share one stack.
+    pub fn start_container(&mut self, config: ContainerConfig) -> Result<(), PodError> {
+        self.check_alive()?;
+        let existing = self.containers.iter().position(|container| container.config.name == config.name);
+        if existing.is_some_and(|index| self.containers[index].state == ContainerState::Running) {
+            return Err(PodError::ContainerExists { container: config.name });
+        }
+        let bad = |problem| PodError::BadArgument { container: config.name.clone(), problem };
+        let ports = app::ports(&config).map_err(bad)?;
+        let app = App::new(&config).map_err(bad)?;
+        let index = existing.unwrap_or(self.containers.len());
+        self.take_ports(index, &config.name, &ports)?;
+        let container = Container { config, ports, app, state: ContainerState::Running };
+        match self.containers.get_mut(index) {
+            Some(slot) => *slot = container,
+            None => self.containers.push(container),
+        }
+        self.stack.events.push_back((Owner::Container(index), Event::Start));
+        Ok(())
+    }
+
+    /// Ends a container with an exit code; its connections end in order. The pod dies with its pause container.
+    ///
+    /// # Errors
+    /// [`PodError::NoSuchContainer`] when none of the name runs.
+    pub fn stop_container(&mut self, name: &str, exit_code: i32, now: Instant) -> Result<(), PodError> {
+        let running = |container: &Container| {
+            container.config.name == name && container.state == ContainerState::Running
+        };
+        let Some(index) = self.containers.iter().position(running) else {
+            return Err(PodError::NoSuchContainer { container: name.to_owned() });
+        };
+        self.now = now;
+        if self.containers[index].config.image == Image::Pause && index == 0 {
+            self.kill();
+            return Ok(());
+        }
+        self.end_container(index, exit_code);
+        Ok(())
+    }
+
+    /// Ends the pod at once, without a word to anybody.
+    pub fn kill(&mut self) {
+        self.state = PodState::Dead;
+        for container in &mut self.containers {
+            if container.state == ContainerState::Running {
+                container.state = ContainerState::Exited(KILLED);
+            }
+        }
+        let running: Vec<ProgramId> = self.programs.keys().copied().collect();
+        for id in running {
+            if let Some(program) = self.programs.get_mut(&id)
+                && program.exit_code().is_none()
+            {
+                *program = Program::failed("the pod is dead", KILLED);
+                self.ended.push_back(id);
+            }
+        }
+        let drops = std::mem::take(&mut self.stack.device.drops);
+        self.stack = Stack::new(&self.config);
+        self.stack.device.drops = drops;
+        self.wakes.clear();
+        self.wake_of.clear();
+    }
+
+    /// Starts a program by its words; it begins with the next [`Pod::poll`].
+    pub fn exec(&mut self, argv: &[String], now: Instant) -> ProgramId {
+        self.add_program(Program::new(argv), now)
+    }
+
+    /// Starts a probe; it begins with the next [`Pod::poll`].
+    pub fn probe(&mut self, probe: Probe, now: Instant) -> ProgramId {
+        self.add_program(Program::probe(probe), now)
+    }
+
+    /// Returns what a probe found, once it ended.
+    #[must_use]
+    pub fn probe_outcome(&self, id: ProgramId) -> Option<ProbeOutcome> {
+        if self.state == PodState::Dead {
+            let (started, ended) = (self.now, self.now);
+            return Some(ProbeOutcome { result: Err(ProbeError::PodDead), started, ended });
+        }
+        self.programs.get(&id)?.probe_outcome()
+    }
+
+    /// Takes what a program wrote; an unknown one (or one that ended long ago) wrote nothing and ended with 137.
+    pub fn output(&mut self, id: ProgramId) -> ProgramOutput {
+        match self.programs.get_mut(&id) {
+            None => ProgramOutput { bytes: Vec::new(), exit_code: Some(KILLED) },
+            Some(program) => ProgramOutput { bytes: program.take_output(), exit_code: program.exit_code() },
+        }
+    }
+
+    /// Takes what a container's program wrote.
+    pub fn container_output(&mut self, name: &str) -> Vec<u8> {
+        let container = self.containers.iter_mut().find(|container| container.config.name == name);
+        match container.map(|container| &mut container.app) {
+            Some(App::Command(program)) => program.take_output(),
+            Some(App::Pause | App::Echo(_) | App::Httpd(_) | App::Nginx(_) | App::PhpFpm(_)) | None => {
+                Vec::new()
+            }
+        }
+    }
+
+    /// Gives a program standard input.
+    pub fn input(&mut self, id: ProgramId, bytes: &[u8]) {
+        if let Some(program) = self.programs.get_mut(&id) {
+            program.input(bytes);
+            self.stack.events.push_back((Owner::Program(id), Event::Input));
+        }
+    }
+
+    /// Ends a program's standard input.
+    pub fn close_input(&mut self, id: ProgramId) {
+        if let Some(program) = self.programs.get_mut(&id) {
+            program.close_input();
+            self.stack.events.push_back((Owner::Program(id), Event::Input));
+        }
+    }
+
+    /// Ends a program as ctrl-C does.
+    pub fn signal(&mut self, id: ProgramId, now: Instant) {
+        self.now = now;
+        if let Some(program) = self.programs.get_mut(&id)
+            && program.exit_code().is_none()
+        {
+            program.interrupt(now);
+            self.end_program(id);
+        }
+    }
+
+    /// Returns what the pod was made of.
+    #[must_use]
+    pub fn config(&self) -> &PodConfig {
+        &self.config
+    }
+
+    /// Says whether the pod lives.
+    #[must_use]
+    pub fn state(&self) -> PodState {
+        self.state
+    }
+
+    /// Returns the containers, pause first.
+    pub fn containers(&self) -> impl Iterator<Item = ContainerStatus<'_>> {
+        self.containers.iter().map(Container::status)
+    }
+
+    /// Returns what the pod dropped, by reason.
+    #[must_use]
+    pub fn drops(&self) -> &PodDrops {
+        &self.stack.device.drops
+    }
+
+    /// Returns how many TCP connections there are, and how many are half open.
+    #[must_use]
+    pub fn tcp_counts(&self) -> (usize, usize) {
+        self.stack.tcp.counts()
+    }
+
+    /// Returns how often the stack of any connection ran.
+    #[must_use]
+    pub fn tcp_polls(&self) -> u64 {
+        self.stack.tcp.polls
+    }
+
+    /// Begins or ends keeping what passes `lo`.
+    pub fn set_lo_capture(&mut self, on: bool) {
+        self.stack.device.lo_capture = on.then(Vec::new);
+    }
+
+    /// Takes the frames that passed `lo` since the last call: Ethernet headers of zeros, as Linux shows them.
+    pub fn take_lo_capture(&mut self) -> Vec<Vec<u8>> {
+        self.stack.device.lo_capture.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Takes the traced packets, from their IPv4 header on, that passed `lo` since the last call.
+    pub fn take_lo_hops(&mut self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.stack.device.lo_hops)
+    }
+
+    fn check_alive(&self) -> Result<(), PodError> {
+        match self.state {
+            PodState::Running => Ok(()),
+            PodState::Dead => Err(PodError::Dead { pod: self.config.name.clone() }),
+        }
+    }
+
+    /// Gives a container all its ports or none.
+    fn take_ports(&mut self, index: usize, name: &str, ports: &[(Transport, u16)]) -> Result<(), PodError> {
+        let owner = Owner::Container(index);
+        for &(transport, port) in ports {
+            let result = match transport {
+                Transport::Tcp => self.stack.tcp.listen(port, owner),
+                Transport::Udp => self.stack.udp.bind(port, owner),
+            };
+            if let Err(taken) = result {
+                self.stack.close_owner(owner, false, self.now);
+                let holder = match taken.holder {
+                    Owner::Container(holder) if holder == index => name.to_owned(),
+                    Owner::Container(holder) => self
+                        .containers
+                        .get(holder)
+                        .map(|container| container.config.name.clone())
+                        .unwrap_or_default(),
+                    Owner::Program(_) => String::from("(a program)"),
+                };
+                return Err(PodError::AddressInUse { container: name.to_owned(), holder, port });
+            }
+        }
+        Ok(())
+    }
+
+    fn add_program(&mut self, mut program: Program, now: Instant) -> ProgramId {
+        self.now = self.now.max(now);
+        let id = ProgramId(self.next_program);
+        self.next_program += 1;
+        if self.state == PodState::Dead {
+            program = Program::failed("the pod is dead", KILLED);
+        } else if self.programs.len() - self.ended.len() >= RUNNING_LIMIT {
+            program = Program::failed("too many programs", KILLED);
+        }
+        let runs = program.exit_code().is_none();
+        self.programs.insert(id, program);
+        if runs {
+            self.stack.events.push_back((Owner::Program(id), Event::Start));
+        } else {
+            self.retire(id);
+        }
+        id
+    }
+
+    /// Works until the pod is at rest or the limit is reached.
+    fn run(&mut self, out: &mut Outbox<'_>) {
+        for _ in 0..WORK_LIMIT {
+            if self.stack.step(self.now, out) {
+                continue;
+            }
+            if let Some((owner, event)) = self.stack.events.pop_front() {
+                self.dispatch(owner, event, out);
+            } else if !self.stack.flush_next(self.now, out) {
+                return;
+            }
+        }
+    }
+
+    fn dispatch(&mut self, owner: Owner, event: Event, out: &mut Outbox<'_>) {
+        if let Event::Tcp(id) = event {
+            self.stack.tcp.clear_notified(id);
+        }
+        let mut sockets =
+            Sockets { stack: &mut self.stack, out, pod: &self.config, now: self.now, owner, wake: None };
+        let ended = match owner {
+            Owner::Container(index) => match self.containers.get_mut(index) {
+                Some(container) if container.state == ContainerState::Running => {
+                    container.app.handle(event, &mut sockets);
+                    container.app.exit_code()
+                }
+                Some(_) | None => return,
+            },
+            Owner::Program(id) => match self.programs.get_mut(&id) {
+                Some(program) if program.exit_code().is_none() => {
+                    program.handle(event, &mut sockets);
+                    program.exit_code()
+                }
+                Some(_) | None => return,
+            },
+        };
+        let wake = sockets.wake;
+        self.set_wake(owner, wake);
+        match (ended, owner) {
+            (Some(code), Owner::Container(index)) => self.end_container(index, code),
+            (Some(_), Owner::Program(id)) => self.end_program(id),
+            (None, Owner::Container(_) | Owner::Program(_)) => {}
+        }
+    }
+
+    fn set_wake(&mut self, owner: Owner, wake: Option<Instant>) {
+        let old = match wake {
+            Some(wake) => self.wake_of.insert(owner, wake),
+            None => self.wake_of.remove(&owner),
+        };
+        if old != wake {
+            if let Some(old) = old {
+                self.wakes.remove(&(old, owner));
+            }
+            if let Some(wake) = wake {
+                self.wakes.insert((wake, owner));
+            }
+        }
+    }
+
+    fn end_container(&mut self, index: usize, code: i32) {
+        if let Some(container) = self.containers.get_mut(index) {
+            container.state = ContainerState::Exited(code);
+        }
+        let owner = Owner::Container(index);
+        self.stack.close_owner(owner, false, self.now);
+        self.set_wake(owner, None);
+    }
+
+    fn end_program(&mut self, id: ProgramId) {
+        let owner = Owner::Program(id);
+        self.stack.close_owner(owner, false, self.now);
+        self.set_wake(owner, None);
+        self.retire(id);
+    }
+
+    fn retire(&mut self, id: ProgramId) {
+        self.ended.push_back(id);
+        if self.ended.len() > ENDED_LIMIT
+            && let Some(oldest) = self.ended.pop_front()
+        {
+            self.programs.remove(&oldest);
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! What a program reads and writes: standard input, output and its exit code.
+//!
+//! Invariants: output waits for its reader, at most [`OUTPUT_LIMIT`] octets (older ones give way, as a terminal scrolls); the first exit code counts.
+//! Depends on nothing. Read first: this file.
+
+use std::collections::VecDeque;
+
+/// Octets of output that wait for their reader.
+const OUTPUT_LIMIT: usize = 8 * 1024 * 1024;
+
+/// A program's console.
+#[derive(Debug, Default)]
+pub(super) struct Console {
+    output: VecDeque<u8>,
+    input: VecDeque<u8>,
+    input_closed: bool,
+    exit: Option<i32>,
+}
+
+impl Console {
+    /// Writes octets.
+    pub(super) fn write(&mut self, bytes: &[u8]) {
+        self.output.extend(bytes);
+        let excess = self.output.len().saturating_sub(OUTPUT_LIMIT);
+        self.output.drain(..excess);
+    }
+
+    /// Writes a text.
+    pub(super) fn print(&mut self, text: impl AsRef<str>) {
+        self.write(text.as_ref().as_bytes());
+    }
+
+    /// Writes a line.
+    pub(super) fn line(&mut self, text: impl AsRef<str>) {
+        self.print(text);
+        self.write(b"\n");
+    }
+
+    /// Ends the program.
+    pub(super) fn exit(&mut self, code: i32) {
+        self.exit.get_or_insert(code);
+    }
+
+    /// Returns how the program ended.
+    pub(super) fn exit_code(&self) -> Option<i32> {
+        self.exit
+    }
+
+    /// Takes the output.
+    pub(super) fn take_output(&mut self) -> Vec<u8> {
+        self.output.drain(..).collect()
+    }
+
+    /// Adds standard input.
+    pub(super) fn push_input(&mut self, bytes: &[u8]) {
+        if !self.input_closed {
+            self.input.extend(bytes);
+        }
+    }
+
+    /// Ends standard input.
+    pub(super) fn close_input(&mut self) {
+        self.input_closed = true;
+    }
+
+    /// Returns what may be read, in one piece.
+    pub(super) fn peek_input(&mut self) -> &[u8] {
+        self.input.make_contiguous()
+    }
+
+    /// Takes octets that were read.
+    pub(super) fn consume_input(&mut self, count: usize) {
+        self.input.drain(..count.min(self.input.len()));
+    }
+
+    /// Says whether nothing more can be read.
+    pub(super) fn input_ended(&self) -> bool {
+        self.input_closed && self.input.is_empty()
+    }
+}

@@ -1,0 +1,256 @@
+//! `curl`: one HTTP request, its body to the output.
+//!
+//! Exit codes are curl's: 3 URL, 6 name, 7 refused or unreachable, 22 with `-f` from status 400, 28 timeout, 52 empty reply, 56 broken.
+//! Invariant: one connection, one request. Depends on `sockets`, `response`. Read first: curl(1).
+
+use super::super::socket::{Event, Received, SocketError, TcpId};
+use super::super::sockets::Sockets;
+use super::arguments::Arguments;
+use super::console::Console;
+use super::response::Response;
+use crate::clock::Instant;
+use std::net::SocketAddrV4;
+use std::time::Duration;
+
+/// A running curl.
+#[derive(Debug)]
+pub(super) struct Curl {
+    to: SocketAddrV4,
+    request: Vec<u8>,
+    sent: usize,
+    silent: bool,
+    show_error: bool,
+    fail: bool,
+    with_head: bool,
+    head_only: bool,
+    discard: bool,
+    write_out: Option<String>,
+    timeout: Option<Duration>,
+    started: Instant,
+    connection: Option<TcpId>,
+    response: Response,
+}
+
+/// Long options and their letters.
+const LONG: [(&str, &str); 10] = [
+    ("--silent", "-s"),
+    ("--show-error", "-S"),
+    ("--fail", "-f"),
+    ("--include", "-i"),
+    ("--head", "-I"),
+    ("--max-time", "-m"),
+    ("--output", "-o"),
+    ("--write-out", "-w"),
+    ("--header", "-H"),
+    ("--request", "-X"),
+];
+
+impl Curl {
+    /// Makes a curl of its words.
+    ///
+    /// # Errors
+    /// What is wrong with them, and the exit code for that.
+    pub(super) fn new(words: &[String]) -> Result<Self, (String, i32)> {
+        let words: Vec<String> = words
+            .iter()
+            .map(|word| {
+                LONG.iter().find(|(long, _)| long == word).map_or(word.clone(), |(_, short)| (*short).into())
+            })
+            .collect();
+        let usage = |problem: String| (format!("curl: {problem}"), 2);
+        let arguments = Arguments::parse(&words, "sSfiIvLk4", "mowHXd").map_err(usage)?;
+        let [url] = arguments.operands.as_slice() else {
+            return Err((
+                String::from("curl: usage: curl [-sSfiI] [-m SECONDS] [-o FILE] http://ADDRESS[:PORT]/PATH"),
+                2,
+            ));
+        };
+        let (host, to, path) = parse_url(url)?;
+        let data: Option<String> = arguments.value('d').map_err(usage)?;
+        let head_only = arguments.has('I');
+        let default = if head_only {
+            "HEAD"
+        } else if data.is_some() {
+            "POST"
+        } else {
+            "GET"
+        };
+        let method: String = arguments.value('X').map_err(usage)?.unwrap_or_else(|| default.into());
+        let mut request =
+            format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: curl\r\nAccept: */*\r\n");
+        if let Some(field) = arguments.value::<String>('H').map_err(usage)? {
+            request += &format!("{field}\r\n");
+        }
+        let body = data.unwrap_or_default();
+        if !body.is_empty() {
+            request += &format!("Content-Length: {}\r\n", body.len());
+        }
+        request += &format!("\r\n{body}");
+        Ok(Curl {
+            to,
+            request: request.into_bytes(),
+            sent: 0,
+            silent: arguments.has('s'),
+            show_error: arguments.has('S'),
+            fail: arguments.has('f'),
+            with_head: arguments.has('i') || head_only,
+            head_only,
+            discard: arguments.has('o'),
+            write_out: arguments.value('w').map_err(usage)?,
+            timeout: arguments.seconds('m').map_err(usage)?,
+            started: Instant::ZERO,
+            connection: None,
+            response: Response::default(),
+        })
+    }
+
+    /// Handles an event.
+    pub(super) fn handle(&mut self, event: Event, console: &mut Console, sockets: &mut Sockets<'_, '_>) {
+        if event == Event::Start {
+            self.started = sockets.now;
+            match sockets.tcp_connect(self.to, false) {
+                Ok(id) => self.connection = Some(id),
+                Err(error) => self.end(7, error.text(), console, sockets),
+            }
+        }
+        let Some(id) = self.connection else { return };
+        self.receive(id, console, sockets);
+        if console.exit_code().is_some() {
+            return;
+        }
+        if sockets.tcp_is_open(id) {
+            self.sent += sockets.tcp_write(id, &self.request[self.sent..]);
+        }
+        if let Some(timeout) = self.timeout {
+            let until = self.started + timeout;
+            if until <= sockets.now {
+                let text = format!("Operation timed out after {} milliseconds", timeout.as_millis());
+                self.end(28, &text, console, sockets);
+            } else {
+                sockets.wake_at(until);
+            }
+        }
+    }
+
+    fn receive(&mut self, id: TcpId, console: &mut Console, sockets: &mut Sockets<'_, '_>) {
+        let mut chunk = [0; 16 * 1024];
+        loop {
+            match sockets.tcp_read(id, &mut chunk) {
+                Received::Data(count) => self.response.push(&chunk[..count], self.head_only),
+                Received::Pending => return,
+                Received::End => {
+                    self.response.end();
+                    if !self.response.is_complete() {
+                        let (code, text) = if self.response.is_empty() {
+                            (52, "Empty reply from server")
+                        } else {
+                            (18, "transfer closed with outstanding read data remaining")
+                        };
+                        self.end(code, text, console, sockets);
+                        return;
+                    }
+                }
+                Received::Failed(error) => {
+                    self.end_broken(error, console, sockets);
+                    return;
+                }
+            }
+            if self.response.is_malformed() {
+                self.end(1, "Received HTTP/0.9 when not allowed", console, sockets);
+                return;
+            }
+            if self.response.is_complete() {
+                self.succeed(console, sockets);
+                return;
+            }
+        }
+    }
+
+    fn end_broken(&mut self, error: SocketError, console: &mut Console, sockets: &mut Sockets<'_, '_>) {
+        let elapsed = sockets.now.saturating_duration_since(self.started).as_millis();
+        match error {
+            SocketError::ConnectionReset => {
+                self.end(56, "Recv failure: Connection reset by peer", console, sockets)
+            }
+            SocketError::TimedOut => {
+                let text = format!(
+                    "Failed to connect to {} port {} after {elapsed} ms: {}",
+                    self.to.ip(),
+                    self.to.port(),
+                    error.text()
+                );
+                self.end(28, &text, console, sockets);
+            }
+            SocketError::ConnectionRefused
+            | SocketError::HostUnreachable
+            | SocketError::NetworkUnreachable
+            | SocketError::NoPortLeft => {
+                let text = format!(
+                    "Failed to connect to {} port {} after {elapsed} ms: {}",
+                    self.to.ip(),
+                    self.to.port(),
+                    error.text()
+                );
+                self.end(7, &text, console, sockets);
+            }
+        }
+    }
+
+    fn succeed(&mut self, console: &mut Console, sockets: &mut Sockets<'_, '_>) {
+        if self.fail && self.response.status >= 400 {
+            let text = format!("The requested URL returned error: {}", self.response.status);
+            self.end(22, &text, console, sockets);
+            return;
+        }
+        if !self.discard {
+            if self.with_head {
+                console.print(self.response.head.as_deref().unwrap_or_default());
+            }
+            console.write(&self.response.body);
+        }
+        self.end(0, "", console, sockets);
+    }
+
+    fn end(&mut self, code: i32, text: &str, console: &mut Console, sockets: &mut Sockets<'_, '_>) {
+        if let Some(id) = self.connection.take() {
+            sockets.tcp_close(id);
+        }
+        if let Some(format) = &self.write_out {
+            let status = format!("{:03}", self.response.status);
+            console.print(format.replace("%{http_code}", &status).replace("\\n", "\n"));
+        }
+        if code != 0 && (!self.silent || self.show_error) {
+            console.line(format!("curl: ({code}) {text}"));
+        }
+        console.exit(code);
+    }
+}
+
+/// Reads a URL: the authority as it is written, the endpoint, and the path.
+fn parse_url(url: &str) -> Result<(String, SocketAddrV4, String), (String, i32)> {
+    let rest = match url.split_once("://") {
+        Some(("http", rest)) => rest,
+        Some((scheme, _)) => return Err((format!("curl: (1) Protocol \"{scheme}\" not supported"), 1)),
+        None => url,
+    };
+    let (authority, path) = match rest.find('/') {
+        Some(at) => (&rest[..at], rest[at..].to_owned()),
+        None => (rest, String::from("/")),
+    };
+    let (name, port) = match authority.rsplit_once(':') {
+        Some((name, port)) => {
+            let port = port.parse().map_err(|_| {
+                (
+                    String::from(
+                        "curl: (3) URL rejected: Port number was not a decimal number between 0 and 65535",
+                    ),
+                    3,
+                )
+            })?;
+            (name, port)
+        }
+        None => (authority, 80),
+    };
+    let address = super::host(name).map_err(|_| (format!("curl: (6) Could not resolve host: {name}"), 6))?;
+    Ok((authority.to_owned(), SocketAddrV4::new(address, port), path))
+}

@@ -1,0 +1,500 @@
+//! The pod's TCP: connections found by 4-tuple, listeners, and who is told about what.
+//!
+//! `stack.rs` hands it segments and errors; applications use it through `sockets.rs`. A segment's way: connection → ended
+//! connection → half-open connection → listener → RST.
+//!
+//! Invariants: a segment touches one connection, whatever their number; timers stand in a sorted set and none is scanned;
+//! listeners and half-open connections hold no buffers. Allowed dependencies: smoltcp, `device`, `wire`.
+//! Read first: RFC 9293 section 3.10.7.
+
+mod connection;
+pub(super) mod half_open;
+mod time_wait;
+mod wire;
+
+use super::device::Device;
+use super::drops::PodDrop;
+use super::ip;
+use super::socket::{Event, Failure, Owner, PortTaken, SocketError, TcpId};
+use crate::clock::Instant;
+use crate::link::pod_ring::Outbox;
+use crate::random::Random;
+use crate::wire::{IpProtocol, Ipv4Packet, TcpFlags, TcpSegment, tcp};
+pub(super) use connection::Connection;
+use connection::Setup;
+use half_open::{Expiry, HalfOpen, HalfOpenTable};
+use smoltcp::socket::tcp::State;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{Ipv4Addr, SocketAddrV4};
+use time_wait::TimeWait;
+
+/// The first port for connections of the pod's own, as on Linux.
+pub(super) const FIRST_EPHEMERAL: u16 = 32_768;
+/// How many ports there are for that.
+pub(super) const EPHEMERAL_COUNT: u16 = 28_232;
+
+/// Both ends of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Tuple {
+    pub(super) local: SocketAddrV4,
+    pub(super) remote: SocketAddrV4,
+}
+
+/// What every call works with: the pod's card, the way out, the time and the list of events.
+#[derive(Debug)]
+pub(super) struct Io<'a, 'o> {
+    pub(super) device: &'a mut Device,
+    pub(super) out: &'a mut Outbox<'o>,
+    pub(super) now: Instant,
+    pub(super) events: &'a mut VecDeque<(Owner, Event)>,
+}
+
+/// The table.
+#[derive(Debug)]
+pub(super) struct TcpTable {
+    connections: BTreeMap<TcpId, Box<Connection>>,
+    by_tuple: BTreeMap<Tuple, TcpId>,
+    by_owner: BTreeSet<(Owner, TcpId)>,
+    listeners: BTreeMap<u16, Owner>,
+    half_open: HalfOpenTable,
+    time_wait: TimeWait,
+    timers: BTreeSet<(Instant, TcpId)>,
+    dirty: VecDeque<TcpId>,
+    random: Random,
+    next_id: u64,
+    next_port: u16,
+    buffer: usize,
+    /// How often a connection's stack ran; grows with traffic, not with the number of connections.
+    pub(super) polls: u64,
+}
+
+impl TcpTable {
+    /// Makes an empty table for connections with buffers of this size.
+    pub(super) fn new(seed: u64, buffer: usize) -> Self {
+        let mut random = Random::new(seed);
+        TcpTable {
+            connections: BTreeMap::new(),
+            by_tuple: BTreeMap::new(),
+            by_owner: BTreeSet::new(),
+            listeners: BTreeMap::new(),
+            half_open: HalfOpenTable::default(),
+            time_wait: TimeWait::default(),
+            timers: BTreeSet::new(),
+            dirty: VecDeque::new(),
+            next_port: random.next_u16() % EPHEMERAL_COUNT,
+            random,
+            next_id: 1,
+            buffer,
+            polls: 0,
+        }
+    }
+
+    /// Lets an owner accept connections on a port.
+    ///
+    /// # Errors
+    /// [`PortTaken`] names who accepts there already.
+    pub(super) fn listen(&mut self, port: u16, owner: Owner) -> Result<(), PortTaken> {
+        match self.listeners.get(&port) {
+            Some(&holder) => Err(PortTaken { holder }),
+            None => {
+                self.listeners.insert(port, owner);
+                Ok(())
+            }
+        }
+    }
+
+    /// Begins a connection; its SYN leaves before the pod comes to rest.
+    ///
+    /// # Errors
+    /// [`SocketError::NoPortLeft`].
+    pub(super) fn connect(
+        &mut self,
+        device: &Device,
+        remote: SocketAddrV4,
+        owner: Owner,
+        traced: bool,
+        now: Instant,
+    ) -> Result<TcpId, SocketError> {
+        let local = device.source_for(*remote.ip());
+        let tuple = self.free_tuple(local, remote, now).ok_or(SocketError::NoPortLeft)?;
+        let mtu = device.mtu_to(*remote.ip(), now);
+        let setup = Setup { tuple, owner, traced, mtu, seed: self.random.next_u64(), buffer: self.buffer };
+        let id = self.insert(Connection::connect(&setup, now));
+        self.mark_dirty(id);
+        Ok(id)
+    }
+
+    /// Handles a segment for this pod.
+    pub(super) fn receive(&mut self, packet: &[u8], io: &mut Io<'_, '_>) {
+        let ip = Ipv4Packet::new_unchecked(packet);
+        let Ok(segment) = TcpSegment::new_checked(ip.payload()) else {
+            io.device.drops.count(PodDrop::Malformed);
+            return;
+        };
+        if !segment.verify_checksum(ip.source(), ip.destination()) {
+            io.device.drops.count(PodDrop::BadChecksum);
+            return;
+        }
+        let tuple = Tuple {
+            local: SocketAddrV4::new(ip.destination(), segment.destination_port()),
+            remote: SocketAddrV4::new(ip.source(), segment.source_port()),
+        };
+        if let Some(&id) = self.by_tuple.get(&tuple) {
+            self.receive_on(id, packet, io);
+        } else if !self.receive_ended(tuple, &segment, io)
+            && !self.receive_half_open(tuple, packet, &segment, io)
+        {
+            self.receive_unknown(tuple, packet, &segment, io);
+        }
+    }
+
+    fn receive_on(&mut self, id: TcpId, packet: &[u8], io: &mut Io<'_, '_>) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        self.polls += 1;
+        connection.receive(packet, io.device, io.out, io.now);
+        notify(connection, id, io.events);
+        self.mark_dirty(id);
+    }
+
+    /// Answers for a connection in TIME-WAIT; false when there is none or a SYN may replace it (RFC 6191).
+    fn receive_ended(&mut self, tuple: Tuple, segment: &TcpSegment<&[u8]>, io: &mut Io<'_, '_>) -> bool {
+        let Some(last) = self.time_wait.get(&tuple, io.now) else { return false };
+        let flags = segment.flags();
+        let is_newer = segment.sequence().wrapping_sub(last.acknowledged) as i32 > 0;
+        if flags.syn() && !flags.ack() && is_newer {
+            self.time_wait.remove(&tuple);
+            return false;
+        }
+        let has_content = flags.fin() || flags.syn() || !segment.payload().is_empty();
+        if !flags.rst() && has_content {
+            send_bare(io, tuple, last.next, Some(last.acknowledged), TcpFlags::ACK);
+        }
+        true
+    }
+
+    fn receive_half_open(
+        &mut self,
+        tuple: Tuple,
+        packet: &[u8],
+        segment: &TcpSegment<&[u8]>,
+        io: &mut Io<'_, '_>,
+    ) -> bool {
+        let Some(entry) = self.half_open.get(&tuple) else { return false };
+        let flags = segment.flags();
+        let expected = entry.remote_initial.wrapping_add(1);
+        if flags.rst() {
+            if segment.sequence() == expected {
+                self.half_open.remove(&tuple);
+            }
+        } else if flags.syn() {
+            if segment.sequence() != entry.remote_initial {
+                // An old or a rebooted peer's SYN: the newest counts.
+                self.half_open.remove(&tuple);
+                return false;
+            }
+            let answer = entry.answer.clone();
+            send_packet(io, tuple, &answer);
+        } else if flags.ack() && segment.acknowledgement() == entry.local_initial.wrapping_add(1) {
+            self.complete(tuple, packet, io);
+        } else if flags.ack() {
+            send_bare(io, tuple, segment.acknowledgement(), None, TcpFlags::RST);
+        }
+        true
+    }
+
+    /// The ACK came: makes the socket and tells the listener's owner.
+    fn complete(&mut self, tuple: Tuple, packet: &[u8], io: &mut Io<'_, '_>) {
+        let Some(entry) = self.half_open.remove(&tuple) else { return };
+        let Some(&owner) = self.listeners.get(&tuple.local.port()) else { return };
+        let setup =
+            Setup { tuple, owner, traced: false, mtu: entry.mtu, seed: entry.seed, buffer: self.buffer };
+        let (connection, _) = Connection::accept(&setup, &entry.syn, entry.since);
+        let id = self.insert(connection);
+        self.receive_on(id, packet, io);
+    }
+
+    fn receive_unknown(
+        &mut self,
+        tuple: Tuple,
+        packet: &[u8],
+        segment: &TcpSegment<&[u8]>,
+        io: &mut Io<'_, '_>,
+    ) {
+        let flags = segment.flags();
+        let opens = flags.syn() && !flags.ack() && !flags.rst() && !flags.fin();
+        match self.listeners.get(&tuple.local.port()) {
+            Some(&owner) if opens => self.open_half(tuple, owner, packet, io),
+            Some(_) | None => {
+                if !flags.rst() {
+                    refuse(io, tuple, segment);
+                }
+            }
+        }
+    }
+
+    fn open_half(&mut self, tuple: Tuple, owner: Owner, packet: &[u8], io: &mut Io<'_, '_>) {
+        if !self.half_open.has_room(tuple.local.port()) {
+            io.device.drops.count(PodDrop::HalfOpenFull);
+            return;
+        }
+        let mtu = io.device.mtu_to(*tuple.remote.ip(), io.now);
+        let setup =
+            Setup { tuple, owner, traced: false, mtu, seed: self.random.next_u64(), buffer: self.buffer };
+        let (_, answer) = Connection::accept(&setup, packet, io.now);
+        if answer.is_empty() {
+            io.device.drops.count(PodDrop::Malformed);
+            return;
+        }
+        let initial = |bytes: &[u8]| {
+            let packet = Ipv4Packet::new_unchecked(bytes);
+            TcpSegment::new_unchecked(packet.payload()).sequence()
+        };
+        let entry = HalfOpen {
+            syn: packet.to_vec(),
+            remote_initial: initial(packet),
+            local_initial: initial(&answer),
+            answer,
+            seed: setup.seed,
+            mtu,
+            since: io.now,
+        };
+        send_packet(io, tuple, &entry.answer);
+        self.half_open.insert(tuple, entry);
+    }
+
+    /// Says whether a segment with these ends can have come from here.
+    pub(super) fn knows(&self, tuple: &Tuple) -> bool {
+        self.by_tuple.contains_key(tuple) || self.half_open.get(tuple).is_some()
+    }
+
+    /// Handles an error about a segment of this pod; false when no connection sent it.
+    pub(super) fn fail(
+        &mut self,
+        tuple: Tuple,
+        failure: Failure,
+        events: &mut VecDeque<(Owner, Event)>,
+    ) -> bool {
+        let Some(&id) = self.by_tuple.get(&tuple) else { return self.half_open.get(&tuple).is_some() };
+        let Some(connection) = self.connections.get_mut(&id) else { return false };
+        let error = match failure {
+            Failure::NetworkUnreachable => SocketError::NetworkUnreachable,
+            Failure::HostUnreachable | Failure::Prohibited | Failure::TtlExceeded => {
+                SocketError::HostUnreachable
+            }
+            Failure::PortUnreachable | Failure::ProtocolUnreachable => SocketError::ConnectionRefused,
+            Failure::FragmentationNeeded(_) => {
+                self.mark_dirty(id);
+                return true;
+            }
+            Failure::Other(..) => return true,
+        };
+        connection.fail(error);
+        notify(connection, id, events);
+        self.mark_dirty(id);
+        true
+    }
+
+    /// Lets one connection send that has something to send; false when none has.
+    pub(super) fn flush_next(&mut self, io: &mut Io<'_, '_>) -> bool {
+        let Some(id) = self.dirty.pop_front() else { return false };
+        let Some(connection) = self.connections.get_mut(&id) else { return true };
+        connection.dirty = false;
+        self.polls += 1;
+        let state = connection.state();
+        let next = connection.flush(io.device, io.out, io.now);
+        if connection.state() != state && !connection.is_released() {
+            notify(connection, id, io.events);
+        }
+        let old = std::mem::replace(&mut connection.timer, next);
+        if old != next {
+            if let Some(old) = old {
+                self.timers.remove(&(old, id));
+            }
+            if let Some(next) = next {
+                self.timers.insert((next, id));
+            }
+        }
+        if connection.is_over() {
+            self.remove(id, io.now);
+        }
+        true
+    }
+
+    /// Marks the connections whose timers are due, and serves the half-open ones'.
+    pub(super) fn poll(&mut self, io: &mut Io<'_, '_>) {
+        while let Some(&(due, id)) = self.timers.first().filter(|&&(due, _)| due <= io.now) {
+            self.timers.remove(&(due, id));
+            if let Some(connection) = self.connections.get_mut(&id) {
+                connection.timer = None;
+            }
+            self.mark_dirty(id);
+        }
+        while let Some((tuple, expiry)) = self.half_open.expire(io.now) {
+            match expiry {
+                Expiry::Again(answer) => send_packet(io, tuple, &answer),
+                Expiry::Ended => io.device.drops.count(PodDrop::HalfOpenTimeout),
+            }
+        }
+    }
+
+    /// Returns when [`TcpTable::poll`] has something to do.
+    pub(super) fn next_timer(&self) -> Option<Instant> {
+        let connections = self.timers.first().map(|&(due, _)| due);
+        match (connections, self.half_open.next_timer()) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        }
+    }
+
+    /// Says whether connections wait to be flushed.
+    pub(super) fn has_work(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// Returns a connection to read its state.
+    pub(super) fn get(&self, id: TcpId) -> Option<&Connection> {
+        self.connections.get(&id).map(Box::as_ref)
+    }
+
+    /// Returns a connection to work with; it is flushed before the pod comes to rest.
+    pub(super) fn get_mut(&mut self, id: TcpId) -> Option<&mut Connection> {
+        self.mark_dirty(id);
+        self.connections.get_mut(&id).map(Box::as_mut)
+    }
+
+    /// Returns a connection to clear its event.
+    pub(super) fn clear_notified(&mut self, id: TcpId) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.notified = false;
+        }
+    }
+
+    /// Ends everything an owner holds; open connections are reset when `abort`, else ended in order.
+    pub(super) fn close_owner(&mut self, owner: Owner, abort: bool, now: Instant) {
+        let ports: Vec<u16> =
+            self.listeners.iter().filter(|&(_, &holder)| holder == owner).map(|(&port, _)| port).collect();
+        for port in ports {
+            self.listeners.remove(&port);
+            self.half_open.remove_port(port);
+        }
+        let first = (owner, TcpId(0));
+        let owned: Vec<TcpId> = self
+            .by_owner
+            .range(first..)
+            .take_while(|&&(holder, _)| holder == owner)
+            .map(|&(_, id)| id)
+            .collect();
+        for id in owned {
+            if let Some(connection) = self.get_mut(id) {
+                if abort {
+                    connection.abort();
+                }
+                connection.release(now);
+            }
+        }
+    }
+
+    /// Returns how many connections there are, and how many are half open.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        (self.connections.len(), self.half_open.len())
+    }
+
+    fn insert(&mut self, connection: Connection) -> TcpId {
+        let id = TcpId(self.next_id);
+        self.next_id += 1;
+        self.by_tuple.insert(connection.tuple, id);
+        self.by_owner.insert((connection.owner, id));
+        self.connections.insert(id, Box::new(connection));
+        id
+    }
+
+    fn remove(&mut self, id: TcpId, now: Instant) {
+        let Some(connection) = self.connections.remove(&id) else { return };
+        self.by_tuple.remove(&connection.tuple);
+        self.by_owner.remove(&(connection.owner, id));
+        if let Some(due) = connection.timer {
+            self.timers.remove(&(due, id));
+        }
+        if connection.state() == State::TimeWait {
+            self.time_wait.insert(connection.tuple, connection.last, now);
+        }
+    }
+
+    fn mark_dirty(&mut self, id: TcpId) {
+        if let Some(connection) = self.connections.get_mut(&id)
+            && !connection.dirty
+        {
+            connection.dirty = true;
+            self.dirty.push_back(id);
+        }
+    }
+
+    fn free_tuple(&mut self, local: Ipv4Addr, remote: SocketAddrV4, now: Instant) -> Option<Tuple> {
+        for _ in 0..EPHEMERAL_COUNT {
+            let port = FIRST_EPHEMERAL + self.next_port;
+            self.next_port = (self.next_port + 1) % EPHEMERAL_COUNT;
+            let tuple = Tuple { local: SocketAddrV4::new(local, port), remote };
+            let taken = self.by_tuple.contains_key(&tuple)
+                || self.listeners.contains_key(&port)
+                || self.time_wait.get(&tuple, now).is_some();
+            if !taken {
+                return Some(tuple);
+            }
+        }
+        None
+    }
+}
+
+/// Tells a connection's owner once that there is something to see.
+fn notify(connection: &mut Connection, id: TcpId, events: &mut VecDeque<(Owner, Event)>) {
+    if !connection.notified && !connection.is_released() {
+        connection.notified = true;
+        events.push_back((connection.owner, Event::Tcp(id)));
+    }
+}
+
+/// Answers a segment that belongs to nothing (RFC 9293, 3.10.7.1).
+fn refuse(io: &mut Io<'_, '_>, tuple: Tuple, segment: &TcpSegment<&[u8]>) {
+    let flags = segment.flags();
+    if flags.ack() {
+        send_bare(io, tuple, segment.acknowledgement(), None, TcpFlags::RST);
+        return;
+    }
+    let length = u32::from(flags.syn()) + u32::from(flags.fin()) + segment.payload().len() as u32;
+    let acknowledged = segment.sequence().wrapping_add(length);
+    send_bare(io, tuple, 0, Some(acknowledged), TcpFlags::RST.with(TcpFlags::ACK));
+}
+
+/// Sends a segment without data or options.
+fn send_bare(io: &mut Io<'_, '_>, tuple: Tuple, sequence: u32, acknowledged: Option<u32>, flags: TcpFlags) {
+    let (source, destination) = (*tuple.local.ip(), *tuple.remote.ip());
+    let mut bytes = [0; tcp::HEADER_LENGTH];
+    let mut segment = TcpSegment::new_unchecked(&mut bytes[..]);
+    segment.set_source_port(tuple.local.port());
+    segment.set_destination_port(tuple.remote.port());
+    segment.set_sequence(sequence);
+    segment.set_acknowledgement(acknowledged.unwrap_or(0));
+    segment.set_header_length(tcp::HEADER_LENGTH);
+    segment.set_flags(flags);
+    segment.fill_checksum(source, destination);
+    let header = ip::Header {
+        source,
+        destination,
+        protocol: IpProtocol::Tcp,
+        ttl: ip::DEFAULT_TTL,
+        dont_fragment: true,
+        traced: false,
+    };
+    ip::send(io.device, &header, &bytes, io.now, io.out);
+}
+
+/// Sends a finished packet once more, with an identification of its own.
+fn send_packet(io: &mut Io<'_, '_>, tuple: Tuple, packet: &[u8]) {
+    let identification = io.device.random.next_u16();
+    io.device.transmit(*tuple.remote.ip(), packet.len(), false, io.now, io.out, |bytes| {
+        bytes.copy_from_slice(packet);
+        let mut packet = Ipv4Packet::new_unchecked(bytes);
+        packet.set_identification(identification);
+        packet.fill_header_checksum();
+    });
+}

@@ -1,0 +1,421 @@
+//! Pods back to back over an in-memory link, in virtual time.
+
+use super::*;
+use crate::frame::{Arena, Frame, Pool};
+use crate::wire::{EtherType, EthernetFrame, IpProtocol, Ipv4Packet, MacAddress, TcpFlags, TcpSegment};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+const FIRST: Ipv4Addr = Ipv4Addr::new(10, 1, 15, 2);
+const SECOND: Ipv4Addr = Ipv4Addr::new(10, 1, 15, 3);
+
+/// Pods on one segment: a frame reaches every other pod after a delay, if it is not lost.
+struct Segment {
+    pods: Vec<Pod>,
+    pool: Pool,
+    queue: VecDeque<Frame>,
+    mark: u32,
+    flight: BTreeMap<(Instant, u64), (usize, Vec<u8>)>,
+    sequence: u64,
+    now: Instant,
+    delay: Duration,
+    loss_per_cent: u64,
+    random: crate::random::Random,
+    traced: usize,
+    log: Vec<Vec<u8>>,
+}
+
+impl Segment {
+    fn new(configs: Vec<PodConfig>) -> Self {
+        let (_, mut pools) = Arena::new(1, 4096, 16).unwrap();
+        Segment {
+            pods: configs.into_iter().map(Pod::new).collect(),
+            pool: pools.pop().unwrap(),
+            queue: VecDeque::new(),
+            mark: 0,
+            flight: BTreeMap::new(),
+            sequence: 0,
+            now: Instant::ZERO,
+            delay: Duration::from_micros(50),
+            loss_per_cent: 0,
+            random: crate::random::Random::new(42),
+            traced: 0,
+            log: Vec::new(),
+        }
+    }
+
+    fn pair() -> Self {
+        Segment::new(vec![pod("first", FIRST), pod("second", SECOND)])
+    }
+
+    fn with(&mut self, index: usize, act: impl FnOnce(&mut Pod, Instant, &mut Outbox<'_>)) {
+        let mut out = Outbox { pool: &mut self.pool, queue: &mut self.queue, next_mark: &mut self.mark };
+        act(&mut self.pods[index], self.now, &mut out);
+        while let Some(frame) = self.queue.pop_front() {
+            let arena = std::sync::Arc::clone(self.pool.arena());
+            self.traced += usize::from(arena.record(&frame).mark != 0);
+            let bytes = arena.bytes(&frame).to_vec();
+            self.pool.free(frame);
+            self.log.push(bytes.clone());
+            if self.random.next_u64() % 100 < self.loss_per_cent {
+                continue;
+            }
+            self.sequence += 1;
+            self.flight.insert((self.now + self.delay, self.sequence), (index, bytes));
+        }
+    }
+
+    /// Goes to the next thing that happens; false when nothing will.
+    fn step(&mut self, until: Instant) -> bool {
+        let polls =
+            self.pods.iter().enumerate().filter_map(|(index, pod)| Some((pod.next_poll()?, index))).min();
+        let arrival = self.flight.keys().next().map(|&(at, _)| at);
+        let next = [polls.map(|(at, _)| at), arrival].into_iter().flatten().min();
+        let Some(next) = next.filter(|&next| next <= until) else { return false };
+        self.now = self.now.max(next);
+        if arrival.is_some_and(|at| at <= self.now) {
+            let (_, (from, bytes)) = self.flight.pop_first().unwrap();
+            for index in (0..self.pods.len()).filter(|&index| index != from) {
+                self.with(index, |pod, now, out| pod.receive(&bytes, now, out));
+            }
+        } else if let Some((_, index)) = polls {
+            self.with(index, |pod, now, out| pod.poll(now, out));
+        }
+        true
+    }
+
+    fn run(&mut self, time: Duration) {
+        let until = self.now + time;
+        while self.step(until) {}
+        self.now = until;
+    }
+
+    /// Runs a program of a pod to its end.
+    fn exec(&mut self, index: usize, line: &str) -> (String, i32) {
+        let id = self.spawn(index, line);
+        self.finish(index, id)
+    }
+
+    fn spawn(&mut self, index: usize, line: &str) -> ProgramId {
+        let argv: Vec<String> = line.split(' ').map(String::from).collect();
+        self.pods[index].exec(&argv, self.now)
+    }
+
+    fn finish(&mut self, index: usize, id: ProgramId) -> (String, i32) {
+        let until = self.now + Duration::from_secs(600);
+        let mut text = Vec::new();
+        loop {
+            let output = self.pods[index].output(id);
+            text.extend_from_slice(&output.bytes);
+            if let Some(code) = output.exit_code {
+                return (String::from_utf8(text).unwrap(), code);
+            }
+            assert!(self.step(until), "the program never ends");
+        }
+    }
+
+    fn probe(
+        &mut self,
+        index: usize,
+        protocol: ProbeProtocol,
+        destination: Ipv4Addr,
+        port: u16,
+    ) -> ProbeOutcome {
+        let payload = b"probe".to_vec();
+        let timeout = Duration::from_secs(5);
+        let id = self.pods[index].probe(Probe { protocol, destination, port, timeout, payload }, self.now);
+        let until = self.now + Duration::from_secs(60);
+        loop {
+            if let Some(outcome) = self.pods[index].probe_outcome(id) {
+                return outcome;
+            }
+            assert!(self.step(until), "the probe never ends");
+        }
+    }
+}
+
+fn pod(name: &str, address: Ipv4Addr) -> PodConfig {
+    PodConfig {
+        name: name.into(),
+        mac: MacAddress::for_ipv4(address),
+        address,
+        gateway: Some(Ipv4Addr::new(10, 1, 15, 1)),
+        seed: u64::from(address.to_bits()),
+        ..PodConfig::default()
+    }
+}
+
+fn container(name: &str, image: Image, args: &str) -> ContainerConfig {
+    let args = args.split_whitespace().map(String::from).collect();
+    ContainerConfig { name: name.into(), image, ports: Vec::new(), args }
+}
+
+fn echo_pair() -> Segment {
+    let mut segment = Segment::pair();
+    segment.pods[1].start_container(container("echo", Image::Echo, "")).unwrap();
+    segment
+}
+
+#[test]
+fn ping_reports_as_iputils_does() {
+    let mut segment = Segment::pair();
+    let (text, code) = segment.exec(0, "ping -c 2 10.1.15.3");
+    let expected = "PING 10.1.15.3 (10.1.15.3) 56(84) bytes of data.\n\
+        64 bytes from 10.1.15.3: icmp_seq=1 ttl=64 time=0.200 ms\n\
+        64 bytes from 10.1.15.3: icmp_seq=2 ttl=64 time=0.100 ms\n\n\
+        --- 10.1.15.3 ping statistics ---\n\
+        2 packets transmitted, 2 received, 0% packet loss, time 1000ms\n\
+        rtt min/avg/max/mdev = 0.100/0.150/0.200/0.050 ms\n";
+    assert_eq!((text.as_str(), code), (expected, 0));
+}
+
+#[test]
+fn ping_of_a_silent_neighbour_is_host_unreachable_and_code_1() {
+    let mut segment = Segment::pair();
+    let (text, code) = segment.exec(0, "ping -c 1 10.1.15.9");
+    assert!(text.contains("From 10.1.15.2 icmp_seq=1 Destination Host Unreachable"), "{text}");
+    assert!(text.contains("1 packets transmitted, 0 received, +1 errors, 100% packet loss"), "{text}");
+    assert_eq!(code, 1);
+    assert_eq!(segment.pods[0].drops().get(PodDrop::NeighborUnresolved), 1);
+}
+
+#[test]
+fn long_pings_go_in_fragments() {
+    let mut segment = Segment::pair();
+    segment.exec(0, "ping -c 1 10.1.15.3");
+    let (text, code) = segment.exec(0, "ping -c 1 -s 20000 10.1.15.3");
+    assert!(text.contains("20008 bytes from 10.1.15.3"), "{text}");
+    assert_eq!(code, 0);
+}
+
+#[test]
+fn probes_by_all_protocols_are_answered_and_traced() {
+    let mut segment = echo_pair();
+    for protocol in [ProbeProtocol::Tcp, ProbeProtocol::Udp, ProbeProtocol::IcmpEcho] {
+        let traced = segment.traced;
+        let outcome = segment.probe(0, protocol, SECOND, 7);
+        assert!(outcome.result.is_ok(), "{protocol:?}: {outcome:?}");
+        assert!(segment.traced > traced, "{protocol:?}");
+    }
+}
+
+#[test]
+fn closed_ports_and_absent_hosts_have_their_names() {
+    let mut segment = Segment::pair();
+    for (protocol, to, expected) in [
+        (ProbeProtocol::Tcp, SECOND, ProbeError::ConnectionRefused),
+        (ProbeProtocol::Udp, SECOND, ProbeError::PortUnreachable),
+        (ProbeProtocol::Tcp, Ipv4Addr::new(10, 1, 15, 9), ProbeError::HostUnreachable),
+        (ProbeProtocol::Udp, Ipv4Addr::new(10, 1, 15, 9), ProbeError::HostUnreachable),
+    ] {
+        assert_eq!(segment.probe(0, protocol, to, 9).result, Err(expected), "{protocol:?} to {to}");
+    }
+    segment.pods[0] = Pod::new(PodConfig { gateway: None, ..pod("first", FIRST) });
+    let away = Ipv4Addr::new(203, 0, 113, 10);
+    for protocol in [ProbeProtocol::Tcp, ProbeProtocol::Udp, ProbeProtocol::IcmpEcho] {
+        assert_eq!(segment.probe(0, protocol, away, 9).result, Err(ProbeError::NetworkUnreachable));
+    }
+}
+
+#[test]
+fn lo_is_immediate_by_both_addresses() {
+    let mut segment = echo_pair();
+    segment.pods[1].set_lo_capture(true);
+    for to in [Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 0, 0, 5), SECOND] {
+        for protocol in [ProbeProtocol::Tcp, ProbeProtocol::Udp, ProbeProtocol::IcmpEcho] {
+            let outcome = segment.probe(1, protocol, to, 7);
+            assert_eq!(outcome.result, Ok(Duration::ZERO), "{protocol:?} to {to}");
+        }
+    }
+    assert!(segment.log.is_empty(), "nothing leaves by eth0");
+    assert!(!segment.pods[1].take_lo_hops().is_empty());
+    let frames = segment.pods[1].take_lo_capture();
+    assert_eq!(EthernetFrame::new_checked(&frames[0][..]).unwrap().ethertype(), EtherType::Ipv4);
+}
+
+fn transfer(loss_per_cent: u64) -> Segment {
+    let mut segment = echo_pair();
+    segment.loss_per_cent = loss_per_cent;
+    let data: Vec<u8> = (0..1_000_000u32).map(|index| (index * 7 + index / 251) as u8).collect();
+    let id = segment.spawn(0, "nc 10.1.15.3 7");
+    segment.pods[0].input(id, &data);
+    segment.pods[0].close_input(id);
+    let until = segment.now + Duration::from_secs(3600);
+    let mut received = Vec::new();
+    let code = loop {
+        let output = segment.pods[0].output(id);
+        received.extend_from_slice(&output.bytes);
+        if let Some(code) = output.exit_code {
+            break code;
+        }
+        assert!(segment.step(until), "the transfer never ends");
+    };
+    assert_eq!(code, 0);
+    assert!(received == data, "{} octets came back", received.len());
+    segment
+}
+
+#[test]
+fn a_megabyte_comes_back_unchanged_and_nothing_is_left() {
+    let mut segment = transfer(0);
+    assert!(segment.now < Instant::ZERO + Duration::from_secs(2), "{:?}", segment.now);
+    segment.run(Duration::from_secs(1));
+    assert_eq!(segment.pods[0].tcp_counts(), (0, 0));
+    assert_eq!(segment.pods[1].tcp_counts(), (0, 0));
+    assert_eq!(segment.pool.outstanding(), 0);
+}
+
+#[test]
+fn a_megabyte_survives_five_per_cent_loss() {
+    transfer(5);
+}
+
+#[test]
+fn every_frame_has_right_checksums() {
+    let segment = transfer(0);
+    for frame in &segment.log {
+        let frame = EthernetFrame::new_checked(&frame[..]).unwrap();
+        if frame.ethertype() == EtherType::Ipv4 {
+            let packet = Ipv4Packet::new_checked(frame.payload()).unwrap();
+            assert!(packet.verify_header_checksum() && packet.dont_fragment() && packet.time_to_live() == 64);
+            let segment = TcpSegment::new_checked(packet.payload()).unwrap();
+            assert!(segment.verify_checksum(packet.source(), packet.destination()));
+        }
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bytes() {
+    assert!(transfer(5).log == transfer(5).log);
+}
+
+#[test]
+fn curl_gets_pages_and_says_what_is_wrong() {
+    let mut segment = Segment::pair();
+    segment.pods[1].start_container(container("web", Image::Httpd, "")).unwrap();
+    let (text, code) = segment.exec(0, "curl -s http://10.1.15.3/a");
+    assert_eq!(code, 0);
+    assert!(text.contains("pod: second\n") && text.contains("path: /a\n"), "{text}");
+    let (text, code) = segment.exec(0, "curl http://10.1.15.3:81/");
+    assert!(text.starts_with("curl: (7) Failed to connect to 10.1.15.3 port 81"), "{text}");
+    assert_eq!(code, 7);
+    segment.pods[1].kill();
+    let (_, code) = segment.exec(0, "curl -s -m 2 http://10.1.15.3/");
+    assert_eq!(code, 28);
+    assert!(segment.pods[1].drops().get(PodDrop::Dead) > 0);
+}
+
+#[test]
+fn nginx_reaches_php_fpm_of_its_pod_at_localhost() {
+    let mut segment = Segment::pair();
+    segment.pods[1].start_container(container("web", Image::Nginx, "--fastcgi localhost:9000")).unwrap();
+    let (text, code) = segment.exec(0, "curl -s -i http://10.1.15.3/index.php?a=1");
+    assert!(text.starts_with("HTTP/1.1 502 "), "{text}");
+    assert_eq!(code, 0);
+    segment.pods[1].start_container(container("php", Image::PhpFpm, "")).unwrap();
+    let (text, code) = segment.exec(0, "curl -s http://10.1.15.3/index.php?a=1");
+    assert!(text.contains("pod: second\n") && text.contains("script: /index.php?a=1\n"), "{text}");
+    assert!(text.contains("client: 10.1.15.2\n"), "{text}");
+    assert_eq!(code, 0);
+}
+
+#[test]
+fn two_containers_cannot_have_one_port() {
+    let mut pod = Pod::new(pod("first", FIRST));
+    pod.start_container(container("a", Image::Httpd, "")).unwrap();
+    let error = pod.start_container(container("b", Image::Nginx, "")).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "container b cannot listen on port 80: address in use by container a of the same pod"
+    );
+    pod.stop_container("a", 0, Instant::ZERO).unwrap();
+    pod.start_container(container("b", Image::Nginx, "")).unwrap();
+    let states: Vec<_> = pod.containers().map(|container| (container.name, container.state)).collect();
+    assert_eq!(
+        states,
+        [
+            ("pause", ContainerState::Running),
+            ("a", ContainerState::Exited(0)),
+            ("b", ContainerState::Running)
+        ]
+    );
+}
+
+#[test]
+fn a_pod_dies_with_its_pause_container_and_stays_dead() {
+    let mut pod = Pod::new(pod("first", FIRST));
+    pod.stop_container("pause", 0, Instant::ZERO).unwrap();
+    assert_eq!(pod.state(), PodState::Dead);
+    assert_eq!(pod.next_poll(), None);
+    assert!(matches!(pod.start_container(container("a", Image::Httpd, "")), Err(PodError::Dead { .. })));
+    let id = pod.exec(&["true".into()], Instant::ZERO);
+    assert_eq!(pod.output(id).exit_code, Some(KILLED));
+}
+
+/// A SYN from an address of the segment that does not exist.
+fn syn(source: Ipv4Addr, source_port: u16, port: u16) -> Vec<u8> {
+    let mut bytes = vec![0; 54];
+    let mut frame = EthernetFrame::new_unchecked(&mut bytes[..]);
+    frame.set_destination(MacAddress::for_ipv4(SECOND));
+    frame.set_source(MacAddress::for_ipv4(source));
+    frame.set_ethertype(EtherType::Ipv4);
+    let mut packet = Ipv4Packet::new_unchecked(frame.payload_mut());
+    packet.set_header_length(20);
+    packet.set_total_length(40);
+    packet.set_time_to_live(64);
+    packet.set_protocol(IpProtocol::Tcp);
+    packet.set_source(source);
+    packet.set_destination(SECOND);
+    packet.fill_header_checksum();
+    let mut segment = TcpSegment::new_unchecked(packet.payload_mut());
+    segment.set_source_port(source_port);
+    segment.set_destination_port(port);
+    segment.set_header_length(20);
+    segment.set_flags(TcpFlags::SYN);
+    segment.set_window(1000);
+    segment.fill_checksum(source, SECOND);
+    bytes
+}
+
+#[test]
+fn a_syn_flood_is_bounded_and_harms_no_other_listener() {
+    let mut segment = echo_pair();
+    segment.pods[1].start_container(container("web", Image::Httpd, "")).unwrap();
+    for port in 1000..2000 {
+        let flood = syn(Ipv4Addr::new(10, 1, 15, 77), port, 80);
+        segment.with(1, |pod, now, out| pod.receive(&flood, now, out));
+    }
+    assert_eq!(segment.pods[1].tcp_counts(), (0, HALF_OPEN_PER_LISTENER));
+    assert_eq!(segment.pods[1].drops().get(PodDrop::HalfOpenFull), 1000 - HALF_OPEN_PER_LISTENER as u64);
+    let resets = segment.log.iter().filter(|frame| frame.len() == 54 && frame[47] & 4 != 0).count();
+    assert_eq!(resets, 0);
+    assert!(segment.probe(0, ProbeProtocol::Tcp, SECOND, 7).result.is_ok());
+    segment.run(HALF_OPEN_LIFETIME);
+    assert_eq!(segment.pods[1].tcp_counts(), (0, 0));
+    let (_, code) = segment.exec(0, "curl -s http://10.1.15.3/");
+    assert_eq!(code, 0);
+}
+
+#[test]
+fn ten_thousand_connections_are_not_scanned() {
+    const COUNT: u64 = 10_000;
+    let small = |name, address| PodConfig { tcp_buffer: 2048, ..pod(name, address) };
+    let mut segment = Segment::new(vec![small("first", FIRST), small("second", SECOND)]);
+    segment.pods[1].start_container(container("echo", Image::Echo, "")).unwrap();
+    segment.exec(0, "ping -c 1 10.1.15.3");
+    let remote = std::net::SocketAddrV4::new(SECOND, 7);
+    let client = Owner::Program(ProgramId(0));
+    for _ in 0..COUNT {
+        segment.with(0, |pod, now, out| {
+            let stack = &mut pod.stack;
+            stack.tcp.connect(&stack.device, remote, client, false, now).unwrap();
+            pod.poll(now, out);
+        });
+        segment.run(Duration::from_micros(200));
+    }
+    assert_eq!(segment.pods[1].tcp_counts(), (10_000, 0));
+    let before = segment.pods[1].tcp_polls();
+    assert!(segment.probe(0, ProbeProtocol::Tcp, SECOND, 7).result.is_ok());
+    let polls = segment.pods[1].tcp_polls() - before;
+    assert!(polls < 20, "{polls} polls for one more connection");
+}

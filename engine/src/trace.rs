@@ -1,0 +1,223 @@
+//! Where packets can be watched, and what is told of them there.
+//!
+//! The worker passes here only for frames with a trace mark, or while somebody listens; the control side reads
+//! the events from the mailbox. Invariants: a point costs nothing while nobody listens; events of one frame
+//! are in the order of its way. Allowed dependencies: `tables`, `clock`, `ledger`. Read first: `DESIGN.md`,
+//! "Capture and trace points".
+
+use crate::clock::Instant;
+use crate::ledger::DropReason;
+use crate::tables::{NodeId, PortId, Tables};
+
+/// A place where frames pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Point {
+    /// The node's bridge: docker0.
+    Bridge,
+    /// The node's end of the tunnel: flannel0. Packets there have no Ethernet header.
+    Tunnel,
+    /// One of the node's interfaces: eth0.
+    Interface(u8),
+    /// The far end of a port: a pod's or host's eth0.
+    Port(PortId),
+    /// A pod's or host's loopback. Packets there have no Ethernet header.
+    Loopback(PortId),
+}
+
+impl Point {
+    /// Tells whether packets at the point have no Ethernet header.
+    #[must_use]
+    pub const fn is_raw(self) -> bool {
+        match self {
+            Self::Tunnel | Self::Loopback(_) => true,
+            Self::Bridge | Self::Interface(_) | Self::Port(_) => false,
+        }
+    }
+
+    /// Returns what the point belongs to and its own name there, as commands print them.
+    #[must_use]
+    pub fn names(self, node: NodeId, tables: &Tables) -> (String, String) {
+        let at = tables.node(node);
+        let node_name = || at.map_or_else(|| format!("node#{}", node.0), |node| node.name.to_string());
+        let port_name = |port: PortId| {
+            let port = tables.ports.get(&port).map(|port| port.name.to_string());
+            port.unwrap_or_else(|| "removed".to_owned())
+        };
+        match self {
+            Self::Bridge => {
+                let bridge = at.and_then(|node| node.bridge.as_ref());
+                (node_name(), bridge.map_or("bridge", |bridge| &bridge.name).to_owned())
+            }
+            Self::Tunnel => (node_name(), "flannel0".to_owned()),
+            Self::Interface(index) => {
+                let interface = at.and_then(|node| node.interfaces.get(usize::from(index)));
+                (node_name(), interface.map_or("eth", |interface| &interface.name).to_owned())
+            }
+            Self::Port(port) => (port_name(port), "eth0".to_owned()),
+            Self::Loopback(port) => (port_name(port), "lo".to_owned()),
+        }
+    }
+}
+
+/// What happened to a packet at a point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Left a pod or host.
+    Send,
+    /// Came in.
+    Receive,
+    /// Was forwarded by MAC.
+    Bridge,
+    /// Was flooded to all ports.
+    Flood,
+    /// Was routed.
+    Route,
+    /// Got another destination: a Service's backend, or a translation undone.
+    TranslateDestination,
+    /// Got another source: MASQUERADE, or a translation undone.
+    TranslateSource,
+    /// Was wrapped in a datagram to another node.
+    Encapsulate,
+    /// Was unwrapped.
+    Decapsulate,
+    /// Went out of an interface.
+    Transmit,
+    /// Was taken by the node itself.
+    Consume,
+    /// Was made by the node itself.
+    Originate,
+    /// Waits until the next hop's MAC is known.
+    Resolve,
+    /// Reached a pod or host.
+    Deliver,
+    /// Was dropped.
+    Drop(DropReason),
+}
+
+impl Action {
+    /// Returns the action's name, as tables and JSON have it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Send => "send",
+            Self::Receive => "receive",
+            Self::Bridge => "bridge",
+            Self::Flood => "flood",
+            Self::Route => "route",
+            Self::TranslateDestination => "translate-destination",
+            Self::TranslateSource => "translate-source",
+            Self::Encapsulate => "encapsulate",
+            Self::Decapsulate => "decapsulate",
+            Self::Transmit => "transmit",
+            Self::Consume => "consume",
+            Self::Originate => "originate",
+            Self::Resolve => "resolve",
+            Self::Deliver => "deliver",
+            Self::Drop(_) => "drop",
+        }
+    }
+}
+
+/// One hop of a traced frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Event {
+    /// The frame's mark.
+    pub mark: u32,
+    /// Which hop of the frame's it is: workers share no clock finer than a batch.
+    pub hop: u16,
+    /// When.
+    pub time: Instant,
+    /// At which node.
+    pub node: NodeId,
+    /// At which of its points.
+    pub point: Point,
+    /// What happened.
+    pub action: Action,
+}
+
+/// A frame seen at a point somebody listens at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Captured {
+    /// Which capture asked for it.
+    pub capture: u32,
+    /// When.
+    pub time: Instant,
+    /// Its bytes there: an Ethernet frame, or an IPv4 packet at a raw point.
+    pub bytes: Vec<u8>,
+}
+
+/// Events and captured frames a worker keeps at most until the control side takes them.
+const BACKLOG_LIMIT: usize = 1 << 16;
+
+/// What a worker's listeners asked for, and what there is for them.
+#[derive(Debug, Default)]
+pub struct Observer {
+    captures: Vec<(u32, NodeId, Point)>,
+    /// Hops of traced frames.
+    pub events: Vec<Event>,
+    /// Frames at points somebody listens at.
+    pub captured: Vec<Captured>,
+    /// Events and frames lost because nobody took them.
+    pub lost: u64,
+}
+
+impl Observer {
+    /// Tells whether somebody listens anywhere: the one flag that is read per batch.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_listening(&self) -> bool {
+        !self.captures.is_empty()
+    }
+
+    /// Starts a capture at a point.
+    pub fn listen(&mut self, capture: u32, node: NodeId, point: Point) {
+        self.captures.push((capture, node, point));
+    }
+
+    /// Ends a capture.
+    pub fn ignore(&mut self, capture: u32) {
+        self.captures.retain(|&(other, ..)| other != capture);
+    }
+
+    /// Notes that a frame passed a point; `bytes` are the frame there, in the point's own form.
+    pub fn pass(&mut self, event: Event, bytes: &[u8]) {
+        if self.events.len() + self.captured.len() >= BACKLOG_LIMIT {
+            self.lost += 1;
+            return;
+        }
+        if event.mark != 0 {
+            self.events.push(event);
+        }
+        if !Self::shows_frame(event.action) {
+            return;
+        }
+        for &(capture, node, point) in &self.captures {
+            if point == event.point
+                && (node == event.node || matches!(point, Point::Port(_) | Point::Loopback(_)))
+            {
+                self.captured.push(Captured { capture, time: event.time, bytes: bytes.to_vec() });
+            }
+        }
+    }
+
+    /// A capture shows each frame once at its point: on the way in or out, not for each thing done to it.
+    const fn shows_frame(action: Action) -> bool {
+        match action {
+            Action::Send
+            | Action::Receive
+            | Action::Bridge
+            | Action::Flood
+            | Action::Encapsulate
+            | Action::Decapsulate
+            | Action::Transmit
+            | Action::Deliver => true,
+            Action::Route
+            | Action::TranslateDestination
+            | Action::TranslateSource
+            | Action::Consume
+            | Action::Originate
+            | Action::Resolve
+            | Action::Drop(_) => false,
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! All arithmetic of the internet checksum: full sums, pseudo-headers and changes by difference.
+//!
+//! Called by the header views, by rewriting and by links that finish a partial checksum; nothing else adds words.
+//!
+//! Invariants: a sum is kept folded to 16 bits; [`Difference`] gives the same checksum as a full sum over the changed
+//! bytes; a UDP checksum of zero ("none", RFC 768) stays zero and no other checksum becomes zero.
+//! Depends on nothing. Read first: RFC 1071, RFC 1624 (equation 3), RFC 768.
+
+use super::IpProtocol;
+use std::net::Ipv4Addr;
+
+/// Adds the 16-bit words of `bytes` in ones' complement; an odd last byte counts as the high half of a word.
+///
+/// Eight bytes are added at a time into a wide accumulator, which RFC 1071 section 2(C) allows.
+pub fn ones_complement_sum(bytes: &[u8]) -> u16 {
+    let mut wide: u64 = 0;
+    let (chunks, rest) = bytes.as_chunks::<8>();
+    for chunk in chunks {
+        let word = u64::from_ne_bytes(*chunk);
+        let (sum, carry) = wide.overflowing_add(word);
+        wide = sum + u64::from(carry);
+    }
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    let (sum, carry) = wide.overflowing_add(u64::from_ne_bytes(last));
+    u16::from_be(fold(sum + u64::from(carry)))
+}
+
+/// Adds two sums in ones' complement.
+pub const fn add(a: u16, b: u16) -> u16 {
+    let (sum, carry) = a.overflowing_add(b);
+    sum + carry as u16
+}
+
+/// Returns the checksum of `bytes`: zero when they contain a right one.
+pub fn checksum(bytes: &[u8]) -> u16 {
+    !ones_complement_sum(bytes)
+}
+
+/// Returns the sum of the pseudo-header of TCP and UDP (RFC 793, RFC 768); `length` counts header and payload.
+pub fn pseudo_header(source: Ipv4Addr, destination: Ipv4Addr, protocol: IpProtocol, length: u16) -> u16 {
+    let addresses = u64::from(source.to_bits()) + u64::from(destination.to_bits());
+    fold(addresses + u64::from(u8::from(protocol)) + u64::from(length))
+}
+
+/// Returns the checksum of a TCP segment or UDP datagram below its pseudo-header: zero when it contains a right one.
+pub fn transport_checksum(
+    source: Ipv4Addr,
+    destination: Ipv4Addr,
+    protocol: IpProtocol,
+    bytes: &[u8],
+) -> u16 {
+    let length = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
+    !add(pseudo_header(source, destination, protocol, length), ones_complement_sum(bytes))
+}
+
+/// Folds a wide sum to 16 bits, with the carries added back.
+const fn fold(wide: u64) -> u16 {
+    let mut sum = (wide & 0xffff_ffff) + (wide >> 32);
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum as u16
+}
+
+/// What replacing some 16-bit words adds to the sum of a packet (RFC 1624); it can be kept and applied to many packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Difference(u16);
+
+impl Difference {
+    /// Takes a difference back from [`Difference::to_bits`].
+    #[must_use]
+    pub const fn from_bits(bits: u16) -> Self {
+        Difference(bits)
+    }
+
+    /// Returns the difference as a word, to keep it.
+    #[must_use]
+    pub const fn to_bits(self) -> u16 {
+        self.0
+    }
+
+    /// Adds the replacement of one word.
+    #[must_use]
+    pub const fn replace_u16(self, old: u16, new: u16) -> Self {
+        if old == new {
+            return self;
+        }
+        Difference(add(add(self.0, !old), new))
+    }
+
+    /// Adds the replacement of one address (or any two aligned words).
+    #[must_use]
+    pub const fn replace_address(self, old: Ipv4Addr, new: Ipv4Addr) -> Self {
+        let (old, new) = (old.to_bits(), new.to_bits());
+        self.replace_u16((old >> 16) as u16, (new >> 16) as u16).replace_u16(old as u16, new as u16)
+    }
+
+    /// Joins two differences into one that does both.
+    #[must_use]
+    pub const fn combine(self, other: Difference) -> Self {
+        Difference(add(self.0, other.0))
+    }
+
+    /// Returns the checksum after the change: `!(!checksum + difference)`, RFC 1624 equation 3.
+    pub const fn apply(self, checksum: u16) -> u16 {
+        if self.0 == 0 { checksum } else { !add(!checksum, self.0) }
+    }
+
+    /// Returns a UDP checksum after the change: "none" stays none, and no other becomes none (RFC 768, RFC 3022).
+    pub const fn apply_udp(self, checksum: u16) -> u16 {
+        if checksum == 0 {
+            return 0;
+        }
+        match self.apply(checksum) {
+            0 => 0xffff,
+            changed => changed,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn naive_sum(bytes: &[u8]) -> u16 {
+        let mut sum: u32 = 0;
+        for pair in bytes.chunks(2) {
+            sum += u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        sum as u16
+    }
+
+    #[test]
+    fn example_of_rfc_1071() {
+        assert_eq!(ones_complement_sum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]), 0xddf2);
+    }
+
+    #[test]
+    fn example_of_rfc_1624() {
+        assert_eq!(Difference::default().replace_u16(0x5555, 0x3285).apply(0xdd2f), 0x0000);
+    }
+
+    #[test]
+    fn udp_checksum_none_stays_none_and_no_other_becomes_none() {
+        let change = Difference::default().replace_u16(0x5555, 0x3285);
+        assert_eq!(change.apply_udp(0), 0);
+        assert_eq!(change.apply_udp(0xdd2f), 0xffff);
+    }
+
+    proptest! {
+        #[test]
+        fn fast_sum_equals_naive_sum(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
+            prop_assert_eq!(ones_complement_sum(&bytes), naive_sum(&bytes));
+        }
+
+        #[test]
+        fn difference_equals_full_sum(
+            mut bytes in proptest::collection::vec(any::<u8>(), 12..200),
+            address: [u8; 4],
+            port: u16,
+        ) {
+            let old_address = Ipv4Addr::new(bytes[4], bytes[5], bytes[6], bytes[7]);
+            let old_port = u16::from_be_bytes([bytes[8], bytes[9]]);
+            bytes[0] |= 1;
+            let before = checksum(&bytes);
+            bytes[4..8].copy_from_slice(&address);
+            bytes[8..10].copy_from_slice(&port.to_be_bytes());
+            let change = Difference::default().replace_address(old_address, address.into());
+            let change = change.combine(Difference::default().replace_u16(old_port, port));
+            prop_assert_eq!(change.apply(before), checksum(&bytes));
+        }
+
+        #[test]
+        fn pseudo_header_equals_its_bytes(source: [u8; 4], destination: [u8; 4], protocol: u8, length: u16) {
+            let mut bytes = Vec::new();
+            bytes.extend_from_slice(&source);
+            bytes.extend_from_slice(&destination);
+            bytes.extend_from_slice(&[0, protocol]);
+            bytes.extend_from_slice(&length.to_be_bytes());
+            let sum = pseudo_header(source.into(), destination.into(), protocol.into(), length);
+            prop_assert_eq!(sum, naive_sum(&bytes));
+        }
+    }
+}
