@@ -7,12 +7,14 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use flatnet_proxy::Cursors;
 
 use crate::binding::{Bindings, Half};
 use crate::bridge::Fdb;
-use crate::clock::Instant;
+use crate::clock::{Clock, Instant};
 use crate::control::EngineConfig;
 use crate::decide::World;
 use crate::flow::{FlowCache, NO_BINDING, flags};
@@ -41,6 +43,10 @@ pub const BATCH_LIMIT: usize = 64;
 const SWEEP: usize = 32;
 /// Adjacencies a worker keeps; one more clears the cache.
 const ADJACENCY_LIMIT: usize = 1 << 16;
+/// Batches without a frame before a worker sleeps.
+const SPINS: u32 = 256;
+/// The longest sleep: rings of strangers do not wake a worker.
+const SLEEP_LIMIT: Duration = Duration::from_millis(10);
 /// The ingress of frames that the node made itself.
 const ORIGINATED: u32 = u32::MAX;
 
@@ -184,6 +190,23 @@ impl Worker {
         self.bindings.sweep(SWEEP, now);
         self.send_buffers_home();
         moved
+    }
+
+    /// Runs batches on this thread until `stop` is set; sleeps while there is nothing to do.
+    #[must_use]
+    pub fn run(mut self, clock: &Clock, stop: &AtomicBool) -> Self {
+        let mut idle = 0;
+        while !stop.load(Ordering::Acquire) {
+            let now = clock.now();
+            idle = if self.run_batch(now) > 0 { 0 } else { idle + 1 };
+            if idle > SPINS {
+                let next =
+                    self.next_event(now).map_or(SLEEP_LIMIT, |next| next.saturating_duration_since(now));
+                let alarm = Arc::clone(&self.mailbox.alarm);
+                alarm.sleep(next.min(SLEEP_LIMIT), || self.next_event(now) == Some(now));
+            }
+        }
+        self
     }
 
     fn refresh_tables(&mut self) {

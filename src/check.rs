@@ -1,0 +1,414 @@
+//! The checks of `flatnet up --check`: every way a packet can take through the network, tried with real packets.
+//!
+//! [`plan`] finds the ways in a topology, [`run`] sends a probe along each and reads the hops that the engine recorded.
+//! Invariant: a hop is what the engine did, never what it should do; a way passes only if its answer came back whole.
+//!
+//! May depend on [`crate::drive`]. Read first: the path table in `README.md`.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use flatnet_engine::pod::{Probe, ProbeOutcome, ProbeProtocol};
+use flatnet_engine::trace::{Action, Event};
+use k8s_openapi::api::core::v1::{Pod, Service, ServicePort};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use serde::Serialize;
+
+use crate::drive::{Drive, DriveError};
+use crate::topology::Topology;
+
+/// How long a probe waits for its answer.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+/// What a probe sends and expects back.
+const PAYLOAD: &[u8] = b"flatnet check";
+/// The port of the image `flatnet/echo`.
+const ECHO_PORT: u16 = 7;
+
+/// One of the ways.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Path {
+    /// Inside one pod, over `lo`.
+    InsidePod,
+    /// Pod to pod on one node.
+    SameNode,
+    /// Pod to pod on another node.
+    OtherNode,
+    /// Pod to Service.
+    Service,
+    /// Pod to a machine outside the node network.
+    Internet,
+    /// From outside to a pod, by NodePort.
+    NodePort,
+}
+
+impl Path {
+    /// Returns the way's name as the table has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::InsidePod => "inside a pod",
+            Self::SameNode => "pod to pod, same node",
+            Self::OtherNode => "pod to pod, other node",
+            Self::Service => "pod to Service",
+            Self::Internet => "pod to internet",
+            Self::NodePort => "outside to pod, NodePort",
+        }
+    }
+}
+
+/// One probe to be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// The way.
+    pub path: Path,
+    /// TCP, UDP or ICMP echo.
+    pub protocol: ProbeProtocol,
+    /// Who asks: a pod or host.
+    pub from: String,
+    /// Whom, for people.
+    pub to: String,
+    /// The address asked.
+    pub destination: Ipv4Addr,
+    /// The port asked; 0 for echo.
+    pub port: u16,
+}
+
+/// One hop.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Hop {
+    /// The node, pod, host, router or network.
+    pub node: String,
+    /// The point there.
+    pub point: String,
+    /// What happened.
+    pub action: &'static str,
+}
+
+/// Whether a way works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// The answer came back whole.
+    Ok,
+    /// It did not.
+    Failed,
+}
+
+/// What a check found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// The way.
+    pub path: Path,
+    /// `tcp`, `udp` or `icmp`.
+    pub protocol: &'static str,
+    /// Who asked.
+    pub from: String,
+    /// Whom.
+    pub to: String,
+    /// The hops of the last packet that tells: one that arrived, or one that was dropped.
+    pub hops: Vec<Hop>,
+    /// Time to the whole answer, nanoseconds.
+    pub rtt_ns: Option<u64>,
+    /// Whether the way works.
+    pub verdict: Verdict,
+    /// Why the packet was dropped, or what the asking side saw.
+    pub drop_reason: Option<String>,
+}
+
+/// Finds the ways of a topology: those for which it has somebody to ask.
+pub fn plan(topology: &Topology, drive: &Drive) -> Vec<Check> {
+    let network = Ways { topology, drive };
+    [
+        network.inside_pod(),
+        network.between(Path::SameNode, true),
+        network.between(Path::OtherNode, false),
+        network.service(),
+        network.internet(),
+        network.node_port(),
+    ]
+    .concat()
+}
+
+struct Ways<'a> {
+    topology: &'a Topology,
+    drive: &'a Drive,
+}
+
+impl Ways<'_> {
+    fn pods(&self) -> Vec<(String, &Pod)> {
+        let mut pods: Vec<_> = self.topology.pods.iter().map(|pod| (pod_name(pod), pod)).collect();
+        // A pod that no Service selects asks best: it is never its own backend.
+        pods.sort_by_key(|(_, pod)| self.topology.services.iter().filter(|it| selects(it, pod)).count());
+        pods
+    }
+
+    fn node(&self, pod: &str) -> Option<String> {
+        self.drive.network.publisher.place(pod)?.node.as_ref().map(ToString::to_string)
+    }
+
+    fn address(&self, name: &str) -> Option<Ipv4Addr> {
+        self.drive.network.publisher.place(name).map(|place| place.address)
+    }
+
+    fn inside_pod(&self) -> Vec<Check> {
+        let echo = self.pods().into_iter().find(|(_, pod)| has_echo(pod));
+        echo.map(|(name, _)| all(Path::InsidePod, &name, "localhost", Ipv4Addr::LOCALHOST, true))
+            .unwrap_or_default()
+    }
+
+    fn between(&self, path: Path, same: bool) -> Vec<Check> {
+        let pods = &self.topology.pods;
+        let names: Vec<String> = pods.iter().map(pod_name).collect();
+        // The last that answers, asked by the last that may ask: in the tour, web-app-2 asks backend.
+        for (to, pod) in names.iter().zip(pods).rev() {
+            for from in names.iter().rev().filter(|from| *from != to && has_echo(pod)) {
+                let (near, far) = (self.node(from), self.node(to));
+                if near.is_some()
+                    && far.is_some()
+                    && (near == far) == same
+                    && let Some(address) = self.address(to)
+                {
+                    return all(path, from, to, address, true);
+                }
+            }
+        }
+        Vec::new()
+    }
+
+    fn service(&self) -> Vec<Check> {
+        let Some((from, _)) = self.pods().into_iter().next() else { return Vec::new() };
+        let ports = self.echo_ports();
+        let checks = ports.into_iter().filter_map(|(service, port, protocol)| {
+            let name = service.metadata.name.clone().unwrap_or_default();
+            let number = u16::try_from(port.port).ok()?;
+            let address = self.vip(number, protocol, &name)?;
+            Some(check(Path::Service, protocol, &from, &format!("service {name}"), address, number))
+        });
+        one_per_protocol(checks)
+    }
+
+    fn node_port(&self) -> Vec<Check> {
+        let node = self.topology.nodes.first();
+        let outsider = self.topology.hosts.iter().find(|host| {
+            self.topology.nodes.iter().any(|node| node.interface.network == host.interface.network)
+        });
+        let (Some(node), Some(outsider)) = (node, outsider) else { return Vec::new() };
+        let checks = self.echo_ports().into_iter().filter_map(|(_, port, protocol)| {
+            let number = u16::try_from(port.node_port?).ok()?;
+            Some(check(Path::NodePort, protocol, &outsider.name, &node.name, node.interface.address, number))
+        });
+        one_per_protocol(checks)
+    }
+
+    fn internet(&self) -> Vec<Check> {
+        let outside = self.topology.hosts.iter().find(|host| {
+            !self.topology.nodes.iter().any(|node| node.interface.network == host.interface.network)
+        });
+        let (Some(host), Some(pod)) = (outside, self.topology.pods.first()) else { return Vec::new() };
+        all(Path::Internet, &pod_name(pod), &host.name, host.interface.address, true)
+    }
+
+    /// The Service ports behind which an echo server is.
+    fn echo_ports(&self) -> Vec<(&Service, &ServicePort, ProbeProtocol)> {
+        let services = self.topology.services.iter();
+        let ports = services.flat_map(|service| {
+            let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
+            ports.map(move |port| (service, port))
+        });
+        ports
+            .filter(|(service, port)| {
+                let selected: Vec<_> =
+                    self.topology.pods.iter().filter(|pod| selects(service, pod)).collect();
+                !selected.is_empty() && selected.iter().all(|pod| has_echo(pod)) && targets_echo(port)
+            })
+            .map(|(service, port)| {
+                let udp = port.protocol.as_deref() == Some("UDP");
+                (service, port, if udp { ProbeProtocol::Udp } else { ProbeProtocol::Tcp })
+            })
+            .collect()
+    }
+
+    fn vip(&self, port: u16, protocol: ProbeProtocol, service: &str) -> Option<Ipv4Addr> {
+        let tables = self.drive.network.publisher.control.tables.current();
+        let wanted = if protocol == ProbeProtocol::Udp {
+            flatnet_proxy::Protocol::Udp
+        } else {
+            flatnet_proxy::Protocol::Tcp
+        };
+        let rows = tables.services.list();
+        let row = rows.into_iter().find(|row| {
+            row.service.name.contains(&format!("/{service}:"))
+                && row.frontends.iter().any(|it| it.port == port && it.protocol == wanted)
+        });
+        row.and_then(|row| row.frontends.first()).map(|frontend| frontend.address)
+    }
+}
+
+fn pod_name(pod: &Pod) -> String {
+    let name = pod.metadata.name.clone().unwrap_or_default();
+    match pod.metadata.namespace.as_deref() {
+        None | Some("default") => name,
+        Some(namespace) => format!("{namespace}/{name}"),
+    }
+}
+
+fn selects(service: &Service, pod: &Pod) -> bool {
+    flatnet_agents::controllers::endpoints::selects(service, pod)
+}
+
+fn has_echo(pod: &Pod) -> bool {
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    containers
+        .filter_map(|container| container.image.as_deref())
+        .any(|image| image.starts_with("flatnet/echo"))
+}
+
+fn targets_echo(port: &ServicePort) -> bool {
+    match &port.target_port {
+        None => port.port == i32::from(ECHO_PORT),
+        Some(IntOrString::Int(number)) => *number == i32::from(ECHO_PORT),
+        Some(IntOrString::String(name)) => name.starts_with("echo"),
+    }
+}
+
+fn check(
+    path: Path,
+    protocol: ProbeProtocol,
+    from: &str,
+    to: &str,
+    destination: Ipv4Addr,
+    port: u16,
+) -> Check {
+    Check { path, protocol, from: from.to_owned(), to: to.to_owned(), destination, port }
+}
+
+/// TCP, UDP and, where it is answered, ICMP echo.
+fn all(path: Path, from: &str, to: &str, destination: Ipv4Addr, echo: bool) -> Vec<Check> {
+    let mut checks: Vec<_> = [ProbeProtocol::Tcp, ProbeProtocol::Udp]
+        .map(|protocol| check(path, protocol, from, to, destination, ECHO_PORT))
+        .into();
+    if echo {
+        checks.push(check(path, ProbeProtocol::IcmpEcho, from, to, destination, 0));
+    }
+    checks
+}
+
+fn one_per_protocol(checks: impl Iterator<Item = Check>) -> Vec<Check> {
+    let mut kept: Vec<Check> = Vec::new();
+    for check in checks {
+        if !kept.iter().any(|other| other.protocol == check.protocol) {
+            kept.push(check);
+        }
+    }
+    kept
+}
+
+/// Sends a check's probe and tells what became of it.
+///
+/// # Errors
+/// [`DriveError::Silent`].
+pub fn run(drive: &mut Drive, check: &Check) -> Result<Report, DriveError> {
+    take_events(drive)?;
+    let place = drive.network.publisher.place(&check.from).cloned();
+    let outcome = match &place {
+        Some(place) => probe(drive, check, place.worker, place.port)?,
+        None => None,
+    };
+    let events = take_events(drive)?;
+    let (hops, dropped) = hops(drive, &events, outcome.is_some_and(|outcome| outcome.result.is_ok()));
+    let result = outcome.map(|outcome| outcome.result.map_err(|error| error.to_string()));
+    let result = result.unwrap_or_else(|| {
+        Err(String::from(if place.is_some() { "no outcome" } else { "not on the network" }))
+    });
+    Ok(Report {
+        path: check.path,
+        protocol: match check.protocol {
+            ProbeProtocol::Tcp => "tcp",
+            ProbeProtocol::Udp => "udp",
+            ProbeProtocol::IcmpEcho => "icmp",
+        },
+        from: check.from.clone(),
+        to: if check.port == 0 {
+            format!("{} ({})", check.to, check.destination)
+        } else {
+            format!("{} ({}:{})", check.to, check.destination, check.port)
+        },
+        hops,
+        rtt_ns: result.as_ref().ok().map(|rtt| u64::try_from(rtt.as_nanos()).unwrap_or(u64::MAX)),
+        verdict: if result.is_ok() { Verdict::Ok } else { Verdict::Failed },
+        drop_reason: result.err().map(|seen| dropped.map_or(seen, str::to_owned)),
+    })
+}
+
+fn probe(
+    drive: &mut Drive,
+    check: &Check,
+    worker: u8,
+    port: flatnet_engine::tables::PortId,
+) -> Result<Option<ProbeOutcome>, DriveError> {
+    let probe = Probe {
+        protocol: check.protocol,
+        destination: check.destination,
+        port: check.port,
+        timeout: PROBE_TIMEOUT,
+        payload: PAYLOAD.to_vec(),
+    };
+    let id = drive.ask(worker, move |worker| worker.with_pod(port, |pod, now| pod.probe(probe, now)))?;
+    let Some(id) = id else { return Ok(None) };
+    let mut failed = None;
+    let outcome = drive.wait_for(PROBE_TIMEOUT * 2, |drive| {
+        let asked = drive.ask(worker, move |worker| worker.with_pod(port, |pod, _| pod.probe_outcome(id)));
+        match asked {
+            Ok(outcome) => outcome.flatten(),
+            Err(error) => {
+                failed = Some(error);
+                None
+            }
+        }
+    });
+    match failed {
+        Some(error) if outcome.is_none() => Err(error),
+        Some(_) | None => Ok(outcome),
+    }
+}
+
+fn take_events(drive: &mut Drive) -> Result<Vec<Event>, DriveError> {
+    let mut events = Vec::new();
+    for worker in 0..drive.workers() {
+        events.extend(drive.ask(worker, |worker| std::mem::take(&mut worker.observer.events))?);
+    }
+    Ok(events)
+}
+
+/// Picks the frame that tells: of a way that works the last one delivered, else the last one dropped; its hops and, if
+/// it was dropped, why.
+fn hops(drive: &Drive, events: &[Event], works: bool) -> (Vec<Hop>, Option<&'static str>) {
+    let mut frames: BTreeMap<u32, Vec<&Event>> = BTreeMap::new();
+    for event in events {
+        frames.entry(event.mark).or_default().push(event);
+    }
+    for hops in frames.values_mut() {
+        hops.sort_by_key(|event| event.hop);
+    }
+    let reason = |hops: &[&Event]| {
+        hops.last().and_then(
+            |event| if let Action::Drop(reason) = event.action { Some(reason.name()) } else { None },
+        )
+    };
+    let mut by_time: Vec<&Vec<&Event>> = frames.values().collect();
+    by_time.sort_by_key(|hops| hops.first().map(|event| (event.time, event.mark)));
+    let delivered = |hops: &&&Vec<&Event>| hops.last().is_some_and(|event| event.action == Action::Deliver);
+    let telling = if works {
+        by_time.iter().rev().find(delivered)
+    } else {
+        by_time.iter().rev().find(|hops| reason(hops).is_some()).or_else(|| by_time.last())
+    };
+    let Some(telling) = telling else { return (Vec::new(), None) };
+    let tables = drive.network.publisher.control.tables.current();
+    let named = telling.iter().map(|event| {
+        let (node, point) = event.point.names(event.node, &tables);
+        Hop { node, point, action: event.action.name() }
+    });
+    (named.collect(), reason(telling))
+}

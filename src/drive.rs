@@ -1,0 +1,189 @@
+//! What makes a network go: virtual time on this thread, or workers on threads of their own.
+//!
+//! Commands call [`Drive::settle`] and [`Drive::wait_for`]; they need not know which clock runs. Invariants: in virtual
+//! time everything runs here, in one order, and time passes only when nothing is left to do, so that a seed gives the
+//! same bytes on any machine; in real time workers never wait for this thread.
+//!
+//! May depend on engine and [`crate::network`]. Read first: `DESIGN.md`, "Time".
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use flatnet_agents::publisher::Publisher;
+use flatnet_engine::clock::{Clock, Instant};
+use flatnet_engine::control::{Control, EngineConfig};
+use flatnet_engine::frame::ArenaError;
+use flatnet_engine::worker::Worker;
+
+use crate::network::{Network, NetworkError};
+use crate::topology::{TimeMode, Topology};
+
+/// Workers when the topology does not say: the same on any machine, for the same bytes.
+const DEFAULT_WORKERS: u8 = 2;
+/// How long the control thread rests when nothing happens, in real time.
+const REST: Duration = Duration::from_millis(1);
+
+/// Why nothing goes.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum DriveError {
+    /// The buffers cannot be had.
+    #[error(transparent)]
+    Arena(#[from] ArenaError),
+    /// The network does not come up.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Network(#[from] NetworkError),
+    /// A worker's thread cannot be started.
+    #[error("a worker cannot be started")]
+    Thread(#[from] std::io::Error),
+    /// A worker does not answer.
+    #[error("worker {0} does not answer")]
+    Silent(u8),
+}
+
+/// A running network and its clock.
+pub struct Drive {
+    /// The control plane.
+    pub network: Network,
+    engine: Engine,
+}
+
+enum Engine {
+    Virtual { workers: Vec<Worker>, now: Instant },
+    Real { threads: Vec<JoinHandle<Worker>>, stop: Arc<AtomicBool>, clock: Clock },
+}
+
+impl Drive {
+    /// Brings a topology up and waits until its pods run.
+    ///
+    /// # Errors
+    /// [`DriveError`].
+    pub fn start(topology: &Topology, time: TimeMode) -> Result<Self, DriveError> {
+        let workers =
+            topology.workers.and_then(|workers| u8::try_from(workers).ok()).unwrap_or(DEFAULT_WORKERS);
+        let config = EngineConfig { workers, seed: topology.seed, ..EngineConfig::default() };
+        let (control, workers) = Control::build(&config)?;
+        let engine = match time {
+            TimeMode::Virtual => Engine::Virtual { workers, now: Instant::ZERO },
+            TimeMode::Real => start_threads(workers)?,
+        };
+        let network = Network::bring_up(topology, Publisher::new(control, topology.seed))?;
+        let mut drive = Self { network, engine };
+        drive.settle();
+        Ok(drive)
+    }
+
+    /// Returns the present time.
+    pub fn now(&self) -> Instant {
+        match &self.engine {
+            Engine::Virtual { now, .. } => *now,
+            Engine::Real { clock, .. } => clock.now(),
+        }
+    }
+
+    /// Does what there is to do now: all of it in virtual time, the control plane's part in real time.
+    pub fn settle(&mut self) {
+        while self.network.settle() | self.run_workers() {}
+    }
+
+    fn run_workers(&mut self) -> bool {
+        let Engine::Virtual { workers, now } = &mut self.engine else { return false };
+        let mut happened = false;
+        loop {
+            let moved: usize = workers.iter_mut().map(|worker| worker.run_batch(*now)).sum();
+            let busy = workers.iter().any(|worker| worker.next_event(*now).is_some_and(|next| next <= *now));
+            if moved == 0 && !busy {
+                return happened;
+            }
+            happened = true;
+        }
+    }
+
+    /// Lets time pass until `found` finds something, for at most `limit`.
+    pub fn wait_for<R>(
+        &mut self,
+        limit: Duration,
+        mut found: impl FnMut(&mut Self) -> Option<R>,
+    ) -> Option<R> {
+        let end = self.now() + limit;
+        loop {
+            self.settle();
+            if let Some(result) = found(self) {
+                return Some(result);
+            }
+            if !self.pass(end) {
+                return None;
+            }
+        }
+    }
+
+    /// Lets time pass to the next event, not beyond `end`; false when `end` is reached.
+    fn pass(&mut self, end: Instant) -> bool {
+        match &mut self.engine {
+            Engine::Virtual { workers, now } => {
+                let next = workers.iter().filter_map(|worker| worker.next_event(*now)).min();
+                let reached = next.is_none_or(|next| next > end);
+                *now = next.unwrap_or(end).min(end).max(*now);
+                !reached
+            }
+            Engine::Real { clock, .. } => {
+                std::thread::sleep(REST);
+                clock.now() < end
+            }
+        }
+    }
+
+    /// Runs `visit` on a worker between two batches and returns its answer.
+    ///
+    /// # Errors
+    /// [`DriveError::Silent`].
+    pub fn ask<R: Send + 'static>(
+        &mut self,
+        worker: u8,
+        visit: impl FnOnce(&mut Worker) -> R + Send + 'static,
+    ) -> Result<R, DriveError> {
+        let silent = || DriveError::Silent(worker);
+        let post = self.network.publisher.control.posts.get(usize::from(worker)).ok_or_else(silent)?;
+        let answer = post.visit(visit).map_err(|_| silent())?;
+        if let Engine::Virtual { workers, now } = &mut self.engine {
+            if let Some(worker) = workers.get_mut(usize::from(worker)) {
+                worker.run_batch(*now);
+            }
+            return answer.try_recv().map_err(|_| silent());
+        }
+        answer.recv_timeout(Duration::from_secs(5)).map_err(|_| silent())
+    }
+
+    /// Returns how many workers there are.
+    pub fn workers(&self) -> u8 {
+        self.network.publisher.control.posts.len() as u8
+    }
+
+    /// Ends the workers and gives back what they hold; the ledger is final then.
+    pub fn stop(self) -> (Network, Vec<Worker>) {
+        match self.engine {
+            Engine::Virtual { workers, .. } => (self.network, workers),
+            Engine::Real { threads, stop, .. } => {
+                stop.store(true, Ordering::Release);
+                for post in &self.network.publisher.control.posts {
+                    post.alarm.ring();
+                }
+                let workers = threads.into_iter().filter_map(|thread| thread.join().ok()).collect();
+                (self.network, workers)
+            }
+        }
+    }
+}
+
+fn start_threads(workers: Vec<Worker>) -> Result<Engine, DriveError> {
+    let (stop, clock) = (Arc::new(AtomicBool::new(false)), Clock::start());
+    let mut threads = Vec::new();
+    for (id, worker) in workers.into_iter().enumerate() {
+        let stop = Arc::clone(&stop);
+        let thread = std::thread::Builder::new().name(format!("worker-{id}"));
+        threads.push(thread.spawn(move || worker.run(&clock, &stop))?);
+    }
+    Ok(Engine::Real { threads, stop, clock })
+}

@@ -1,0 +1,317 @@
+//! A network's control plane in one process: the store, the agents, the publisher.
+//!
+//! [`Network::bring_up`] writes a topology's objects into the store; the agents do the rest: claim leases, bind pods,
+//! give addresses, collect endpoints; the publisher carries every change to the engine. A driver calls
+//! [`Network::settle`] until nothing changes any more.
+//!
+//! Invariants: only objects decide; what is not in the store is not on the network. One thread runs all agents.
+//!
+//! May depend on agents and engine. Read first: `DESIGN.md`, "Objects first".
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::net::Ipv4Addr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use flatnet_agents::cluster::{Change, PodView, watch_cluster};
+use flatnet_agents::controllers::address::Addresses;
+use flatnet_agents::controllers::bind::Binder;
+use flatnet_agents::controllers::endpoints::Endpoints;
+use flatnet_agents::controllers::service_ip::ServiceAddresses;
+use flatnet_agents::controllers::{self, Controller, Warning};
+use flatnet_agents::lease::allocate::Wish;
+use flatnet_agents::lease::{self, DEFAULT_PREFIX, NetworkConfig};
+use flatnet_agents::node::{NodeError, NodeOptions, claim, ensure_config};
+use flatnet_agents::objects::{self, Object, ObjectError};
+use flatnet_agents::publisher::{HostSpec, PublishError, Publisher};
+use flatnet_agents::{Embedded, Store, StoreError, pods, seed};
+use flatnet_engine::control::{InterfaceSpec, NodeSpec};
+use flatnet_engine::link::wire::Impairment;
+use flatnet_engine::pod::Image;
+use flatnet_proxy::Ipv4Prefix;
+use futures::executor::{LocalPool, LocalSpawner};
+use futures::task::LocalSpawnExt;
+use k8s_openapi::api::core::v1::{Node as NodeObject, NodeAddress, NodeStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use crate::topology::{Node, Topology};
+
+/// Largest IP packet of an Ethernet, bytes.
+const ETHERNET_MTU: u16 = 1500;
+
+/// Why a network does not come up.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum NetworkError {
+    /// A node got no subnet.
+    #[error("node {node} gets no pod subnet")]
+    Claim {
+        /// The node's name.
+        node: String,
+        /// Why.
+        #[source]
+        source: NodeError,
+    },
+    /// The network's configuration cannot be written.
+    #[error("the pod network {network} cannot be used")]
+    Config {
+        /// The pod network.
+        network: Ipv4Prefix,
+        /// Why.
+        #[source]
+        source: NodeError,
+    },
+    /// An object cannot be stored.
+    #[error("an object of the topology cannot be stored")]
+    Object(#[from] ObjectError),
+    /// The engine refused a part.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    /// A host's image is not known.
+    #[error("host {host}: image {image} is not known")]
+    Image {
+        /// The host.
+        host: String,
+        /// The image.
+        image: String,
+    },
+    /// The store failed.
+    #[error("the store failed")]
+    Store(#[from] StoreError),
+    /// There is no such lease.
+    #[error("node {0} has no lease to delete")]
+    NoLease(String),
+}
+
+/// A network's control plane.
+pub struct Network {
+    /// Everything that is known.
+    pub store: Embedded,
+    /// The way to the engine.
+    pub publisher: Publisher,
+    /// What people should know, oldest first.
+    pub warnings: Vec<String>,
+    pool: LocalPool,
+    changes: Rc<RefCell<VecDeque<Change>>>,
+    seed: u64,
+}
+
+impl Network {
+    /// Brings a topology up on an engine without nodes; the pods follow as the agents settle.
+    ///
+    /// # Errors
+    /// [`NetworkError`].
+    pub fn bring_up(topology: &Topology, publisher: Publisher) -> Result<Self, NetworkError> {
+        let mut network = Self {
+            store: Embedded::new(),
+            publisher,
+            warnings: Vec::new(),
+            pool: LocalPool::new(),
+            changes: Rc::default(),
+            seed: topology.seed,
+        };
+        network.add_underlay(topology)?;
+        let config = NetworkConfig::new(topology.pod_network)
+            .map_err(|source| NodeError::Config { key: lease::config_key(DEFAULT_PREFIX), source });
+        let (store, pool) = (network.store.clone(), &mut network.pool);
+        let written =
+            config.and_then(|config| pool.run_until(ensure_config(&store, DEFAULT_PREFIX, &config)));
+        written.map_err(|source| NetworkError::Config { network: topology.pod_network, source })?;
+        for node in &topology.nodes {
+            network.join(topology, node)?;
+        }
+        for link in &topology.links {
+            let impairment = Impairment { delay: link.delay, loss: link.loss, mtu: link.mtu };
+            network.publisher.impair(&link.between[0], &link.between[1], impairment)?;
+        }
+        network.start_agents(topology);
+        for service in &topology.services {
+            network.pool.run_until(objects::create(&store, service, topology.seed))?;
+        }
+        for pod in &topology.pods {
+            network.pool.run_until(objects::create(&store, pod, topology.seed))?;
+        }
+        Ok(network)
+    }
+
+    /// Makes what is not the cluster's: routers and hosts.
+    fn add_underlay(&mut self, topology: &Topology) -> Result<(), NetworkError> {
+        for router in &topology.routers {
+            let interface = |it: &crate::topology::Interface| InterfaceSpec {
+                address: it.address,
+                network: it.network,
+                mtu: ETHERNET_MTU,
+            };
+            let interfaces: Vec<_> = router.interfaces.iter().map(interface).collect();
+            self.publisher.add_router(&router.name, &interfaces)?;
+        }
+        for host in &topology.hosts {
+            let name = host.image.as_deref().unwrap_or("flatnet/client");
+            let image = Image::find(name)
+                .ok_or_else(|| NetworkError::Image { host: host.name.clone(), image: name.into() })?;
+            self.publisher.add_host(&HostSpec {
+                name: host.name.clone(),
+                address: host.interface.address,
+                network: host.interface.network,
+                gateway: host.gateway,
+                image,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Lets a node claim its subnet and join the network.
+    fn join(&mut self, topology: &Topology, node: &Node) -> Result<(), NetworkError> {
+        let options = NodeOptions {
+            prefix: DEFAULT_PREFIX.into(),
+            public_ip: node.interface.address,
+            wish: node.pod_cidr.map_or(Wish::Any { previous: None }, Wish::Exactly),
+            seed: seed::hash(topology.seed, &["node", &node.name]),
+        };
+        let lease = self
+            .pool
+            .run_until(claim(&self.store, &options))
+            .map_err(|source| NetworkError::Claim { node: node.name.clone(), source })?;
+        self.publisher.add_node(&NodeSpec {
+            name: Arc::from(&*node.name),
+            address: node.interface.address,
+            network: node.interface.network,
+            gateway: node.gateway,
+            subnet: lease.subnet,
+            pod_network: topology.pod_network,
+            tunnel_port: topology.port,
+            mtu: ETHERNET_MTU,
+        })?;
+        let object = node_object(&node.name, node.interface.address);
+        self.pool.run_until(objects::create(&self.store, &object, topology.seed))?;
+        Ok(())
+    }
+
+    fn start_agents(&mut self, topology: &Topology) {
+        let spawner = self.pool.spawner();
+        let store = &self.store;
+        let changes = &self.changes;
+        run_controller(&spawner, store, Binder::default(), changes);
+        run_controller(&spawner, store, Addresses::new(DEFAULT_PREFIX), changes);
+        run_controller(&spawner, store, Endpoints::default(), changes);
+        run_controller(&spawner, store, ServiceAddresses::new(topology.service_network), changes);
+        let (store, changes) = (store.clone(), Rc::clone(changes));
+        spawn(&spawner, async move {
+            let sink = |change| changes.borrow_mut().push_back(change);
+            // The embedded store fails only when it is gone, and the network with it.
+            let _ = watch_cluster(&store, DEFAULT_PREFIX, sink).await;
+        });
+    }
+
+    /// Runs the agents to quiescence and carries their changes to the engine; tells whether anything happened.
+    pub fn settle(&mut self) -> bool {
+        let mut happened = false;
+        loop {
+            self.pool.run_until_stalled();
+            let changes: Vec<Change> = self.changes.borrow_mut().drain(..).collect();
+            if changes.is_empty() {
+                return happened;
+            }
+            happened = true;
+            for change in &changes {
+                match self.publisher.apply(change) {
+                    Ok(Some(pod)) => self.report_running(&pod),
+                    Ok(None) => {}
+                    Err(error) => self.warnings.push(with_sources(&error)),
+                }
+                if let Change::Warning(warning) = change {
+                    self.warnings.push(format!("{}: {}: {}", warning.controller, warning.key, warning.text));
+                }
+            }
+        }
+    }
+
+    /// The node reports that a pod runs.
+    fn report_running(&self, pod: &PodView) {
+        let (store, namespace, name) = (self.store.clone(), pod.namespace.clone(), pod.name.clone());
+        spawn(&self.pool.spawner(), async move {
+            while let Err(ObjectError::Conflict { .. }) =
+                pods::report_running(&store, &namespace, &name, true).await
+            {}
+        });
+    }
+
+    /// Deletes a node's lease, as its expiry would.
+    ///
+    /// # Errors
+    /// [`NetworkError::NoLease`], [`NetworkError::Store`].
+    pub fn delete_lease(&mut self, node: &str) -> Result<(), NetworkError> {
+        let missing = || NetworkError::NoLease(node.into());
+        let id = self.publisher.node(node).ok_or_else(missing)?;
+        let tables = self.publisher.control.tables.current();
+        let subnet =
+            tables.node(id).and_then(|node| node.bridge.as_ref()?.router).ok_or_else(missing)?.subnet;
+        let key = lease::subnet_key(DEFAULT_PREFIX, subnet);
+        let store = self.store.clone();
+        self.pool.run_until(async move {
+            let entry = store.get(&key).await?;
+            let entry = entry.ok_or_else(|| NetworkError::NoLease(node.into()))?;
+            store.delete(&entry.key).await?;
+            Ok(())
+        })
+    }
+
+    /// Deletes an object; its pods and endpoints follow.
+    ///
+    /// # Errors
+    /// [`NetworkError::Store`].
+    pub fn delete<T: Object>(&mut self, namespace: &str, name: &str) -> Result<bool, NetworkError> {
+        let (store, key) = (self.store.clone(), objects::key::<T>(namespace, name));
+        Ok(self.pool.run_until(async move {
+            let existed = store.get(&key).await?.is_some();
+            if existed {
+                store.delete(&key).await?;
+            }
+            Ok::<_, StoreError>(existed)
+        })?)
+    }
+
+    /// Returns where all chance comes from.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+}
+
+fn run_controller(
+    spawner: &LocalSpawner,
+    store: &Embedded,
+    controller: impl Controller + 'static,
+    changes: &Rc<RefCell<VecDeque<Change>>>,
+) {
+    let (store, changes) = (store.clone(), Rc::clone(changes));
+    spawn(spawner, async move {
+        let warn = |warning: Warning| changes.borrow_mut().push_back(Change::Warning(warning));
+        // As above: the store outlives its agents.
+        let _ = controllers::run(store, controller, warn).await;
+    });
+}
+
+fn spawn(spawner: &LocalSpawner, task: impl Future<Output = ()> + 'static) {
+    // It fails only when the pool is gone, and then there is nothing to run.
+    let _ = spawner.spawn_local(task);
+}
+
+fn node_object(name: &str, address: Ipv4Addr) -> NodeObject {
+    let address = NodeAddress { type_: "InternalIP".into(), address: address.to_string() };
+    NodeObject {
+        metadata: ObjectMeta { name: Some(name.into()), ..ObjectMeta::default() },
+        status: Some(NodeStatus { addresses: Some(vec![address]), ..NodeStatus::default() }),
+        ..NodeObject::default()
+    }
+}
+
+/// Joins an error and its sources into one line.
+pub fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

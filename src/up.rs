@@ -1,0 +1,142 @@
+//! `flatnet up`: brings a network up and checks it.
+//!
+//! Reads the topology files, starts a [`Drive`], tries the ways. Invariant: exit status 0 means that everything asked
+//! for works.
+//!
+//! May depend on all of the command line. Read first: [`crate::check`].
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use flatnet_engine::link::wire::Impairment;
+use miette::{Diagnostic, IntoDiagnostic, WrapErr};
+
+use crate::args::{Output, Up};
+use crate::check::{self, Report, Verdict};
+use crate::drive::Drive;
+use crate::topology::{self, TimeMode, Topology};
+
+/// The tour's network, when no file is given.
+const TWO_NODES: &str = include_str!("../scripts/topologies/two-nodes.yaml");
+
+/// Something asked for on the command line cannot be done.
+#[derive(Debug, thiserror::Error, Diagnostic)]
+pub enum UpError {
+    /// A fault that does not exist.
+    #[error("--fault {0} is none that exists")]
+    #[diagnostic(help("write lease:NODE or link:A:B"))]
+    Fault(String),
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Whatever keeps the network from coming up.
+pub fn run(arguments: &Up) -> miette::Result<ExitCode> {
+    let topology = read(&arguments.files)?;
+    let mut drive = Drive::start(&topology, topology.time.unwrap_or(TimeMode::Virtual))?;
+    for fault in &arguments.fault {
+        break_something(&mut drive, fault)?;
+    }
+    drive.settle();
+    for warning in drive.network.warnings.drain(..) {
+        eprintln!("warning: {warning}");
+    }
+    let mut reports = Vec::new();
+    for check in check::plan(&topology, &drive) {
+        reports.push(check::run(&mut drive, &check)?);
+    }
+    print(&reports, arguments.output)?;
+    let works = !reports.is_empty() && reports.iter().all(|report| report.verdict == Verdict::Ok);
+    Ok(if works { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Reads the topology of the files, or the tour's.
+///
+/// # Errors
+/// All findings at once.
+pub fn read(files: &[PathBuf]) -> miette::Result<Topology> {
+    let mut texts = Vec::new();
+    for file in files {
+        let text = std::fs::read_to_string(file).into_diagnostic();
+        texts.push((file.clone(), text.wrap_err_with(|| format!("{} cannot be read", file.display()))?));
+    }
+    if texts.is_empty() {
+        texts.push((PathBuf::from("two-nodes.yaml"), TWO_NODES.to_owned()));
+    }
+    let (topology, warnings) = topology::parse(&texts)?;
+    for warning in warnings {
+        eprintln!("{:?}", miette::Report::new(warning));
+    }
+    Ok(topology)
+}
+
+fn break_something(drive: &mut Drive, fault: &str) -> miette::Result<()> {
+    match fault.split(':').collect::<Vec<_>>()[..] {
+        ["lease", node] => drive.network.delete_lease(node)?,
+        ["link", a, b] => {
+            let lost = Impairment { loss: 1_000_000, ..Impairment::default() };
+            drive.network.publisher.impair(a, b, lost).into_diagnostic()?;
+        }
+        _ => return Err(UpError::Fault(fault.to_owned()).into()),
+    }
+    Ok(())
+}
+
+fn print(reports: &[Report], output: Output) -> miette::Result<()> {
+    match output {
+        Output::Json => println!("{}", serde_json::to_string_pretty(reports).into_diagnostic()?),
+        Output::Table => print!("{}", table(reports)),
+    }
+    Ok(())
+}
+
+fn table(reports: &[Report]) -> String {
+    let mut text = String::new();
+    let mut last = None;
+    for report in reports {
+        if last != Some(report.path) {
+            let _ = writeln!(text, "{}", report.path.name());
+            last = Some(report.path);
+        }
+        let verdict = match report.verdict {
+            Verdict::Ok => "ok",
+            Verdict::Failed => "FAILED",
+        };
+        let found = match (&report.rtt_ns, &report.drop_reason) {
+            (Some(rtt), _) => format!("{:?}", Duration::from_nanos(*rtt)),
+            (None, Some(reason)) => reason.clone(),
+            (None, None) => String::new(),
+        };
+        let _ =
+            writeln!(text, "  {verdict:6} {:4} {} → {}  {found}", report.protocol, report.from, report.to);
+        let _ = writeln!(text, "         {}", way(report));
+    }
+    let failed = reports.iter().filter(|report| report.verdict == Verdict::Failed).count();
+    let _ = writeln!(text, "{} checks, {} ok, {failed} failed", reports.len(), reports.len() - failed);
+    text
+}
+
+/// Writes hops as `node: point action, point action; node: …`.
+fn way(report: &Report) -> String {
+    let mut text = String::new();
+    let mut node = "";
+    for hop in &report.hops {
+        if hop.node == node {
+            let _ = write!(text, ", {} {}", hop.point, hop.action);
+        } else {
+            let _ = write!(
+                text,
+                "{}{}: {} {}",
+                if node.is_empty() { "" } else { "; " },
+                hop.node,
+                hop.point,
+                hop.action
+            );
+            node = &hop.node;
+        }
+    }
+    text
+}
