@@ -141,7 +141,6 @@ impl From<DropReason> for Refusal {
 /// [`Refusal`]: why it is dropped.
 pub fn decide(world: &mut World<'_>, arrival: &Arrival<'_>) -> Result<Verdict, Refusal> {
     may_send(arrival)?;
-    learn(world, arrival);
     if arrival.parsed.class == Class::LayerTwo {
         return bridge(world, arrival, Transform::new(), None);
     }
@@ -170,12 +169,6 @@ fn may_send(arrival: &Arrival<'_>) -> Result<(), DropReason> {
         return Err(DropReason::SpoofedAddress);
     }
     Ok(())
-}
-
-fn learn(world: &mut World<'_>, arrival: &Arrival<'_>) {
-    if arrival.ingress.role == Role::Bridge(None) {
-        world.fdb.learn(world.tables, arrival.ingress.node, arrival.source_mac(), arrival.port, world.now);
-    }
 }
 
 /// RFC 1812, 5.3.7: addresses that are never on a wire, or are the node's own.

@@ -66,10 +66,12 @@ pub struct Record {
     pub segment_count: u16,
     /// Payload bytes of each segment of a superframe.
     pub segment_size: u16,
+    /// Hops told of since it was marked.
+    pub hops: u16,
     /// The port it came in by.
-    pub ingress: u16,
+    pub ingress: u32,
     /// The port it leaves by, once decided.
-    pub egress: u16,
+    pub egress: u32,
     /// The node it is at.
     pub node: u16,
     /// Offset of the IPv4 header that is forwarded (the inner one in a tunnel), from the frame's start.
@@ -80,6 +82,8 @@ pub struct Record {
     pub checksum: ChecksumState,
     /// Kind of superframe.
     pub segmentation: Segmentation,
+    /// Whether a worker has passed it on to the one whose bindings decide.
+    pub steered: bool,
 }
 
 const _: () = assert!(size_of::<Record>() == 64);

@@ -2,6 +2,8 @@
 //!
 //! The files below stand in the order in which a packet meets them.
 
+pub mod worker;
+
 pub mod frame;
 
 pub mod clock;
@@ -37,6 +39,10 @@ pub mod ledger;
 pub mod trace;
 
 pub mod ring;
+
+pub mod mailbox;
+
+pub mod control;
 
 pub mod tables;
 

@@ -123,6 +123,8 @@ impl Action {
 pub struct Event {
     /// The frame's mark.
     pub mark: u32,
+    /// Which hop of the frame's it is: workers share no clock finer than a batch.
+    pub hop: u16,
     /// When.
     pub time: Instant,
     /// At which node.
@@ -208,12 +210,12 @@ impl Observer {
             | Action::Encapsulate
             | Action::Decapsulate
             | Action::Transmit
-            | Action::Originate
             | Action::Deliver => true,
             Action::Route
             | Action::TranslateDestination
             | Action::TranslateSource
             | Action::Consume
+            | Action::Originate
             | Action::Resolve
             | Action::Drop(_) => false,
         }

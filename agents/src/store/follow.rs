@@ -1,0 +1,261 @@
+//! A prefix kept in memory and in step with the store.
+//!
+//! Lists, then watches from the next revision; after a compaction it lists again and reports the difference. Every
+//! agent that reacts to changes stands on it: the node agent, the controllers, `cluster`.
+//!
+//! Invariants: applying what it reports, in order, gives the store's content; a key that still exists is never
+//! reported as gone, an unchanged one not again; the revision it reports never falls.
+//!
+//! May depend on [`crate::store`].
+//!
+//! Read first: section "watch" of the etcd API guarantees.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use futures::{
+    FutureExt, StreamExt,
+    future::BoxFuture,
+    stream::{FusedStream, Stream},
+};
+
+use crate::store::{Event, EventKind, KeyValue, Listing, Revision, Store, StoreError};
+
+/// One change of a followed prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Followed {
+    /// The key is new or has another value.
+    Put(KeyValue),
+    /// The key is gone; this is what it was.
+    Delete(KeyValue),
+}
+
+impl Followed {
+    /// Gives the key.
+    pub fn key(&self) -> &Arc<str> {
+        match self {
+            Self::Put(entry) | Self::Delete(entry) => &entry.key,
+        }
+    }
+}
+
+/// Follows a prefix of a store: a stream of changes. What is there already comes first, in the order of the keys. It
+/// ends only after [`StoreError::Unavailable`]; start another one then.
+pub struct Follower<S: Store> {
+    store: S,
+    prefix: Arc<str>,
+    known: BTreeMap<Arc<str>, KeyValue>,
+    ready: VecDeque<Followed>,
+    source: Source<S>,
+    /// Everything up to here has been put into `ready`.
+    seen: Revision,
+}
+
+/// Where changes come from.
+enum Source<S: Store> {
+    Listing(BoxFuture<'static, Result<(Listing, S::Watch), StoreError>>),
+    Watch(S::Watch),
+    Ended,
+}
+
+impl<S: Store> Follower<S> {
+    /// Begins with a listing, made when the stream is first polled.
+    pub fn new(store: S, prefix: &str) -> Self {
+        let prefix: Arc<str> = prefix.into();
+        let source = Source::Listing(list_and_watch(store.clone(), Arc::clone(&prefix)).boxed());
+        Self { store, prefix, known: BTreeMap::new(), ready: VecDeque::new(), source, seen: Revision::ZERO }
+    }
+
+    /// Gives the prefix that is followed.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// Gives the revision up to which all changes have been reported or wait to be; zero before the first listing.
+    pub fn seen(&self) -> Revision {
+        self.seen
+    }
+
+    /// Says whether the first listing has been taken and all of it reported.
+    pub fn is_current(&self) -> bool {
+        self.ready.is_empty() && matches!(self.source, Source::Watch(_))
+    }
+
+    /// Takes the next change if one is there already; the waker of no task is registered for the one after.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub fn take_ready(&mut self) -> Result<Option<Followed>, StoreError> {
+        self.next().now_or_never().flatten().transpose()
+    }
+
+    /// Fills `ready` once, or says that nothing is there yet.
+    fn poll_source(&mut self, context: &mut Context<'_>) -> Poll<Result<(), StoreError>> {
+        match &mut self.source {
+            Source::Ended => return Poll::Ready(Ok(())),
+            Source::Listing(listing) => match ready!(listing.poll_unpin(context)) {
+                Ok((listing, watch)) => {
+                    self.source = Source::Watch(watch);
+                    self.adopt(listing);
+                }
+                Err(error) => {
+                    self.source = Source::Ended;
+                    return Poll::Ready(Err(error));
+                }
+            },
+            Source::Watch(watch) => match ready!(watch.poll_next_unpin(context)) {
+                Some(Ok(event)) => self.take(event),
+                Some(Err(StoreError::Compacted { .. })) | None => {
+                    let again = list_and_watch(self.store.clone(), Arc::clone(&self.prefix));
+                    self.source = Source::Listing(again.boxed());
+                }
+                Some(Err(error)) => {
+                    self.source = Source::Ended;
+                    return Poll::Ready(Err(error));
+                }
+            },
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reports how a listing differs from what is known: what is gone first, then what is new or changed.
+    fn adopt(&mut self, listing: Listing) {
+        let before = std::mem::take(&mut self.known);
+        self.known = listing.entries.into_iter().map(|entry| (Arc::clone(&entry.key), entry)).collect();
+        for (key, entry) in &before {
+            if !self.known.contains_key(key) {
+                self.ready.push_back(Followed::Delete(entry.clone()));
+            }
+        }
+        for (key, entry) in &self.known {
+            if before.get(key) != Some(entry) {
+                self.ready.push_back(Followed::Put(entry.clone()));
+            }
+        }
+        self.seen = self.seen.max(listing.revision);
+    }
+
+    fn take(&mut self, event: Event) {
+        self.seen = self.seen.max(event.mod_revision);
+        match event.kind {
+            EventKind::Put => {
+                let entry = KeyValue {
+                    key: event.key,
+                    value: event.value,
+                    create_revision: event.create_revision,
+                    mod_revision: event.mod_revision,
+                };
+                self.known.insert(Arc::clone(&entry.key), entry.clone());
+                self.ready.push_back(Followed::Put(entry));
+            }
+            EventKind::Delete => {
+                if let Some(entry) = self.known.remove(&event.key) {
+                    self.ready.push_back(Followed::Delete(entry));
+                }
+            }
+        }
+    }
+}
+
+impl<S: Store> Stream for Follower<S> {
+    type Item = Result<Followed, StoreError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            if let Some(change) = self.ready.pop_front() {
+                return Poll::Ready(Some(Ok(change)));
+            }
+            if self.is_terminated() {
+                return Poll::Ready(None);
+            }
+            if let Err(error) = ready!(self.poll_source(context)) {
+                return Poll::Ready(Some(Err(error)));
+            }
+        }
+    }
+}
+
+impl<S: Store> FusedStream for Follower<S> {
+    fn is_terminated(&self) -> bool {
+        self.ready.is_empty() && matches!(self.source, Source::Ended)
+    }
+}
+
+impl<S: Store> Unpin for Follower<S> {}
+
+/// Lists and watches without a gap; a compaction between the two starts over.
+async fn list_and_watch<S: Store>(store: S, prefix: Arc<str>) -> Result<(Listing, S::Watch), StoreError> {
+    loop {
+        let listing = store.list(&prefix).await?;
+        match store.watch(&prefix, listing.revision.next()).await {
+            Ok(watch) => return Ok((listing, watch)),
+            Err(StoreError::Compacted { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::executor::block_on;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::store::{Embedded, embedded::Options};
+
+    fn drain(follower: &mut Follower<Embedded>) -> Vec<Followed> {
+        std::iter::from_fn(|| follower.take_ready().unwrap()).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn replica_equals_the_store_whatever_is_compacted(
+            rounds in prop::collection::vec(prop::collection::vec((0u8..5, prop::option::of(any::<u8>())), 0..12), 0..8),
+        ) {
+            block_on(async {
+                // A history of four events: most rounds overflow it and force a new listing.
+                let store = Embedded::with_options(Options { history: 4 });
+                let mut follower = Follower::new(store.clone(), "/in/");
+                let mut replica = BTreeMap::new();
+                for round in rounds {
+                    for (key, value) in round {
+                        store.put("/out/x", *b"x").await.unwrap();
+                        match value {
+                            Some(value) => store.put(&format!("/in/{key}"), [value]).await.unwrap(),
+                            None => store.delete(&format!("/in/{key}")).await.unwrap(),
+                        };
+                    }
+                    for change in drain(&mut follower) {
+                        match change {
+                            Followed::Put(entry) => {
+                                assert_ne!(replica.insert(Arc::clone(&entry.key), entry.clone()), Some(entry));
+                            }
+                            Followed::Delete(entry) => assert!(replica.remove(&entry.key).is_some()),
+                        }
+                    }
+                    let listing = store.list("/in/").await.unwrap();
+                    assert_eq!(replica.values().cloned().collect::<Vec<_>>(), listing.entries);
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn existing_keys_come_first_and_a_removal_says_what_was() {
+        block_on(async {
+            let store = Embedded::new();
+            store.put("/a", *b"1").await.unwrap();
+            let mut follower = Follower::new(store.clone(), "/");
+            let mut changes = drain(&mut follower);
+            store.delete("/a").await.unwrap();
+            changes.extend(drain(&mut follower));
+            let Followed::Put(entry) = changes[0].clone() else { panic!("{changes:?}") };
+            assert_eq!(changes[1], Followed::Delete(entry));
+            assert_eq!(follower.seen(), Revision(2));
+        });
+    }
+}

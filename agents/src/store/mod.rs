@@ -1,0 +1,244 @@
+//! The store: one small trait over a revisioned key-value store.
+//!
+//! Everything that the cluster knows lies here: flannel's leases and Kubernetes' objects. The node agent, the
+//! controllers and the publisher call it; [`embedded`] implements it in this process, etcd is the other kind.
+//!
+//! Invariants: every successful change has a revision larger than all before; a watch delivers every event of its
+//! prefix from the revision it asked for, in order, once, or ends with [`StoreError::Compacted`]; never a gap.
+//! Futures and streams are `Send` and belong to no runtime.
+//!
+//! May depend on `futures`.
+//!
+//! Read first: the etcd v3 API guarantees (key-value, transactions, watch).
+
+pub mod embedded;
+
+pub mod follow;
+
+#[cfg(test)]
+mod conformance;
+
+use std::{fmt, future::Future, sync::Arc};
+
+use futures::stream::Stream;
+use thiserror::Error;
+
+pub use embedded::Embedded;
+pub use follow::{Followed, Follower};
+
+/// The largest value that a store takes, in bytes: etcd's default request limit.
+pub const VALUE_LIMIT: usize = 1_572_864;
+
+/// A point in the store's history; 0 is before everything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Revision(pub u64);
+
+impl Revision {
+    /// Before the first change: as `mod_revision` of a compare it means "the key must not exist".
+    pub const ZERO: Self = Self(0);
+
+    /// Gives the revision after this one, where a watch that follows a listing begins.
+    pub const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A key as it is now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyValue {
+    /// The key.
+    pub key: Arc<str>,
+    /// The value.
+    pub value: Arc<[u8]>,
+    /// When the key came to exist.
+    pub create_revision: Revision,
+    /// When it was last written.
+    pub mod_revision: Revision,
+}
+
+/// All keys of a prefix at one revision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listing {
+    /// The keys in byte order.
+    pub entries: Vec<KeyValue>,
+    /// The store's revision at that moment; a watch from the next one misses nothing.
+    pub revision: Revision,
+}
+
+/// What happened to a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// It was written.
+    Put,
+    /// It was removed.
+    Delete,
+}
+
+/// One change as a watch sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// What happened.
+    pub kind: EventKind,
+    /// The key.
+    pub key: Arc<str>,
+    /// The value written; empty for a removal.
+    pub value: Arc<[u8]>,
+    /// The revision of this change.
+    pub mod_revision: Revision,
+    /// When the key came to exist; zero for a removal.
+    pub create_revision: Revision,
+}
+
+/// A condition of a transaction: the key was last written at this revision, or does not exist if that is zero.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Compare {
+    /// The key.
+    pub key: Arc<str>,
+    /// Its expected `mod_revision`.
+    pub mod_revision: Revision,
+}
+
+/// A change of a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Writes a key.
+    Put {
+        /// The key.
+        key: Arc<str>,
+        /// Its new value.
+        value: Arc<[u8]>,
+    },
+    /// Removes a key; nothing happens if it does not exist.
+    Delete {
+        /// The key.
+        key: Arc<str>,
+    },
+}
+
+impl Op {
+    /// Gives the key that the change is about.
+    pub fn key(&self) -> &Arc<str> {
+        match self {
+            Self::Put { key, .. } | Self::Delete { key } => key,
+        }
+    }
+}
+
+/// Whether a transaction's conditions held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// They did; all changes have this revision.
+    Done(Revision),
+    /// They did not; nothing changed.
+    Conflict,
+}
+
+/// Why the store did not do as asked.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum StoreError {
+    /// The history that a watch needs is gone: list again, compare, and watch from there.
+    #[error("revision is compacted; the oldest that can be watched is {oldest}")]
+    Compacted {
+        /// The oldest revision from which a watch can begin.
+        oldest: Revision,
+    },
+    /// A transaction changes one key twice, which etcd refuses too.
+    #[error("transaction changes {key} twice")]
+    DuplicateKey {
+        /// The key.
+        key: Arc<str>,
+    },
+    /// The value is larger than [`VALUE_LIMIT`].
+    #[error("value of {key} has {size} bytes; at most {VALUE_LIMIT} fit")]
+    TooLarge {
+        /// The key.
+        key: Arc<str>,
+        /// The value's length in bytes.
+        size: usize,
+    },
+    /// The store cannot be reached; nothing is known about the request.
+    #[error("store cannot be reached: {cause}")]
+    Unavailable {
+        /// What the connection said.
+        cause: String,
+    },
+}
+
+/// A revisioned key-value store; a clone is another handle to the same.
+pub trait Store: Clone + Send + Sync + 'static {
+    /// The stream of a watch; it ends only after an error.
+    type Watch: Stream<Item = Result<Event, StoreError>> + Send + Unpin + 'static;
+
+    /// Reads a key.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    fn get(&self, key: &str) -> impl Future<Output = Result<Option<KeyValue>, StoreError>> + Send;
+
+    /// Reads all keys that begin with `prefix`.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    fn list(&self, prefix: &str) -> impl Future<Output = Result<Listing, StoreError>> + Send;
+
+    /// Makes all changes at one revision if all conditions hold, else none.
+    ///
+    /// # Errors
+    /// [`StoreError::DuplicateKey`], [`StoreError::TooLarge`], [`StoreError::Unavailable`].
+    fn transact(
+        &self,
+        compares: Vec<Compare>,
+        ops: Vec<Op>,
+    ) -> impl Future<Output = Result<Outcome, StoreError>> + Send;
+
+    /// Watches all keys that begin with `prefix` from a revision on, that one included; it may be in the future.
+    ///
+    /// # Errors
+    /// [`StoreError::Compacted`] here or in the stream, [`StoreError::Unavailable`].
+    fn watch(
+        &self,
+        prefix: &str,
+        from: Revision,
+    ) -> impl Future<Output = Result<Self::Watch, StoreError>> + Send;
+
+    /// Writes a key whatever it was.
+    ///
+    /// # Errors
+    /// As [`Store::transact`].
+    fn put(
+        &self,
+        key: &str,
+        value: impl Into<Arc<[u8]>> + Send,
+    ) -> impl Future<Output = Result<Outcome, StoreError>> + Send {
+        self.transact(Vec::new(), vec![Op::Put { key: key.into(), value: value.into() }])
+    }
+
+    /// Writes a key if it was last written at `expected`, or does not exist if that is [`Revision::ZERO`].
+    ///
+    /// # Errors
+    /// As [`Store::transact`].
+    fn put_if(
+        &self,
+        key: &str,
+        value: impl Into<Arc<[u8]>> + Send,
+        expected: Revision,
+    ) -> impl Future<Output = Result<Outcome, StoreError>> + Send {
+        let key: Arc<str> = key.into();
+        let compare = Compare { key: Arc::clone(&key), mod_revision: expected };
+        self.transact(vec![compare], vec![Op::Put { key, value: value.into() }])
+    }
+
+    /// Removes a key whatever it was; it may be absent.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    fn delete(&self, key: &str) -> impl Future<Output = Result<Outcome, StoreError>> + Send {
+        self.transact(Vec::new(), vec![Op::Delete { key: key.into() }])
+    }
+}

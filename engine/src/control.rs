@@ -1,0 +1,380 @@
+//! The control side of an engine: makes workers, nodes, ports and cables, and reads ledgers.
+//!
+//! The publisher and the benches hold a [`Control`]. Invariants: a port is published before its link is
+//! attached and its link detached before it is unpublished; ids are never reused; both ends of a cable are
+//! one worker's. Allowed dependencies: `tables`, `mailbox`, `worker`, `link`. Read first: `tables.rs`.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use crossbeam::queue::ArrayQueue;
+use flatnet_proxy::Ipv4Prefix;
+
+use crate::frame::{Arena, ArenaError, Pool};
+use crate::ledger::{Ledger, NodeCounters};
+use crate::link::Link;
+use crate::link::wire::Wire;
+use crate::mailbox::{Incoming, MailboxFull, Outgoing, Parcel, Post};
+use crate::random::Random;
+use crate::ring;
+use crate::tables::{
+    Bridge, Endpoint, Guard, Interface, NextHop, Node, NodeId, Port, PortId, Role, RouterPort, Tunnel, Writer,
+};
+use crate::tunnel::OUTER_LENGTH;
+use crate::wire::MacAddress;
+use crate::worker::{Parts, Worker};
+
+/// Frames on the way from one worker to another at most.
+const RING_LIMIT: usize = 4096;
+/// Nodes an engine has at most.
+pub const NODE_LIMIT: usize = 1024;
+
+/// How large an engine is.
+#[derive(Debug, Clone, Copy)]
+pub struct EngineConfig {
+    /// Workers.
+    pub workers: u8,
+    /// Small buffers of each.
+    pub small_buffers: u32,
+    /// Large buffers of each.
+    pub large_buffers: u32,
+    /// Slots of each flow cache.
+    pub cache_slots: usize,
+    /// Bindings of each.
+    pub bindings: usize,
+    /// Where all chance comes from.
+    pub seed: u64,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            workers: 2,
+            small_buffers: 16_384,
+            large_buffers: 64,
+            cache_slots: 1 << 16,
+            bindings: 1 << 18,
+            seed: 7,
+        }
+    }
+}
+
+/// Everything outside the workers holds of them.
+#[derive(Debug)]
+pub struct Control {
+    /// The tables' publishing end.
+    pub tables: Writer,
+    /// The workers.
+    pub posts: Vec<Post>,
+    /// Buffers of the control side: for generators and tests.
+    pub pool: Pool,
+    counters: Vec<Arc<[Arc<NodeCounters>]>>,
+    homecoming: Vec<Incoming>,
+    arena: Arc<Arena>,
+    random: Random,
+    next_node: u16,
+    next_port: u32,
+}
+
+impl Control {
+    /// Makes an engine: its workers, to be run by whoever likes, and the control side.
+    ///
+    /// # Errors
+    /// [`ArenaError`].
+    pub fn build(config: &EngineConfig) -> Result<(Self, Vec<Worker>), ArenaError> {
+        let workers = config.workers.max(1);
+        let (arena, mut pools) = Arena::new(workers + 1, config.small_buffers, config.large_buffers)?;
+        let tables = Writer::default();
+        let random = Random::new(config.seed);
+        let posts: Vec<Post> = (0..workers).map(|_| Post::default()).collect();
+        let counters: Vec<Arc<[Arc<NodeCounters>]>> =
+            (0..workers).map(|_| (0..NODE_LIMIT).map(|_| Arc::default()).collect()).collect();
+        let (mut outgoing, mut incoming, homecoming) = mesh(&posts);
+        let pool = pools.pop().ok_or(ArenaError::TooManyBuffers)?;
+        let parts = pools.into_iter().zip(&posts).zip(&counters).enumerate();
+        let made = parts.map(|(id, ((pool, post), counters))| {
+            Worker::new(
+                id as u8,
+                config,
+                Parts {
+                    pool,
+                    reader: tables.reader(),
+                    mailbox: post.mailbox(),
+                    counters: Arc::clone(counters),
+                    outgoing: std::mem::take(&mut outgoing[id]),
+                    incoming: std::mem::take(&mut incoming[id]),
+                    random: random.fork(id as u64),
+                },
+            )
+        });
+        let made = made.collect();
+        let control =
+            Self { tables, posts, pool, counters, homecoming, arena, random, next_node: 0, next_port: 0 };
+        Ok((control, made))
+    }
+
+    /// Returns the memory of all buffers.
+    #[must_use]
+    pub fn arena(&self) -> &Arc<Arena> {
+        &self.arena
+    }
+
+    /// Sums a node's ledger over all workers.
+    #[must_use]
+    pub fn ledger(&self, node: NodeId) -> Ledger {
+        Ledger::sum(self.counters.iter().filter_map(|worker| worker.get(usize::from(node.0))))
+    }
+
+    /// Takes the control side's own buffers back that workers have freed.
+    pub fn collect_buffers(&mut self) {
+        for incoming in &mut self.homecoming {
+            incoming.parcels.pop(usize::MAX, |parcel| match parcel {
+                Parcel::Home(frame) | Parcel::Ingress(frame) | Parcel::Egress(frame) => self.pool.free(frame),
+                Parcel::Notice => {
+                    incoming.notices.pop();
+                }
+            });
+        }
+    }
+}
+
+/// Why a part of the network cannot be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ControlError {
+    /// [`NODE_LIMIT`] or 2²³ ports.
+    #[error("an engine takes no more than {NODE_LIMIT} nodes and 8,388,608 ports")]
+    TooMany,
+    /// There is no such node, or it has no such part.
+    #[error("there is no such node, bridge or interface")]
+    Missing,
+    /// A worker does not run.
+    #[error(transparent)]
+    MailboxFull(#[from] MailboxFull),
+}
+
+/// A cluster's node to be made.
+#[derive(Debug, Clone)]
+pub struct NodeSpec {
+    /// Its name.
+    pub name: Arc<str>,
+    /// eth0's address.
+    pub address: Ipv4Addr,
+    /// The node network.
+    pub network: Ipv4Prefix,
+    /// Where what is neither pod nor node goes.
+    pub gateway: Option<Ipv4Addr>,
+    /// Its pods' subnet: .0 is flannel0, .1 is docker0.
+    pub subnet: Ipv4Prefix,
+    /// All pods' network.
+    pub pod_network: Ipv4Prefix,
+    /// flannel's UDP port.
+    pub tunnel_port: u16,
+    /// Largest IP packet eth0 takes, bytes.
+    pub mtu: u16,
+}
+
+/// A router's interface to be made.
+#[derive(Debug, Clone, Copy)]
+pub struct InterfaceSpec {
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// The network it is on.
+    pub network: Ipv4Prefix,
+    /// Largest IP packet it takes, bytes.
+    pub mtu: u16,
+}
+
+impl Control {
+    /// Makes a switch: a bridge and nothing else.
+    ///
+    /// # Errors
+    /// [`ControlError::TooMany`].
+    pub fn add_switch(&mut self, name: &str) -> Result<NodeId, ControlError> {
+        let bridge = Bridge { name: Arc::from("switch"), ports: Vec::new(), router: None, mtu: u16::MAX };
+        self.add(Node { name: Arc::from(name), bridge: Some(bridge), ..Node::default() })
+    }
+
+    /// Makes a router between networks.
+    ///
+    /// # Errors
+    /// [`ControlError::TooMany`].
+    pub fn add_router(&mut self, name: &str, interfaces: &[InterfaceSpec]) -> Result<NodeId, ControlError> {
+        let mut node = Node { name: Arc::from(name), ..Node::default() };
+        for (index, spec) in interfaces.iter().enumerate() {
+            add_interface(&mut node, index as u8, spec);
+        }
+        self.add(node)
+    }
+
+    /// Makes a cluster's node: docker0, flannel0, eth0 and its routes.
+    ///
+    /// # Errors
+    /// [`ControlError::TooMany`]; [`ControlError::Missing`] when the subnet has no addresses for docker0.
+    pub fn add_node(&mut self, spec: &NodeSpec) -> Result<NodeId, ControlError> {
+        let docker0 = spec.subnet.nth(1).ok_or(ControlError::Missing)?;
+        let overlay_mtu = spec.mtu.saturating_sub(OUTER_LENGTH as u16);
+        let router = RouterPort { mac: MacAddress::for_ipv4(docker0), address: docker0, subnet: spec.subnet };
+        let mut node = Node {
+            name: Arc::clone(&spec.name),
+            bridge: Some(Bridge {
+                name: Arc::from("docker0"),
+                ports: Vec::new(),
+                router: Some(router),
+                mtu: overlay_mtu,
+            }),
+            tunnel: Some(Tunnel {
+                address: spec.subnet.address(),
+                local: spec.address,
+                port: spec.tunnel_port,
+                mtu: overlay_mtu,
+            }),
+            masquerade: Some(spec.pod_network),
+            services: true,
+            ..Node::default()
+        };
+        node.routes.insert(spec.pod_network, NextHop::Tunnel);
+        node.routes.insert(spec.subnet, NextHop::Bridge);
+        add_interface(
+            &mut node,
+            0,
+            &InterfaceSpec { address: spec.address, network: spec.network, mtu: spec.mtu },
+        );
+        if let (Some(gateway), Ok(everything)) = (spec.gateway, Ipv4Prefix::new(Ipv4Addr::UNSPECIFIED, 0)) {
+            node.routes.insert(everything, NextHop::Interface { index: 0, gateway: Some(gateway) });
+        }
+        self.add(node)
+    }
+
+    fn add(&mut self, node: Node) -> Result<NodeId, ControlError> {
+        if usize::from(self.next_node) >= NODE_LIMIT {
+            return Err(ControlError::TooMany);
+        }
+        let id = NodeId(self.next_node);
+        self.next_node += 1;
+        self.tables.publish(|tables| tables.set_node(id, Some(node)));
+        Ok(id)
+    }
+
+    fn port_id(&mut self) -> Result<PortId, ControlError> {
+        let id = PortId(self.next_port);
+        self.next_port =
+            self.next_port.checked_add(1).filter(|&next| next < 1 << 23).ok_or(ControlError::TooMany)?;
+        Ok(id)
+    }
+
+    /// Lays a cable between a node's interface and a switch; `worker` owns both ends. Returns the port at the
+    /// interface and the port at the switch.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub fn connect(
+        &mut self,
+        node: NodeId,
+        index: u8,
+        switch: NodeId,
+        worker: u8,
+    ) -> Result<(PortId, PortId), ControlError> {
+        let tables = self.tables.current();
+        let at = tables.node(node).ok_or(ControlError::Missing)?;
+        let mut changed = Node::clone(at);
+        let (near, far) = (self.port_id()?, self.port_id()?);
+        let interface = changed.interfaces.get_mut(usize::from(index)).ok_or(ControlError::Missing)?;
+        interface.port = near;
+        let name = Arc::clone(&at.name);
+        self.tables.publish(|tables| {
+            tables.set_node(node, Some(changed));
+            let role = Role::Interface(index);
+            tables.add_port(near, Port { node, worker, name: Arc::clone(&name), role });
+            tables.add_port(far, Port { node: switch, worker, name, role: Role::Bridge(None) });
+        });
+        let ends = [(near, far), (far, near)];
+        for (port, peer) in ends {
+            let wire = Wire::new(peer, self.random.fork(u64::from(port.0)));
+            self.post(worker)?.visit(move |worker| worker.attach(port, Link::Wire(wire)))?;
+        }
+        Ok((near, far))
+    }
+
+    /// Attaches something to a node's bridge: a pod with its guard, or, without one, a machine of any addresses.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub fn attach(
+        &mut self,
+        node: NodeId,
+        name: &str,
+        guard: Option<Guard>,
+        worker: u8,
+        link: Link,
+    ) -> Result<PortId, ControlError> {
+        let port = self.port_id()?;
+        self.tables.publish(|tables| {
+            tables.add_port(port, Port { node, worker, name: Arc::from(name), role: Role::Bridge(guard) });
+            if let Some(guard) = guard {
+                tables.add_endpoint(guard.address, Endpoint { node, port, mac: guard.mac, worker });
+            }
+        });
+        self.post(worker)?.visit(move |worker| worker.attach(port, link))?;
+        Ok(port)
+    }
+
+    /// Takes a port and its endpoint away.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub fn detach(&mut self, port: PortId) -> Result<(), ControlError> {
+        let tables = self.tables.current();
+        let entry = tables.ports.get(&port).ok_or(ControlError::Missing)?;
+        self.post(entry.worker)?.visit(move |worker| worker.detach(port))?;
+        let address = if let Role::Bridge(Some(guard)) = entry.role { Some(guard.address) } else { None };
+        self.tables.publish(|tables| {
+            if let Some(address) = address {
+                tables.remove_endpoint(address);
+            }
+            tables.remove_port(port);
+        });
+        Ok(())
+    }
+
+    fn post(&self, worker: u8) -> Result<&Post, ControlError> {
+        self.posts.get(usize::from(worker)).ok_or(ControlError::Missing)
+    }
+}
+
+fn add_interface(node: &mut Node, index: u8, spec: &InterfaceSpec) {
+    node.interfaces.push(Interface {
+        name: Arc::from(format!("eth{index}")),
+        port: PortId(u32::MAX),
+        mac: MacAddress::for_ipv4(spec.address),
+        address: spec.address,
+        network: spec.network,
+        mtu: spec.mtu,
+    });
+    node.routes.insert(spec.network, NextHop::Interface { index, gateway: None });
+}
+
+type Mesh = (Vec<Vec<Option<Outgoing>>>, Vec<Vec<Incoming>>, Vec<Incoming>);
+
+/// Connects every worker with every other and with the control side, whose number is the last.
+fn mesh(posts: &[Post]) -> Mesh {
+    let workers = posts.len();
+    let mut outgoing: Vec<Vec<Option<Outgoing>>> = Vec::new();
+    let mut incoming: Vec<Vec<Incoming>> = (0..=workers).map(|_| Vec::new()).collect();
+    for from in 0..workers {
+        let mut ways = Vec::new();
+        for (to, arrivals) in incoming.iter_mut().enumerate() {
+            if to == from {
+                ways.push(None);
+                continue;
+            }
+            let (producer, consumer) = ring::ring(RING_LIMIT);
+            let notices = Arc::new(ArrayQueue::new(RING_LIMIT));
+            let alarm = posts.get(to).map(|post| Arc::clone(&post.alarm)).unwrap_or_default();
+            ways.push(Some(Outgoing { parcels: producer, notices: Arc::clone(&notices), alarm }));
+            arrivals.push(Incoming { parcels: consumer, notices });
+        }
+        outgoing.push(ways);
+    }
+    let homecoming = incoming.pop().unwrap_or_default();
+    (outgoing, incoming, homecoming)
+}

@@ -1,0 +1,209 @@
+//! The ways to a worker: visits from the control side, parcels and notices from the other workers.
+//!
+//! A worker opens its mailbox once per batch. Invariants: a visit runs on the worker between two batches, so it
+//! sees whole state and needs no lock; every way is bounded; a sleeping worker is woken, a running one costs
+//! its sender one load. Allowed dependencies: `ring`, `frame`, `worker`. Read first: `docs/architecture.md`.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::{Arc, OnceLock, mpsc};
+use std::thread::Thread;
+
+use crossbeam::queue::ArrayQueue;
+
+use crate::frame::Frame;
+use crate::neighbor::Neighbor;
+use crate::ring::{Consumer, Popped, Producer, Word};
+use crate::tables::{NodeId, PortId};
+use crate::wire::MacAddress;
+use crate::worker::Worker;
+
+/// Visits that wait for a worker at most.
+const MAILBOX_LIMIT: usize = 4096;
+
+/// What runs on a worker between two batches.
+pub type Visit = Box<dyn FnOnce(&mut Worker) + Send>;
+
+/// What one worker sends another.
+#[derive(Debug)]
+pub enum Parcel {
+    /// A frame to decide about.
+    Ingress(Frame),
+    /// A decided frame, to send by the egress in its record.
+    Egress(Frame),
+    /// An empty buffer, back to its owner.
+    Home(Frame),
+    /// Look into the notices: the next one belongs here in the order.
+    Notice,
+}
+
+impl Word for Parcel {
+    fn into_word(self) -> u64 {
+        match self {
+            Self::Ingress(frame) => frame.into_word(),
+            Self::Egress(frame) => (1 << 32) | frame.into_word(),
+            Self::Home(frame) => (2 << 32) | frame.into_word(),
+            Self::Notice => 3 << 32,
+        }
+    }
+
+    fn from_word(word: u64, popped: Popped) -> Self {
+        match word >> 32 {
+            0 => Self::Ingress(Frame::from_word(word, popped)),
+            1 => Self::Egress(Frame::from_word(word, popped)),
+            2 => Self::Home(Frame::from_word(word, popped)),
+            _ => Self::Notice,
+        }
+    }
+}
+
+/// What one worker tells the others, in order with its frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Notice {
+    /// A bridge learned a MAC.
+    Station(NodeId, MacAddress, PortId),
+    /// A neighbour's MAC became known.
+    Neighbor(Neighbor, MacAddress),
+}
+
+/// One worker's way to another.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// The frames.
+    pub parcels: Producer<Parcel>,
+    /// The notices among them.
+    pub notices: Arc<ArrayQueue<Notice>>,
+    /// To wake the other.
+    pub alarm: Arc<Alarm>,
+}
+
+/// One worker's way from another.
+#[derive(Debug)]
+pub struct Incoming {
+    /// The frames.
+    pub parcels: Consumer<Parcel>,
+    /// The notices among them.
+    pub notices: Arc<ArrayQueue<Notice>>,
+}
+
+/// Wakes a worker that sleeps; costs its sender one load when it does not.
+#[derive(Debug, Default)]
+pub struct Alarm {
+    asleep: AtomicBool,
+    thread: OnceLock<Thread>,
+}
+
+impl Alarm {
+    /// Wakes the worker if it sleeps; whatever was sent before is seen by it.
+    pub fn ring(&self) {
+        fence(Ordering::SeqCst);
+        if self.asleep.load(Ordering::Relaxed)
+            && let Some(thread) = self.thread.get()
+        {
+            thread.unpark();
+        }
+    }
+
+    /// Sleeps the calling worker for at most `limit` unless `busy` says that there is work.
+    pub fn sleep(&self, limit: std::time::Duration, busy: impl FnOnce() -> bool) {
+        self.thread.get_or_init(std::thread::current);
+        self.asleep.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        if !busy() {
+            std::thread::park_timeout(limit);
+        }
+        self.asleep.store(false, Ordering::Relaxed);
+    }
+}
+
+/// A worker as the control side sees it.
+#[derive(Debug, Clone)]
+pub struct Post {
+    visits: Arc<ArrayQueue<Visit>>,
+    /// Wakes it.
+    pub alarm: Arc<Alarm>,
+    /// The generation of the tables it last took.
+    acknowledged: Arc<AtomicU64>,
+}
+
+/// A visit's answer, once the worker has opened its mailbox.
+pub type Answer<R> = mpsc::Receiver<R>;
+
+/// The worker's mailbox is full: it does not run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the worker's mailbox is full")]
+pub struct MailboxFull;
+
+impl Post {
+    /// Has `visit` run on the worker between two batches; the answer comes when it has.
+    ///
+    /// # Errors
+    /// [`MailboxFull`].
+    pub fn visit<R: Send + 'static>(
+        &self,
+        visit: impl FnOnce(&mut Worker) -> R + Send + 'static,
+    ) -> Result<Answer<R>, MailboxFull> {
+        let (sender, answer) = mpsc::channel();
+        let boxed: Visit = Box::new(move |worker| {
+            // Who asked may have gone.
+            let _ = sender.send(visit(worker));
+        });
+        self.visits.push(boxed).map_err(|_| MailboxFull)?;
+        self.alarm.ring();
+        Ok(answer)
+    }
+
+    /// Returns the generation of the tables that the worker works by.
+    #[must_use]
+    pub fn acknowledged(&self) -> u64 {
+        self.acknowledged.load(Ordering::Acquire)
+    }
+}
+
+/// The worker's side of a [`Post`].
+#[derive(Debug)]
+pub struct Mailbox {
+    visits: Arc<ArrayQueue<Visit>>,
+    /// To sleep on.
+    pub alarm: Arc<Alarm>,
+    acknowledged: Arc<AtomicU64>,
+}
+
+impl Mailbox {
+    /// Takes the next visit.
+    pub fn next(&self) -> Option<Visit> {
+        self.visits.pop()
+    }
+
+    /// Tells whether a visit waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.visits.is_empty()
+    }
+
+    /// Tells the control side which tables are in use.
+    pub fn acknowledge(&self, generation: u64) {
+        self.acknowledged.store(generation, Ordering::Release);
+    }
+}
+
+impl Default for Post {
+    fn default() -> Self {
+        Self {
+            visits: Arc::new(ArrayQueue::new(MAILBOX_LIMIT)),
+            alarm: Arc::default(),
+            acknowledged: Arc::default(),
+        }
+    }
+}
+
+impl Post {
+    /// Returns the worker's side.
+    #[must_use]
+    pub fn mailbox(&self) -> Mailbox {
+        Mailbox {
+            visits: Arc::clone(&self.visits),
+            alarm: Arc::clone(&self.alarm),
+            acknowledged: Arc::clone(&self.acknowledged),
+        }
+    }
+}

@@ -1,0 +1,365 @@
+//! The packet's way in code: a worker takes batches from its links and runs each through three passes.
+//!
+//! [`Worker::run_batch`] is called in a loop by a thread of its own, or by whoever keeps virtual time. It owns
+//! everything the packet path writes. Invariants: a frame that came in is sent, consumed, held or dropped by
+//! name; frames of a flow stay in order; per packet nothing is locked, allocated or asked of the system.
+//! Allowed dependencies: all of the engine. Read first: `DESIGN.md`, "Run to completion".
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use flatnet_proxy::Cursors;
+
+use crate::binding::{Bindings, Half};
+use crate::bridge::Fdb;
+use crate::clock::Instant;
+use crate::control::EngineConfig;
+use crate::decide::World;
+use crate::flow::{FlowCache, NO_BINDING, flags};
+use crate::frame::{Arena, ChecksumState, Frame, Pool};
+use crate::ledger::{DropReason, NodeCounters, Term};
+use crate::link::Link;
+use crate::mailbox::{Incoming, Mailbox, Outgoing, Parcel};
+use crate::neighbor::Neighbors;
+use crate::parse::{Class, IngressPort, Parsed, parse};
+use crate::random::Random;
+use crate::rewrite::{Adjacency, replay};
+use crate::tables::{NodeId, PortId, Reader, Tables};
+use crate::trace::{Action, Event, Observer, Point};
+use crate::wire::Ipv4Packet;
+
+mod arp;
+mod exchange;
+mod originate;
+mod ports;
+mod slow;
+
+/// Frames a batch has at most.
+pub const BATCH_LIMIT: usize = 64;
+/// Bindings looked at per batch for expiry.
+const SWEEP: usize = 32;
+/// Adjacencies a worker keeps; one more clears the cache.
+const ADJACENCY_LIMIT: usize = 1 << 16;
+/// The ingress of frames that the node made itself.
+const ORIGINATED: u32 = u32::MAX;
+
+/// A link and what the packet path must know of its port.
+#[derive(Debug)]
+struct Attached {
+    link: Link,
+    node: NodeId,
+    ingress: IngressPort,
+    /// Frames that came in and are not processed yet.
+    waiting: VecDeque<Frame>,
+    /// Whether the port is in the list of ports with waiting frames.
+    is_ready: bool,
+}
+
+/// What [`crate::control::Control::build`] gives a worker.
+#[derive(Debug)]
+pub struct Parts {
+    /// Its buffers.
+    pub pool: Pool,
+    /// Its view of the tables.
+    pub reader: Reader,
+    /// Its mailbox.
+    pub mailbox: Mailbox,
+    /// Its counters, by node.
+    pub counters: Arc<[Arc<NodeCounters>]>,
+    /// Its ways to the others, by number; none to itself.
+    pub outgoing: Vec<Option<Outgoing>>,
+    /// Its ways from the others.
+    pub incoming: Vec<Incoming>,
+    /// Its generator.
+    pub random: Random,
+}
+
+/// One worker: some links and everything the packet path writes for them.
+#[derive(Debug)]
+pub struct Worker {
+    id: u8,
+    workers: u8,
+    arena: Arc<Arena>,
+    pool: Pool,
+    reader: Reader,
+    tables: Arc<Tables>,
+    mailbox: Mailbox,
+    counters: Arc<[Arc<NodeCounters>]>,
+    outgoing: Vec<Option<Outgoing>>,
+    incoming: Vec<Incoming>,
+    cache: FlowCache,
+    adjacencies: Adjacencies,
+    bindings: Bindings,
+    neighbors: Neighbors,
+    fdb: Fdb,
+    cursors: Cursors,
+    random: Random,
+    /// Who listens, and what there is for them.
+    pub observer: Observer,
+    links: Vec<Option<Attached>>,
+    ready: VecDeque<PortId>,
+    timers: ports::Timers,
+    /// Ports whose links are rings: looked at in every batch.
+    ring_ports: Vec<PortId>,
+    parcels: Vec<Parcel>,
+    error_budget: originate::ErrorBudget,
+    identification: u16,
+    batch: Batch,
+}
+
+/// The ways frames leave, numbered.
+#[derive(Debug, Default)]
+struct Adjacencies {
+    list: Vec<Adjacency>,
+    numbers: HashMap<Adjacency, u32>,
+}
+
+/// The arrays that the passes run over; kept to be reused.
+#[derive(Debug, Default)]
+struct Batch {
+    frames: Vec<Frame>,
+    parsed: Vec<Result<Parsed, DropReason>>,
+    hashes: Vec<u64>,
+}
+
+impl Worker {
+    /// Makes a worker without links.
+    #[must_use]
+    pub fn new(id: u8, config: &EngineConfig, parts: Parts) -> Self {
+        let Parts { pool, mut reader, mailbox, counters, outgoing, incoming, mut random } = parts;
+        let secret = [random.next_u64(), random.next_u64()];
+        Self {
+            id,
+            workers: config.workers.max(1),
+            arena: Arc::clone(pool.arena()),
+            pool,
+            tables: Arc::clone(reader.load()),
+            reader,
+            mailbox,
+            counters,
+            outgoing,
+            incoming,
+            cache: FlowCache::new(config.cache_slots, secret),
+            adjacencies: Adjacencies::default(),
+            bindings: Bindings::new(config.bindings, secret),
+            neighbors: Neighbors::default(),
+            fdb: Fdb::default(),
+            cursors: Cursors::new(u32::from(id)),
+            identification: random.next_u16(),
+            random,
+            observer: Observer::default(),
+            links: Vec::new(),
+            ready: VecDeque::new(),
+            timers: ports::Timers::default(),
+            ring_ports: Vec::new(),
+            parcels: Vec::new(),
+            error_budget: originate::ErrorBudget::default(),
+            batch: Batch::default(),
+        }
+    }
+
+    /// Does everything that can be done at `now`, one batch per port; returns how many frames it moved.
+    pub fn run_batch(&mut self, now: Instant) -> usize {
+        // 1. What the control side wants.
+        self.refresh_tables();
+        let mut moved = self.open_mailbox();
+        // 2. What the other workers sent, what is due, what the links have.
+        moved += self.receive_parcels(now);
+        self.ask_neighbors_again(now);
+        self.run_timers(now);
+        // 3. A batch per port.
+        for _ in 0..self.ready.len() {
+            if let Some(port) = self.ready.pop_front() {
+                moved += self.run_port(port, now);
+            }
+        }
+        // 4. What can wait.
+        self.bindings.sweep(SWEEP, now);
+        self.send_buffers_home();
+        moved
+    }
+
+    fn refresh_tables(&mut self) {
+        let current = self.reader.load();
+        if !Arc::ptr_eq(current, &self.tables) {
+            self.tables = Arc::clone(current);
+            self.mailbox.acknowledge(self.tables.generation);
+        }
+    }
+
+    fn open_mailbox(&mut self) -> usize {
+        let mut visits = 0;
+        while let Some(visit) = self.mailbox.next() {
+            visit(self);
+            // A visit may follow a publication; it must see it.
+            self.refresh_tables();
+            visits += 1;
+        }
+        visits
+    }
+
+    fn run_port(&mut self, port: PortId, now: Instant) -> usize {
+        let mut frames = std::mem::take(&mut self.batch.frames);
+        let Some((node, ingress)) = self.take_batch(port, &mut frames) else {
+            self.batch.frames = frames;
+            return 0;
+        };
+        let count = frames.len();
+        self.count(node, Term::Received, count as u64);
+        self.run_frames(&mut frames, node, &ingress, false, now);
+        self.batch.frames = frames;
+        count
+    }
+
+    /// The three passes over a batch of frames that came in by one port.
+    fn run_frames(
+        &mut self,
+        frames: &mut Vec<Frame>,
+        node: NodeId,
+        ingress: &IngressPort,
+        steered: bool,
+        now: Instant,
+    ) {
+        self.parse_pass(frames, node, ingress, steered, now);
+        let listening = self.observer.is_listening();
+        for (index, frame) in frames.drain(..).enumerate() {
+            match self.batch.parsed[index] {
+                Ok(parsed) => {
+                    let hash = self.batch.hashes[index];
+                    if let Some(frame) = self.cached(frame, &parsed, hash, listening, now) {
+                        self.decide(frame, &parsed, hash, now);
+                    }
+                }
+                Err(reason) => self.drop_frame(frame, reason, now),
+            }
+        }
+    }
+
+    /// Pass 1: headers to keys and hashes; the cache's slots are on their way when pass 2 asks.
+    fn parse_pass(
+        &mut self,
+        frames: &mut [Frame],
+        node: NodeId,
+        ingress: &IngressPort,
+        steered: bool,
+        now: Instant,
+    ) {
+        self.batch.parsed.clear();
+        self.batch.hashes.clear();
+        for frame in frames {
+            let open = self.arena.open(frame);
+            let verified = open.record.checksum == ChecksumState::Verified;
+            let parsed = parse(open.bytes(), ingress, verified);
+            let mut hash = 0;
+            if let Ok(parsed) = &parsed {
+                hash = self.cache.hash(parsed.key);
+                open.record.network_offset = parsed.network_offset;
+                open.record.transport_offset = parsed.transport_offset;
+            }
+            open.record.node = node.0;
+            open.record.ingress = ingress.port;
+            open.record.flow_hash = hash;
+            open.record.time = now.as_nanos();
+            open.record.steered = steered;
+            self.batch.parsed.push(parsed);
+            self.batch.hashes.push(hash);
+        }
+    }
+
+    /// Passes 2 and 3: look the flow up and replay its decision; gives the frame back when it must be decided.
+    #[inline(always)]
+    fn cached(
+        &mut self,
+        mut frame: Frame,
+        parsed: &Parsed,
+        hash: u64,
+        listening: bool,
+        now: Instant,
+    ) -> Option<Frame> {
+        let mut open = self.arena.open(&mut frame);
+        let is_flow = matches!(parsed.class, Class::Flow | Class::LayerTwo);
+        if listening || open.record.mark != 0 || !is_flow {
+            return Some(frame);
+        }
+        let Some(slot) = self.cache.lookup(hash, parsed.key, &parsed.guard, &self.tables.epochs) else {
+            return Some(frame);
+        };
+        let adjacency = &self.adjacencies.list[slot.adjacency as usize];
+        if parsed.class == Class::Flow {
+            let network = usize::from(parsed.network_offset);
+            if Ipv4Packet::new_unchecked(&open.bytes()[network..]).total_length() > adjacency.mtu {
+                return Some(frame);
+            }
+        }
+        if slot.binding != NO_BINDING {
+            let half = if slot.flags & flags::REPLY != 0 { Half::Reply } else { Half::Original };
+            if !self.bindings.renew(slot.binding, slot.generation, half, now) {
+                return Some(frame);
+            }
+        }
+        self.identification = self.identification.wrapping_add(1);
+        let egress = adjacency.egress;
+        if replay(&mut open, slot, adjacency, self.identification) {
+            open.record.egress = egress.0;
+            self.send(frame, egress, now);
+        } else {
+            self.drop_frame(frame, DropReason::MtuExceeded, now);
+        }
+        None
+    }
+
+    /// Takes one of its own buffers back from outside.
+    pub fn adopt(&mut self, frame: Frame) {
+        self.pool.free(frame);
+    }
+
+    /// Returns how many of its buffers are in use, wherever they are.
+    #[must_use]
+    pub fn outstanding_buffers(&self) -> usize {
+        self.pool.outstanding()
+    }
+
+    fn world(&mut self, now: Instant) -> World<'_> {
+        World {
+            tables: &self.tables,
+            bindings: &mut self.bindings,
+            neighbors: &mut self.neighbors,
+            fdb: &mut self.fdb,
+            cursors: &mut self.cursors,
+            random: &mut self.random,
+            worker: self.id,
+            workers: self.workers,
+            now,
+        }
+    }
+
+    #[inline(always)]
+    fn count(&self, node: NodeId, term: Term, frames: u64) {
+        if let Some(counters) = self.counters.get(usize::from(node.0)) {
+            counters.count(term, frames);
+        }
+    }
+
+    /// Drops a frame by name: counted, told to whoever traces it, its buffer freed.
+    fn drop_frame(&mut self, frame: Frame, reason: DropReason, now: Instant) {
+        let record = self.arena.record(&frame);
+        let point = if record.ingress == ORIGINATED {
+            Point::Bridge
+        } else {
+            self.ingress_point(PortId(record.ingress))
+        };
+        self.drop_at(frame, point, reason, now);
+    }
+
+    fn drop_at(&mut self, mut frame: Frame, point: Point, reason: DropReason, now: Instant) {
+        let open = self.arena.open(&mut frame);
+        let node = NodeId(open.record.node);
+        if open.record.mark != 0 {
+            self.observer.pass(ports::event(open.record, point, Action::Drop(reason), now), &[]);
+        }
+        if let Some(counters) = self.counters.get(usize::from(node.0)) {
+            counters.drop_frame(reason);
+        }
+        self.pool.free(frame);
+    }
+}

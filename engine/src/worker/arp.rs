@@ -1,0 +1,227 @@
+//! ARP at a node: answering, learning, asking.
+//!
+//! Called for every ARP frame, and when a neighbour is needed. Invariants: a guarded pod claims its own address
+//! only; known pods are answered for, but never a probe or announcement; a MAC is learned only for a
+//! neighbour that somebody asked for or that asked us. Read first: RFC 826, RFC 5227.
+
+use super::{DropReason, Frame, Instant, NodeId, ORIGINATED, PortId, Term, Worker};
+use crate::decide::is_local;
+use crate::mailbox::Notice;
+use crate::neighbor::{Attachment, Neighbor};
+use crate::tables::{Node, Role};
+use crate::trace::{Action, Point};
+use crate::wire::{ArpOperation, ArpPacket, EtherType, EthernetFrame, MacAddress, arp, ethernet};
+use std::net::Ipv4Addr;
+
+/// What an ARP packet says.
+#[derive(Debug, Clone, Copy)]
+struct Said {
+    request: bool,
+    sender_mac: MacAddress,
+    sender: Ipv4Addr,
+    target: Ipv4Addr,
+    /// A probe or an announcement: nobody else may answer.
+    about_itself: bool,
+}
+
+impl Worker {
+    /// Answers, learns from, forwards or drops an ARP frame.
+    pub(super) fn take_arp(&mut self, frame: Frame, node_id: NodeId, port: PortId, now: Instant) {
+        let tables = std::sync::Arc::clone(&self.tables);
+        let (Some(node), Some(ingress)) = (tables.node(node_id), tables.ports.get(&port)) else {
+            return self.drop_frame(frame, DropReason::LinkDown, now);
+        };
+        let said = match read(self.arena.bytes(&frame), ingress.role) {
+            Ok(said) => said,
+            Err(reason) => return self.drop_frame(frame, reason, now),
+        };
+        match ingress.role {
+            Role::Bridge(_) => self.bridge_arp(frame, (node_id, node), port, said, now),
+            Role::Interface(index) => self.interface_arp(frame, (node_id, node), (index, port), said, now),
+        }
+    }
+
+    fn interface_arp(
+        &mut self,
+        frame: Frame,
+        (id, node): (NodeId, &Node),
+        (index, port): (u8, PortId),
+        said: Said,
+        now: Instant,
+    ) {
+        let Some(interface) = node.interfaces.get(usize::from(index)) else {
+            return self.drop_frame(frame, DropReason::LinkDown, now);
+        };
+        let neighbor = Neighbor { node: id, attachment: Attachment::Interface(index), address: said.sender };
+        let for_us = said.target == interface.address;
+        if !said.sender.is_unspecified() && (for_us || self.neighbors.concerns(&neighbor)) {
+            self.learn_neighbor(neighbor, said.sender_mac, now);
+            self.tell(Notice::Neighbor(neighbor, said.sender_mac));
+        }
+        self.take_in(frame, id, Point::Interface(index), now);
+        if said.request && for_us {
+            self.send_arp(
+                id,
+                port,
+                ArpOperation::Reply,
+                (interface.mac, interface.address),
+                (said.sender_mac, said.sender),
+                now,
+            );
+        }
+    }
+
+    fn bridge_arp(
+        &mut self,
+        frame: Frame,
+        (id, node): (NodeId, &Node),
+        port: PortId,
+        said: Said,
+        now: Instant,
+    ) {
+        self.learn_from(&frame, id, port, now);
+        let router = node.bridge.as_ref().and_then(|bridge| bridge.router);
+        if let Some(router) = router {
+            let neighbor = Neighbor { node: id, attachment: Attachment::Bridge, address: said.sender };
+            if said.target == router.address && !said.sender.is_unspecified() {
+                self.learn_neighbor(neighbor, said.sender_mac, now);
+                self.tell(Notice::Neighbor(neighbor, said.sender_mac));
+            }
+            let known = self.tables.endpoints.get(&said.target).filter(|endpoint| endpoint.node == id);
+            let owner = if is_local(node, said.target) {
+                Some(router.mac)
+            } else {
+                known.map(|endpoint| endpoint.mac)
+            };
+            if said.request
+                && !said.about_itself
+                && let Some(owner) = owner
+            {
+                self.take_in(frame, id, Point::Bridge, now);
+                let to = (said.sender_mac, said.sender);
+                return self.send_arp(id, port, ArpOperation::Reply, (owner, said.target), to, now);
+            }
+            if EthernetFrame::new_unchecked(self.arena.bytes(&frame)).destination() == router.mac {
+                return self.take_in(frame, id, Point::Bridge, now);
+            }
+        }
+        let destination = EthernetFrame::new_unchecked(self.arena.bytes(&frame)).destination();
+        match self.fdb.lookup(&self.tables, id, destination, now) {
+            Some(egress) if egress != port && destination.is_unicast() => self.send(frame, egress, now),
+            Some(_) | None => self.flood(frame, id, port, now),
+        }
+    }
+
+    fn learn_from(&mut self, frame: &Frame, node: NodeId, port: PortId, now: Instant) {
+        if let Some(role) = self.tables.ports.get(&port).map(|port| port.role) {
+            self.learn_station(frame, node, port, role, now);
+        }
+    }
+
+    fn take_in(&mut self, mut frame: Frame, node: NodeId, point: Point, now: Instant) {
+        self.watch(&mut frame, point, Action::Receive, now);
+        self.count(node, Term::Consumed, 1);
+        self.pool.free(frame);
+    }
+
+    /// Learns a neighbour's MAC; the frames that waited for it go on.
+    pub(super) fn learn_neighbor(&mut self, neighbor: Neighbor, mac: MacAddress, now: Instant) {
+        let (waiting, changed) = self.neighbors.learn(neighbor, mac);
+        if changed {
+            self.cache.clear();
+        }
+        for frame in waiting {
+            self.resume(frame, now);
+        }
+    }
+
+    /// Asks for a neighbour's MAC.
+    pub(super) fn ask(&mut self, neighbor: Neighbor, now: Instant) {
+        let tables = std::sync::Arc::clone(&self.tables);
+        let Some(node) = tables.node(neighbor.node) else { return };
+        let target = (MacAddress::default(), neighbor.address);
+        match neighbor.attachment {
+            Attachment::Interface(index) => {
+                if let Some(it) = node.interfaces.get(usize::from(index)) {
+                    self.send_arp(
+                        neighbor.node,
+                        it.port,
+                        ArpOperation::Request,
+                        (it.mac, it.address),
+                        target,
+                        now,
+                    );
+                }
+            }
+            Attachment::Bridge => {
+                let Some(bridge) = &node.bridge else { return };
+                let Some(router) = bridge.router else { return };
+                for &port in &bridge.ports {
+                    let own = (router.mac, router.address);
+                    self.send_arp(neighbor.node, port, ArpOperation::Request, own, target, now);
+                }
+            }
+        }
+    }
+
+    /// Asks again for neighbours that are late, and gives up on those that stay silent.
+    pub(super) fn ask_neighbors_again(&mut self, now: Instant) {
+        let (again, failed) = self.neighbors.poll(now);
+        for neighbor in again {
+            self.ask(neighbor, now);
+        }
+        for (neighbor, frame) in failed {
+            self.release(neighbor.node);
+            self.give_up(frame, neighbor, now);
+        }
+    }
+
+    fn send_arp(
+        &mut self,
+        node: NodeId,
+        port: PortId,
+        operation: ArpOperation,
+        (own_mac, own): (MacAddress, Ipv4Addr),
+        (target_mac, target): (MacAddress, Ipv4Addr),
+        now: Instant,
+    ) {
+        let Some(mut frame) = self.pool.allocate(ethernet::HEADER_LENGTH + arp::LENGTH) else { return };
+        let mut open = self.arena.open(&mut frame);
+        (open.record.node, open.record.ingress) = (node.0, ORIGINATED);
+        let asks = operation == ArpOperation::Request;
+        let mut header = EthernetFrame::new_unchecked(open.bytes_mut());
+        header.set_destination(if asks { MacAddress::BROADCAST } else { target_mac });
+        header.set_source(own_mac);
+        header.set_ethertype(EtherType::Arp);
+        let mut packet = ArpPacket::new_unchecked(header.payload_mut());
+        packet.fill_types();
+        packet.set_operation(operation);
+        packet.set_sender(own_mac, own);
+        packet.set_target(target_mac, target);
+        self.count(node, Term::Originated, 1);
+        let point = self.ingress_point(port);
+        let action = if point == Point::Bridge { Action::Bridge } else { Action::Transmit };
+        self.watch(&mut frame, point, action, now);
+        self.send(frame, port, now);
+    }
+}
+
+fn read(bytes: &[u8], role: Role) -> Result<Said, DropReason> {
+    let frame = EthernetFrame::new_unchecked(bytes);
+    let packet = ArpPacket::new_checked(frame.payload()).map_err(|_| DropReason::MalformedArp)?;
+    if let Role::Bridge(Some(guard)) = role {
+        if frame.source() != guard.mac || packet.sender_mac() != guard.mac {
+            return Err(DropReason::SpoofedMac);
+        }
+        if packet.sender_address() != guard.address && !packet.is_probe() {
+            return Err(DropReason::SpoofedArp);
+        }
+    }
+    Ok(Said {
+        request: packet.operation() == ArpOperation::Request,
+        sender_mac: packet.sender_mac(),
+        sender: packet.sender_address(),
+        target: packet.target_address(),
+        about_itself: packet.is_probe() || packet.is_gratuitous(),
+    })
+}

@@ -1,0 +1,193 @@
+//! What a node says itself: ICMP errors, resets, echo replies.
+//!
+//! Called when a packet is refused or is for the node. Invariants: what a node makes takes the address of the
+//! interface it leaves by, unless it answers for the address that was asked; errors are limited in rate (RFC
+//! 1812, 4.3.2.8). Read first: `icmp.rs`.
+
+use std::net::Ipv4Addr;
+
+use super::{ChecksumState, DropReason, Frame, Instant, NodeId, ORIGINATED, Parsed, Term, Worker};
+use crate::decide::{Hop, Refusal, is_local, originate, reach, route};
+use crate::icmp::{self, LINK_LENGTH, RESET_LENGTH};
+use crate::neighbor::{Attachment, Neighbor};
+use crate::trace::{Action, Point};
+use crate::wire::{IcmpPacket, IcmpType, IpProtocol, Ipv4Packet};
+
+impl Worker {
+    /// Takes a packet for the node itself: answers an echo request, refuses the rest.
+    pub(super) fn consume(&mut self, mut frame: Frame, parsed: &Parsed, now: Instant) {
+        let network = usize::from(parsed.network_offset);
+        let node = NodeId(self.arena.record(&frame).node);
+        let tables = std::sync::Arc::clone(&self.tables);
+        let destination = Ipv4Addr::from_bits(parsed.tuple.destination);
+        let addressed = tables.node(node).is_some_and(|node| is_local(node, destination));
+        let protocol = IpProtocol::from(parsed.tuple.protocol);
+        let refused = match protocol {
+            _ if !addressed || parsed.fragment => Some(DropReason::HostUnsupported),
+            IpProtocol::Tcp | IpProtocol::Udp => Some(DropReason::HostClosed),
+            IpProtocol::Icmp => None,
+            IpProtocol::Unknown(_) => Some(DropReason::HostUnsupported),
+        };
+        if let Some(reason) = refused {
+            let refusal = Refusal::from(reason);
+            // Nobody is told that a broadcast was not taken; `may_answer` sees to that.
+            return self.refuse(frame, parsed, refusal, now);
+        }
+        let point = self.ingress_point(crate::tables::PortId(self.arena.record(&frame).ingress));
+        self.watch(&mut frame, point, Action::Receive, now);
+        self.watch(&mut frame, point, Action::Consume, now);
+        let arena = std::sync::Arc::clone(&self.arena);
+        let packet = Ipv4Packet::new_unchecked(&arena.bytes(&frame)[network..]);
+        let echo = IcmpPacket::new_checked(packet.payload())
+            .is_ok_and(|icmp| icmp.icmp_type() == IcmpType::EchoRequest && icmp.verify_checksum());
+        if echo {
+            let request = &arena.bytes(&frame)[network..network + usize::from(packet.total_length())];
+            let (to, mark) = (packet.source(), arena.record(&frame).mark);
+            self.originate(node, to, request.len(), mark, now, |reply, _, identification| {
+                icmp::write_echo_reply(reply, request, identification);
+            });
+        }
+        self.count(node, Term::Consumed, 1);
+        self.pool.free(frame);
+    }
+
+    /// Tells a packet's sender that it was refused, where that is done.
+    pub(super) fn tell_sender(&mut self, frame: &Frame, network: usize, refusal: Refusal, now: Instant) {
+        let arena = std::sync::Arc::clone(&self.arena);
+        let bytes = arena.bytes(frame);
+        if !icmp::may_answer(bytes, network) {
+            return;
+        }
+        let quoted = &bytes[network..];
+        let header = Ipv4Packet::new_unchecked(quoted);
+        let (to, asked) = (header.source(), header.destination());
+        let node = NodeId(arena.record(frame).node);
+        match icmp::notice(refusal.reason, header.protocol().into(), refusal.mtu) {
+            Some(icmp::Notice::Error { kind, code, mtu }) if self.error_budget.take(now) => {
+                // A Service's own refusal comes from the address that was asked, as from a host.
+                let from_asked = matches!(
+                    refusal.reason,
+                    DropReason::NoBackend | DropReason::ServicePortClosed | DropReason::HostClosed
+                );
+                let length = icmp::error_length(quoted);
+                self.originate(node, to, length, 0, now, |packet, source, identification| {
+                    let source = if from_asked { asked } else { source };
+                    icmp::write_error(packet, source, quoted, (kind, code, mtu), identification);
+                });
+            }
+            Some(icmp::Notice::Reset) => {
+                let mut made = [0; RESET_LENGTH];
+                self.identification = self.identification.wrapping_add(1);
+                if icmp::write_reset(&mut made, quoted, self.identification).is_some() {
+                    self.originate(node, to, RESET_LENGTH, 0, now, |packet, _, _| {
+                        packet.copy_from_slice(&made)
+                    });
+                }
+            }
+            Some(icmp::Notice::Error { .. }) | None => {}
+        }
+    }
+
+    /// Makes a packet at a node and sends it on its way: `write` gets room for `length` bytes, the address of
+    /// the interface it leaves by, and an identification.
+    fn originate(
+        &mut self,
+        node: NodeId,
+        to: Ipv4Addr,
+        length: usize,
+        mark: u32,
+        now: Instant,
+        write: impl FnOnce(&mut [u8], Ipv4Addr, u16),
+    ) {
+        let tables = std::sync::Arc::clone(&self.tables);
+        let Some(at) = tables.node(node) else { return };
+        let Ok(hop) = route(&tables, at, to) else { return };
+        let Some(source) = hop.address(at) else { return };
+        let Some(mut frame) = self.pool.allocate(LINK_LENGTH + length) else { return };
+        self.identification = self.identification.wrapping_add(1);
+        let mut open = self.arena.open(&mut frame);
+        open.record.node = node.0;
+        open.record.ingress = ORIGINATED;
+        open.record.network_offset = LINK_LENGTH as u16;
+        open.record.checksum = ChecksumState::Verified;
+        open.record.mark = mark;
+        write(&mut open.bytes_mut()[LINK_LENGTH..], source, self.identification);
+        self.count(node, Term::Originated, 1);
+        self.send_originated(frame, now);
+    }
+
+    /// Routes a packet that the node made.
+    pub(super) fn send_originated(&mut self, frame: Frame, now: Instant) {
+        let tables = std::sync::Arc::clone(&self.tables);
+        let node = NodeId(self.arena.record(&frame).node);
+        let network = usize::from(self.arena.record(&frame).network_offset);
+        let to = Ipv4Packet::new_unchecked(&self.arena.bytes(&frame)[network..]).destination();
+        let way = tables.node(node).ok_or(DropReason::LinkDown).and_then(|at| {
+            let hop = route(&tables, at, to)?;
+            if hop == Hop::Local {
+                return Err(DropReason::NoRoute);
+            }
+            Ok((hop.mtu(at), reach(&self.world(now), node, at, hop, to)?))
+        });
+        match way {
+            Ok((mtu, Ok(reach))) => {
+                let transform = originate(&reach, mtu);
+                self.forward_originated(frame, &transform, now);
+            }
+            Ok((_, Err(neighbor))) => self.wait(frame, neighbor, now),
+            Err(reason) => self.drop_frame(frame, reason, now),
+        }
+    }
+
+    fn forward_originated(&mut self, mut frame: Frame, transform: &crate::rewrite::Transform, now: Instant) {
+        self.watch(&mut frame, Point::Bridge, Action::Originate, now);
+        let tuple = crate::flow::Tuple::default();
+        self.forward(frame, tuple, transform, now);
+    }
+
+    /// A frame's next hop stayed silent: its sender is told, if it is not the node itself.
+    pub(super) fn give_up(&mut self, frame: Frame, neighbor: Neighbor, now: Instant) {
+        let point = match neighbor.attachment {
+            Attachment::Bridge => Point::Bridge,
+            Attachment::Interface(index) => Point::Interface(index),
+        };
+        let record = *self.arena.record(&frame);
+        if record.ingress != ORIGINATED {
+            let network = usize::from(record.network_offset);
+            self.tell_sender(&frame, network, Refusal::from(DropReason::NeighborUnresolved), now);
+        }
+        self.drop_at(frame, point, DropReason::NeighborUnresolved, now);
+    }
+}
+
+/// Errors a worker may send: a bucket of tokens, as Linux has one (`icmp_msgs_per_sec`, `icmp_msgs_burst`).
+#[derive(Debug)]
+pub(super) struct ErrorBudget {
+    tokens: u64,
+    filled: Instant,
+}
+
+/// Errors per second.
+const ERRORS_PER_SECOND: u64 = 1000;
+/// Errors at once.
+const ERRORS_BURST: u64 = 50;
+
+impl Default for ErrorBudget {
+    fn default() -> Self {
+        Self { tokens: ERRORS_BURST, filled: Instant::ZERO }
+    }
+}
+
+impl ErrorBudget {
+    fn take(&mut self, now: Instant) -> bool {
+        let interval = 1_000_000_000 / ERRORS_PER_SECOND;
+        let earned = (now.as_nanos().saturating_sub(self.filled.as_nanos())) / interval;
+        if earned > 0 {
+            self.tokens = (self.tokens + earned).min(ERRORS_BURST);
+            self.filled = now;
+        }
+        let may = self.tokens > 0;
+        self.tokens = self.tokens.saturating_sub(1);
+        may
+    }
+}

@@ -1,0 +1,291 @@
+//! A worker's links: attaching and detaching, taking frames from them, sending frames by them, their timers.
+//!
+//! Called by the passes and by visits. Invariants: only the owner of a link touches it; a frame for another
+//! worker's link goes there whole; what a link refuses is dropped by the link's reason. Read first: `link`.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use super::{
+    Attached, BATCH_LIMIT, DropReason, Event, Frame, IngressPort, Instant, Link, NodeId, PortId, Term,
+    VecDeque, Worker,
+};
+use crate::frame::Record;
+use crate::link::wire::Impairment;
+use crate::mailbox::Parcel;
+use crate::parse::Side;
+use crate::tables::{Node, Port, Role};
+use crate::trace::{Action, Point};
+use crate::wire::ethernet;
+
+/// When links want attention; an entry may be outdated, which costs one look.
+#[derive(Debug, Default)]
+pub(super) struct Timers(BinaryHeap<Reverse<(Instant, PortId)>>);
+
+impl Timers {
+    fn set(&mut self, when: Instant, port: PortId) {
+        self.0.push(Reverse((when, port)));
+    }
+
+    fn due(&mut self, now: Instant) -> Option<PortId> {
+        let Reverse((when, port)) = *self.0.peek()?;
+        if when > now {
+            return None;
+        }
+        self.0.pop();
+        Some(port)
+    }
+
+    fn next(&self) -> Option<Instant> {
+        self.0.peek().map(|Reverse((when, _))| *when)
+    }
+}
+
+impl Worker {
+    /// Attaches a link to a port that the published tables have; false when they do not.
+    pub fn attach(&mut self, port: PortId, link: Link) -> bool {
+        let Some(ingress) = self.ingress_of(port) else { return false };
+        let Some(node) = self.tables.ports.get(&port).map(|port| port.node) else { return false };
+        let index = port.0 as usize;
+        if self.links.len() <= index {
+            self.links.resize_with(index + 1, || None);
+        }
+        if matches!(link, Link::Rings(_)) {
+            self.ring_ports.push(port);
+        }
+        self.links[index] = Some(Attached { link, node, ingress, waiting: VecDeque::new(), is_ready: false });
+        true
+    }
+
+    /// Detaches a port's link; frames that waited on it are dropped by name.
+    pub fn detach(&mut self, port: PortId) {
+        let Some(attached) = self.links.get_mut(port.0 as usize).and_then(Option::take) else { return };
+        let Attached { link, node, waiting, .. } = attached;
+        let mut left: Vec<Frame> = waiting.into();
+        match link {
+            Link::Wire(mut wire) => left.extend(std::iter::from_fn(|| wire.drain())),
+            Link::Rings(mut rings) => {
+                rings.incoming.pop(usize::MAX, |frame| left.push(frame));
+            }
+        }
+        for mut frame in left {
+            self.count(node, Term::Received, 1);
+            self.arena.open(&mut frame).record.node = node.0;
+            let now = Instant::from_nanos(self.arena.record(&frame).time);
+            self.drop_at(frame, Point::Port(port), DropReason::LinkDown, now);
+        }
+        self.ring_ports.retain(|&other| other != port);
+    }
+
+    /// Returns how frames are taken at a port, whoever owns its link.
+    pub(super) fn ingress_of(&self, port: PortId) -> Option<IngressPort> {
+        let entry = self.tables.ports.get(&port)?;
+        Some(ingress_port(port, entry, self.tables.node(entry.node)?))
+    }
+
+    /// Changes how a cable's frames fare, for frames from one port of its node or all others.
+    pub fn impair(&mut self, port: PortId, origin: Option<PortId>, impairment: Impairment) {
+        if let Some(Attached { link: Link::Wire(wire), .. }) =
+            self.links.get_mut(port.0 as usize).and_then(Option::as_mut)
+        {
+            wire.impair(origin, impairment);
+        }
+    }
+
+    /// Takes up to a batch of frames that came in by a port.
+    pub(super) fn take_batch(
+        &mut self,
+        port: PortId,
+        frames: &mut Vec<Frame>,
+    ) -> Option<(NodeId, IngressPort)> {
+        let attached = self.links.get_mut(port.0 as usize)?.as_mut()?;
+        attached.is_ready = false;
+        match &mut attached.link {
+            Link::Rings(rings) => {
+                rings.incoming.pop(BATCH_LIMIT, |frame| frames.push(frame));
+            }
+            Link::Wire(_) => {
+                let count = attached.waiting.len().min(BATCH_LIMIT);
+                frames.extend(attached.waiting.drain(..count));
+            }
+        }
+        let (node, ingress) = (attached.node, attached.ingress);
+        if !attached.waiting.is_empty() {
+            self.make_ready(port);
+        }
+        (!frames.is_empty()).then_some((node, ingress))
+    }
+
+    fn make_ready(&mut self, port: PortId) {
+        if let Some(attached) = self.links.get_mut(port.0 as usize).and_then(Option::as_mut)
+            && !attached.is_ready
+        {
+            attached.is_ready = true;
+            self.ready.push_back(port);
+        }
+    }
+
+    /// Sends a frame by a port: by our own link, or through the worker that owns it.
+    #[inline]
+    pub(super) fn send(&mut self, frame: Frame, egress: PortId, now: Instant) {
+        let Some(attached) = self.links.get_mut(egress.0 as usize).and_then(Option::as_mut) else {
+            return self.send_elsewhere(frame, egress, now);
+        };
+        let node = attached.node;
+        let refused = match &mut attached.link {
+            Link::Rings(rings) => {
+                rings.outgoing.push(frame).map_err(|frame| (frame, DropReason::LinkQueueFull))
+            }
+            Link::Wire(wire) => {
+                let origin = PortId(self.arena.record(&frame).ingress);
+                let length = self.arena.bytes(&frame).len().saturating_sub(ethernet::HEADER_LENGTH);
+                let peer = wire.peer;
+                let sent = wire.send(frame, origin, length, now);
+                let next = wire.next_arrival();
+                match sent {
+                    Ok(Some(frame)) => {
+                        self.arrive(peer, frame);
+                        Ok(())
+                    }
+                    Ok(None) => {
+                        if let Some(next) = next {
+                            self.timers.set(next, egress);
+                        }
+                        Ok(())
+                    }
+                    Err(refused) => Err(refused),
+                }
+            }
+        };
+        match refused {
+            Ok(()) => self.count(node, Term::Sent, 1),
+            Err((frame, reason)) => {
+                let point = self.egress_point(egress);
+                self.drop_at(frame, point, reason, now);
+            }
+        }
+    }
+
+    /// A frame comes in by a port.
+    fn arrive(&mut self, port: PortId, frame: Frame) {
+        match self.links.get_mut(port.0 as usize).and_then(Option::as_mut) {
+            Some(attached) => {
+                attached.waiting.push_back(frame);
+                self.make_ready(port);
+            }
+            // The far end of the cable was taken away: nobody is there to count it.
+            None => self.pool.free(frame),
+        }
+    }
+
+    fn send_elsewhere(&mut self, mut frame: Frame, egress: PortId, now: Instant) {
+        let owner =
+            self.tables.ports.get(&egress).map(|port| port.worker).filter(|&worker| worker != self.id);
+        match owner {
+            Some(worker) => {
+                self.arena.open(&mut frame).record.egress = egress.0;
+                self.send_parcel(worker, Parcel::Egress(frame), now);
+            }
+            None => {
+                let point = self.egress_point(egress);
+                self.drop_at(frame, point, DropReason::LinkDown, now);
+            }
+        }
+    }
+
+    /// Gives attention to the links that want it: frames that have arrived.
+    pub(super) fn run_timers(&mut self, now: Instant) {
+        while let Some(port) = self.timers.due(now) {
+            let Some(attached) = self.links.get_mut(port.0 as usize).and_then(Option::as_mut) else {
+                continue;
+            };
+            match &mut attached.link {
+                Link::Wire(wire) => {
+                    let peer = wire.peer;
+                    let mut arrived = Vec::new();
+                    while let Some(frame) = wire.arrival(now) {
+                        arrived.push(frame);
+                    }
+                    if let Some(next) = wire.next_arrival() {
+                        self.timers.set(next, port);
+                    }
+                    for frame in arrived {
+                        self.arrive(peer, frame);
+                    }
+                }
+                Link::Rings(_) => {}
+            }
+        }
+        self.poll_rings();
+    }
+
+    fn poll_rings(&mut self) {
+        for index in 0..self.ring_ports.len() {
+            let port = self.ring_ports[index];
+            let waits = self.links.get(port.0 as usize).and_then(Option::as_ref).is_some_and(
+                |attached| matches!(&attached.link, Link::Rings(rings) if !rings.incoming.is_empty()),
+            );
+            if waits {
+                self.make_ready(port);
+            }
+        }
+    }
+
+    /// Returns when something is to be done next: now, if frames wait.
+    #[must_use]
+    pub fn next_event(&self, now: Instant) -> Option<Instant> {
+        let busy = !self.ready.is_empty() || !self.mailbox.is_empty() || self.has_parcels();
+        if busy {
+            return Some(now);
+        }
+        [self.timers.next(), self.neighbors.next_poll()].into_iter().flatten().min()
+    }
+
+    /// The point that a port's ingress is at.
+    pub(super) fn ingress_point(&self, port: PortId) -> Point {
+        match self.tables.ports.get(&port).map(|port| port.role) {
+            Some(Role::Interface(index)) => Point::Interface(index),
+            Some(Role::Bridge(_)) | None => Point::Bridge,
+        }
+    }
+
+    /// The point that frames pass on their way out by a port.
+    pub(super) fn egress_point(&self, port: PortId) -> Point {
+        match self.tables.ports.get(&port).map(|port| port.role) {
+            Some(Role::Interface(index)) => Point::Interface(index),
+            Some(Role::Bridge(_)) | None => Point::Port(port),
+        }
+    }
+
+    /// Tells whoever watches that a frame passes a point.
+    pub(super) fn watch(&mut self, frame: &mut Frame, point: Point, action: Action, now: Instant) {
+        let open = self.arena.open(frame);
+        if open.record.mark == 0 && !self.observer.is_listening() {
+            return;
+        }
+        let event = event(open.record, point, action, now);
+        let from =
+            if point.is_raw() { usize::from(open.record.network_offset).min(open.bytes().len()) } else { 0 };
+        self.observer.pass(event, &open.bytes()[from..]);
+    }
+}
+
+/// Makes the next event of a frame.
+pub(super) fn event(record: &mut Record, point: Point, action: Action, now: Instant) -> Event {
+    record.hops = record.hops.saturating_add(1);
+    Event { mark: record.mark, hop: record.hops, time: now, node: NodeId(record.node), point, action }
+}
+
+/// Says how frames are taken at a port.
+fn ingress_port(id: PortId, port: &Port, node: &Node) -> IngressPort {
+    let side = match port.role {
+        Role::Bridge(_) if node.bridge.as_ref().is_some_and(|bridge| bridge.router.is_some()) => Side::Bridge,
+        Role::Bridge(_) => Side::Switch,
+        Role::Interface(index) => {
+            let mac =
+                node.interfaces.get(usize::from(index)).map(|interface| interface.mac).unwrap_or_default();
+            Side::Interface { mac, tunnel: node.tunnel.map(|tunnel| (tunnel.local, tunnel.port)) }
+        }
+    };
+    IngressPort { port: id.0, side }
+}

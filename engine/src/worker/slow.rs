@@ -1,0 +1,203 @@
+//! What a worker does with the slow path's verdicts.
+//!
+//! Called for every frame that the cache does not answer. Invariants: what is decided here is applied step by
+//! step, so that every point shows what a wire would; a decision that may be replayed goes into the cache.
+//! Read first: `decide.rs`, `rewrite.rs`.
+
+use super::{
+    ADJACENCY_LIMIT, Adjacency, Class, DropReason, Frame, Half, Instant, NodeId, ORIGINATED, Parsed, PortId,
+    Term, Worker, flags,
+};
+use crate::decide::{Arrival, Decision, Refusal, Verdict, decide};
+use crate::flow::{Tuple, epoch_sum};
+use crate::frame::FrameMut;
+use crate::mailbox::{Notice, Parcel};
+use crate::neighbor::Neighbor;
+use crate::rewrite::{Step, Transform, apply, compose};
+use crate::tables::Role;
+use crate::trace::{Action, Point};
+
+impl Worker {
+    /// Decides about a frame and does what was decided.
+    pub(super) fn decide(&mut self, frame: Frame, parsed: &Parsed, hash: u64, now: Instant) {
+        let record = self.arena.record(&frame);
+        let (node_id, port_id, steered) = (NodeId(record.node), PortId(record.ingress), record.steered);
+        if parsed.class == Class::Arp {
+            return self.take_arp(frame, node_id, port_id, now);
+        }
+        let tables = std::sync::Arc::clone(&self.tables);
+        let (Some(node), Some(ingress)) = (tables.node(node_id), tables.ports.get(&port_id)) else {
+            return self.drop_frame(frame, DropReason::LinkDown, now);
+        };
+        self.learn_station(&frame, node_id, port_id, ingress.role, now);
+        let arena = std::sync::Arc::clone(&self.arena);
+        let bytes = arena.bytes(&frame);
+        let arrival = Arrival { bytes, parsed, port: port_id, ingress, node, steered };
+        let verdict = decide(&mut self.world(now), &arrival);
+        match verdict {
+            Ok(Verdict::Forward(decision)) => {
+                self.remember(parsed, hash, &decision);
+                self.forward(frame, parsed.tuple, &decision.transform, now);
+            }
+            Ok(Verdict::Flood) => self.flood(frame, node_id, port_id, now),
+            Ok(Verdict::Consume) => self.consume(frame, parsed, now),
+            Ok(Verdict::Resolve(neighbor)) => self.wait(frame, neighbor, now),
+            Ok(Verdict::HandOver(worker)) => {
+                let mut frame = frame;
+                self.arena.open(&mut frame).record.steered = true;
+                self.send_parcel(worker, Parcel::Ingress(frame), now);
+            }
+            Err(refusal) => self.refuse(frame, parsed, refusal, now),
+        }
+    }
+
+    pub(super) fn learn_station(
+        &mut self,
+        frame: &Frame,
+        node: NodeId,
+        port: PortId,
+        role: Role,
+        now: Instant,
+    ) {
+        if role != Role::Bridge(None) {
+            return;
+        }
+        let source = crate::wire::EthernetFrame::new_unchecked(self.arena.bytes(frame)).source();
+        if source.is_unicast() && self.fdb.learn(&self.tables, node, source, port, now) {
+            self.cache.clear();
+            self.tell(Notice::Station(node, source, port));
+        }
+    }
+
+    /// Keeps a decision in the cache, where it may be replayed.
+    fn remember(&mut self, parsed: &Parsed, hash: u64, decision: &Decision) {
+        if !matches!(parsed.class, Class::Flow | Class::LayerTwo) {
+            return;
+        }
+        let (mut slot, adjacency) = compose(&decision.transform, parsed);
+        slot.adjacency = self.adjacency(adjacency);
+        slot.buckets = decision.buckets;
+        slot.epoch = epoch_sum(&self.tables.epochs, slot.buckets);
+        if let Some((binding, half)) = decision.binding {
+            (slot.binding, slot.generation) = (binding.index, binding.generation);
+            if half == Half::Reply {
+                slot.flags |= flags::REPLY;
+            }
+        }
+        self.cache.insert(hash, slot, &self.tables.epochs);
+    }
+
+    fn adjacency(&mut self, adjacency: Adjacency) -> u32 {
+        if let Some(&number) = self.adjacencies.numbers.get(&adjacency) {
+            return number;
+        }
+        if self.adjacencies.list.len() >= ADJACENCY_LIMIT {
+            self.adjacencies = super::Adjacencies::default();
+            self.cache.clear();
+        }
+        let number = self.adjacencies.list.len() as u32;
+        self.adjacencies.list.push(adjacency);
+        self.adjacencies.numbers.insert(adjacency, number);
+        number
+    }
+
+    /// Applies a decision step by step and sends the frame.
+    pub(super) fn forward(
+        &mut self,
+        mut frame: Frame,
+        mut tuple: Tuple,
+        transform: &Transform,
+        now: Instant,
+    ) {
+        self.identification = self.identification.wrapping_add(1);
+        for step in transform.steps() {
+            if let Step::Pass(point, action) = *step {
+                self.watch(&mut frame, point, action, now);
+                continue;
+            }
+            let mut open: FrameMut<'_> = self.arena.open(&mut frame);
+            if !apply(&mut open, step, &mut tuple, self.identification) {
+                return self.drop_frame(frame, DropReason::MtuExceeded, now);
+            }
+        }
+        self.send(frame, transform.egress, now);
+    }
+
+    /// Sends a frame to every port of a bridge but the one it came in by.
+    pub(super) fn flood(&mut self, mut frame: Frame, node: NodeId, ingress: PortId, now: Instant) {
+        let tables = std::sync::Arc::clone(&self.tables);
+        let bridge = tables.node(node).and_then(|node| node.bridge.as_ref());
+        let Some(bridge) = bridge else { return self.drop_frame(frame, DropReason::BridgeNoPort, now) };
+        self.watch(&mut frame, Point::Bridge, Action::Flood, now);
+        let mut others = bridge.ports.iter().copied().filter(|&port| port != ingress).peekable();
+        if others.peek().is_none() {
+            return self.drop_frame(frame, DropReason::BridgeNoPort, now);
+        }
+        let mut original = Some(frame);
+        while let Some(port) = others.next() {
+            let copy = match &original {
+                Some(frame) if others.peek().is_some() => match self.pool.copy(frame) {
+                    Some(copy) => {
+                        self.count(node, Term::Copied, 1);
+                        Some(copy)
+                    }
+                    None => None,
+                },
+                Some(_) | None => original.take(),
+            };
+            // No free buffer for a copy: that port goes without.
+            if let Some(copy) = copy {
+                self.send(copy, port, now);
+            }
+        }
+    }
+
+    /// Lets a frame wait for a neighbour's MAC.
+    pub(super) fn wait(&mut self, mut frame: Frame, neighbor: Neighbor, now: Instant) {
+        let point = match neighbor.attachment {
+            crate::neighbor::Attachment::Bridge => Point::Bridge,
+            crate::neighbor::Attachment::Interface(index) => Point::Interface(index),
+        };
+        self.watch(&mut frame, point, Action::Resolve, now);
+        if let Some(counters) = self.counters.get(usize::from(neighbor.node.0)) {
+            counters.hold();
+        }
+        let waiting = self.neighbors.wait(neighbor, frame, now);
+        if let Some(displaced) = waiting.displaced {
+            self.release(neighbor.node);
+            self.drop_at(displaced, point, DropReason::NeighborQueueFull, now);
+        }
+        if waiting.request {
+            self.ask(neighbor, now);
+        }
+    }
+
+    pub(super) fn release(&mut self, node: NodeId) {
+        if let Some(counters) = self.counters.get(usize::from(node.0)) {
+            counters.release();
+        }
+    }
+
+    /// A frame that waited goes on: as it came in, or as the node made it.
+    pub(super) fn resume(&mut self, frame: Frame, now: Instant) {
+        let record = *self.arena.record(&frame);
+        self.release(NodeId(record.node));
+        if record.ingress == ORIGINATED {
+            return self.send_originated(frame, now);
+        }
+        let Some(ingress) = self.ingress_of(PortId(record.ingress)) else {
+            return self.drop_frame(frame, DropReason::LinkDown, now);
+        };
+        let verified = record.checksum == crate::frame::ChecksumState::Verified;
+        match crate::parse::parse(self.arena.bytes(&frame), &ingress, verified) {
+            Ok(parsed) => self.decide(frame, &parsed, record.flow_hash, now),
+            Err(reason) => self.drop_frame(frame, reason, now),
+        }
+    }
+
+    /// Drops a refused frame and tells its sender, where that is done.
+    pub(super) fn refuse(&mut self, frame: Frame, parsed: &Parsed, refusal: Refusal, now: Instant) {
+        self.tell_sender(&frame, usize::from(parsed.network_offset), refusal, now);
+        self.drop_frame(frame, refusal.reason, now);
+    }
+}

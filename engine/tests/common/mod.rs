@@ -1,0 +1,432 @@
+//! The two-node network of the tour, with rings in place of pods, in virtual time.
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::too_many_lines,
+    reason = "a test stops at the first surprise; a network takes its lines"
+)]
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flatnet_engine::clock::Instant;
+use flatnet_engine::control::{Control, EngineConfig, InterfaceSpec, NodeSpec};
+use flatnet_engine::ledger::{DropReason, Ledger};
+use flatnet_engine::link::{Link, RingsPeer, rings};
+use flatnet_engine::tables::{Guard, Lease, NodeId, PortId};
+use flatnet_engine::trace::{Action, Event};
+use flatnet_engine::wire::{
+    ArpOperation, ArpPacket, EtherType, EthernetFrame, IcmpPacket, IcmpType, IpProtocol, Ipv4Packet,
+    MacAddress, TcpFlags, TcpSegment, UdpDatagram,
+};
+use flatnet_engine::worker::Worker;
+use flatnet_proxy::{Backend, Frontend, Ipv4Prefix, NodePort, Protocol, Scheduler, Service};
+
+pub const APP1: Ipv4Addr = Ipv4Addr::new(10, 1, 15, 3);
+pub const APP2: Ipv4Addr = Ipv4Addr::new(10, 1, 15, 2);
+pub const APP3: Ipv4Addr = Ipv4Addr::new(10, 1, 20, 2);
+pub const BACKEND: Ipv4Addr = Ipv4Addr::new(10, 1, 20, 3);
+pub const USER: Ipv4Addr = Ipv4Addr::new(192, 168, 66, 50);
+pub const INTERNET: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
+pub const NODE1: Ipv4Addr = Ipv4Addr::new(192, 168, 66, 11);
+pub const NODE2: Ipv4Addr = Ipv4Addr::new(192, 168, 66, 12);
+pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+
+/// A machine at the end of a pair of rings.
+pub struct Machine {
+    pub peer: RingsPeer,
+    pub port: PortId,
+    pub address: Ipv4Addr,
+    pub gateway: MacAddress,
+}
+
+pub struct Lab {
+    pub control: Control,
+    pub workers: Vec<Worker>,
+    pub machines: BTreeMap<Ipv4Addr, Machine>,
+    pub now: Instant,
+    pub switch: NodeId,
+    pub node1: NodeId,
+    pub node2: NodeId,
+    pub isp: NodeId,
+    pub wires: Vec<(PortId, PortId)>,
+}
+
+pub fn prefix(text: &str) -> Ipv4Prefix {
+    text.parse().unwrap()
+}
+
+pub fn mac(address: Ipv4Addr) -> MacAddress {
+    MacAddress::for_ipv4(address)
+}
+
+impl Lab {
+    pub fn new(workers: u8) -> Self {
+        let config =
+            EngineConfig { workers, small_buffers: 2048, large_buffers: 2, ..EngineConfig::default() };
+        let (mut control, workers) = Control::build(&config).unwrap();
+        let last = workers.len() as u8 - 1;
+        let switch = control.add_switch("192.168.66.0/24").unwrap();
+        let outside = control.add_switch("203.0.113.0/24").unwrap();
+        let mut node = |name: &str, address, subnet: &str| {
+            let spec = NodeSpec {
+                name: Arc::from(name),
+                address,
+                network: prefix("192.168.66.0/24"),
+                gateway: Some(Ipv4Addr::new(192, 168, 66, 1)),
+                subnet: prefix(subnet),
+                pod_network: prefix("10.1.0.0/16"),
+                tunnel_port: 8285,
+                mtu: 1500,
+            };
+            control.add_node(&spec).unwrap()
+        };
+        let (node1, node2) = (node("node-1", NODE1, "10.1.15.0/24"), node("node-2", NODE2, "10.1.20.0/24"));
+        let near = InterfaceSpec {
+            address: Ipv4Addr::new(192, 168, 66, 1),
+            network: prefix("192.168.66.0/24"),
+            mtu: 1500,
+        };
+        let far = InterfaceSpec {
+            address: Ipv4Addr::new(203, 0, 113, 1),
+            network: prefix("203.0.113.0/24"),
+            mtu: 1500,
+        };
+        let isp = control.add_router("isp", &[near, far]).unwrap();
+        let wires = vec![
+            control.connect(node1, 0, switch, 0).unwrap(),
+            control.connect(node2, 0, switch, last).unwrap(),
+            control.connect(isp, 0, switch, 0).unwrap(),
+            control.connect(isp, 1, outside, 0).unwrap(),
+        ];
+        control.tables.publish(|tables| {
+            tables.set_lease(prefix("10.1.15.0/24"), Some(Lease { public_ip: NODE1 }));
+            tables.set_lease(prefix("10.1.20.0/24"), Some(Lease { public_ip: NODE2 }));
+        });
+        let mut lab = Self {
+            control,
+            workers,
+            machines: BTreeMap::new(),
+            now: Instant::ZERO,
+            switch,
+            node1,
+            node2,
+            isp,
+            wires,
+        };
+        lab.pod(node1, "web-app-1", APP1, Ipv4Addr::new(10, 1, 15, 1), 0);
+        lab.pod(node1, "web-app-2", APP2, Ipv4Addr::new(10, 1, 15, 1), last);
+        lab.pod(node2, "web-app-3", APP3, Ipv4Addr::new(10, 1, 20, 1), 0);
+        lab.pod(node2, "backend", BACKEND, Ipv4Addr::new(10, 1, 20, 1), last);
+        lab.host(switch, "user", USER, Ipv4Addr::new(192, 168, 66, 1));
+        lab.host(outside, "internet", INTERNET, Ipv4Addr::new(203, 0, 113, 1));
+        lab.service();
+        lab.run();
+        lab
+    }
+
+    fn pod(&mut self, node: NodeId, name: &str, address: Ipv4Addr, gateway: Ipv4Addr, worker: u8) {
+        let (link, peer) = rings(1024);
+        let guard = Guard { mac: mac(address), address };
+        let port = self.control.attach(node, name, Some(guard), worker, Link::Rings(link)).unwrap();
+        self.machines.insert(address, Machine { peer, port, address, gateway: mac(gateway) });
+    }
+
+    fn host(&mut self, switch: NodeId, name: &str, address: Ipv4Addr, gateway: Ipv4Addr) {
+        let (link, peer) = rings(1024);
+        let port = self.control.attach(switch, name, None, 0, Link::Rings(link)).unwrap();
+        self.machines.insert(address, Machine { peer, port, address, gateway: mac(gateway) });
+    }
+
+    fn service(&mut self) {
+        let backends = [APP1, APP2, APP3].iter().enumerate();
+        let backends =
+            backends.map(|(id, &address)| Backend { address, port: 80, identity: id as u64 }).collect();
+        self.set_backends(backends);
+    }
+
+    pub fn set_backends(&mut self, backends: Vec<Backend>) {
+        self.control.tables.publish(|tables| {
+            for (id, protocol) in [(0, Protocol::Tcp), (1, Protocol::Udp)] {
+                let service = Service {
+                    id,
+                    name: Arc::from("default/web:http"),
+                    scheduler: Scheduler::RoundRobin,
+                    backends: backends.clone().into(),
+                };
+                let frontend = Frontend { address: VIP, port: 80, protocol };
+                let node_port = NodePort { port: 30_080, protocol };
+                tables.services.insert(service, vec![frontend], vec![node_port]).unwrap();
+            }
+        });
+    }
+
+    /// Runs all workers until nothing moves at the present time; machines answer ARP meanwhile.
+    pub fn run(&mut self) {
+        loop {
+            let moved: usize = self.workers.iter_mut().map(|worker| worker.run_batch(self.now)).sum();
+            let busy = self.workers.iter().any(|worker| worker.next_event(self.now) == Some(self.now));
+            if moved == 0 && !busy {
+                break;
+            }
+        }
+        self.control.collect_buffers();
+    }
+
+    /// Lets virtual time pass up to `duration`, event by event.
+    pub fn pass(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        while let Some(next) = self.workers.iter().filter_map(|worker| worker.next_event(self.now)).min() {
+            if next > end {
+                break;
+            }
+            self.now = next.max(self.now);
+            self.run();
+        }
+        self.now = end;
+        self.run();
+    }
+
+    /// Sends a frame from a machine, as it is.
+    pub fn send(&mut self, from: Ipv4Addr, bytes: &[u8]) {
+        self.send_marked(from, bytes, 0);
+    }
+
+    pub fn send_marked(&mut self, from: Ipv4Addr, bytes: &[u8], mark: u32) {
+        let mut frame = self.control.pool.allocate(bytes.len()).unwrap();
+        let mut open = self.control.arena().open(&mut frame);
+        open.bytes_mut().copy_from_slice(bytes);
+        open.record.mark = mark;
+        self.machines.get_mut(&from).unwrap().peer.to_node.push(frame).unwrap();
+        self.run();
+    }
+
+    /// Takes what arrived at a machine, and answers ARP requests for it.
+    pub fn receive(&mut self, at: Ipv4Addr) -> Vec<Vec<u8>> {
+        let mut arrived = Vec::new();
+        let machine = self.machines.get_mut(&at).unwrap();
+        let mut frames = Vec::new();
+        machine.peer.from_node.pop(usize::MAX, |frame| frames.push(frame));
+        for frame in frames {
+            arrived.push(self.control.arena().bytes(&frame).to_vec());
+            self.control.pool.free(frame);
+        }
+        // What the pool does not own goes home through the workers, as real links do.
+        for worker in 0..self.workers.len() {
+            let foreign: Vec<_> = self.control.pool.homebound(worker).drain(..).collect();
+            for frame in foreign {
+                self.workers[worker].adopt(frame);
+            }
+        }
+        let mut rest = Vec::new();
+        for bytes in arrived {
+            match arp_request(&bytes) {
+                Some((sender_mac, sender, target)) if target == at => {
+                    let reply = arp(ArpOperation::Reply, (mac(at), at), (sender_mac, sender));
+                    self.send(at, &reply);
+                }
+                Some(_) => {}
+                None => rest.push(bytes),
+            }
+        }
+        rest
+    }
+
+    /// Lets hosts answer ARP and everything settle, then returns what is at a machine.
+    pub fn settle(&mut self, at: Ipv4Addr) -> Vec<Vec<u8>> {
+        let mut arrived = Vec::new();
+        for _ in 0..4 {
+            for host in [USER, INTERNET] {
+                if host != at {
+                    assert_eq!(self.receive(host), Vec::<Vec<u8>>::new(), "unexpected at {host}");
+                }
+            }
+            arrived.extend(self.receive(at));
+        }
+        arrived
+    }
+
+    pub fn ledger(&self, node: NodeId) -> Ledger {
+        self.control.ledger(node)
+    }
+
+    pub fn drops(&self, reason: DropReason) -> u64 {
+        (0..5).map(|node| self.ledger(NodeId(node)).drops(reason)).sum()
+    }
+
+    /// All ledgers balance, and all buffers are back.
+    pub fn check(&mut self) {
+        self.run();
+        for address in self.machines.keys().copied().collect::<Vec<_>>() {
+            self.receive(address);
+        }
+        self.run();
+        for node in 0..5 {
+            let ledger = self.ledger(NodeId(node));
+            assert!(ledger.balances(), "node {node}: {ledger:?}");
+        }
+        let held: u64 = (0..5).map(|node| self.ledger(NodeId(node)).held).sum();
+        let out: usize = self.workers.iter().map(Worker::outstanding_buffers).sum();
+        assert_eq!((out + self.control.pool.outstanding()) as u64, held, "buffers");
+    }
+
+    pub fn hops(&mut self, mark: u32) -> Vec<(String, String, String)> {
+        let mut events: Vec<Event> = Vec::new();
+        for worker in &mut self.workers {
+            events.append(&mut worker.observer.events);
+        }
+        let tables = self.control.tables.current();
+        events.retain(|event| event.mark == mark);
+        events.sort_by_key(|event| event.hop);
+        events
+            .into_iter()
+            .map(|event| {
+                let (node, point) = event.point.names(event.node, &tables);
+                let action = event.action.name().to_owned();
+                let action = if let Action::Drop(reason) = event.action {
+                    format!("{action}:{}", reason.name())
+                } else {
+                    action
+                };
+                (node, point, action)
+            })
+            .collect()
+    }
+
+    pub fn udp(&self, from: Ipv4Addr, to: Ipv4Addr, ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
+        let machine = &self.machines[&from];
+        let destination = if self.same_segment(from, to) { mac(to) } else { machine.gateway };
+        ethernet(destination, mac(from), &udp_packet(from, to, ports, payload, 64))
+    }
+
+    pub fn tcp(&self, from: Ipv4Addr, to: Ipv4Addr, ports: (u16, u16), flags: TcpFlags) -> Vec<u8> {
+        let machine = &self.machines[&from];
+        let destination = if self.same_segment(from, to) { mac(to) } else { machine.gateway };
+        ethernet(destination, mac(from), &tcp_packet(from, to, ports, flags))
+    }
+
+    pub fn echo(&self, from: Ipv4Addr, to: Ipv4Addr, ttl: u8) -> Vec<u8> {
+        let machine = &self.machines[&from];
+        let destination = if self.same_segment(from, to) { mac(to) } else { machine.gateway };
+        ethernet(destination, mac(from), &echo_packet(from, to, IcmpType::EchoRequest, 77, ttl))
+    }
+
+    fn same_segment(&self, from: Ipv4Addr, to: Ipv4Addr) -> bool {
+        from.octets()[..3] == to.octets()[..3]
+    }
+}
+
+pub fn ethernet(destination: MacAddress, source: MacAddress, packet: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0; 14];
+    let mut frame = EthernetFrame::new_unchecked(&mut bytes[..]);
+    frame.set_destination(destination);
+    frame.set_source(source);
+    frame.set_ethertype(EtherType::Ipv4);
+    bytes.extend(packet);
+    bytes
+}
+
+pub fn ipv4_packet(from: Ipv4Addr, to: Ipv4Addr, protocol: IpProtocol, ttl: u8, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0; 20];
+    bytes[0] = 0x45;
+    bytes.extend(payload);
+    let length = bytes.len() as u16;
+    let mut packet = Ipv4Packet::new_unchecked(&mut bytes[..]);
+    packet.set_total_length(length);
+    packet.set_fragmentation(true, false, 0);
+    packet.set_time_to_live(ttl);
+    packet.set_protocol(protocol);
+    packet.set_source(from);
+    packet.set_destination(to);
+    packet.fill_header_checksum();
+    bytes
+}
+
+pub fn udp_packet(from: Ipv4Addr, to: Ipv4Addr, ports: (u16, u16), payload: &[u8], ttl: u8) -> Vec<u8> {
+    let mut bytes = vec![0; 8];
+    bytes.extend(payload);
+    let length = bytes.len() as u16;
+    let mut datagram = UdpDatagram::new_unchecked(&mut bytes[..]);
+    datagram.set_source_port(ports.0);
+    datagram.set_destination_port(ports.1);
+    datagram.set_length(length);
+    datagram.fill_checksum(from, to);
+    ipv4_packet(from, to, IpProtocol::Udp, ttl, &bytes)
+}
+
+pub fn tcp_packet(from: Ipv4Addr, to: Ipv4Addr, ports: (u16, u16), flags: TcpFlags) -> Vec<u8> {
+    let mut bytes = vec![0; 20];
+    let mut segment = TcpSegment::new_unchecked(&mut bytes[..]);
+    segment.set_source_port(ports.0);
+    segment.set_destination_port(ports.1);
+    segment.set_header_length(20);
+    segment.set_flags(flags);
+    segment.set_sequence(1000);
+    segment.set_window(4096);
+    segment.fill_checksum(from, to);
+    ipv4_packet(from, to, IpProtocol::Tcp, 64, &bytes)
+}
+
+pub fn echo_packet(from: Ipv4Addr, to: Ipv4Addr, kind: IcmpType, identifier: u16, ttl: u8) -> Vec<u8> {
+    let mut bytes = vec![0; 16];
+    let mut icmp = IcmpPacket::new_unchecked(&mut bytes[..]);
+    icmp.set_type(kind, 0);
+    icmp.set_identifier(identifier);
+    icmp.set_sequence(1);
+    icmp.fill_checksum();
+    ipv4_packet(from, to, IpProtocol::Icmp, ttl, &bytes)
+}
+
+pub fn arp(
+    operation: ArpOperation,
+    sender: (MacAddress, Ipv4Addr),
+    target: (MacAddress, Ipv4Addr),
+) -> Vec<u8> {
+    let mut bytes = vec![0; 42];
+    let mut frame = EthernetFrame::new_unchecked(&mut bytes[..]);
+    frame.set_destination(if operation == ArpOperation::Request { MacAddress::BROADCAST } else { target.0 });
+    frame.set_source(sender.0);
+    frame.set_ethertype(EtherType::Arp);
+    let mut packet = ArpPacket::new_unchecked(frame.payload_mut());
+    packet.fill_types();
+    packet.set_operation(operation);
+    packet.set_sender(sender.0, sender.1);
+    packet.set_target(target.0, target.1);
+    bytes
+}
+
+fn arp_request(bytes: &[u8]) -> Option<(MacAddress, Ipv4Addr, Ipv4Addr)> {
+    let frame = EthernetFrame::new_checked(bytes).ok()?;
+    if frame.ethertype() != EtherType::Arp {
+        return None;
+    }
+    let packet = ArpPacket::new_checked(frame.payload()).ok()?;
+    Some((packet.sender_mac(), packet.sender_address(), packet.target_address()))
+}
+
+/// Reads a frame as an IPv4 packet whose checksums must be right.
+pub fn packet(frame: &[u8]) -> (Ipv4Addr, Ipv4Addr, u8, Vec<u8>) {
+    let packet = Ipv4Packet::new_checked(&frame[14..]).unwrap();
+    assert!(packet.verify_header_checksum());
+    let (source, destination) = (packet.source(), packet.destination());
+    let payload = packet.payload();
+    match packet.protocol() {
+        IpProtocol::Udp => {
+            assert!(UdpDatagram::new_checked(payload).unwrap().verify_checksum(source, destination))
+        }
+        IpProtocol::Tcp => {
+            assert!(TcpSegment::new_checked(payload).unwrap().verify_checksum(source, destination))
+        }
+        IpProtocol::Icmp => assert!(IcmpPacket::new_checked(payload).unwrap().verify_checksum()),
+        IpProtocol::Unknown(_) => {}
+    }
+    (source, destination, packet.time_to_live(), payload.to_vec())
+}
+
+/// Returns the ports of a TCP or UDP payload.
+pub fn ports(payload: &[u8]) -> (u16, u16) {
+    let datagram = UdpDatagram::new_unchecked(payload);
+    (datagram.source_port(), datagram.destination_port())
+}
