@@ -184,4 +184,9 @@ impl Sockets<'_, '_> {
     pub(super) fn echo_receive(&mut self, identifier: u16) -> Option<Message> {
         self.stack.echo.receive(identifier)
     }
+
+    /// Ends all sockets of the owner.
+    pub(super) fn close_all(&mut self) {
+        self.stack.close_owner(self.owner, false, self.now);
+    }
 }

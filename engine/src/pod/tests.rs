@@ -478,12 +478,57 @@ fn programs_say_what_they_are_asked() {
     }
     assert_eq!(segment.now, Instant::ZERO + Duration::from_secs(2));
     let (text, code) = segment.exec(0, "vi");
-    assert!(text.starts_with("vi: not found; there is: curl "), "{text}");
+    assert!(text.starts_with("vi: not found; there is: cat curl "), "{text}");
     assert_eq!(code, 127);
     segment.exec(0, "ping -c 1 10.1.15.3");
     let (text, _) = segment.exec(0, "ip neigh");
     assert_eq!(text, "10.1.15.3 dev eth0 lladdr 02:42:0a:01:0f:03 REACHABLE\n");
     assert!(segment.exec(0, "ip addr").0.contains("inet 10.1.15.2/24 brd 10.1.15.255 scope global eth0"));
+}
+
+#[test]
+fn the_shell_runs_lists_loops_and_conditions() {
+    let mut segment = Segment::pair();
+    let mut sh = |script: &str| {
+        let argv = ["sh", "-c", script].map(String::from);
+        let id = segment.pods[0].exec(&argv, segment.now);
+        segment.finish(0, id)
+    };
+    for (script, text, code) in [
+        ("echo a; false && echo b || echo 'c  d'; exit 3", "a\nc  d\n", 3),
+        ("for i in 1 2 3; do echo n$i; done", "n1\nn2\nn3\n", 0),
+        ("if false; then echo yes; else echo no; fi", "no\n", 0),
+        ("until true; do echo x; done; echo $HOSTNAME $?", "first 0\n", 0),
+        ("echo hidden > /dev/null; ping -c 1 10.1.15.3 >/dev/null 2>&1 && echo reached", "reached\n", 0),
+        ("# nothing\necho \"a \\\"b\"", "a \"b\n", 0),
+        (
+            "vi",
+            "vi: not found; there is: cat curl date echo env exit false hostname ip iperf nc ping sh sleep traceroute true wget\n",
+            127,
+        ),
+    ] {
+        assert_eq!(sh(script), (text.into(), code), "{script}");
+    }
+    let argv = ["sh", "-c", "while true; do sleep 10; done"].map(String::from);
+    let sleeping = segment.pods[0].exec(&argv, segment.now);
+    let argv = ["sh", "-c", "while :; do :; done"].map(String::from);
+    let busy = segment.pods[0].exec(&argv, segment.now);
+    segment.run(Duration::from_millis(100));
+    assert_eq!(segment.pods[0].output(sleeping).exit_code, None);
+    segment.pods[0].signal(busy, segment.now);
+    assert_eq!(segment.pods[0].output(busy).exit_code, Some(130));
+}
+
+#[test]
+fn wget_prints_pages_too() {
+    let mut segment = Segment::pair();
+    segment.pods[1].start_container(container("web", Image::Nginx, "")).unwrap();
+    let (text, code) = segment.exec(0, "wget -q -O - http://10.1.15.3");
+    assert!(text.contains("Welcome to nginx!"), "{text}");
+    assert_eq!(code, 0);
+    let (text, code) = segment.exec(0, "wget --spider -T 1 http://10.1.15.3:81");
+    assert!(text.starts_with("wget: Failed to connect to 10.1.15.3 port 81"), "{text}");
+    assert_eq!(code, 1);
 }
 
 #[test]

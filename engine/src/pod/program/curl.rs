@@ -18,6 +18,7 @@ pub(super) struct Curl {
     to: SocketAddrV4,
     request: Vec<u8>,
     sent: usize,
+    as_wget: bool,
     silent: bool,
     show_error: bool,
     fail: bool,
@@ -90,6 +91,7 @@ impl Curl {
             to,
             request: request.into_bytes(),
             sent: 0,
+            as_wget: false,
             silent: arguments.has('s'),
             show_error: arguments.has('S'),
             fail: arguments.has('f'),
@@ -220,10 +222,46 @@ impl Curl {
             console.print(format.replace("%{http_code}", &status).replace("\\n", "\n"));
         }
         if code != 0 && (!self.silent || self.show_error) {
-            console.line(format!("curl: ({code}) {text}"));
+            console.line(if self.as_wget {
+                format!("wget: {text}")
+            } else {
+                format!("curl: ({code}) {text}")
+            });
         }
-        console.exit(code);
+        console.exit(if self.as_wget { code.min(1) } else { code });
     }
+}
+
+/// Makes a curl that does what `wget` is asked: `-q`, `-O -`, `-T SECONDS`, `--spider`.
+///
+/// # Errors
+/// What is wrong with the words, and the exit code for that.
+pub(super) fn wget(words: &[String]) -> Result<Curl, (String, i32)> {
+    let mut curl_words = vec![String::from("-f")];
+    let mut words = words.iter();
+    let mut to_file = true;
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "-q" | "--quiet" => curl_words.push("-s".into()),
+            "-O-" => to_file = false,
+            "-qO-" => {
+                curl_words.push("-s".into());
+                to_file = false;
+            }
+            "-O" | "-qO" => to_file = words.next().is_none_or(|file| file != "-"),
+            "--spider" => curl_words.push("-I".into()),
+            "-T" => curl_words.extend(["-m".into(), words.next().cloned().unwrap_or_default()]),
+            long => match long.strip_prefix("--timeout=") {
+                Some(seconds) => curl_words.extend(["-m".into(), seconds.into()]),
+                None => curl_words.push(word.clone()),
+            },
+        }
+    }
+    if to_file {
+        curl_words.extend(["-o".into(), "file".into()]);
+    }
+    let curl = Curl::new(&curl_words).map_err(|(text, _)| (text.replacen("curl", "wget", 1), 1))?;
+    Ok(Curl { as_wget: true, ..curl })
 }
 
 /// Reads a URL: the authority as it is written, the endpoint, and the path.

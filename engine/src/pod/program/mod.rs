@@ -13,6 +13,8 @@ mod nc;
 mod ping;
 mod probe;
 mod response;
+mod script;
+mod shell;
 mod statistics;
 mod traceroute;
 
@@ -25,7 +27,8 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 /// The programs there are, for messages.
-const NAMES: &str = "curl echo false hostname ip iperf nc ping sleep traceroute true";
+const NAMES: &str =
+    "cat curl date echo env exit false hostname ip iperf nc ping sh sleep traceroute true wget";
 /// Exit code of a program that does not exist.
 const NOT_FOUND: i32 = 127;
 /// Exit code of a program that was called wrongly.
@@ -47,6 +50,7 @@ enum Kind {
     Iperf(iperf::Iperf),
     Sleep(Instant),
     Probe(probe::Run),
+    Shell(shell::Shell),
 }
 
 /// A program and its console.
@@ -92,6 +96,7 @@ impl Program {
             Kind::Sleep(until) if *until <= sockets.now => console.exit(0),
             Kind::Sleep(until) => sockets.wake_at(*until),
             Kind::Probe(run) => run.handle(event, console, sockets),
+            Kind::Shell(shell) => shell.handle(event, console, sockets),
         }
     }
 
@@ -109,7 +114,8 @@ impl Program {
             | Kind::Nc(_)
             | Kind::Iperf(_)
             | Kind::Sleep(_)
-            | Kind::Probe(_) => self.console.exit(INTERRUPTED),
+            | Kind::Probe(_)
+            | Kind::Shell(_) => self.console.exit(INTERRUPTED),
         }
     }
 
@@ -144,7 +150,8 @@ impl Program {
             | Kind::Curl(_)
             | Kind::Nc(_)
             | Kind::Iperf(_)
-            | Kind::Sleep(_) => None,
+            | Kind::Sleep(_)
+            | Kind::Shell(_) => None,
         }
     }
 }
@@ -157,6 +164,19 @@ fn start(argv: &[String], console: &mut Console, sockets: &Sockets<'_, '_>) -> K
     let name = name.rsplit('/').next().unwrap_or(name);
     let kind = match name {
         "true" => return end(console, 0),
+        "date" => {
+            console.line(format!("{:.3} s", sockets.now.as_nanos() as f64 / 1e9));
+            return end(console, 0);
+        }
+        "env" => {
+            console.line(format!("HOSTNAME={}", sockets.pod.name));
+            return end(console, 0);
+        }
+        "cat" if rest == ["/etc/hostname"] => {
+            console.line(&sockets.pod.name);
+            return end(console, 0);
+        }
+        "exit" => return end(console, rest.first().and_then(|code| code.parse().ok()).unwrap_or(0)),
         "false" => return end(console, 1),
         "echo" => {
             console.line(rest.join(" "));
@@ -180,6 +200,8 @@ fn start(argv: &[String], console: &mut Console, sockets: &Sockets<'_, '_>) -> K
         "curl" => {
             return curl::Curl::new(rest).map_or_else(|(text, code)| fail(console, &text, code), Kind::Curl);
         }
+        "wget" => return curl::wget(rest).map_or_else(|(text, code)| fail(console, &text, code), Kind::Curl),
+        "sh" | "bash" | "ash" => shell::Shell::new(rest).map(Kind::Shell),
         "nc" => nc::Nc::new(rest).map(Kind::Nc),
         "iperf" => iperf::Iperf::new(rest).map(Kind::Iperf),
         _ => return fail(console, &format!("{name}: not found; there is: {NAMES}"), NOT_FOUND),
