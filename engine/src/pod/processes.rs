@@ -34,10 +34,10 @@ impl Pod {
         self.add_program(Program::probe(probe), now)
     }
 
-    /// Returns what a probe found, once it ended.
+    /// Returns what a probe found, once it ended; one that ended so long ago that it is forgotten found a dead pod.
     #[must_use]
     pub fn probe_outcome(&self, id: ProgramId) -> Option<ProbeOutcome> {
-        if self.state == PodState::Dead {
+        if self.state == PodState::Dead || !self.programs.contains_key(&id) {
             let (started, ended) = (self.now, self.now);
             return Some(ProbeOutcome { result: Err(ProbeError::PodDead), started, ended });
         }

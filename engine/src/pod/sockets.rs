@@ -127,6 +127,16 @@ impl Sockets<'_, '_> {
         self.stack.udp.bind_any(self.owner)
     }
 
+    /// Gives a UDP port back.
+    pub(super) fn udp_close(&mut self, port: u16) {
+        self.stack.udp.close(port);
+    }
+
+    /// Returns 16 random bits.
+    pub(super) fn random_u16(&mut self) -> u16 {
+        self.stack.device.random.next_u16()
+    }
+
     /// Sends a datagram from a port; false when it is too long.
     pub(super) fn udp_send(&mut self, port: u16, to: SocketAddrV4, options: Options, payload: &[u8]) -> bool {
         let from = self.stack.device.source_for(*to.ip());

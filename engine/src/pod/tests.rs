@@ -503,7 +503,7 @@ fn the_shell_runs_lists_loops_and_conditions() {
         ("# nothing\necho \"a \\\"b\"", "a \"b\n", 0),
         (
             "vi",
-            "vi: not found; there is: cat curl date echo env exit false hostname ip iperf nc ping sh sleep traceroute true wget\n",
+            "vi: not found; there is: cat curl date echo env exit false hostname ip iperf nc nslookup ping sh sleep traceroute true wget\n",
             127,
         ),
     ] {
@@ -529,6 +529,69 @@ fn wget_prints_pages_too() {
     let (text, code) = segment.exec(0, "wget --spider -T 1 http://10.1.15.3:81");
     assert!(text.starts_with("wget: Failed to connect to 10.1.15.3 port 81"), "{text}");
     assert_eq!(code, 1);
+}
+
+/// Answers the DNS queries that came to the second pod: only `web.default.svc.cluster.local` exists.
+fn serve_dns(segment: &mut Segment) -> usize {
+    let mut count = 0;
+    while let Some(query) = segment.pods[1].stack.udp.receive_from(53) {
+        count += 1;
+        let mut answer = query.payload.clone();
+        answer[2] |= 0x80;
+        let expected = super::dns::query(0, "web.default.svc.cluster.local").unwrap();
+        if answer[12..] == expected[12..] {
+            answer[7] = 1;
+            answer.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 9, 0, 4]);
+            answer.extend_from_slice(&SECOND.octets());
+        } else {
+            answer[3] |= 3;
+        }
+        segment.with(1, |pod, now, out| {
+            let from = std::net::SocketAddrV4::new(SECOND, 53);
+            udp::send(&mut pod.stack.device, from, query.from, udp::Options::default(), &answer, now, out);
+        });
+    }
+    count
+}
+
+#[test]
+fn names_are_looked_up_with_the_search_list() {
+    let search = ["default.svc.cluster.local", "svc.cluster.local"].map(String::from).to_vec();
+    let first = PodConfig { nameserver: Some(SECOND), search, ..pod("first", FIRST) };
+    let mut segment = Segment::new(vec![first, pod("second", SECOND)]);
+    segment.pods[1].start_container(container("web", Image::Httpd, "")).unwrap();
+    segment.pods[1].stack.udp.bind(53, Owner::Program(ProgramId(0))).unwrap();
+    let mut run = |line: &str, queries: usize| {
+        let id = segment.spawn(0, line);
+        let mut count = 0;
+        for _ in 0..20 {
+            segment.run(Duration::from_millis(1));
+            count += serve_dns(&mut segment);
+        }
+        assert_eq!(count, queries, "{line}");
+        segment.finish(0, id)
+    };
+    let (text, code) = run("curl -s http://web/", 1);
+    assert!(text.contains("pod: second"), "{text}");
+    assert_eq!(code, 0);
+    assert!(
+        run("ping -c 1 web.default.svc.cluster.local", 3)
+            .0
+            .contains("PING web.default.svc.cluster.local (10.1.15.3)")
+    );
+    assert_eq!(run("curl http://web2/", 3), ("curl: (6) Could not resolve host: web2\n".into(), 6));
+    assert!(run("nslookup web", 1).0.contains("Name:\tweb.default.svc.cluster.local\nAddress: 10.1.15.3\n"));
+    assert_eq!(run("ping -c 1 first", 0).1, 0);
+}
+
+#[test]
+fn a_silent_dns_server_ends_in_an_error() {
+    let first = PodConfig { nameserver: Some(Ipv4Addr::new(10, 1, 15, 9)), ..pod("first", FIRST) };
+    let mut segment = Segment::new(vec![first, pod("second", SECOND)]);
+    let (text, code) = segment.exec(0, "ping -c 1 web");
+    assert_eq!((text.as_str(), code), ("ping: web: Name or service not known\n", 2));
+    segment.pods[0] = Pod::new(pod("first", FIRST));
+    assert_eq!(segment.exec(0, "ping -c 1 web").1, 2);
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 use super::super::socket::{Event, Received, SocketError, TcpId};
 use super::super::sockets::Sockets;
+use super::Find;
 use super::arguments::Arguments;
 use super::console::Console;
 use super::response::Response;
@@ -51,7 +52,7 @@ impl Curl {
     ///
     /// # Errors
     /// What is wrong with them, and the exit code for that.
-    pub(super) fn new(words: &[String]) -> Result<Self, (String, i32)> {
+    pub(super) fn new(words: &[String], find: &mut Find<'_>) -> Result<Self, (String, i32)> {
         let words: Vec<String> = words
             .iter()
             .map(|word| {
@@ -66,7 +67,7 @@ impl Curl {
                 2,
             ));
         };
-        let (host, to, path) = parse_url(url)?;
+        let (host, to, path) = parse_url(url, find)?;
         let data: Option<String> = arguments.value('d').map_err(usage)?;
         let head_only = arguments.has('I');
         let default = if head_only {
@@ -236,7 +237,7 @@ impl Curl {
 ///
 /// # Errors
 /// What is wrong with the words, and the exit code for that.
-pub(super) fn wget(words: &[String]) -> Result<Curl, (String, i32)> {
+pub(super) fn wget(words: &[String], find: &mut Find<'_>) -> Result<Curl, (String, i32)> {
     let mut curl_words = vec![String::from("-f")];
     let mut words = words.iter();
     let mut to_file = true;
@@ -260,12 +261,12 @@ pub(super) fn wget(words: &[String]) -> Result<Curl, (String, i32)> {
     if to_file {
         curl_words.extend(["-o".into(), "file".into()]);
     }
-    let curl = Curl::new(&curl_words).map_err(|(text, _)| (text.replacen("curl", "wget", 1), 1))?;
+    let curl = Curl::new(&curl_words, find).map_err(|(text, _)| (text.replacen("curl", "wget", 1), 1))?;
     Ok(Curl { as_wget: true, ..curl })
 }
 
 /// Reads a URL: the authority as it is written, the endpoint, and the path.
-fn parse_url(url: &str) -> Result<(String, SocketAddrV4, String), (String, i32)> {
+fn parse_url(url: &str, find: &mut Find<'_>) -> Result<(String, SocketAddrV4, String), (String, i32)> {
     let rest = match url.split_once("://") {
         Some(("http", rest)) => rest,
         Some((scheme, _)) => return Err((format!("curl: (1) Protocol \"{scheme}\" not supported"), 1)),
@@ -289,6 +290,6 @@ fn parse_url(url: &str) -> Result<(String, SocketAddrV4, String), (String, i32)>
         }
         None => (authority, 80),
     };
-    let address = super::host(name).map_err(|_| (format!("curl: (6) Could not resolve host: {name}"), 6))?;
+    let address = find(name).map_err(|_| (format!("curl: (6) Could not resolve host: {name}"), 6))?;
     Ok((authority.to_owned(), SocketAddrV4::new(address, port), path))
 }

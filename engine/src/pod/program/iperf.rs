@@ -7,6 +7,7 @@
 use super::super::socket::{Event, Received, TcpId};
 use super::super::sockets::Sockets;
 use super::super::udp::Options;
+use super::Find;
 use super::arguments::Arguments;
 use super::console::Console;
 use crate::clock::Instant;
@@ -60,7 +61,7 @@ impl Iperf {
     ///
     /// # Errors
     /// What is wrong with them.
-    pub(super) fn new(words: &[String]) -> Result<Self, String> {
+    pub(super) fn new(words: &[String], find: &mut Find<'_>) -> Result<Self, String> {
         let arguments = Arguments::parse(words, "su", "cptnb")?;
         let port = arguments.value('p')?.unwrap_or(PORT);
         let to: Option<String> = arguments.value('c')?;
@@ -72,7 +73,7 @@ impl Iperf {
                     None => Limit::Time(arguments.seconds('t')?.unwrap_or(Duration::from_secs(10))),
                 };
                 let rate = arguments.value::<String>('b')?.map_or(Ok(UDP_RATE), |text| scaled(&text))?;
-                let to = SocketAddrV4::new(super::host(&to)?, port);
+                let to = SocketAddrV4::new(find(&to)?, port);
                 Role::Client { to, limit, connection: None, sent: 0, rate: rate.max(1.0), ended: false }
             }
             (true | false, _) => {
