@@ -13,6 +13,7 @@
 //! - [`controllers`]: the reconcile framework; binding, addresses, endpoints, VIPs.
 //! - [`services`]: Service and EndpointSlices as the proxy's plain data; pure.
 //! - [`cluster`]: all of it as a stream of plain changes for the publisher.
+//! - [`publisher`]: the owner of the engine's control side.
 //! - [`seed`]: randomness and uids that a seed determines.
 
 pub mod store;
@@ -32,6 +33,8 @@ pub mod controllers;
 pub mod services;
 
 pub mod cluster;
+
+pub mod publisher;
 
 pub mod seed;
 

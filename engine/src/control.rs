@@ -12,9 +12,10 @@ use flatnet_proxy::Ipv4Prefix;
 
 use crate::frame::{Arena, ArenaError, Pool};
 use crate::ledger::{Ledger, NodeCounters};
-use crate::link::Link;
 use crate::link::wire::Wire;
+use crate::link::{Link, PodLink};
 use crate::mailbox::{Incoming, MailboxFull, Outgoing, Parcel, Post};
+use crate::pod::Pod;
 use crate::random::Random;
 use crate::ring;
 use crate::tables::{
@@ -289,10 +290,30 @@ impl Control {
         });
         let ends = [(near, far), (far, near)];
         for (port, peer) in ends {
-            let wire = Wire::new(peer, self.random.fork(u64::from(port.0)));
-            self.post(worker)?.visit(move |worker| worker.attach(port, Link::Wire(wire)))?;
+            let wire = self.wire(port);
+            self.post(worker)?.visit(move |worker| worker.attach(port, Link::Wire { wire, peer }))?;
         }
         Ok((near, far))
+    }
+
+    fn wire(&self, port: PortId) -> Wire {
+        Wire::new(self.random.fork(u64::from(port.0)))
+    }
+
+    /// Attaches a simulated pod or host to a node's bridge.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub fn attach_pod(
+        &mut self,
+        node: NodeId,
+        name: &str,
+        guard: Option<Guard>,
+        worker: u8,
+        pod: Pod,
+    ) -> Result<PortId, ControlError> {
+        let wire = self.wire(PortId(self.next_port));
+        self.attach(node, name, guard, worker, Link::Pod(Box::new(PodLink { pod, wire, scheduled: None })))
     }
 
     /// Attaches something to a node's bridge: a pod with its guard, or, without one, a machine of any addresses.

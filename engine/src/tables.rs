@@ -10,7 +10,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use flatnet_proxy::{Ipv4Prefix, Shards, Table};
+use flatnet_proxy::{Frontend, Ipv4Prefix, NodePort, Service, Shards, Table, TableError};
 
 use crate::route::Routes;
 use crate::wire::MacAddress;
@@ -292,6 +292,31 @@ impl Tables {
             self.touch(address_bucket(address));
             self.touch(mac_bucket(endpoint.mac));
         }
+    }
+
+    /// Sets a Service with exactly these keys. Bindings stay; new flows see it at once.
+    ///
+    /// # Errors
+    /// [`TableError`] when another Service has one of the keys; nothing is changed then.
+    pub fn set_service(
+        &mut self,
+        service: Service,
+        frontends: Vec<Frontend>,
+        node_ports: Vec<NodePort>,
+    ) -> Result<(), TableError> {
+        // A flow to an address that was none of a Service's may have been decided otherwise.
+        let old = self.services.get(service.id).map(|row| row.frontends.clone()).unwrap_or_default();
+        let changed: Vec<_> = frontends.iter().filter(|frontend| !old.contains(frontend)).copied().collect();
+        self.services.insert(service, frontends, node_ports)?;
+        for frontend in changed {
+            self.touch(address_bucket(frontend.address));
+        }
+        Ok(())
+    }
+
+    /// Removes a Service.
+    pub fn remove_service(&mut self, id: u32) {
+        self.services.remove(id);
     }
 
     /// Sets or removes the lease of a pod subnet.

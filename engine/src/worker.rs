@@ -31,6 +31,7 @@ use crate::wire::Ipv4Packet;
 mod arp;
 mod exchange;
 mod originate;
+mod pods;
 mod ports;
 mod slow;
 
@@ -101,6 +102,9 @@ pub struct Worker {
     timers: ports::Timers,
     /// Ports whose links are rings: looked at in every batch.
     ring_ports: Vec<PortId>,
+    /// The time of the present batch.
+    now: Instant,
+    next_mark: u32,
     parcels: Vec<Parcel>,
     error_budget: originate::ErrorBudget,
     identification: u16,
@@ -152,6 +156,8 @@ impl Worker {
             ready: VecDeque::new(),
             timers: ports::Timers::default(),
             ring_ports: Vec::new(),
+            now: Instant::ZERO,
+            next_mark: u32::from(id) << 24,
             parcels: Vec::new(),
             error_budget: originate::ErrorBudget::default(),
             batch: Batch::default(),
@@ -161,6 +167,7 @@ impl Worker {
     /// Does everything that can be done at `now`, one batch per port; returns how many frames it moved.
     pub fn run_batch(&mut self, now: Instant) -> usize {
         // 1. What the control side wants.
+        self.now = now;
         self.refresh_tables();
         let mut moved = self.open_mailbox();
         // 2. What the other workers sent, what is due, what the links have.
@@ -206,6 +213,7 @@ impl Worker {
         };
         let count = frames.len();
         self.count(node, Term::Received, count as u64);
+        self.watch_arrivals(&mut frames, node, port, now);
         self.run_frames(&mut frames, node, &ingress, false, now);
         self.batch.frames = frames;
         count

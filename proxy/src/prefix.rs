@@ -60,7 +60,14 @@ impl Ipv4Prefix {
         if length > 32 {
             return Err(PrefixError::Length(length));
         }
-        Ok(Self { address: (u32::from(address) & mask(length)).into(), length })
+        Ok(Self::masked(address, length))
+    }
+
+    /// Makes the prefix in which an address lies; a length above 32 counts as 32. For constants; see
+    /// [`Ipv4Prefix::containing`].
+    pub const fn masked(address: Ipv4Addr, length: u8) -> Self {
+        let length = if length > 32 { 32 } else { length };
+        Self { address: Ipv4Addr::from_bits(address.to_bits() & mask(length)), length }
     }
 
     /// Reads `a.b.c.d/length` of an interface: its address and the prefix it lies in.

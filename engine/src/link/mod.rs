@@ -7,17 +7,38 @@
 pub mod pod_ring;
 pub mod wire;
 
+use crate::clock::Instant;
 use crate::frame::Frame;
+use crate::pod::Pod;
 use crate::ring::{Consumer, Producer};
+use crate::tables::PortId;
 use wire::Wire;
 
 /// A link, by kind.
 #[derive(Debug)]
 pub enum Link {
     /// An end of an in-memory cable.
-    Wire(Wire),
+    Wire {
+        /// The way to the other end.
+        wire: Wire,
+        /// The port there; the same worker owns it.
+        peer: PortId,
+    },
     /// A pair of rings to somebody in this process: a generator, a sink, a test.
     Rings(Rings),
+    /// A simulated pod, or a host: the worker polls it.
+    Pod(Box<PodLink>),
+}
+
+/// A simulated pod at its port.
+#[derive(Debug)]
+pub struct PodLink {
+    /// The pod.
+    pub pod: Pod,
+    /// The way to it.
+    pub wire: Wire,
+    /// When the worker is set to poll it next.
+    pub scheduled: Option<Instant>,
 }
 
 /// The worker's end of a pair of rings.

@@ -59,8 +59,6 @@ impl Ord for InFlight {
 /// One end of a cable.
 #[derive(Debug)]
 pub struct Wire {
-    /// The port at the other end; the same worker owns it.
-    pub peer: PortId,
     usual: Impairment,
     /// What differs for frames that came to this end's node by a certain port: a switch's path between a pair.
     by_origin: BTreeMap<PortId, Impairment>,
@@ -72,9 +70,8 @@ pub struct Wire {
 impl Wire {
     /// Makes an end of a perfect cable.
     #[must_use]
-    pub fn new(peer: PortId, random: Random) -> Self {
+    pub fn new(random: Random) -> Self {
         Self {
-            peer,
             usual: Impairment::default(),
             by_origin: BTreeMap::new(),
             in_flight: BinaryHeap::new(),
@@ -150,7 +147,7 @@ mod tests {
     #[test]
     fn frames_arrive_after_their_delay_in_order() {
         let (arena, mut pools) = Arena::new(1, 8, 0).unwrap();
-        let mut wire = Wire::new(PortId(1), Random::new(1));
+        let mut wire = Wire::new(Random::new(1));
         wire.impair(None, Impairment { delay: Duration::from_millis(2), ..Impairment::default() });
         for length in [60, 61] {
             wire.send(pools[0].allocate(length).unwrap(), PortId(9), 46, Instant::ZERO).unwrap();
@@ -164,7 +161,7 @@ mod tests {
     #[test]
     fn a_pair_of_its_own_may_lose_everything() {
         let (_arena, mut pools) = Arena::new(1, 8, 0).unwrap();
-        let mut wire = Wire::new(PortId(1), Random::new(1));
+        let mut wire = Wire::new(Random::new(1));
         wire.impair(Some(PortId(3)), Impairment { loss: 1_000_000, ..Impairment::default() });
         wire.impair(Some(PortId(4)), Impairment { mtu: Some(100), ..Impairment::default() });
         let mut send = |origin| {

@@ -23,7 +23,7 @@ use crate::wire::ethernet;
 pub(super) struct Timers(BinaryHeap<Reverse<(Instant, PortId)>>);
 
 impl Timers {
-    fn set(&mut self, when: Instant, port: PortId) {
+    pub(super) fn set(&mut self, when: Instant, port: PortId) {
         self.0.push(Reverse((when, port)));
     }
 
@@ -53,6 +53,9 @@ impl Worker {
         if matches!(link, Link::Rings(_)) {
             self.ring_ports.push(port);
         }
+        if matches!(link, Link::Pod(_)) {
+            self.timers.set(self.now, port);
+        }
         self.links[index] = Some(Attached { link, node, ingress, waiting: VecDeque::new(), is_ready: false });
         true
     }
@@ -63,7 +66,8 @@ impl Worker {
         let Attached { link, node, waiting, .. } = attached;
         let mut left: Vec<Frame> = waiting.into();
         match link {
-            Link::Wire(mut wire) => left.extend(std::iter::from_fn(|| wire.drain())),
+            Link::Wire { mut wire, .. } => left.extend(std::iter::from_fn(|| wire.drain())),
+            Link::Pod(mut pod) => left.extend(std::iter::from_fn(|| pod.wire.drain())),
             Link::Rings(mut rings) => {
                 rings.incoming.pop(usize::MAX, |frame| left.push(frame));
             }
@@ -85,10 +89,11 @@ impl Worker {
 
     /// Changes how a cable's frames fare, for frames from one port of its node or all others.
     pub fn impair(&mut self, port: PortId, origin: Option<PortId>, impairment: Impairment) {
-        if let Some(Attached { link: Link::Wire(wire), .. }) =
-            self.links.get_mut(port.0 as usize).and_then(Option::as_mut)
+        match self.links.get_mut(port.0 as usize).and_then(Option::as_mut).map(|attached| &mut attached.link)
         {
-            wire.impair(origin, impairment);
+            Some(Link::Wire { wire, .. }) => wire.impair(origin, impairment),
+            Some(Link::Pod(pod)) => pod.wire.impair(origin, impairment),
+            Some(Link::Rings(_)) | None => {}
         }
     }
 
@@ -104,7 +109,7 @@ impl Worker {
             Link::Rings(rings) => {
                 rings.incoming.pop(BATCH_LIMIT, |frame| frames.push(frame));
             }
-            Link::Wire(_) => {
+            Link::Wire { .. } | Link::Pod(_) => {
                 let count = attached.waiting.len().min(BATCH_LIMIT);
                 frames.extend(attached.waiting.drain(..count));
             }
@@ -116,7 +121,7 @@ impl Worker {
         (!frames.is_empty()).then_some((node, ingress))
     }
 
-    fn make_ready(&mut self, port: PortId) {
+    pub(super) fn make_ready(&mut self, port: PortId) {
         if let Some(attached) = self.links.get_mut(port.0 as usize).and_then(Option::as_mut)
             && !attached.is_ready
         {
@@ -133,13 +138,14 @@ impl Worker {
         };
         let node = attached.node;
         let refused = match &mut attached.link {
+            Link::Pod(_) => return self.send_to_pod(frame, egress, now),
             Link::Rings(rings) => {
                 rings.outgoing.push(frame).map_err(|frame| (frame, DropReason::LinkQueueFull))
             }
-            Link::Wire(wire) => {
+            Link::Wire { wire, peer } => {
                 let origin = PortId(self.arena.record(&frame).ingress);
                 let length = self.arena.bytes(&frame).len().saturating_sub(ethernet::HEADER_LENGTH);
-                let peer = wire.peer;
+                let peer = *peer;
                 let sent = wire.send(frame, origin, length, now);
                 let next = wire.next_arrival();
                 match sent {
@@ -200,8 +206,8 @@ impl Worker {
                 continue;
             };
             match &mut attached.link {
-                Link::Wire(wire) => {
-                    let peer = wire.peer;
+                Link::Wire { wire, peer } => {
+                    let peer = *peer;
                     let mut arrived = Vec::new();
                     while let Some(frame) = wire.arrival(now) {
                         arrived.push(frame);
@@ -214,6 +220,7 @@ impl Worker {
                     }
                 }
                 Link::Rings(_) => {}
+                Link::Pod(_) => self.poll_pod(port, now),
             }
         }
         self.poll_rings();

@@ -1,0 +1,391 @@
+//! The single owner of the engine's control side: turns the cluster's changes into nodes, ports, pods and tables.
+//!
+//! Whoever brings a network up makes its underlay here (switches, nodes, routers, hosts) and then hands over every
+//! [`Change`] of [`crate::cluster::watch_cluster`]. Nothing else writes the engine's tables.
+//!
+//! Invariants: a change is published before the next is looked at; a pod is known by its uid, so that its successor at
+//! the same address is another one; what cannot be done is said and changes nothing.
+//!
+//! May depend on the engine and [`crate::cluster`].
+//!
+//! Read first: `engine/src/control.rs`.
+
+use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
+
+use flatnet_engine::{
+    control::{Control, ControlError, InterfaceSpec, NodeSpec},
+    link::wire::Impairment,
+    pod::{ContainerConfig, Image, Pod, PodConfig, PodError, Transport},
+    tables::{Guard, Lease, NodeId, PortId},
+    wire::MacAddress,
+};
+use flatnet_proxy::{Ipv4Prefix, TableError};
+use k8s_openapi::api::core::v1::Container;
+use thiserror::Error;
+
+use crate::{
+    cluster::{Change, PodView},
+    seed,
+};
+
+/// Why a part of the network cannot be made.
+#[derive(Debug, Error)]
+pub enum PublishError {
+    /// The engine refused.
+    #[error("{what} cannot be made")]
+    Control {
+        /// What was to be made.
+        what: String,
+        /// Why.
+        #[source]
+        source: ControlError,
+    },
+    /// A container's image is not known.
+    #[error("{pod}: image {image} is not known; there are {known}")]
+    Image {
+        /// `namespace/name` of the pod.
+        pod: String,
+        /// The image.
+        image: String,
+        /// All known names.
+        known: String,
+    },
+    /// A container does not start.
+    #[error("{pod}: a container does not start")]
+    Container {
+        /// `namespace/name` of the pod.
+        pod: String,
+        /// Why.
+        #[source]
+        source: PodError,
+    },
+    /// A pod is bound to a node that is not here.
+    #[error("{pod}: node {node} is not known here")]
+    Node {
+        /// `namespace/name` of the pod.
+        pod: String,
+        /// The node's name.
+        node: String,
+    },
+    /// Two Services claim one address and port.
+    #[error("{service} cannot be published")]
+    Service {
+        /// `namespace/name:port`.
+        service: String,
+        /// Why.
+        #[source]
+        source: TableError,
+    },
+    /// A link's end is not known.
+    #[error("there is no node, router or host {0} on a common network")]
+    Link(String),
+}
+
+/// Where something that can run programs is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its port.
+    pub port: PortId,
+    /// The worker that polls it.
+    pub worker: u8,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// The node it is on; none for a host.
+    pub node: Option<Arc<str>>,
+}
+
+/// A host outside the cluster, to be made.
+#[derive(Clone, Debug)]
+pub struct HostSpec {
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// The network it is on.
+    pub network: Ipv4Prefix,
+    /// Its gateway.
+    pub gateway: Option<Ipv4Addr>,
+    /// What it runs.
+    pub image: Image,
+}
+
+/// The owner of the engine's control side.
+#[derive(Debug)]
+pub struct Publisher {
+    /// The engine's control side, to visit workers and read ledgers.
+    pub control: Control,
+    seed: u64,
+    workers: u8,
+    next_worker: u8,
+    switches: BTreeMap<Ipv4Prefix, NodeId>,
+    nodes: BTreeMap<Arc<str>, NodeId>,
+    routers: BTreeMap<Arc<str>, NodeId>,
+    /// Ports at switches by who is behind them.
+    stations: BTreeMap<Arc<str>, Vec<(NodeId, PortId, u8)>>,
+    places: BTreeMap<String, Place>,
+    pods: BTreeMap<u64, (PortId, String)>,
+}
+
+impl Publisher {
+    /// Takes the control side of an engine without nodes.
+    pub fn new(control: Control, seed: u64) -> Self {
+        Self {
+            workers: control.posts.len() as u8,
+            control,
+            seed,
+            next_worker: 0,
+            switches: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            routers: BTreeMap::new(),
+            stations: BTreeMap::new(),
+            places: BTreeMap::new(),
+            pods: BTreeMap::new(),
+        }
+    }
+
+    /// Returns the engine's number of a node, router or switch by name; a switch has its network's.
+    pub fn node(&self, name: &str) -> Option<NodeId> {
+        self.nodes.get(name).or_else(|| self.routers.get(name)).copied().or_else(|| {
+            let network: Ipv4Prefix = name.parse().ok()?;
+            self.switches.get(&network).copied()
+        })
+    }
+
+    /// Lists all nodes, routers and switches by name.
+    pub fn nodes(&self) -> Vec<(String, NodeId)> {
+        let named = self.nodes.iter().chain(&self.routers).map(|(name, &id)| (name.to_string(), id));
+        named.chain(self.switches.iter().map(|(network, &id)| (network.to_string(), id))).collect()
+    }
+
+    /// Finds a pod by `namespace/name` (or a name in `default`) or a host by name.
+    pub fn place(&self, name: &str) -> Option<&Place> {
+        self.places.get(name).or_else(|| self.places.get(&format!("default/{name}")))
+    }
+
+    /// Lists all pods and hosts.
+    pub fn places(&self) -> impl Iterator<Item = (&str, &Place)> {
+        self.places.iter().map(|(name, place)| (name.as_str(), place))
+    }
+
+    /// Makes a cluster's node and connects it to its network.
+    ///
+    /// # Errors
+    /// [`PublishError::Control`].
+    pub fn add_node(&mut self, spec: &NodeSpec) -> Result<(), PublishError> {
+        let failed = |source| PublishError::Control { what: format!("node {}", spec.name), source };
+        let switch = self.switch(spec.network)?;
+        let node = self.control.add_node(spec).map_err(failed)?;
+        self.nodes.insert(Arc::clone(&spec.name), node);
+        self.connect(&spec.name, node, 0, switch)
+    }
+
+    /// Makes a router and connects it to all its networks.
+    ///
+    /// # Errors
+    /// [`PublishError::Control`].
+    pub fn add_router(&mut self, name: &str, interfaces: &[InterfaceSpec]) -> Result<(), PublishError> {
+        let failed = |source| PublishError::Control { what: format!("router {name}"), source };
+        let router = self.control.add_router(name, interfaces).map_err(failed)?;
+        let name: Arc<str> = Arc::from(name);
+        self.routers.insert(Arc::clone(&name), router);
+        for (index, interface) in interfaces.iter().enumerate() {
+            let switch = self.switch(interface.network)?;
+            self.connect(&name, router, index as u8, switch)?;
+        }
+        Ok(())
+    }
+
+    /// Makes a host and connects it to its network.
+    ///
+    /// # Errors
+    /// [`PublishError::Control`].
+    pub fn add_host(&mut self, spec: &HostSpec) -> Result<(), PublishError> {
+        let switch = self.switch(spec.network)?;
+        let mut host = Pod::new(PodConfig {
+            name: spec.name.clone(),
+            namespace: String::new(),
+            mac: MacAddress::for_ipv4(spec.address),
+            address: spec.address,
+            prefix_length: spec.network.length(),
+            gateway: spec.gateway,
+            mtu: 1500,
+            seed: seed::hash(self.seed, &["host", &spec.name]),
+            ..PodConfig::default()
+        });
+        let container =
+            ContainerConfig { name: "main".into(), image: spec.image, ports: Vec::new(), args: Vec::new() };
+        host.start_container(container)
+            .map_err(|source| PublishError::Container { pod: spec.name.clone(), source })?;
+        let worker = self.worker();
+        let failed = |source| PublishError::Control { what: format!("host {}", spec.name), source };
+        let port = self.control.attach_pod(switch, &spec.name, None, worker, host).map_err(failed)?;
+        self.stations.entry(Arc::from(&*spec.name)).or_default().push((switch, port, worker));
+        self.places.insert(spec.name.clone(), Place { port, worker, address: spec.address, node: None });
+        Ok(())
+    }
+
+    /// Sets how frames fare between two nodes, routers or hosts of one network, both ways.
+    ///
+    /// # Errors
+    /// [`PublishError::Link`], [`PublishError::Control`].
+    pub fn impair(&mut self, a: &str, b: &str, impairment: Impairment) -> Result<(), PublishError> {
+        let ends =
+            |name: &str| self.stations.get(name).cloned().ok_or_else(|| PublishError::Link(name.into()));
+        let (from, to) = (ends(a)?, ends(b)?);
+        let pair =
+            from.iter().find_map(|near| to.iter().find(|far| far.0 == near.0).map(|far| (*near, *far)));
+        let (near, far) = pair.ok_or_else(|| PublishError::Link(format!("{a} and {b}")))?;
+        for ((_, origin, _), (_, port, worker)) in [(near, far), (far, near)] {
+            self.visit(worker, move |worker| worker.impair(port, Some(origin), impairment))?;
+        }
+        Ok(())
+    }
+
+    fn visit(
+        &self,
+        worker: u8,
+        visit: impl FnOnce(&mut flatnet_engine::worker::Worker) + Send + 'static,
+    ) -> Result<(), PublishError> {
+        let failed =
+            |source: ControlError| PublishError::Control { what: format!("worker {worker}"), source };
+        let post = self.control.posts.get(usize::from(worker)).ok_or(failed(ControlError::Missing))?;
+        post.visit(visit).map(drop).map_err(|full| failed(full.into()))
+    }
+
+    fn switch(&mut self, network: Ipv4Prefix) -> Result<NodeId, PublishError> {
+        if let Some(&switch) = self.switches.get(&network) {
+            return Ok(switch);
+        }
+        let failed = |source| PublishError::Control { what: format!("network {network}"), source };
+        let switch = self.control.add_switch(&network.to_string()).map_err(failed)?;
+        self.switches.insert(network, switch);
+        Ok(switch)
+    }
+
+    fn connect(
+        &mut self,
+        name: &Arc<str>,
+        node: NodeId,
+        index: u8,
+        switch: NodeId,
+    ) -> Result<(), PublishError> {
+        let worker = self.worker();
+        let failed = |source| PublishError::Control { what: format!("the cable of {name}"), source };
+        let (_, port) = self.control.connect(node, index, switch, worker).map_err(failed)?;
+        self.stations.entry(Arc::clone(name)).or_default().push((switch, port, worker));
+        Ok(())
+    }
+
+    /// Deals out workers in turn.
+    fn worker(&mut self) -> u8 {
+        let worker = self.next_worker;
+        self.next_worker = (worker + 1) % self.workers.max(1);
+        worker
+    }
+
+    /// Publishes one change; returns the pod that runs since, whose node then reports it.
+    ///
+    /// # Errors
+    /// [`PublishError`]: what could not be done; the rest of the network goes on.
+    pub fn apply(&mut self, change: &Change) -> Result<Option<Arc<PodView>>, PublishError> {
+        match change {
+            Change::Lease { subnet, public_ip } => {
+                let lease = Some(Lease { public_ip: *public_ip });
+                self.control.tables.publish(|tables| tables.set_lease(*subnet, lease));
+            }
+            Change::LeaseRemoved { subnet } => {
+                self.control.tables.publish(|tables| tables.set_lease(*subnet, None));
+            }
+            Change::Pod(pod) => {
+                return if self.pods.contains_key(&pod.identity) || pod.host_network {
+                    Ok(None)
+                } else {
+                    self.add_pod(pod).map(|()| Some(Arc::clone(pod)))
+                };
+            }
+            Change::PodRemoved(pod) => self.remove_pod(pod)?,
+            Change::Service { service, frontends, node_ports } => {
+                let (frontends, node_ports) = (frontends.clone(), node_ports.clone());
+                let mut result = Ok(());
+                self.control
+                    .tables
+                    .publish(|tables| result = tables.set_service(service.clone(), frontends, node_ports));
+                result
+                    .map_err(|source| PublishError::Service { service: service.name.to_string(), source })?;
+            }
+            Change::ServiceRemoved { id, .. } => {
+                self.control.tables.publish(|tables| tables.remove_service(*id));
+            }
+            // The network's own nodes are made with their leases; warnings are for people.
+            Change::Node { .. } | Change::NodeRemoved { .. } | Change::Warning(_) => {}
+        }
+        Ok(None)
+    }
+
+    fn add_pod(&mut self, view: &PodView) -> Result<(), PublishError> {
+        let name = format!("{}/{}", view.namespace, view.name);
+        let node = self.nodes.get(view.node.as_str()).copied();
+        let node = node.ok_or_else(|| PublishError::Node { pod: name.clone(), node: view.node.clone() })?;
+        let tables = self.control.tables.current();
+        let bridge = tables.node(node).and_then(|node| node.bridge.as_ref());
+        let (mtu, router) = bridge.map_or((1500, None), |bridge| (bridge.mtu, bridge.router));
+        let mac = MacAddress::for_ipv4(view.address);
+        let mut pod = Pod::new(PodConfig {
+            name: view.name.clone(),
+            namespace: view.namespace.clone(),
+            mac,
+            address: view.address,
+            prefix_length: router.map_or(24, |router| router.subnet.length()),
+            gateway: router.map(|router| router.address),
+            mtu,
+            seed: seed::hash(self.seed, &["pod", &view.uid]),
+            ..PodConfig::default()
+        });
+        for container in &view.containers {
+            let config = container_config(&name, container)?;
+            pod.start_container(config)
+                .map_err(|source| PublishError::Container { pod: name.clone(), source })?;
+        }
+        let worker = self.worker();
+        let guard = Some(Guard { mac, address: view.address });
+        let failed = |source| PublishError::Control { what: format!("pod {name}"), source };
+        let port = self.control.attach_pod(node, &view.name, guard, worker, pod).map_err(failed)?;
+        self.pods.insert(view.identity, (port, name.clone()));
+        let place = Place { port, worker, address: view.address, node: Some(Arc::from(&*view.node)) };
+        self.places.insert(name, place);
+        Ok(())
+    }
+
+    fn remove_pod(&mut self, view: &PodView) -> Result<(), PublishError> {
+        let Some((port, name)) = self.pods.remove(&view.identity) else { return Ok(()) };
+        let failed = |source| PublishError::Control { what: format!("the removal of pod {name}"), source };
+        self.control.detach(port).map_err(failed)?;
+        self.places.remove(&name);
+        Ok(())
+    }
+}
+
+fn container_config(pod: &str, container: &Container) -> Result<ContainerConfig, PublishError> {
+    let name = container.image.as_deref().unwrap_or_default();
+    let image = Image::find(name).ok_or_else(|| PublishError::Image {
+        pod: pod.into(),
+        image: name.into(),
+        known: Image::names().collect::<Vec<_>>().join(", "),
+    })?;
+    let words = container.command.iter().flatten().chain(container.args.iter().flatten());
+    let ports = container.ports.iter().flatten().filter_map(|port| {
+        let number = u16::try_from(port.container_port).ok()?;
+        let transport = match port.protocol.as_deref() {
+            Some("UDP") => Transport::Udp,
+            Some("TCP") | None => Transport::Tcp,
+            Some(_) => return None,
+        };
+        Some((transport, number))
+    });
+    Ok(ContainerConfig {
+        name: container.name.clone(),
+        image,
+        ports: ports.collect(),
+        args: words.cloned().collect(),
+    })
+}

@@ -1,0 +1,119 @@
+//! The pods a worker polls: frames in, frames out, timers, visits.
+//!
+//! Called when a frame reaches a pod's port, when its timer is due, and by visits. Invariants: a pod runs only
+//! here; after it has run its next timer is set; what passes its `lo` is told to whoever watches. Read first:
+//! `pod/mod.rs`.
+
+use super::{Attached, DropReason, Frame, Instant, Link, NodeId, PortId, Term, Worker};
+use crate::link::pod_ring::Outbox;
+use crate::pod::{Pod, PodState};
+use crate::trace::{Action, Event, Point};
+use crate::wire::ethernet;
+
+impl Worker {
+    /// Lets `visit` work on a pod or host of this worker, then has it polled; `None` when there is none at the
+    /// port.
+    pub fn with_pod<R>(&mut self, port: PortId, visit: impl FnOnce(&mut Pod, Instant) -> R) -> Option<R> {
+        let now = self.now;
+        let attached = self.links.get_mut(port.0 as usize).and_then(Option::as_mut)?;
+        let Link::Pod(link) = &mut attached.link else { return None };
+        let result = visit(&mut link.pod, now);
+        self.timers.set(now, port);
+        Some(result)
+    }
+
+    pub(super) fn send_to_pod(&mut self, frame: Frame, port: PortId, now: Instant) {
+        let Some(Attached { link: Link::Pod(link), node, .. }) =
+            self.links.get_mut(port.0 as usize).and_then(Option::as_mut)
+        else {
+            return self.drop_at(frame, Point::Port(port), DropReason::LinkDown, now);
+        };
+        let node = *node;
+        if link.pod.state() == PodState::Dead {
+            return self.drop_at(frame, Point::Port(port), DropReason::PodStopped, now);
+        }
+        let origin = PortId(self.arena.record(&frame).ingress);
+        let length = self.arena.bytes(&frame).len().saturating_sub(ethernet::HEADER_LENGTH);
+        let sent = link.wire.send(frame, origin, length, now);
+        let next = link.wire.next_arrival();
+        match sent {
+            Ok(arrived) => {
+                self.count(node, Term::Sent, 1);
+                if let Some(frame) = arrived {
+                    self.deliver(frame, port, now);
+                }
+                if let Some(next) = next {
+                    self.timers.set(next, port);
+                }
+            }
+            Err((frame, reason)) => self.drop_at(frame, Point::Port(port), reason, now),
+        }
+    }
+
+    fn deliver(&mut self, mut frame: Frame, port: PortId, now: Instant) {
+        self.watch(&mut frame, Point::Port(port), Action::Deliver, now);
+        self.run_pod(port, now, |pod, arena, out| pod.receive(arena.bytes(&frame), now, out));
+        self.pool.free(frame);
+    }
+
+    pub(super) fn poll_pod(&mut self, port: PortId, now: Instant) {
+        loop {
+            let Some(Attached { link: Link::Pod(link), .. }) =
+                self.links.get_mut(port.0 as usize).and_then(Option::as_mut)
+            else {
+                return;
+            };
+            match link.wire.arrival(now) {
+                Some(frame) => self.deliver(frame, port, now),
+                None => break,
+            }
+        }
+        self.run_pod(port, now, |pod, _, out| pod.poll(now, out));
+    }
+
+    fn run_pod<R>(
+        &mut self,
+        port: PortId,
+        now: Instant,
+        run: impl FnOnce(&mut Pod, &crate::frame::Arena, &mut Outbox<'_>) -> R,
+    ) -> Option<R> {
+        let attached = self.links.get_mut(port.0 as usize).and_then(Option::as_mut)?;
+        let Attached { link: Link::Pod(link), waiting, node, .. } = attached else { return None };
+        let mut out = Outbox { pool: &mut self.pool, queue: waiting, next_mark: &mut self.next_mark };
+        let result = run(&mut link.pod, &self.arena, &mut out);
+        let node = *node;
+        // The past means at once: in the next batch.
+        let next = [link.pod.next_poll(), link.wire.next_arrival()].into_iter().flatten().min();
+        let next = next.map(|next| next.max(now));
+        if next.is_some_and(|next| link.scheduled.is_none_or(|set| next < set || set <= now)) {
+            link.scheduled = next;
+            if let Some(next) = next {
+                self.timers.set(next, port);
+            }
+        }
+        let looped = link.pod.take_lo_hops().len();
+        for _ in 0..looped {
+            self.next_mark = self.next_mark.wrapping_add(1).max(1);
+            for (hop, action) in [(1, Action::Send), (2, Action::Deliver)] {
+                let point = Point::Loopback(port);
+                self.observer.pass(Event { mark: self.next_mark, hop, time: now, node, point, action }, &[]);
+            }
+        }
+        if !attached.waiting.is_empty() {
+            self.make_ready(port);
+        }
+        Some(result)
+    }
+
+    /// Tells of the frames that a pod or host sends; other links' frames are told of further on.
+    pub(super) fn watch_arrivals(&mut self, frames: &mut [Frame], node: NodeId, port: PortId, now: Instant) {
+        let is_pod = self.links.get(port.0 as usize).and_then(Option::as_ref);
+        if !is_pod.is_some_and(|attached| matches!(attached.link, Link::Pod(_))) {
+            return;
+        }
+        for frame in frames {
+            self.arena.open(frame).record.node = node.0;
+            self.watch(frame, Point::Port(port), Action::Send, now);
+        }
+    }
+}

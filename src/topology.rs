@@ -1,0 +1,234 @@
+//! The topology file: a network's machines, and the Kubernetes manifests beside them.
+//!
+//! `flatnet up` and `flatnet test` call [`parse`] with all files, `flatnet apply` calls [`parse_manifests`]; what comes
+//! out is plain and validated. The files, in the order in which a text travels:
+//!
+//! - `yaml`: a tree whose every node knows its place;
+//! - `fields`, `spec`: the document `kind: Topology` as written;
+//! - `network`: whether its machines fit together;
+//! - `decode`, `manifests`: Pods and Services as Kubernetes types, and what flatnet does not model of them;
+//! - `workloads`: whether they fit each other and the machines;
+//! - `findings`: what is wrong, at its file, line and column, all at once.
+//!
+//! Invariants: a topology without errors can be brought up; no text makes it panic.
+//!
+//! May depend on `flatnet-agents` (types and pure checks), `flatnet-proxy`, `k8s-openapi`, `miette`, `serde-saphyr`.
+//!
+//! Read first: the example `scripts/topologies/two-nodes.yaml`.
+
+mod yaml;
+
+mod fields;
+
+mod spec;
+
+mod network;
+
+mod decode;
+
+mod manifests;
+
+mod workloads;
+
+mod findings;
+
+use std::{net::Ipv4Addr, path::PathBuf, sync::Arc, time::Duration};
+
+use flatnet_proxy::Ipv4Prefix;
+use k8s_openapi::api::core::v1::{Pod, Service};
+
+pub use crate::topology::findings::{Finding, Findings, Place, Warning};
+use crate::topology::{findings::Source, manifests::Documents};
+
+/// The `apiVersion` of flatnet's own kinds.
+pub const API_VERSION: &str = "flatnet.dev/v1";
+
+/// A network to bring up.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Topology {
+    /// Its name; the running instance's, too.
+    pub name: String,
+    /// Where nodes' subnets come from.
+    pub pod_network: Ipv4Prefix,
+    /// Where VIPs come from.
+    pub service_network: Ipv4Prefix,
+    /// How nodes reach each other's pods.
+    pub backend: BackendKind,
+    /// The backend's UDP port, host byte order.
+    pub port: u16,
+    /// The cluster's nodes; at least one.
+    pub nodes: Vec<Node>,
+    /// Machines outside the cluster.
+    pub hosts: Vec<Host>,
+    /// What connects networks.
+    pub routers: Vec<Router>,
+    /// What differs from a perfect wire.
+    pub links: Vec<Link>,
+    /// Determines everything random.
+    pub seed: u64,
+    /// Which clock runs; `None` leaves it to the command.
+    pub time: Option<TimeMode>,
+    /// How many workers move packets; `None` leaves it to the command.
+    pub workers: Option<u16>,
+    /// The pods, in the order of the files.
+    pub pods: Vec<Pod>,
+    /// The Services, in the order of the files.
+    pub services: Vec<Service>,
+}
+
+/// How nodes reach each other's pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackendKind {
+    /// flannel's udp: IPv4 in UDP.
+    Udp,
+}
+
+/// Which clock runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeMode {
+    /// The clock jumps to the next timer when nothing moves.
+    Virtual,
+    /// The machine's clock.
+    Real,
+}
+
+/// An address and the network it lies in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// The machine's address.
+    pub address: Ipv4Addr,
+    /// The network.
+    pub network: Ipv4Prefix,
+}
+
+/// A node of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// Its place in the node network.
+    pub interface: Interface,
+    /// Its default gateway: the one written, else the first router of its network.
+    pub gateway: Option<Ipv4Addr>,
+    /// The subnet it must have; `None` lets it choose.
+    pub pod_cidr: Option<Ipv4Prefix>,
+}
+
+/// A machine outside the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// Its name.
+    pub name: String,
+    /// Its place in its network.
+    pub interface: Interface,
+    /// Its default gateway: the one written, else the first router of its network.
+    pub gateway: Option<Ipv4Addr>,
+    /// What runs on it.
+    pub image: Option<String>,
+}
+
+/// A machine that forwards between its networks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Router {
+    /// Its name.
+    pub name: String,
+    /// Its places; at least one.
+    pub interfaces: Vec<Interface>,
+}
+
+/// What differs from a perfect wire between two machines, in both directions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// The machines' names.
+    pub between: [String; 2],
+    /// How long a frame takes.
+    pub delay: Duration,
+    /// How many of a million frames are lost.
+    pub loss: u32,
+    /// The largest packet in bytes; `None` is the default of Ethernet.
+    pub mtu: Option<u16>,
+}
+
+/// Kubernetes objects to apply to a running network.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Manifests {
+    /// The pods, in the order of the files.
+    pub pods: Vec<Pod>,
+    /// The Services, in the order of the files.
+    pub services: Vec<Service>,
+}
+
+/// Reads a topology and its manifests from files (path and text), which together hold one `kind: Topology`.
+///
+/// # Errors
+/// [`Findings`] with everything that is wrong, if anything is; else the warnings come with the topology.
+pub fn parse(files: &[(PathBuf, String)]) -> Result<(Topology, Vec<Warning>), Findings> {
+    let sources = sources(files);
+    let mut findings = Vec::new();
+    let documents = Documents::read(&sources, &mut findings);
+    let mut specs =
+        documents.topologies.iter().map(|document| spec::read(document, &mut findings)).collect::<Vec<_>>();
+    for second in specs.iter().skip(1) {
+        let first = specs[0].place.clone();
+        findings.push(
+            Finding::error(second.place.clone(), "there is a second topology").with("first here", first),
+        );
+    }
+    specs.truncate(1);
+    let topology = match specs.first() {
+        Some(spec) => Some(network::check(spec, &mut findings)),
+        None => {
+            if let Some(source) = sources.first().filter(|_| !documents.broken) {
+                let finding = Finding::error(source.place(0..0), "no document of kind Topology");
+                findings
+                    .push(finding.help(format!("add one with apiVersion: {API_VERSION}, kind: Topology")));
+            }
+            None
+        }
+    };
+    workloads::check(&documents, topology.as_ref(), &mut findings);
+    let warnings = split(findings, &sources)?;
+    match topology {
+        Some(mut topology) => {
+            let manifests = documents.into_manifests();
+            (topology.pods, topology.services) = (manifests.pods, manifests.services);
+            Ok((topology, warnings))
+        }
+        None => Err(Findings { errors: Vec::new(), warnings }),
+    }
+}
+
+/// Reads manifests alone from files (path and text).
+///
+/// # Errors
+/// [`Findings`] with everything that is wrong, if anything is; else the warnings come with the manifests.
+pub fn parse_manifests(files: &[(PathBuf, String)]) -> Result<(Manifests, Vec<Warning>), Findings> {
+    let sources = sources(files);
+    let mut findings = Vec::new();
+    let documents = Documents::read(&sources, &mut findings);
+    for topology in &documents.topologies {
+        findings.push(Finding::error(
+            topology.place.clone(),
+            "a topology cannot be applied to a running network",
+        ));
+    }
+    workloads::check(&documents, None, &mut findings);
+    let warnings = split(findings, &sources)?;
+    Ok((documents.into_manifests(), warnings))
+}
+
+fn sources(files: &[(PathBuf, String)]) -> Vec<Arc<Source>> {
+    let empty = (PathBuf::from("(no file)"), String::new());
+    let files = if files.is_empty() { std::slice::from_ref(&empty) } else { files };
+    files.iter().map(|(path, text)| Source::new(path.clone(), text.clone())).collect()
+}
+
+/// Sorts findings; errors, if there are any, take the warnings along.
+fn split(mut findings: Vec<Finding>, sources: &[Arc<Source>]) -> Result<Vec<Warning>, Findings> {
+    findings::sort(&mut findings, sources);
+    let (errors, warnings): (Vec<_>, Vec<_>) = findings.into_iter().partition(Finding::is_error);
+    if errors.is_empty() { Ok(warnings) } else { Err(Findings { errors, warnings }) }
+}
+
+#[cfg(test)]
+mod tests;

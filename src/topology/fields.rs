@@ -1,0 +1,267 @@
+//! Reading the fields of a mapping one by one, and saying which are wrong, missing or unknown.
+//!
+//! The reader of `kind: Topology` stands on it.
+//!
+//! Invariants: after [`Fields::close`], every key of the mapping has been read or reported.
+//!
+//! May depend on [`crate::topology::yaml`] and [`crate::topology::findings`].
+//!
+//! Read first: [`crate::topology::yaml`].
+
+use std::{net::Ipv4Addr, time::Duration};
+
+use flatnet_proxy::Ipv4Prefix;
+
+use crate::topology::{
+    Interface,
+    findings::{Finding, Place},
+    yaml::{Node, Value},
+};
+
+/// A value with its place.
+#[derive(Clone, Debug)]
+pub(crate) struct Located<T> {
+    pub(crate) value: T,
+    pub(crate) place: Place,
+}
+
+/// A mapping that is being read.
+pub(crate) struct Fields<'a, 'f> {
+    node: &'a Node,
+    what: &'static str,
+    known: Vec<&'static str>,
+    pub(crate) findings: &'f mut Vec<Finding>,
+}
+
+impl<'a, 'f> Fields<'a, 'f> {
+    /// Begins to read a mapping; anything else is an error and reads as empty.
+    pub(crate) fn open(node: &'a Node, what: &'static str, findings: &'f mut Vec<Finding>) -> Self {
+        if !matches!(node.value, Value::Map(_) | Value::Null) {
+            findings.push(Finding::error(
+                node.place.clone(),
+                format!("{what} must be a mapping, not {}", node.kind()),
+            ));
+        }
+        Self { node, what, known: Vec::new(), findings }
+    }
+
+    /// Gives a field as it is; null reads as absent.
+    pub(crate) fn node(&mut self, name: &'static str) -> Option<&'a Node> {
+        self.known.push(name);
+        self.node.get(name).filter(|node| !matches!(node.value, Value::Null))
+    }
+
+    /// Reads a field if it is there; a bad value is an error.
+    pub(crate) fn optional<T>(
+        &mut self,
+        name: &'static str,
+        read: impl FnOnce(&Node) -> Result<T, String>,
+    ) -> Option<Located<T>> {
+        let node = self.node(name)?;
+        match read(node) {
+            Ok(value) => Some(Located { value, place: node.place.clone() }),
+            Err(message) => {
+                self.findings.push(Finding::error(node.place.clone(), format!("{name}: {message}")));
+                None
+            }
+        }
+    }
+
+    /// Reads a field that must be there.
+    pub(crate) fn required<T>(
+        &mut self,
+        name: &'static str,
+        read: impl FnOnce(&Node) -> Result<T, String>,
+    ) -> Option<Located<T>> {
+        if self.node(name).is_none() {
+            let finding = Finding::error(self.node.place.clone(), format!("{} has no {name}", self.what));
+            self.findings.push(finding);
+            return None;
+        }
+        self.known.pop();
+        self.optional(name, read)
+    }
+
+    /// Gives the items of a list field; anything else is an error.
+    pub(crate) fn list(&mut self, name: &'static str) -> &'a [Node] {
+        let Some(node) = self.node(name) else { return &[] };
+        if !matches!(node.value, Value::List(_)) {
+            self.findings.push(Finding::error(
+                node.place.clone(),
+                format!("{name} must be a list, not {}", node.kind()),
+            ));
+        }
+        node.items()
+    }
+
+    /// Reports the fields that nobody asked for.
+    pub(crate) fn close(mut self) {
+        self.known.sort_unstable();
+        for (key, _) in self.node.entries() {
+            if !self.known.contains(&key.name.as_str()) {
+                let message = format!("unknown field {:?} in {}", key.name, self.what);
+                self.findings.push(
+                    Finding::error(key.place.clone(), message)
+                        .help(format!("known are {}", self.known.join(", "))),
+                );
+            }
+        }
+    }
+}
+
+/// Reads a text.
+pub(crate) fn text(node: &Node) -> Result<String, String> {
+    node.text().map(str::to_owned).ok_or_else(|| format!("must be a text, not {}", node.kind()))
+}
+
+/// Reads a whole number up to a limit, that one included.
+pub(crate) fn number(node: &Node, least: u64, most: u64) -> Result<u64, String> {
+    match node.value {
+        Value::Unsigned(value) if (least..=most).contains(&value) => Ok(value),
+        Value::Unsigned(_) | Value::Signed(_) => Err(format!("must be between {least} and {most}")),
+        Value::Null | Value::Bool(_) | Value::Float(_) | Value::Text(_) | Value::List(_) | Value::Map(_) => {
+            Err(format!("must be a whole number, not {}", node.kind()))
+        }
+    }
+}
+
+/// Reads a prefix such as `10.1.15.0/24`.
+pub(crate) fn prefix(node: &Node) -> Result<Ipv4Prefix, String> {
+    let text = text(node)?;
+    text.parse().map_err(|error| format!("{text:?} is not a network: {error}"))
+}
+
+/// Reads an address such as `192.168.66.1`.
+pub(crate) fn address(node: &Node) -> Result<Ipv4Addr, String> {
+    let text = text(node)?;
+    text.parse().map_err(|_| format!("{text:?} is not an IPv4 address"))
+}
+
+/// Reads an address with its network's length, such as `192.168.66.11/24`; it must be one that a machine can have.
+pub(crate) fn interface(node: &Node) -> Result<Interface, String> {
+    let text = text(node)?;
+    let (address, network) = Ipv4Prefix::parse_interface(&text)
+        .map_err(|error| format!("{text:?} is not an address with its network's length: {error}"))?;
+    if network.length() > 30 || network.length() < 8 {
+        return Err(format!("the network of {text} must have a length of 8 to 30"));
+    }
+    if address == network.address() || address == network.last() {
+        return Err(format!("{address} is the network or broadcast address of {network}"));
+    }
+    if address.is_loopback()
+        || address.is_multicast()
+        || address.octets()[0] == 0
+        || address.octets()[0] >= 240
+    {
+        return Err(format!("{address} is not an address that a machine can have"));
+    }
+    Ok(Interface { address, network })
+}
+
+/// Reads a duration such as `250us`, `1.5ms`, `2s` or 0.
+pub(crate) fn duration(node: &Node) -> Result<Duration, String> {
+    const LIMIT: Duration = Duration::from_secs(60);
+    if let Value::Unsigned(0) = node.value {
+        return Ok(Duration::ZERO);
+    }
+    let text = text(node).map_err(|_| "must be a duration such as 250us, 1.5ms or 2s".to_owned())?;
+    let refuse = || format!("{text:?} is not a duration; write for example 250us, 1.5ms or 2s");
+    let split = text.find(|letter: char| !letter.is_ascii_digit() && letter != '.').ok_or_else(refuse)?;
+    let (amount, unit) = text.split_at(split);
+    let nanoseconds: u32 = match unit {
+        "ns" => 1,
+        "us" | "µs" => 1_000,
+        "ms" => 1_000_000,
+        "s" => 1_000_000_000,
+        _ => return Err(refuse()),
+    };
+    let total = decimal(amount, nanoseconds).ok_or_else(refuse)?;
+    let duration = Duration::from_nanos(total);
+    if duration > LIMIT { Err(format!("{text} is longer than {} s", LIMIT.as_secs())) } else { Ok(duration) }
+}
+
+/// Reads a share such as `0.1%` as parts per million.
+pub(crate) fn share(node: &Node) -> Result<u32, String> {
+    let refuse = || "must be a share such as 0.1% (0% to 100%)".to_owned();
+    if let Value::Unsigned(0) = node.value {
+        return Ok(0);
+    }
+    let text = text(node).map_err(|_| refuse())?;
+    let parts = text.strip_suffix('%').and_then(|amount| decimal(amount, 10_000)).ok_or_else(refuse)?;
+    u32::try_from(parts).ok().filter(|&parts| parts <= 1_000_000).ok_or_else(refuse)
+}
+
+/// Multiplies a decimal number by a power of ten, exactly; digits below one are cut off.
+fn decimal(text: &str, unit: u32) -> Option<u64> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if whole.is_empty() || !digits(whole) || !digits(fraction) || (text.contains('.') && fraction.is_empty())
+    {
+        return None;
+    }
+    let mut total = whole.parse::<u64>().ok()?.checked_mul(u64::from(unit))?;
+    let mut weight = u64::from(unit);
+    for byte in fraction.bytes() {
+        weight /= 10;
+        total = total.checked_add(u64::from(byte - b'0') * weight)?;
+    }
+    Some(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::topology::{findings::Source, yaml::documents};
+
+    fn node(text: &str) -> Node {
+        documents(&Source::new("t.yaml".into(), format!("x: {text}\n"))).unwrap()[0].get("x").unwrap().clone()
+    }
+
+    #[test]
+    fn durations_are_exact() {
+        for (text, expected) in [
+            ("0", 0),
+            ("1ms", 1_000_000),
+            ("1.5ms", 1_500_000),
+            ("250us", 250_000),
+            ("0.000000001s", 1),
+            ("3ns", 3),
+        ] {
+            assert_eq!(duration(&node(text)).unwrap().as_nanos(), expected, "{text}");
+        }
+        for text in
+            ["1", "ms", "1.ms", ".5ms", "-1ms", "1 ms", "1m", "61s", "1.2.3s", "99999999999999999999s"]
+        {
+            assert!(duration(&node(text)).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn shares_are_parts_per_million() {
+        for (text, expected) in
+            [("0", 0), ("0.1%", 1_000), ("100%", 1_000_000), ("0.0001%", 1), ("12.5%", 125_000)]
+        {
+            assert_eq!(share(&node(text)).unwrap(), expected, "{text}");
+        }
+        for text in ["1", "101%", "0.1", "-1%", "x%"] {
+            assert!(share(&node(text)).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn interfaces_are_addresses_that_a_machine_can_have() {
+        assert!(interface(&node("192.168.66.11/24")).is_ok());
+        for text in [
+            "192.168.66.0/24",
+            "192.168.66.255/24",
+            "127.0.0.1/8",
+            "224.0.0.1/24",
+            "10.0.0.1",
+            "10.0.0.1/31",
+            "0.0.0.1/8",
+            "7",
+        ] {
+            assert!(interface(&node(text)).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! The document `kind: Topology`: what machines there are and how they are connected.
+//!
+//! Read after YAML and before the checks across the whole ([`crate::topology::network`]).
+//!
+//! Invariants: whatever is returned has legal values by themselves; whether they fit together is not known yet.
+//!
+//! May depend on [`crate::topology::fields`].
+//!
+//! Read first: `docs/` on the topology file.
+
+use std::time::Duration;
+
+use flatnet_agents::{lease::config::DEFAULT_UDP_PORT, objects::is_dns_name};
+use flatnet_proxy::Ipv4Prefix;
+
+use crate::topology::{
+    BackendKind, Interface, TimeMode,
+    fields::{Fields, Located, address, duration, interface, number, prefix, share, text},
+    findings::{Finding, Place},
+    yaml::Node,
+};
+
+/// The smallest MTU of a link: the pods' MTU under udp encapsulation is then the least of RFC 791.
+const LEAST_MTU: u64 = 96;
+
+/// The most workers that can be asked for.
+const MOST_WORKERS: u64 = 256;
+
+/// The document as written.
+#[derive(Debug)]
+pub(crate) struct Spec {
+    pub(crate) place: Place,
+    pub(crate) name: String,
+    pub(crate) pod_network: Option<Located<Ipv4Prefix>>,
+    pub(crate) service_network: Option<Located<Ipv4Prefix>>,
+    pub(crate) backend: BackendKind,
+    pub(crate) port: u16,
+    pub(crate) nodes: Vec<Machine>,
+    pub(crate) hosts: Vec<Machine>,
+    pub(crate) routers: Vec<Machine>,
+    pub(crate) links: Vec<LinkSpec>,
+    pub(crate) seed: u64,
+    pub(crate) time: Option<TimeMode>,
+    pub(crate) workers: Option<u16>,
+}
+
+/// A node, a host or a router.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    pub(crate) name: Located<String>,
+    pub(crate) addresses: Vec<Located<Interface>>,
+    pub(crate) gateway: Option<Located<std::net::Ipv4Addr>>,
+    pub(crate) pod_cidr: Option<Located<Ipv4Prefix>>,
+    pub(crate) image: Option<String>,
+}
+
+/// A link that differs from a perfect wire.
+#[derive(Debug)]
+pub(crate) struct LinkSpec {
+    pub(crate) place: Place,
+    pub(crate) between: [Located<String>; 2],
+    pub(crate) delay: Duration,
+    pub(crate) loss: u32,
+    pub(crate) mtu: Option<u16>,
+}
+
+/// Reads the document.
+pub(crate) fn read(document: &Node, findings: &mut Vec<Finding>) -> Spec {
+    let mut top = Fields::open(document, "the document", findings);
+    top.node("apiVersion");
+    top.node("kind");
+    let name = top.node("metadata").and_then(|node| metadata(node, top.findings));
+    let spec = top.required("spec", |node| Ok(node.clone())).map(|spec| spec.value);
+    top.close();
+    let empty = Node { value: crate::topology::yaml::Value::Null, place: document.place.clone() };
+    let mut fields = Fields::open(spec.as_ref().unwrap_or(&empty), "spec", findings);
+    let (backend, port) = fields
+        .node("backend")
+        .map_or((BackendKind::Udp, DEFAULT_UDP_PORT), |node| read_backend(node, fields.findings));
+    if fields.node("nodes").is_none_or(|nodes| nodes.items().is_empty()) {
+        fields.findings.push(Finding::error(document.place.clone(), "the topology has no nodes"));
+    }
+    let result = Spec {
+        place: document.place.clone(),
+        name: name.unwrap_or_else(|| "flatnet".into()),
+        pod_network: fields.optional("podNetwork", prefix),
+        service_network: fields.optional("serviceNetwork", prefix),
+        backend,
+        port,
+        nodes: machines(&mut fields, "nodes", node),
+        hosts: machines(&mut fields, "hosts", host),
+        routers: machines(&mut fields, "routers", router),
+        links: machines(&mut fields, "links", link),
+        seed: fields.optional("seed", |node| number(node, 0, u64::MAX)).map_or(0, |seed| seed.value),
+        time: fields.optional("time", time).map(|time| time.value),
+        workers: fields
+            .optional("workers", |node| number(node, 1, MOST_WORKERS))
+            .and_then(|workers| u16::try_from(workers.value).ok()),
+    };
+    fields.close();
+    result
+}
+
+fn metadata(node: &Node, findings: &mut Vec<Finding>) -> Option<String> {
+    let mut fields = Fields::open(node, "metadata", findings);
+    let name = fields.optional("name", name);
+    fields.close();
+    name.map(|name| name.value)
+}
+
+fn read_backend(node: &Node, findings: &mut Vec<Finding>) -> (BackendKind, u16) {
+    let mut fields = Fields::open(node, "backend", findings);
+    let kind = fields.optional("type", |node| match text(node)?.as_str() {
+        "udp" => Ok(BackendKind::Udp),
+        other @ ("vxlan" | "host-gw") => Err(format!("{other} is not supported yet; udp is")),
+        other => Err(format!("{other:?} is not a backend; udp is")),
+    });
+    let port = fields.optional("port", |node| number(node, 1, 65_535));
+    fields.close();
+    let port = port.and_then(|port| u16::try_from(port.value).ok()).unwrap_or(DEFAULT_UDP_PORT);
+    (kind.map_or(BackendKind::Udp, |kind| kind.value), port)
+}
+
+/// Reads each item of a list; those that miss something essential are reported and left out.
+fn machines<T>(
+    fields: &mut Fields<'_, '_>,
+    list: &'static str,
+    read: impl Fn(&Node, &mut Vec<Finding>) -> Option<T>,
+) -> Vec<T> {
+    let items = fields.list(list);
+    items.iter().filter_map(|item| read(item, fields.findings)).collect()
+}
+
+fn node(item: &Node, findings: &mut Vec<Finding>) -> Option<Machine> {
+    let mut fields = Fields::open(item, "a node", findings);
+    let name = fields.required("name", name);
+    let address_ = fields.required("address", interface);
+    let pod_cidr = fields.optional("podCIDR", |node| {
+        let subnet = prefix(node)?;
+        if (8..=30).contains(&subnet.length()) {
+            Ok(subnet)
+        } else {
+            Err(format!("{subnet} must have a length of 8 to 30"))
+        }
+    });
+    let gateway = fields.optional("gateway", address);
+    fields.close();
+    Some(Machine { name: name?, addresses: vec![address_?], gateway, pod_cidr, image: None })
+}
+
+fn host(item: &Node, findings: &mut Vec<Finding>) -> Option<Machine> {
+    let mut fields = Fields::open(item, "a host", findings);
+    let name = fields.required("name", name);
+    let address_ = fields.required("address", interface);
+    let gateway = fields.optional("gateway", address);
+    let image = fields.optional("image", text).map(|image| image.value);
+    fields.close();
+    Some(Machine { name: name?, addresses: vec![address_?], gateway, pod_cidr: None, image })
+}
+
+fn router(item: &Node, findings: &mut Vec<Finding>) -> Option<Machine> {
+    let mut fields = Fields::open(item, "a router", findings);
+    let name = fields.required("name", name);
+    let mut addresses = Vec::new();
+    for node in fields.list("addresses") {
+        match interface(node) {
+            Ok(value) => addresses.push(Located { value, place: node.place.clone() }),
+            Err(message) => {
+                fields.findings.push(Finding::error(node.place.clone(), format!("addresses: {message}")));
+            }
+        }
+    }
+    if addresses.is_empty() {
+        fields.findings.push(Finding::error(item.place.clone(), "a router has no addresses"));
+    }
+    fields.close();
+    Some(Machine { name: name?, addresses, gateway: None, pod_cidr: None, image: None })
+}
+
+fn link(item: &Node, findings: &mut Vec<Finding>) -> Option<LinkSpec> {
+    let mut fields = Fields::open(item, "a link", findings);
+    let ends: Vec<Located<String>> = fields
+        .list("between")
+        .iter()
+        .filter_map(|node| Some(Located { value: node.text()?.to_owned(), place: node.place.clone() }))
+        .collect();
+    let between = <[Located<String>; 2]>::try_from(ends).ok();
+    if between.is_none() {
+        let finding = Finding::error(item.place_of(&["between"]).clone(), "between must name two machines");
+        fields.findings.push(finding.help("write between: [node-1, node-2]"));
+    }
+    let delay = fields.optional("delay", duration).map_or(Duration::ZERO, |delay| delay.value);
+    let loss = fields.optional("loss", share).map_or(0, |loss| loss.value);
+    let mtu = fields.optional("mtu", |node| number(node, LEAST_MTU, 65_535));
+    let mtu = mtu.and_then(|mtu| u16::try_from(mtu.value).ok());
+    fields.close();
+    Some(LinkSpec { place: item.place.clone(), between: between?, delay, loss, mtu })
+}
+
+fn time(node: &Node) -> Result<TimeMode, String> {
+    match text(node)?.as_str() {
+        "virtual" => Ok(TimeMode::Virtual),
+        "real" => Ok(TimeMode::Real),
+        other => Err(format!("{other:?} is neither virtual nor real")),
+    }
+}
+
+fn name(node: &Node) -> Result<String, String> {
+    let name = text(node)?;
+    if is_dns_name(&name) {
+        Ok(name)
+    } else {
+        Err(format!("{name:?} is not a name: lower-case letters, digits, '-' and '.' only"))
+    }
+}

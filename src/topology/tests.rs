@@ -1,0 +1,264 @@
+//! Topologies and manifests, read whole; each test names every finding of its text.
+
+use std::path::PathBuf;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const TWO_NODES: &str = include_str!("../../scripts/topologies/two-nodes.yaml");
+
+/// The shortest legal topology, lines 1 to 4.
+const SHORT: &str =
+    "apiVersion: flatnet.dev/v1\nkind: Topology\nspec:\n  nodes: [{name: n, address: 192.168.1.2/24}]\n";
+
+fn file(text: &str) -> Vec<(PathBuf, String)> {
+    vec![("t.yaml".into(), text.into())]
+}
+
+/// Gives all findings of a text as `line:column message`, warnings marked.
+fn findings(text: &str) -> Vec<String> {
+    let show = |finding: &Finding| {
+        let mark = if finding.is_error() { "" } else { "warning: " };
+        format!("{}:{} {mark}{finding}", finding.place().line(), finding.place().column())
+    };
+    match parse(&file(text)) {
+        Ok((_, warnings)) => warnings.iter().map(show).collect(),
+        Err(findings) => findings.errors.iter().chain(&findings.warnings).map(show).collect(),
+    }
+}
+
+#[test]
+fn the_networks_own_example_is_read_without_a_word() {
+    let (topology, warnings) = parse(&file(TWO_NODES)).unwrap();
+    assert!(warnings.is_empty(), "{warnings:?}");
+    assert_eq!(topology.name, "two-nodes");
+    assert_eq!(topology.pod_network.to_string(), "10.1.0.0/16");
+    assert_eq!((topology.backend, topology.port, topology.seed), (BackendKind::Udp, 8285, 7));
+    assert_eq!(topology.nodes[1].pod_cidr.unwrap().to_string(), "10.1.20.0/24");
+    assert_eq!(topology.nodes[0].gateway, Some([192, 168, 66, 1].into()));
+    assert_eq!(topology.hosts[1].gateway, Some([203, 0, 113, 1].into()));
+    assert_eq!(topology.routers[0].interfaces.len(), 2);
+    assert_eq!((topology.pods.len(), topology.services.len()), (4, 1));
+    assert_eq!((topology.time, topology.workers), (None, None));
+}
+
+#[test]
+fn links_and_defaults_are_read() {
+    let text = "apiVersion: flatnet.dev/v1\nkind: Topology\nspec:\n  time: virtual\n  workers: 2\n  nodes:\n    \
+                - {name: a, address: 192.168.1.2/24}\n    - {name: b, address: 192.168.1.3/24}\n  links:\n    \
+                - {between: [a, b], delay: 1ms, loss: 0.1%, mtu: 1400}\n";
+    let (topology, _) = parse(&file(text)).unwrap();
+    let link = Link {
+        between: ["a".into(), "b".into()],
+        delay: Duration::from_millis(1),
+        loss: 1_000,
+        mtu: Some(1400),
+    };
+    assert_eq!(topology.links, [link]);
+    assert_eq!((topology.time, topology.workers), (Some(TimeMode::Virtual), Some(2)));
+    assert_eq!(topology.service_network.to_string(), "10.96.0.0/12");
+}
+
+#[test]
+fn all_errors_of_a_topology_come_at_once() {
+    let text = "apiVersion: flatnet.dev/v1
+kind: Topology
+metadata: {name: Bad_Name}
+spec:
+  podNetwork: 10.1.0.0/16
+  serviceNetwork: 10.1.128.0/20
+  backend: {type: vxlan}
+  colour: blue
+  nodes:
+    - {name: a, address: 192.168.1.2/24, podCIDR: 10.1.15.0/24}
+    - {name: b, address: 192.168.1.2/24, podCIDR: 10.1.15.128/25}
+    - {name: a, address: 10.1.200.1/24, podCIDR: 10.2.0.0/24}
+    - {name: c, podCIDR: 10.1.15.1/24}
+  hosts:
+    - {name: h, address: 192.168.1.9/25, gateway: 192.168.1.200}
+  links:
+    - {between: [a, z], loss: 200%}
+    - {between: [a]}
+  seed: -1
+";
+    assert_eq!(
+        findings(text),
+        [
+            "3:18 name: \"Bad_Name\" is not a name: lower-case letters, digits, '-' and '.' only",
+            "6:19 serviceNetwork 10.1.128.0/20 overlaps podNetwork 10.1.0.0/16",
+            "7:19 type: vxlan is not supported yet; udp is",
+            "8:3 unknown field \"colour\" in spec",
+            "11:26 address 192.168.1.2 is used twice",
+            "11:51 podCIDR 10.1.15.128/25 overlaps 10.1.15.0/24",
+            "12:14 name a is used twice",
+            "12:26 network 10.1.200.0/24 of 10.1.200.1 overlaps podNetwork 10.1.0.0/16",
+            "12:50 podCIDR 10.2.0.0/24 is not in podNetwork 10.1.0.0/16",
+            "13:7 a node has no address",
+            "13:26 podCIDR: \"10.1.15.1/24\" is not a network: has host bits; the network is 10.1.15.0/24",
+            "15:26 network 192.168.1.0/25 overlaps 192.168.1.0/24",
+            "15:51 gateway 192.168.1.200 is not in the network 192.168.1.0/25 of h",
+            "17:21 link names \"z\", which is no machine",
+            "17:31 loss: must be a share such as 0.1% (0% to 100%)",
+            "18:17 between must name two machines",
+            "19:9 seed: must be between 0 and 18446744073709551615",
+        ]
+    );
+}
+
+#[test]
+fn pods_are_checked_against_their_node_and_each_other() {
+    let text = "apiVersion: flatnet.dev/v1
+kind: Topology
+spec:
+  nodes:
+    - {name: n, address: 192.168.1.2/24, podCIDR: 10.1.15.0/24}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: a, annotations: {flatnet.dev/ip: 10.1.20.2}}
+spec: {nodeName: n, containers: [{name: c, image: nginx}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: b, annotations: {flatnet.dev/ip: 10.1.15.1, flatnet.dev/attach: tap}}
+spec: {nodeName: m, containers: [{name: c, image: nginx}, {name: c}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: a, annotations: {flatnet.dev/ip: 10.1.15.1}}
+spec:
+  colour: null
+  containers:
+    - {name: c, image: nginx, ports: [{containerPort: 80}]}
+    - {name: d, image: nginx, ports: [{containerPort: 80}, {containerPort: 80, protocol: UDP}, {containerPort: 0}]}
+---
+apiVersion: v1
+kind: Pod
+spec: {}
+";
+    assert_eq!(
+        findings(text),
+        [
+            "9:51 address 10.1.20.2 is not one for pods of n (10.1.15.0/24)",
+            "14:62 annotation flatnet.dev/attach of a Pod is not supported yet",
+            "15:18 nodeName m is no node of the topology",
+            "15:59 container \"c\" has no image",
+            "15:66 container name c is used twice",
+            "19:18 the name of Pod default/a is used twice",
+            "19:51 pod address 10.1.15.1 is used twice",
+            "21:3 unknown field \"colour\"",
+            "24:112 containerPort 0 is not between 1 and 65535",
+            "26:1 Pod has no name",
+            "28:7 a pod needs a container",
+            "24:55 warning: containers c and d of one pod both ask for port 80/TCP",
+        ]
+    );
+}
+
+#[test]
+fn services_are_checked_and_unmodelled_fields_said_once() {
+    let text = format!(
+        "{SHORT}---
+apiVersion: v1
+kind: Service
+metadata: {{name: a, annotations: {{flatnet.dev/scheduler: best}}}}
+spec:
+  clusterIP: 10.0.0.1
+  sessionAffinity: ClientIP
+  selector: {{app: web}}
+  ports: [{{port: 80, nodePort: 80}}, {{name: x, port: 80, protocol: ICMP}}]
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: b}}
+spec: {{type: LoadBalancer, clusterIP: 10.96.0.9, sessionAffinity: None, ports: [{{port: 70000}}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: c}}
+spec: {{type: Odd, clusterIP: 10.96.0.9}}
+"
+    );
+    assert_eq!(
+        findings(&text),
+        [
+            "8:58 scheduler \"best\" is not supported yet",
+            "10:14 clusterIP 10.0.0.1 is not one for Services of 10.96.0.0/12",
+            "13:11 ports need names when a Service has several",
+            "13:32 nodePort 80 is not between 30000 and 32767",
+            "13:67 \"ICMP\" is not a protocol; TCP and UDP are",
+            "18:14 type LoadBalancer is not supported yet",
+            "18:88 port 70000 is not between 1 and 65535",
+            "23:7 a Service needs a port",
+            "23:14 \"Odd\" is not a type of Service",
+            "23:30 clusterIP 10.96.0.9 is used twice",
+            "11:3 warning: spec.sessionAffinity of a Service has no effect yet",
+            "12:13 warning: Service a selects no pod",
+        ]
+    );
+}
+
+#[test]
+fn other_kinds_and_versions_are_named() {
+    let text = format!(
+        "{SHORT}---\napiVersion: apps/v1\nkind: Deployment\n---\napiVersion: v2\nkind: Pod\n---\nx: 1\n---\n[]\n"
+    );
+    assert_eq!(
+        findings(&text),
+        [
+            "7:7 kind Deployment is not supported yet",
+            "9:13 apiVersion of Pod must be v1",
+            "12:1 the document has no kind",
+            "14:1 a document must be a mapping, not a list",
+        ]
+    );
+}
+
+#[test]
+fn one_topology_is_needed_and_only_one() {
+    assert_eq!(
+        findings(
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: c, image: i}]}\n"
+        ),
+        ["1:1 no document of kind Topology"]
+    );
+    assert_eq!(findings(&format!("{SHORT}---\n{SHORT}")), ["6:1 there is a second topology"]);
+    assert_eq!(parse(&[]).unwrap_err().errors.len(), 1);
+    let (manifests, _) = parse_manifests(&file(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: c, image: i}]}\n",
+    ))
+    .unwrap();
+    assert_eq!(manifests.pods.len(), 1);
+    assert_eq!(parse_manifests(&file(SHORT)).unwrap_err().errors.len(), 1);
+}
+
+#[test]
+fn a_broken_file_does_not_hide_the_others() {
+    let files =
+        vec![("a.yaml".into(), "x: [1\n".into()), ("b.yaml".into(), format!("{SHORT}  colour: blue\n"))];
+    let errors = parse(&files).unwrap_err().errors;
+    let files: Vec<_> = errors.iter().map(|error| error.place().file().display().to_string()).collect();
+    assert_eq!(files, ["a.yaml", "b.yaml"]);
+}
+
+#[test]
+fn findings_print_with_their_line_and_what_to_do() {
+    let error = parse(&file(&format!("{SHORT}  colour: blue\n"))).unwrap_err();
+    assert_eq!(error.to_string(), "1 error");
+    let report = format!("{:?}", miette::Report::new(error));
+    assert!(report.contains("t.yaml:5:3") && report.contains("known are backend"), "{report}");
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_the_parser_panic(text in ".{0,200}") {
+        let _ = parse(&file(&text));
+    }
+
+    #[test]
+    fn no_damage_makes_the_parser_panic(at in 0..TWO_NODES.len(), remove in 0usize..40, insert in "[ -~\n]{0,6}") {
+        let end = (at + remove).min(TWO_NODES.len());
+        let _ = parse(&file(&format!("{}{insert}{}", &TWO_NODES[..at], &TWO_NODES[end..])));
+    }
+}

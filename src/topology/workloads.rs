@@ -1,0 +1,293 @@
+//! Whether Pods and Services fit each other, and the machines.
+//!
+//! The last check; it runs also when earlier ones found errors, so that all findings come at once.
+//!
+//! Invariants: names, pod addresses, VIPs and NodePorts are unique; a pod's address lies in its node's subnet; ports are
+//! ports. Two containers on one port and a Service that selects nothing are warnings: the network comes up, and shows it.
+//!
+//! May depend on [`crate::topology::manifests`].
+//!
+//! Read first: section "Pods" of the product's specification.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::Ipv4Addr,
+};
+
+use flatnet_agents::{
+    controllers::{endpoints::selects, service_ip::NODE_PORTS},
+    ipam::is_pod_address,
+    objects::{self, Object},
+    pods::{self, ADDRESS_ANNOTATION},
+    services::SCHEDULER_ANNOTATION,
+};
+use k8s_openapi::api::core::v1::{Container, Pod, Service, ServicePort};
+
+use crate::topology::{
+    Topology,
+    findings::{Finding, Place},
+    manifests::{Documents, Manifest},
+    network::unique,
+    yaml::Node,
+};
+
+/// The annotations of flatnet begin so.
+const ANNOTATIONS: &str = "flatnet.dev/";
+
+/// Checks all objects; without a topology, only against each other.
+pub(crate) fn check(documents: &Documents, topology: Option<&Topology>, findings: &mut Vec<Finding>) {
+    let mut names = HashMap::new();
+    let mut addresses = HashMap::new();
+    for pod in &documents.pods {
+        check_name(pod, &mut names, findings);
+        check_annotations(pod, &[ADDRESS_ANNOTATION], findings);
+        check_containers(pod, findings);
+        check_pod_address(pod, topology, &mut addresses, findings);
+    }
+    let mut vips = HashMap::new();
+    let mut node_ports = HashMap::new();
+    for service in &documents.services {
+        check_name(service, &mut names, findings);
+        check_annotations(service, &[SCHEDULER_ANNOTATION], findings);
+        check_scheduler(service, findings);
+        check_vip(service, topology, &mut vips, findings);
+        check_service_ports(service, &mut node_ports, findings);
+        check_selector(service, &documents.pods, findings);
+    }
+}
+
+fn check_name<T: Object>(
+    manifest: &Manifest<T>,
+    names: &mut HashMap<String, Place>,
+    findings: &mut Vec<Finding>,
+) {
+    match objects::key_of(&manifest.object) {
+        Ok(_) => {
+            let name =
+                format!("{}/{}", objects::namespace(&manifest.object), objects::name(&manifest.object));
+            let place = manifest.node.place_of(&["metadata", "name"]);
+            unique(names, &format!("{} {name}", T::KIND), place, "the name of", findings);
+        }
+        Err(error) => findings
+            .push(Finding::error(manifest.node.place_of(&["metadata", "name"]).clone(), error.to_string())),
+    }
+}
+
+fn check_annotations<T: Object>(manifest: &Manifest<T>, known: &[&str], findings: &mut Vec<Finding>) {
+    let annotations = manifest.node.get("metadata").and_then(|metadata| metadata.get("annotations"));
+    for (key, _) in annotations.iter().flat_map(|annotations| annotations.entries()) {
+        if key.name.starts_with(ANNOTATIONS) && !known.contains(&key.name.as_str()) {
+            let message = format!("annotation {} of a {} is not supported yet", key.name, T::KIND);
+            findings.push(
+                Finding::error(key.place.clone(), message)
+                    .help(format!("supported are {}", known.join(", "))),
+            );
+        }
+    }
+}
+
+fn check_containers(pod: &Manifest<Pod>, findings: &mut Vec<Finding>) {
+    let containers: &[Container] = pod.object.spec.as_ref().map_or(&[], |spec| &spec.containers);
+    if containers.is_empty() {
+        findings.push(Finding::error(
+            pod.node.place_of(&["spec", "containers"]).clone(),
+            "a pod needs a container",
+        ));
+    }
+    let mut names = HashMap::new();
+    let mut ports: BTreeMap<(i32, &str), (&str, Place)> = BTreeMap::new();
+    let items = pod.node.get("spec").and_then(|spec| spec.get("containers")).map_or(&[][..], Node::items);
+    for (container, node) in containers.iter().zip(items) {
+        if objects::is_dns_name(&container.name) {
+            unique(&mut names, &container.name, node.place_of(&["name"]), "container name", findings);
+        } else {
+            let message = format!("container name {:?} is not a name", container.name);
+            findings.push(Finding::error(node.place_of(&["name"]).clone(), message));
+        }
+        if container.image.as_deref().unwrap_or_default().is_empty() {
+            findings.push(Finding::error(
+                node.place.clone(),
+                format!("container {:?} has no image", container.name),
+            ));
+        }
+        let nodes = node.get("ports").map_or(&[][..], Node::items);
+        for (port, node) in container.ports.iter().flatten().zip(nodes) {
+            let place = node.place_of(&["containerPort"]);
+            check_port(port.container_port, place, "containerPort", findings);
+            let protocol = port.protocol.as_deref().unwrap_or("TCP");
+            check_protocol(protocol, node.place_of(&["protocol"]), findings);
+            let key = (port.container_port, protocol);
+            match ports.get(&key) {
+                Some((other, first)) if *other != container.name => {
+                    let message = format!(
+                        "containers {other} and {} of one pod both ask for port {}/{protocol}",
+                        container.name, port.container_port
+                    );
+                    let finding = Finding::warning(place.clone(), message).with("first here", first.clone());
+                    findings.push(finding.help("the second one to start will find the address in use"));
+                }
+                Some(_) => {}
+                None => {
+                    ports.insert(key, (&container.name, place.clone()));
+                }
+            }
+        }
+    }
+}
+
+fn check_pod_address(
+    pod: &Manifest<Pod>,
+    topology: Option<&Topology>,
+    addresses: &mut HashMap<Ipv4Addr, Place>,
+    findings: &mut Vec<Finding>,
+) {
+    let node_place = pod.node.place_of(&["spec", "nodeName"]);
+    let bound = pods::node_name(&pod.object);
+    let node = topology
+        .zip(bound)
+        .map(|(topology, name)| (topology, topology.nodes.iter().find(|node| node.name == name)));
+    if let Some((topology, None)) = node {
+        let known: Vec<&str> = topology.nodes.iter().map(|node| node.name.as_str()).collect();
+        let message = format!("nodeName {} is no node of the topology", bound.unwrap_or_default());
+        findings.push(
+            Finding::error(node_place.clone(), message).help(format!("known are {}", known.join(", "))),
+        );
+    }
+    let place = pod.node.place_of(&["metadata", "annotations", ADDRESS_ANNOTATION]);
+    let address = match pods::wished_address(&pod.object) {
+        Ok(None) => return,
+        Ok(Some(address)) => address,
+        Err(text) => {
+            findings.push(Finding::error(place.clone(), format!("{text:?} is not an IPv4 address")));
+            return;
+        }
+    };
+    unique(addresses, &address, place, "pod address", findings);
+    let Some(topology) = topology else { return };
+    let subnet = node.and_then(|(_, node)| node?.pod_cidr);
+    if let Some(subnet) = subnet.filter(|&subnet| !is_pod_address(subnet, address)) {
+        let message =
+            format!("address {address} is not one for pods of {} ({subnet})", bound.unwrap_or_default());
+        let help = "the first two addresses and the last of a subnet are flannel0, docker0 and broadcast";
+        findings
+            .push(Finding::error(place.clone(), message).with("bound here", node_place.clone()).help(help));
+    } else if !topology.pod_network.contains(address) {
+        let message = format!("address {address} is not in podNetwork {}", topology.pod_network);
+        findings.push(Finding::error(place.clone(), message));
+    }
+}
+
+fn check_scheduler(service: &Manifest<Service>, findings: &mut Vec<Finding>) {
+    let annotations = service.object.metadata.annotations.as_ref();
+    let Some(scheduler) = annotations.and_then(|all| all.get(SCHEDULER_ANNOTATION)) else { return };
+    if !matches!(scheduler.as_str(), "rr" | "random") {
+        let place = service.node.place_of(&["metadata", "annotations", SCHEDULER_ANNOTATION]);
+        let message = format!("scheduler {scheduler:?} is not supported yet");
+        findings.push(Finding::error(place.clone(), message).help("supported are rr and random"));
+    }
+}
+
+fn check_vip(
+    service: &Manifest<Service>,
+    topology: Option<&Topology>,
+    vips: &mut HashMap<Ipv4Addr, Place>,
+    findings: &mut Vec<Finding>,
+) {
+    let Some(spec) = &service.object.spec else {
+        findings.push(Finding::error(service.node.place.clone(), "the Service has no spec"));
+        return;
+    };
+    let kind_place = service.node.place_of(&["spec", "type"]);
+    match spec.type_.as_deref() {
+        None | Some("ClusterIP" | "NodePort") => {}
+        Some(other @ ("LoadBalancer" | "ExternalName")) => {
+            findings.push(Finding::error(kind_place.clone(), format!("type {other} is not supported yet")));
+        }
+        Some(other) => {
+            findings.push(Finding::error(kind_place.clone(), format!("{other:?} is not a type of Service")))
+        }
+    }
+    let place = service.node.place_of(&["spec", "clusterIP"]);
+    let Some(text) = spec.cluster_ip.as_deref().filter(|text| !matches!(*text, "" | "None")) else { return };
+    let Ok(vip) = text.parse::<Ipv4Addr>() else {
+        findings.push(Finding::error(place.clone(), format!("clusterIP {text:?} is not an IPv4 address")));
+        return;
+    };
+    unique(vips, &vip, place, "clusterIP", findings);
+    let network = topology.map(|topology| topology.service_network);
+    if let Some(network) =
+        network.filter(|network| !network.contains(vip) || vip == network.address() || vip == network.last())
+    {
+        let message = format!("clusterIP {vip} is not one for Services of {network}");
+        findings.push(Finding::error(place.clone(), message));
+    }
+}
+
+fn check_service_ports(
+    service: &Manifest<Service>,
+    node_ports: &mut HashMap<String, Place>,
+    findings: &mut Vec<Finding>,
+) {
+    let ports: &[ServicePort] =
+        service.object.spec.as_ref().and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
+    let nodes = service.node.get("spec").and_then(|spec| spec.get("ports")).map_or(&[][..], Node::items);
+    let headless = service.object.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref()) == Some("None");
+    if ports.is_empty() && !headless {
+        findings.push(Finding::error(
+            service.node.place_of(&["spec", "ports"]).clone(),
+            "a Service needs a port",
+        ));
+    }
+    let (mut names, mut keys) = (HashMap::new(), HashMap::new());
+    for (port, node) in ports.iter().zip(nodes) {
+        let protocol = port.protocol.as_deref().unwrap_or("TCP");
+        check_port(port.port, node.place_of(&["port"]), "port", findings);
+        check_protocol(protocol, node.place_of(&["protocol"]), findings);
+        unique(&mut keys, &format!("{}/{protocol}", port.port), node.place_of(&["port"]), "port", findings);
+        match &port.name {
+            Some(name) => unique(&mut names, name, node.place_of(&["name"]), "port name", findings),
+            None if ports.len() > 1 => {
+                findings
+                    .push(Finding::error(node.place.clone(), "ports need names when a Service has several"));
+            }
+            None => {}
+        }
+        let Some(number) = port.node_port.filter(|&number| number != 0) else { continue };
+        let place = node.place_of(&["nodePort"]);
+        if u16::try_from(number).is_ok_and(|number| NODE_PORTS.contains(&number)) {
+            unique(node_ports, &format!("{number}/{protocol}"), place, "nodePort", findings);
+        } else {
+            let message =
+                format!("nodePort {number} is not between {} and {}", NODE_PORTS.start(), NODE_PORTS.end());
+            findings.push(Finding::error(place.clone(), message));
+        }
+    }
+}
+
+fn check_selector(service: &Manifest<Service>, pods: &[Manifest<Pod>], findings: &mut Vec<Finding>) {
+    let selector = service.node.get("spec").and_then(|spec| spec.get("selector"));
+    let Some(selector) = selector.filter(|selector| !selector.entries().is_empty()) else { return };
+    let namespace = objects::namespace(&service.object);
+    let selected = pods
+        .iter()
+        .any(|pod| objects::namespace(&pod.object) == namespace && selects(&service.object, &pod.object));
+    if !selected {
+        let message = format!("Service {} selects no pod", objects::name(&service.object));
+        findings.push(Finding::warning(selector.place.clone(), message));
+    }
+}
+
+fn check_port(number: i32, place: &Place, what: &str, findings: &mut Vec<Finding>) {
+    if !(1..=65_535).contains(&number) {
+        findings.push(Finding::error(place.clone(), format!("{what} {number} is not between 1 and 65535")));
+    }
+}
+
+fn check_protocol(protocol: &str, place: &Place, findings: &mut Vec<Finding>) {
+    match protocol {
+        "TCP" | "UDP" => {}
+        "SCTP" => findings.push(Finding::error(place.clone(), "protocol SCTP is not supported yet")),
+        other => findings
+            .push(Finding::error(place.clone(), format!("{other:?} is not a protocol; TCP and UDP are"))),
+    }
+}
