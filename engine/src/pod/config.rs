@@ -27,6 +27,12 @@ pub struct PodConfig {
     pub gateway: Option<Ipv4Addr>,
     /// The longest IPv4 packet of its link, in octets.
     pub mtu: u16,
+    /// The DNS server, if any.
+    pub nameserver: Option<Ipv4Addr>,
+    /// What DNS names are completed with, first to last.
+    pub search: Vec<String>,
+    /// Names that need no DNS, as `/etc/hosts` has them.
+    pub hosts: Vec<(String, Ipv4Addr)>,
     /// Where its random numbers start.
     pub seed: u64,
     /// Octets of either buffer of a TCP connection.
@@ -45,6 +51,9 @@ impl Default for PodConfig {
             prefix_length: 24,
             gateway: None,
             mtu: 1500,
+            nameserver: None,
+            search: Vec::new(),
+            hosts: Vec::new(),
             seed: 0,
             tcp_buffer: DEFAULT_TCP_BUFFER,
             controlled: false,

@@ -156,6 +156,10 @@ impl Device {
                     }
                     mac
                 }
+                Lookup::Full => {
+                    self.drops.count(PodDrop::NeighborQueueFull);
+                    return write_vec(length, write).1;
+                }
                 Lookup::Unknown { ask } => {
                     let (packet, result) = write_vec(length, write);
                     if self.neighbors.wait(hop, Waiting { packet, traced }).is_some() {
@@ -191,6 +195,7 @@ impl Device {
         let (sender, mac) = (packet.sender_address(), packet.sender_mac());
         let for_us = packet.target_address() == self.address;
         if sender == self.address {
+            self.drops.count(PodDrop::Martian);
             return;
         }
         if !sender.is_unspecified() && mac.is_unicast() {

@@ -12,14 +12,17 @@ mod app;
 mod config;
 mod container;
 mod device;
+mod dns;
 mod drops;
 mod icmp;
 mod image;
 mod ip;
 mod neighbor;
 mod path_mtu;
+mod processes;
 mod program;
 mod reassembly;
+mod resolver;
 mod socket;
 mod sockets;
 mod stack;
@@ -32,6 +35,7 @@ pub use config::{ContainerConfig, DEFAULT_TCP_BUFFER, PodConfig, PodError, Trans
 pub use container::{ContainerState, ContainerStatus};
 pub use drops::{PodDrop, PodDrops};
 pub use image::Image;
+pub use processes::ProgramOutput;
 pub use program::{Probe, ProbeError, ProbeOutcome, ProbeProtocol};
 pub use socket::ProgramId;
 pub use tcp::half_open::{
@@ -50,10 +54,6 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Steps one call does before it leaves the rest to the next.
 pub const WORK_LIMIT: usize = 16_384;
-/// Programs that may run at once.
-const RUNNING_LIMIT: usize = 1024;
-/// Ended programs whose output waits to be read; the oldest gives way.
-const ENDED_LIMIT: usize = 1024;
 /// Exit code of what ends with its pod, as SIGKILL gives.
 const KILLED: i32 = 137;
 
@@ -64,15 +64,6 @@ pub enum PodState {
     Running,
     /// It died and stays so; a controller may start another one.
     Dead,
-}
-
-/// What a program wrote and whether it ended.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct ProgramOutput {
-    /// What it wrote since the last call.
-    pub bytes: Vec<u8>,
-    /// Its exit code, once it ended.
-    pub exit_code: Option<i32>,
 }
 
 /// A simulated pod.
@@ -224,72 +215,6 @@ impl Pod {
         self.wake_of.clear();
     }
 
-    /// Starts a program by its words; it begins with the next [`Pod::poll`].
-    pub fn exec(&mut self, argv: &[String], now: Instant) -> ProgramId {
-        self.add_program(Program::new(argv), now)
-    }
-
-    /// Starts a probe; it begins with the next [`Pod::poll`].
-    pub fn probe(&mut self, probe: Probe, now: Instant) -> ProgramId {
-        self.add_program(Program::probe(probe), now)
-    }
-
-    /// Returns what a probe found, once it ended.
-    #[must_use]
-    pub fn probe_outcome(&self, id: ProgramId) -> Option<ProbeOutcome> {
-        if self.state == PodState::Dead {
-            let (started, ended) = (self.now, self.now);
-            return Some(ProbeOutcome { result: Err(ProbeError::PodDead), started, ended });
-        }
-        self.programs.get(&id)?.probe_outcome()
-    }
-
-    /// Takes what a program wrote; an unknown one (or one that ended long ago) wrote nothing and ended with 137.
-    pub fn output(&mut self, id: ProgramId) -> ProgramOutput {
-        match self.programs.get_mut(&id) {
-            None => ProgramOutput { bytes: Vec::new(), exit_code: Some(KILLED) },
-            Some(program) => ProgramOutput { bytes: program.take_output(), exit_code: program.exit_code() },
-        }
-    }
-
-    /// Takes what a container's program wrote.
-    pub fn container_output(&mut self, name: &str) -> Vec<u8> {
-        let container = self.containers.iter_mut().find(|container| container.config.name == name);
-        match container.map(|container| &mut container.app) {
-            Some(App::Command(program)) => program.take_output(),
-            Some(App::Pause | App::Echo(_) | App::Httpd(_) | App::Nginx(_) | App::PhpFpm(_)) | None => {
-                Vec::new()
-            }
-        }
-    }
-
-    /// Gives a program standard input.
-    pub fn input(&mut self, id: ProgramId, bytes: &[u8]) {
-        if let Some(program) = self.programs.get_mut(&id) {
-            program.input(bytes);
-            self.stack.events.push_back((Owner::Program(id), Event::Input));
-        }
-    }
-
-    /// Ends a program's standard input.
-    pub fn close_input(&mut self, id: ProgramId) {
-        if let Some(program) = self.programs.get_mut(&id) {
-            program.close_input();
-            self.stack.events.push_back((Owner::Program(id), Event::Input));
-        }
-    }
-
-    /// Ends a program as ctrl-C does.
-    pub fn signal(&mut self, id: ProgramId, now: Instant) {
-        self.now = now;
-        if let Some(program) = self.programs.get_mut(&id)
-            && program.exit_code().is_none()
-        {
-            program.interrupt(now);
-            self.end_program(id);
-        }
-    }
-
     /// Returns what the pod was made of.
     #[must_use]
     pub fn config(&self) -> &PodConfig {
@@ -372,25 +297,6 @@ impl Pod {
         Ok(())
     }
 
-    fn add_program(&mut self, mut program: Program, now: Instant) -> ProgramId {
-        self.now = self.now.max(now);
-        let id = ProgramId(self.next_program);
-        self.next_program += 1;
-        if self.state == PodState::Dead {
-            program = Program::failed("the pod is dead", KILLED);
-        } else if self.programs.len() - self.ended.len() >= RUNNING_LIMIT {
-            program = Program::failed("too many programs", KILLED);
-        }
-        let runs = program.exit_code().is_none();
-        self.programs.insert(id, program);
-        if runs {
-            self.stack.events.push_back((Owner::Program(id), Event::Start));
-        } else {
-            self.retire(id);
-        }
-        id
-    }
-
     /// Works until the pod is at rest or the limit is reached.
     fn run(&mut self, out: &mut Outbox<'_>) {
         for _ in 0..WORK_LIMIT {
@@ -458,21 +364,5 @@ impl Pod {
         let owner = Owner::Container(index);
         self.stack.close_owner(owner, false, self.now);
         self.set_wake(owner, None);
-    }
-
-    fn end_program(&mut self, id: ProgramId) {
-        let owner = Owner::Program(id);
-        self.stack.close_owner(owner, false, self.now);
-        self.set_wake(owner, None);
-        self.retire(id);
-    }
-
-    fn retire(&mut self, id: ProgramId) {
-        self.ended.push_back(id);
-        if self.ended.len() > ENDED_LIMIT
-            && let Some(oldest) = self.ended.pop_front()
-        {
-            self.programs.remove(&oldest);
-        }
     }
 }

@@ -42,6 +42,8 @@ pub(super) enum Lookup {
         /// Whether a request is due.
         ask: bool,
     },
+    /// Drop it: the table is full of neighbours that are being asked.
+    Full,
     /// Hand it to [`Neighbors::wait`]; ask when that is due.
     Unknown {
         /// Whether a request is due.
@@ -77,8 +79,8 @@ pub(super) struct Neighbors {
 impl Neighbors {
     /// Finds the MAC of a next hop, and says whether to ask for it.
     pub(super) fn lookup(&mut self, address: Ipv4Addr, now: Instant) -> Lookup {
-        if !self.table.contains_key(&address) {
-            self.make_room();
+        if !self.table.contains_key(&address) && !self.make_room() {
+            return Lookup::Full;
         }
         let neighbor = self.table.entry(address).or_default();
         let fresh = neighbor.mac.is_some() && now.saturating_duration_since(neighbor.confirmed) < FRESH;
@@ -108,11 +110,8 @@ impl Neighbors {
         create: bool,
         now: Instant,
     ) -> Vec<Waiting> {
-        if !self.table.contains_key(&address) {
-            if !create {
-                return Vec::new();
-            }
-            self.make_room();
+        if !self.table.contains_key(&address) && (!create || !self.make_room()) {
+            return Vec::new();
         }
         let neighbor = self.table.entry(address).or_default();
         neighbor.mac = Some(mac);
@@ -150,19 +149,20 @@ impl Neighbors {
         })
     }
 
-    /// Forgets the neighbour confirmed longest ago when the table is full.
-    fn make_room(&mut self) {
+    /// Forgets the neighbour confirmed longest ago when the table is full; false when packets wait for all of them.
+    fn make_room(&mut self) -> bool {
         if self.table.len() < TABLE_LIMIT {
-            return;
+            return true;
         }
-        let oldest =
-            self.table.iter().min_by_key(|(_, neighbor)| neighbor.confirmed).map(|(&address, _)| address);
-        if let Some(address) = oldest
-            && let Some(neighbor) = self.table.remove(&address)
-            && let Some((_, due)) = neighbor.asking
-        {
-            self.timers.remove(&(due, address));
+        let idle = self.table.iter().filter(|(_, neighbor)| neighbor.queue.is_empty());
+        let Some(oldest) = idle.min_by_key(|(_, neighbor)| neighbor.confirmed).map(|(&address, _)| address)
+        else {
+            return false;
+        };
+        if let Some((_, due)) = self.table.remove(&oldest).and_then(|neighbor| neighbor.asking) {
+            self.timers.remove(&(due, oldest));
         }
+        true
     }
 }
 
@@ -215,6 +215,16 @@ mod tests {
             neighbors.learn(Ipv4Addr::from_bits(number), MAC, true, Instant::ZERO);
         }
         assert_eq!(neighbors.iter(Instant::ZERO).count(), TABLE_LIMIT);
+    }
+
+    #[test]
+    fn neighbours_that_are_being_asked_do_not_give_way() {
+        let mut neighbors = Neighbors::default();
+        for number in 0..TABLE_LIMIT as u32 {
+            neighbors.lookup(Ipv4Addr::from_bits(number), Instant::ZERO);
+            neighbors.wait(Ipv4Addr::from_bits(number), packet(0));
+        }
+        assert_eq!(neighbors.lookup(ADDRESS, Instant::ZERO), Lookup::Full);
     }
 
     #[test]

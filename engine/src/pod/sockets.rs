@@ -127,6 +127,16 @@ impl Sockets<'_, '_> {
         self.stack.udp.bind_any(self.owner)
     }
 
+    /// Gives a UDP port back.
+    pub(super) fn udp_close(&mut self, port: u16) {
+        self.stack.udp.close(port);
+    }
+
+    /// Returns 16 random bits.
+    pub(super) fn random_u16(&mut self) -> u16 {
+        self.stack.device.random.next_u16()
+    }
+
     /// Sends a datagram from a port; false when it is too long.
     pub(super) fn udp_send(&mut self, port: u16, to: SocketAddrV4, options: Options, payload: &[u8]) -> bool {
         let from = self.stack.device.source_for(*to.ip());
@@ -183,5 +193,10 @@ impl Sockets<'_, '_> {
     /// Takes the next message of an echo socket.
     pub(super) fn echo_receive(&mut self, identifier: u16) -> Option<Message> {
         self.stack.echo.receive(identifier)
+    }
+
+    /// Ends all sockets of the owner.
+    pub(super) fn close_all(&mut self) {
+        self.stack.close_owner(self.owner, false, self.now);
     }
 }

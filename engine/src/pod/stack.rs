@@ -175,7 +175,7 @@ impl Stack {
             self.device.drops.count(PodDrop::Malformed);
             return;
         };
-        if !self.device.is_local(source) {
+        if !self.device.is_local(source) || packet.fragment_offset() != 0 {
             self.device.drops.count(PodDrop::ErrorUnmatched);
             return;
         }

@@ -397,6 +397,290 @@ fn a_syn_flood_is_bounded_and_harms_no_other_listener() {
 }
 
 #[test]
+fn a_lost_ack_of_the_handshake_costs_one_second_and_no_connection() {
+    let mut segment = echo_pair();
+    segment.exec(0, "ping -c 1 10.1.15.3");
+    let id = segment.spawn(0, "nc -v -z 10.1.15.3 7");
+    segment.with(0, |pod, now, out| pod.poll(now, out));
+    let until = segment.now + Duration::from_secs(1);
+    assert!(segment.step(until), "the SYN arrives");
+    segment.flight.clear();
+    let (text, code) = segment.finish(0, id);
+    assert_eq!((text.as_str(), code), ("Connection to 10.1.15.3 7 port [tcp/*] succeeded!\n", 0));
+    assert_eq!(segment.now.as_nanos() / 1_000_000_000, 1);
+}
+
+#[test]
+fn traceroute_shows_hops_and_what_is_unreachable() {
+    let mut segment = Segment::pair();
+    let (text, code) = segment.exec(0, "traceroute -n -q 1 10.1.15.3");
+    let expected =
+        "traceroute to 10.1.15.3 (10.1.15.3), 30 hops max, 60 byte packets\n 1  10.1.15.3  0.200 ms\n";
+    assert_eq!((text.as_str(), code), (expected, 0));
+    let (text, _) = segment.exec(0, "traceroute -n -q 1 10.1.15.9");
+    assert!(text.ends_with(" 1  10.1.15.2  3000.000 ms !H\n"), "{text}");
+    segment.pods[1].kill();
+    let (text, _) = segment.exec(0, "traceroute -n -q 2 -m 2 -w 1 10.1.15.3");
+    assert!(text.ends_with(" 1  * *\n 2  * *\n"), "{text}");
+}
+
+#[test]
+fn a_router_that_wants_smaller_packets_is_believed() {
+    let mut segment = echo_pair();
+    segment.exec(0, "ping -c 1 10.1.15.3");
+    let id = segment.spawn(0, "nc -w 5 10.1.15.3 7");
+    segment.run(Duration::from_millis(1));
+    segment.pods[0].input(id, &[7; 20_000]);
+    segment.with(0, |pod, now, out| pod.poll(now, out));
+    let (_, frame) = segment.flight.values().find(|(_, frame)| frame.len() > 1400).unwrap().clone();
+    segment.flight.clear();
+    segment.log.clear();
+    let quoted = &frame[14..14 + 28];
+    let mut bytes = vec![0; 14 + 20 + 8 + quoted.len()];
+    let length = bytes.len() as u16 - 14;
+    bytes[..6].copy_from_slice(&MacAddress::for_ipv4(FIRST).octets());
+    bytes[12] = 8;
+    let mut packet = Ipv4Packet::new_unchecked(&mut bytes[14..]);
+    packet.set_header_length(20);
+    packet.set_total_length(length);
+    packet.set_protocol(IpProtocol::Icmp);
+    packet.set_source(Ipv4Addr::new(10, 1, 15, 1));
+    packet.set_destination(FIRST);
+    packet.fill_header_checksum();
+    let mut icmp = crate::wire::IcmpPacket::new_unchecked(packet.payload_mut());
+    icmp.set_type(crate::wire::IcmpType::DestinationUnreachable, 4);
+    icmp.set_next_hop_mtu(1000);
+    icmp.payload_mut().copy_from_slice(quoted);
+    icmp.fill_checksum();
+    segment.with(0, |pod, now, out| pod.receive(&bytes, now, out));
+    let (text, _) = segment.finish(0, id);
+    assert_eq!(text.len(), 20_000);
+    let from_first = |frame: &&Vec<u8>| frame[6..12] == MacAddress::for_ipv4(FIRST).octets();
+    assert!(segment.log.iter().filter(from_first).all(|frame| frame.len() <= 1014));
+}
+
+#[test]
+fn programs_say_what_they_are_asked() {
+    let mut segment = Segment::pair();
+    for (line, text, code) in [
+        ("true", "", 0),
+        ("false", "", 1),
+        ("echo a b", "a b\n", 0),
+        ("hostname", "first\n", 0),
+        ("sleep 2", "", 0),
+        (
+            "ip route",
+            "default via 10.1.15.1 dev eth0\n10.1.15.0/24 dev eth0 proto kernel scope link src 10.1.15.2\n",
+            0,
+        ),
+    ] {
+        assert_eq!(segment.exec(0, line), (text.into(), code), "{line}");
+    }
+    assert_eq!(segment.now, Instant::ZERO + Duration::from_secs(2));
+    let (text, code) = segment.exec(0, "vi");
+    assert!(text.starts_with("vi: not found; there is: cat curl "), "{text}");
+    assert_eq!(code, 127);
+    segment.exec(0, "ping -c 1 10.1.15.3");
+    let (text, _) = segment.exec(0, "ip neigh");
+    assert_eq!(text, "10.1.15.3 dev eth0 lladdr 02:42:0a:01:0f:03 REACHABLE\n");
+    assert!(segment.exec(0, "ip addr").0.contains("inet 10.1.15.2/24 brd 10.1.15.255 scope global eth0"));
+}
+
+#[test]
+fn the_shell_runs_lists_loops_and_conditions() {
+    let mut segment = Segment::pair();
+    let mut sh = |script: &str| {
+        let argv = ["sh", "-c", script].map(String::from);
+        let id = segment.pods[0].exec(&argv, segment.now);
+        segment.finish(0, id)
+    };
+    for (script, text, code) in [
+        ("echo a; false && echo b || echo 'c  d'; exit 3", "a\nc  d\n", 3),
+        ("for i in 1 2 3; do echo n$i; done", "n1\nn2\nn3\n", 0),
+        ("if false; then echo yes; else echo no; fi", "no\n", 0),
+        ("until true; do echo x; done; echo $HOSTNAME $?", "first 0\n", 0),
+        ("echo hidden > /dev/null; ping -c 1 10.1.15.3 >/dev/null 2>&1 && echo reached", "reached\n", 0),
+        ("# nothing\necho \"a \\\"b\"", "a \"b\n", 0),
+        (
+            "vi",
+            "vi: not found; there is: cat curl date echo env exit false hostname ip iperf nc nslookup ping sh sleep traceroute true wget\n",
+            127,
+        ),
+    ] {
+        assert_eq!(sh(script), (text.into(), code), "{script}");
+    }
+    let argv = ["sh", "-c", "while true; do sleep 10; done"].map(String::from);
+    let sleeping = segment.pods[0].exec(&argv, segment.now);
+    let argv = ["sh", "-c", "while :; do :; done"].map(String::from);
+    let busy = segment.pods[0].exec(&argv, segment.now);
+    segment.run(Duration::from_millis(100));
+    assert_eq!(segment.pods[0].output(sleeping).exit_code, None);
+    segment.pods[0].signal(busy, segment.now);
+    assert_eq!(segment.pods[0].output(busy).exit_code, Some(130));
+}
+
+#[test]
+fn wget_prints_pages_too() {
+    let mut segment = Segment::pair();
+    segment.pods[1].start_container(container("web", Image::Nginx, "")).unwrap();
+    let (text, code) = segment.exec(0, "wget -q -O - http://10.1.15.3");
+    assert!(text.contains("Welcome to nginx!"), "{text}");
+    assert_eq!(code, 0);
+    let (text, code) = segment.exec(0, "wget --spider -T 1 http://10.1.15.3:81");
+    assert!(text.starts_with("wget: Failed to connect to 10.1.15.3 port 81"), "{text}");
+    assert_eq!(code, 1);
+}
+
+/// Answers the DNS queries that came to the second pod: only `web.default.svc.cluster.local` exists.
+fn serve_dns(segment: &mut Segment) -> usize {
+    let mut count = 0;
+    while let Some(query) = segment.pods[1].stack.udp.receive_from(53) {
+        count += 1;
+        let mut answer = query.payload.clone();
+        answer[2] |= 0x80;
+        let expected = super::dns::query(0, "web.default.svc.cluster.local").unwrap();
+        if answer[12..] == expected[12..] {
+            answer[7] = 1;
+            answer.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 9, 0, 4]);
+            answer.extend_from_slice(&SECOND.octets());
+        } else {
+            answer[3] |= 3;
+        }
+        segment.with(1, |pod, now, out| {
+            let from = std::net::SocketAddrV4::new(SECOND, 53);
+            udp::send(&mut pod.stack.device, from, query.from, udp::Options::default(), &answer, now, out);
+        });
+    }
+    count
+}
+
+#[test]
+fn names_are_looked_up_with_the_search_list() {
+    let search = ["default.svc.cluster.local", "svc.cluster.local"].map(String::from).to_vec();
+    let first = PodConfig { nameserver: Some(SECOND), search, ..pod("first", FIRST) };
+    let mut segment = Segment::new(vec![first, pod("second", SECOND)]);
+    segment.pods[1].start_container(container("web", Image::Httpd, "")).unwrap();
+    segment.pods[1].stack.udp.bind(53, Owner::Program(ProgramId(0))).unwrap();
+    let mut run = |line: &str, queries: usize| {
+        let id = segment.spawn(0, line);
+        let mut count = 0;
+        for _ in 0..20 {
+            segment.run(Duration::from_millis(1));
+            count += serve_dns(&mut segment);
+        }
+        assert_eq!(count, queries, "{line}");
+        segment.finish(0, id)
+    };
+    let (text, code) = run("curl -s http://web/", 1);
+    assert!(text.contains("pod: second"), "{text}");
+    assert_eq!(code, 0);
+    assert!(
+        run("ping -c 1 web.default.svc.cluster.local", 3)
+            .0
+            .contains("PING web.default.svc.cluster.local (10.1.15.3)")
+    );
+    assert_eq!(run("curl http://web2/", 3), ("curl: (6) Could not resolve host: web2\n".into(), 6));
+    assert!(run("nslookup web", 1).0.contains("Name:\tweb.default.svc.cluster.local\nAddress: 10.1.15.3\n"));
+    assert_eq!(run("ping -c 1 first", 0).1, 0);
+}
+
+#[test]
+fn a_silent_dns_server_ends_in_an_error() {
+    let first = PodConfig { nameserver: Some(Ipv4Addr::new(10, 1, 15, 9)), ..pod("first", FIRST) };
+    let mut segment = Segment::new(vec![first, pod("second", SECOND)]);
+    let (text, code) = segment.exec(0, "ping -c 1 web");
+    assert_eq!((text.as_str(), code), ("ping: web: Name or service not known\n", 2));
+    segment.pods[0] = Pod::new(pod("first", FIRST));
+    assert_eq!(segment.exec(0, "ping -c 1 web").1, 2);
+}
+
+#[test]
+fn nc_talks_both_ways_by_tcp_and_udp() {
+    for udp in ["", "-u "] {
+        let mut segment = Segment::pair();
+        let server = segment.spawn(1, &format!("nc {udp}-l -p 4000"));
+        segment.run(Duration::from_millis(1));
+        let client = segment.spawn(0, &format!("nc {udp}10.1.15.3 4000"));
+        segment.pods[0].input(client, b"question");
+        segment.run(Duration::from_millis(10));
+        assert_eq!(segment.pods[1].output(server).bytes, b"question");
+        segment.pods[1].input(server, b"answer");
+        segment.run(Duration::from_millis(10));
+        assert_eq!(segment.pods[0].output(client).bytes, b"answer");
+        segment.pods[0].signal(client, segment.now);
+        assert_eq!(segment.pods[0].output(client).exit_code, Some(130));
+        segment.run(Duration::from_millis(100));
+        assert_eq!(segment.pods[1].output(server).exit_code, if udp.is_empty() { Some(0) } else { None });
+    }
+}
+
+#[test]
+fn iperf_measures_by_tcp_and_udp() {
+    let mut segment = Segment::pair();
+    segment.spawn(1, "iperf -s");
+    segment.spawn(1, "iperf -s -u");
+    segment.run(Duration::from_millis(1));
+    let (text, code) = segment.exec(0, "iperf -c 10.1.15.3 -n 1M");
+    assert!(text.contains("1.00 MBytes") && text.contains("bits/sec"), "{text}");
+    assert_eq!(code, 0);
+    let (text, _) = segment.exec(0, "iperf -c 10.1.15.3 -u -t 1");
+    assert!(text.contains("1.05 Mbits/sec"), "{text}");
+    let (text, code) = segment.exec(0, "iperf -c 10.1.15.3 -p 5002");
+    assert_eq!((text.as_str(), code), ("iperf: Connection refused\n", 1));
+}
+
+#[test]
+fn a_client_container_ends_with_its_program() {
+    let mut segment = Segment::pair();
+    segment.pods[0].start_container(container("job", Image::Client, "ping -c 1 10.1.15.3")).unwrap();
+    segment.run(Duration::from_secs(1));
+    assert_eq!(segment.pods[0].containers().last().unwrap().state, ContainerState::Exited(0));
+    let text = segment.pods[0].container_output("job");
+    assert!(String::from_utf8(text).unwrap().contains("1 received"));
+    segment.pods[0].start_container(container("job", Image::Client, "false")).unwrap();
+    segment.run(Duration::from_secs(1));
+    assert_eq!(segment.pods[0].containers().last().unwrap().state, ContainerState::Exited(1));
+}
+
+#[test]
+fn anything_may_arrive() {
+    let mut segment = echo_pair();
+    segment.loss_per_cent = 0;
+    segment.probe(0, ProbeProtocol::Tcp, SECOND, 7).result.unwrap();
+    segment.probe(0, ProbeProtocol::Udp, SECOND, 7).result.unwrap();
+    segment.exec(0, "ping -c 1 -s 3000 10.1.15.3");
+    let originals = std::mem::take(&mut segment.log);
+    let mut random = crate::random::Random::new(9);
+    for _ in 0..200 {
+        for original in &originals {
+            let mut frame = original.clone();
+            let changes = random.next_u64() % 4;
+            for _ in 0..changes {
+                let at = random.next_u64() as usize % frame.len();
+                frame[at] = random.next_u64() as u8;
+            }
+            if random.chance(300_000) {
+                frame.truncate(random.next_u64() as usize % frame.len());
+            }
+            if let Some(mut packet) =
+                frame.get_mut(14..).and_then(|bytes| Ipv4Packet::new_checked(bytes).ok())
+            {
+                packet.fill_header_checksum();
+                let (source, destination) = (packet.source(), packet.destination());
+                if packet.protocol() == IpProtocol::Tcp
+                    && let Ok(mut tcp) = TcpSegment::new_checked(packet.payload_mut())
+                {
+                    tcp.fill_checksum(source, destination);
+                }
+            }
+            let index = usize::from(random.chance(500_000));
+            segment.with(index, |pod, now, out| pod.receive(&frame, now, out));
+        }
+        segment.run(Duration::from_millis(random.next_u64() % 2000));
+    }
+}
+
+#[test]
 fn ten_thousand_connections_are_not_scanned() {
     const COUNT: u64 = 10_000;
     let small = |name, address| PodConfig { tcp_buffer: 2048, ..pod(name, address) };

@@ -104,6 +104,11 @@ impl UdpTable {
         self.sockets.get(&port).map(|socket| socket.owner)
     }
 
+    /// Gives a port back.
+    pub(super) fn close(&mut self, port: u16) {
+        self.sockets.remove(&port);
+    }
+
     /// Gives all ports of an owner back.
     pub(super) fn close_owner(&mut self, owner: Owner) {
         self.sockets.retain(|_, socket| socket.owner != owner);

@@ -11,6 +11,7 @@ mod httpd;
 mod nginx;
 mod php_fpm;
 mod session;
+mod upstream;
 
 use super::config::{ContainerConfig, Transport};
 use super::image::Image;
@@ -21,7 +22,6 @@ use echo::Echo;
 use httpd::Httpd;
 use nginx::Nginx;
 use php_fpm::PhpFpm;
-use std::net::{Ipv4Addr, SocketAddrV4};
 
 /// An application.
 #[derive(Debug)]
@@ -101,13 +101,6 @@ pub(super) fn ports(config: &ContainerConfig) -> Result<Vec<(Transport, u16)>, S
         Image::Httpd | Image::Nginx => vec![(Transport::Tcp, 80)],
         Image::PhpFpm => vec![(Transport::Tcp, 9000)],
     })
-}
-
-/// Reads `HOST:PORT`; the host is an address or `localhost`.
-fn endpoint(text: &str) -> Option<SocketAddrV4> {
-    let (host, port) = text.rsplit_once(':')?;
-    let address = if host == "localhost" { Ipv4Addr::LOCALHOST } else { host.parse().ok()? };
-    Some(SocketAddrV4::new(address, port.parse().ok()?))
 }
 
 /// Returns the connection an event is about.

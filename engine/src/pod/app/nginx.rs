@@ -6,10 +6,11 @@
 
 use super::super::socket::{Event, TcpId};
 use super::super::sockets::Sockets;
+use super::connection;
 use super::fastcgi::{self, Kind};
 use super::http::{self, Parsed, Request};
 use super::session::Session;
-use super::{connection, endpoint};
+use super::upstream::Server;
 use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
 
@@ -19,6 +20,9 @@ const WELCOME: &str = "<!DOCTYPE html>\n<html>\n<head><title>Welcome to nginx!</
     </body>\n</html>\n";
 /// Octets of an upstream's answer.
 const ANSWER_LIMIT: usize = 4 * 1024 * 1024;
+
+/// Where FastCGI is, if nginx is a proxy and has found out.
+type Remote = Option<Option<SocketAddrV4>>;
 
 /// A client's connection and the request that is being answered.
 #[derive(Debug, Default)]
@@ -39,7 +43,7 @@ struct Upstream {
 /// The application.
 #[derive(Debug, Default)]
 pub(in super::super) struct Nginx {
-    fastcgi: Option<SocketAddrV4>,
+    fastcgi: Option<Server>,
     clients: BTreeMap<TcpId, Client>,
     upstreams: BTreeMap<TcpId, Upstream>,
 }
@@ -58,7 +62,7 @@ impl Nginx {
                 Some(rest) => rest.trim_start_matches('='),
                 None => continue,
             };
-            let upstream = endpoint(value);
+            let upstream = Server::parse(value);
             nginx.fastcgi =
                 Some(upstream.ok_or_else(|| format!("--fastcgi needs HOST:PORT, not {value:?}"))?);
         }
@@ -67,15 +71,16 @@ impl Nginx {
 
     /// Handles an event.
     pub(super) fn handle(&mut self, event: Event, sockets: &mut Sockets<'_, '_>) {
+        let remote = self.fastcgi.as_mut().map(|server| server.find(sockets));
         let Some(id) = connection(event) else { return };
         if self.upstreams.contains_key(&id) {
-            self.handle_upstream(id, sockets);
+            self.handle_upstream(id, remote, sockets);
         } else {
-            self.handle_client(id, sockets);
+            self.handle_client(id, remote, sockets);
         }
     }
 
-    fn handle_client(&mut self, id: TcpId, sockets: &mut Sockets<'_, '_>) {
+    fn handle_client(&mut self, id: TcpId, remote: Remote, sockets: &mut Sockets<'_, '_>) {
         let client = self.clients.entry(id).or_default();
         client.session.fill(id, sockets);
         while client.waiting.is_none() && !client.session.close_after {
@@ -91,10 +96,12 @@ impl Nginx {
                     }
                     let body = client.session.input[request.head..request.head + request.body].to_vec();
                     client.session.input.drain(..request.head + request.body);
-                    match self.fastcgi {
+                    match remote {
                         None => respond(client, &request, 200, "text/html", WELCOME.as_bytes()),
-                        Some(remote) => {
-                            let Ok(upstream) = sockets.tcp_connect(remote, false) else {
+                        Some(address) => {
+                            let upstream =
+                                address.and_then(|address| sockets.tcp_connect(address, false).ok());
+                            let Some(upstream) = upstream else {
                                 respond(client, &request, 502, "text/plain", b"Bad Gateway\n");
                                 continue;
                             };
@@ -125,7 +132,7 @@ impl Nginx {
         }
     }
 
-    fn handle_upstream(&mut self, id: TcpId, sockets: &mut Sockets<'_, '_>) {
+    fn handle_upstream(&mut self, id: TcpId, remote: Remote, sockets: &mut Sockets<'_, '_>) {
         let Some(upstream) = self.upstreams.get_mut(&id) else { return };
         upstream.session.fill(id, sockets);
         loop {
@@ -164,7 +171,7 @@ impl Nginx {
         if let Some((request, _)) = client.waiting.take() {
             answer_client(client, &request, &upstream);
         }
-        self.handle_client(upstream.client, sockets);
+        self.handle_client(upstream.client, remote, sockets);
     }
 }
 

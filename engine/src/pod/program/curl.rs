@@ -5,6 +5,7 @@
 
 use super::super::socket::{Event, Received, SocketError, TcpId};
 use super::super::sockets::Sockets;
+use super::Find;
 use super::arguments::Arguments;
 use super::console::Console;
 use super::response::Response;
@@ -18,6 +19,7 @@ pub(super) struct Curl {
     to: SocketAddrV4,
     request: Vec<u8>,
     sent: usize,
+    as_wget: bool,
     silent: bool,
     show_error: bool,
     fail: bool,
@@ -50,7 +52,7 @@ impl Curl {
     ///
     /// # Errors
     /// What is wrong with them, and the exit code for that.
-    pub(super) fn new(words: &[String]) -> Result<Self, (String, i32)> {
+    pub(super) fn new(words: &[String], find: &mut Find<'_>) -> Result<Self, (String, i32)> {
         let words: Vec<String> = words
             .iter()
             .map(|word| {
@@ -65,7 +67,7 @@ impl Curl {
                 2,
             ));
         };
-        let (host, to, path) = parse_url(url)?;
+        let (host, to, path) = parse_url(url, find)?;
         let data: Option<String> = arguments.value('d').map_err(usage)?;
         let head_only = arguments.has('I');
         let default = if head_only {
@@ -90,6 +92,7 @@ impl Curl {
             to,
             request: request.into_bytes(),
             sent: 0,
+            as_wget: false,
             silent: arguments.has('s'),
             show_error: arguments.has('S'),
             fail: arguments.has('f'),
@@ -220,14 +223,50 @@ impl Curl {
             console.print(format.replace("%{http_code}", &status).replace("\\n", "\n"));
         }
         if code != 0 && (!self.silent || self.show_error) {
-            console.line(format!("curl: ({code}) {text}"));
+            console.line(if self.as_wget {
+                format!("wget: {text}")
+            } else {
+                format!("curl: ({code}) {text}")
+            });
         }
-        console.exit(code);
+        console.exit(if self.as_wget { code.min(1) } else { code });
     }
 }
 
+/// Makes a curl that does what `wget` is asked: `-q`, `-O -`, `-T SECONDS`, `--spider`.
+///
+/// # Errors
+/// What is wrong with the words, and the exit code for that.
+pub(super) fn wget(words: &[String], find: &mut Find<'_>) -> Result<Curl, (String, i32)> {
+    let mut curl_words = vec![String::from("-f")];
+    let mut words = words.iter();
+    let mut to_file = true;
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "-q" | "--quiet" => curl_words.push("-s".into()),
+            "-O-" => to_file = false,
+            "-qO-" => {
+                curl_words.push("-s".into());
+                to_file = false;
+            }
+            "-O" | "-qO" => to_file = words.next().is_none_or(|file| file != "-"),
+            "--spider" => curl_words.push("-I".into()),
+            "-T" => curl_words.extend(["-m".into(), words.next().cloned().unwrap_or_default()]),
+            long => match long.strip_prefix("--timeout=") {
+                Some(seconds) => curl_words.extend(["-m".into(), seconds.into()]),
+                None => curl_words.push(word.clone()),
+            },
+        }
+    }
+    if to_file {
+        curl_words.extend(["-o".into(), "file".into()]);
+    }
+    let curl = Curl::new(&curl_words, find).map_err(|(text, _)| (text.replacen("curl", "wget", 1), 1))?;
+    Ok(Curl { as_wget: true, ..curl })
+}
+
 /// Reads a URL: the authority as it is written, the endpoint, and the path.
-fn parse_url(url: &str) -> Result<(String, SocketAddrV4, String), (String, i32)> {
+fn parse_url(url: &str, find: &mut Find<'_>) -> Result<(String, SocketAddrV4, String), (String, i32)> {
     let rest = match url.split_once("://") {
         Some(("http", rest)) => rest,
         Some((scheme, _)) => return Err((format!("curl: (1) Protocol \"{scheme}\" not supported"), 1)),
@@ -251,6 +290,6 @@ fn parse_url(url: &str) -> Result<(String, SocketAddrV4, String), (String, i32)>
         }
         None => (authority, 80),
     };
-    let address = super::host(name).map_err(|_| (format!("curl: (6) Could not resolve host: {name}"), 6))?;
+    let address = find(name).map_err(|_| (format!("curl: (6) Could not resolve host: {name}"), 6))?;
     Ok((authority.to_owned(), SocketAddrV4::new(address, port), path))
 }

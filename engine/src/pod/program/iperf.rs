@@ -7,6 +7,7 @@
 use super::super::socket::{Event, Received, TcpId};
 use super::super::sockets::Sockets;
 use super::super::udp::Options;
+use super::Find;
 use super::arguments::Arguments;
 use super::console::Console;
 use crate::clock::Instant;
@@ -19,6 +20,11 @@ const PORT: u16 = 5001;
 const CHUNK: usize = 32 * 1024;
 /// Octets of one datagram, as iperf has it.
 const DATAGRAM: usize = 1470;
+/// Octets per second that a client never exceeds by TCP (40 Gbit/s): on links without delay, virtual time would stand
+/// still while data flows.
+const CEILING: f64 = 5e9;
+/// Octets that may go at once below the ceiling.
+const BURST: u64 = 256 * 1024;
 /// Bits per second of UDP, unless given.
 const UDP_RATE: f64 = 1_048_576.0;
 
@@ -55,7 +61,7 @@ impl Iperf {
     ///
     /// # Errors
     /// What is wrong with them.
-    pub(super) fn new(words: &[String]) -> Result<Self, String> {
+    pub(super) fn new(words: &[String], find: &mut Find<'_>) -> Result<Self, String> {
         let arguments = Arguments::parse(words, "su", "cptnb")?;
         let port = arguments.value('p')?.unwrap_or(PORT);
         let to: Option<String> = arguments.value('c')?;
@@ -67,7 +73,7 @@ impl Iperf {
                     None => Limit::Time(arguments.seconds('t')?.unwrap_or(Duration::from_secs(10))),
                 };
                 let rate = arguments.value::<String>('b')?.map_or(Ok(UDP_RATE), |text| scaled(&text))?;
-                let to = SocketAddrV4::new(super::host(&to)?, port);
+                let to = SocketAddrV4::new(find(&to)?, port);
                 Role::Client { to, limit, connection: None, sent: 0, rate: rate.max(1.0), ended: false }
             }
             (true | false, _) => {
@@ -162,7 +168,13 @@ fn send(
             sockets.wake_at(started + time);
         }
     }
+    let elapsed = sockets.now.saturating_duration_since(started);
+    let allowed = (elapsed.as_secs_f64() * CEILING) as u64 + BURST;
     while !*ended {
+        if *sent >= allowed {
+            sockets.wake_after(Duration::from_micros(20));
+            break;
+        }
         let left = match limit {
             Limit::Time(_) => CHUNK,
             Limit::Octets(octets) => usize::try_from(octets - *sent).unwrap_or(CHUNK).min(CHUNK),

@@ -9,10 +9,13 @@ mod console;
 mod curl;
 mod ip;
 mod iperf;
+mod names;
 mod nc;
 mod ping;
 mod probe;
 mod response;
+mod script;
+mod shell;
 mod statistics;
 mod traceroute;
 
@@ -20,12 +23,14 @@ use super::socket::Event;
 use super::sockets::Sockets;
 use crate::clock::Instant;
 use console::Console;
+use names::Names;
 pub use probe::{Probe, ProbeError, ProbeOutcome, ProbeProtocol};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 /// The programs there are, for messages.
-const NAMES: &str = "curl echo false hostname ip iperf nc ping sleep traceroute true";
+const NAMES: &str =
+    "cat curl date echo env exit false hostname ip iperf nc nslookup ping sh sleep traceroute true wget";
 /// Exit code of a program that does not exist.
 const NOT_FOUND: i32 = 127;
 /// Exit code of a program that was called wrongly.
@@ -45,8 +50,10 @@ enum Kind {
     Curl(curl::Curl),
     Nc(nc::Nc),
     Iperf(iperf::Iperf),
+    Nslookup(names::Lookup),
     Sleep(Instant),
     Probe(probe::Run),
+    Shell(shell::Shell),
 }
 
 /// A program and its console.
@@ -54,22 +61,27 @@ enum Kind {
 pub(super) struct Program {
     kind: Kind,
     console: Console,
+    names: Names,
 }
 
 impl Program {
     /// Makes a program of its words; it begins with [`Event::Start`].
     pub(super) fn new(argv: &[String]) -> Self {
-        Program { kind: Kind::New(argv.to_vec()), console: Console::default() }
+        Program { kind: Kind::New(argv.to_vec()), console: Console::default(), names: Names::default() }
     }
 
     /// Makes the program of a probe.
     pub(super) fn probe(probe: Probe) -> Self {
-        Program { kind: Kind::Probe(probe::Run::new(probe)), console: Console::default() }
+        Program {
+            kind: Kind::Probe(probe::Run::new(probe)),
+            console: Console::default(),
+            names: Names::default(),
+        }
     }
 
     /// Makes a program that ended before it began.
     pub(super) fn failed(message: &str, code: i32) -> Self {
-        let mut program = Program { kind: Kind::Done, console: Console::default() };
+        let mut program = Program { kind: Kind::Done, console: Console::default(), names: Names::default() };
         program.console.line(message);
         program.console.exit(code);
         program
@@ -77,10 +89,22 @@ impl Program {
 
     /// Handles an event.
     pub(super) fn handle(&mut self, event: Event, sockets: &mut Sockets<'_, '_>) {
-        let Program { kind, console } = self;
-        if let Kind::New(argv) = kind {
-            let argv = std::mem::take(argv);
-            *kind = start(&argv, console, sockets);
+        let Program { kind, console, names } = self;
+        let mut event = event;
+        while let Kind::New(argv) = kind {
+            if names.poll(sockets) {
+                return;
+            }
+            event = Event::Start;
+            match start(argv, names, console, sockets) {
+                Err(_) if names.is_waiting() => {}
+                Ok(started) => *kind = started,
+                Err((problem, code)) => {
+                    console.line(problem);
+                    console.exit(code);
+                    *kind = Kind::Done;
+                }
+            }
         }
         match kind {
             Kind::New(_) | Kind::Done => {}
@@ -89,9 +113,11 @@ impl Program {
             Kind::Curl(curl) => curl.handle(event, console, sockets),
             Kind::Nc(nc) => nc.handle(event, console, sockets),
             Kind::Iperf(iperf) => iperf.handle(event, console, sockets),
+            Kind::Nslookup(lookup) => lookup.handle(console, sockets),
             Kind::Sleep(until) if *until <= sockets.now => console.exit(0),
             Kind::Sleep(until) => sockets.wake_at(*until),
             Kind::Probe(run) => run.handle(event, console, sockets),
+            Kind::Shell(shell) => shell.handle(event, console, sockets),
         }
     }
 
@@ -108,8 +134,10 @@ impl Program {
             | Kind::Curl(_)
             | Kind::Nc(_)
             | Kind::Iperf(_)
+            | Kind::Nslookup(_)
             | Kind::Sleep(_)
-            | Kind::Probe(_) => self.console.exit(INTERRUPTED),
+            | Kind::Probe(_)
+            | Kind::Shell(_) => self.console.exit(INTERRUPTED),
         }
     }
 
@@ -144,57 +172,99 @@ impl Program {
             | Kind::Curl(_)
             | Kind::Nc(_)
             | Kind::Iperf(_)
-            | Kind::Sleep(_) => None,
+            | Kind::Nslookup(_)
+            | Kind::Sleep(_)
+            | Kind::Shell(_) => None,
         }
     }
 }
 
-/// Begins the program that the words name; short ones end at once.
-fn start(argv: &[String], console: &mut Console, sockets: &Sockets<'_, '_>) -> Kind {
+/// Begins the program that the words name.
+///
+/// # Errors
+/// What is wrong with the words, and the exit code for that.
+fn start(
+    argv: &[String],
+    names: &mut Names,
+    console: &mut Console,
+    sockets: &Sockets<'_, '_>,
+) -> Result<Kind, (String, i32)> {
     let Some((name, rest)) = argv.split_first() else {
-        return fail(console, "nothing to run", NOT_FOUND);
+        return Err((String::from("nothing to run"), NOT_FOUND));
     };
     let name = name.rsplit('/').next().unwrap_or(name);
+    if let Some(code) = run_short(name, rest, console, sockets) {
+        console.exit(code);
+        return Ok(Kind::Done);
+    }
+    let pod = sockets.pod;
+    let mut find = |host: &str| names.find(host, pod);
     let kind = match name {
-        "true" => return end(console, 0),
-        "false" => return end(console, 1),
-        "echo" => {
-            console.line(rest.join(" "));
-            return end(console, 0);
-        }
-        "hostname" => {
-            console.line(if rest.iter().any(|word| word == "-i" || word == "-I") {
-                sockets.pod.address.to_string()
-            } else {
-                sockets.pod.name.clone()
-            });
-            return end(console, 0);
-        }
-        "ip" => {
-            let code = ip::run(rest, console, sockets);
-            return end(console, code);
-        }
         "sleep" => sleep(rest, sockets.now).map(Kind::Sleep),
-        "ping" => ping::Ping::new(rest).map(Kind::Ping),
-        "traceroute" => traceroute::Traceroute::new(rest).map(Kind::Traceroute),
-        "curl" => {
-            return curl::Curl::new(rest).map_or_else(|(text, code)| fail(console, &text, code), Kind::Curl);
-        }
-        "nc" => nc::Nc::new(rest).map(Kind::Nc),
-        "iperf" => iperf::Iperf::new(rest).map(Kind::Iperf),
-        _ => return fail(console, &format!("{name}: not found; there is: {NAMES}"), NOT_FOUND),
+        "ping" => ping::Ping::new(rest, &mut find).map(Kind::Ping),
+        "traceroute" => traceroute::Traceroute::new(rest, &mut find).map(Kind::Traceroute),
+        "curl" => return curl::Curl::new(rest, &mut find).map(Kind::Curl),
+        "wget" => return curl::wget(rest, &mut find).map(Kind::Curl),
+        "sh" | "bash" | "ash" => shell::Shell::new(rest).map(Kind::Shell),
+        "nc" => nc::Nc::new(rest, &mut find).map(Kind::Nc),
+        "iperf" => iperf::Iperf::new(rest, &mut find).map(Kind::Iperf),
+        "nslookup" => names::Lookup::new(rest, pod).map(Kind::Nslookup),
+        _ => return Err((format!("{name}: not found; there is: {NAMES}"), NOT_FOUND)),
     };
-    kind.unwrap_or_else(|problem| fail(console, &format!("{name}: {problem}"), USAGE))
+    kind.map_err(|problem| (format!("{name}: {problem}"), USAGE))
 }
 
-fn end(console: &mut Console, code: i32) -> Kind {
-    console.exit(code);
-    Kind::Done
+/// Finds a host's address or says what libc says.
+type Find<'a> = dyn FnMut(&str) -> Result<Ipv4Addr, String> + 'a;
+
+/// Runs a program that ends at once and returns its exit code; `None` when the name is none of theirs.
+fn run_short(name: &str, rest: &[String], console: &mut Console, sockets: &Sockets<'_, '_>) -> Option<i32> {
+    let pod = sockets.pod;
+    match name {
+        "true" => {}
+        "false" => return Some(1),
+        "exit" => return Some(rest.first().and_then(|code| code.parse().ok()).unwrap_or(0)),
+        "echo" => console.line(rest.join(" ")),
+        "date" => console.line(format!("{:.3} s", sockets.now.as_nanos() as f64 / 1e9)),
+        "env" => console.line(format!("HOSTNAME={}", pod.name)),
+        "hostname" if rest.iter().any(|word| word == "-i" || word == "-I") => {
+            console.line(pod.address.to_string())
+        }
+        "hostname" => console.line(&pod.name),
+        "cat" => return Some(cat(rest, console, sockets)),
+        "ip" => return Some(ip::run(rest, console, sockets)),
+        _ => return None,
+    }
+    Some(0)
 }
 
-fn fail(console: &mut Console, message: &str, code: i32) -> Kind {
-    console.line(message);
-    end(console, code)
+/// Shows the few files that a pod has.
+fn cat(words: &[String], console: &mut Console, sockets: &Sockets<'_, '_>) -> i32 {
+    let pod = sockets.pod;
+    for word in words {
+        match word.as_str() {
+            "/etc/hostname" => console.line(&pod.name),
+            "/etc/hosts" => {
+                console.line(format!("127.0.0.1\tlocalhost\n{}\t{}", pod.address, pod.name));
+                for (name, address) in &pod.hosts {
+                    console.line(format!("{address}\t{name}"));
+                }
+            }
+            "/etc/resolv.conf" => {
+                if !pod.search.is_empty() {
+                    console.line(format!("search {}", pod.search.join(" ")));
+                }
+                if let Some(server) = pod.nameserver {
+                    console.line(format!("nameserver {server}\noptions ndots:5"));
+                }
+            }
+            other => {
+                console.line(format!("cat: {other}: No such file or directory"));
+                return 1;
+            }
+        }
+    }
+    0
 }
 
 fn sleep(words: &[String], now: Instant) -> Result<Instant, String> {
@@ -218,12 +288,4 @@ fn sleep(words: &[String], now: Instant) -> Result<Instant, String> {
             .map_err(|_| format!("invalid time interval {word:?}"))?;
     }
     if words.is_empty() { Err(String::from("missing operand")) } else { Ok(now + total) }
-}
-
-/// Reads a host: an address or `localhost`.
-fn host(text: &str) -> Result<Ipv4Addr, String> {
-    if text == "localhost" {
-        return Ok(Ipv4Addr::LOCALHOST);
-    }
-    text.parse().map_err(|_| format!("{text}: Name or service not known"))
 }

@@ -6,6 +6,7 @@
 use super::super::socket::{Event, Received, TcpId};
 use super::super::sockets::Sockets;
 use super::super::udp::Options;
+use super::Find;
 use super::arguments::Arguments;
 use super::console::Console;
 use crate::clock::Instant;
@@ -35,7 +36,7 @@ impl Nc {
     ///
     /// # Errors
     /// What is wrong with them.
-    pub(super) fn new(words: &[String]) -> Result<Self, String> {
+    pub(super) fn new(words: &[String], find: &mut Find<'_>) -> Result<Self, String> {
         let usage = || String::from("usage: nc [-uvz] [-w SECONDS] ADDRESS PORT | nc -l [-u] [-p] PORT");
         let arguments = Arguments::parse(words, "ulzvnNk", "pw")?;
         let source: Option<u16> = arguments.value('p')?;
@@ -43,7 +44,7 @@ impl Nc {
         let (to, listen) = match (arguments.has('l'), arguments.operands.as_slice(), source) {
             (true, [], Some(local)) => (None, Some(local)),
             (true, [local] | [_, local], None) => (None, Some(port(local)?)),
-            (false, [host, remote], _) => (Some(SocketAddrV4::new(super::host(host)?, port(remote)?)), None),
+            (false, [host, remote], _) => (Some(SocketAddrV4::new(find(host)?, port(remote)?)), None),
             (true | false, ..) => return Err(usage()),
         };
         Ok(Nc {

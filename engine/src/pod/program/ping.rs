@@ -7,6 +7,7 @@
 use super::super::icmp::Message;
 use super::super::socket::{Event, Failure, Report};
 use super::super::sockets::Sockets;
+use super::Find;
 use super::arguments::Arguments;
 use super::console::Console;
 use super::statistics::{RoundTrips, short};
@@ -51,7 +52,7 @@ impl Ping {
     ///
     /// # Errors
     /// What is wrong with them.
-    pub(super) fn new(words: &[String]) -> Result<Self, String> {
+    pub(super) fn new(words: &[String], find: &mut Find<'_>) -> Result<Self, String> {
         let arguments = Arguments::parse(words, "nqv4", "cisWw")?;
         let [name] = arguments.operands.as_slice() else {
             return Err(String::from(
@@ -63,7 +64,7 @@ impl Ping {
             return Err(format!("invalid argument: '{size}': out of range: 0 <= value <= {MAXIMUM_SIZE}"));
         }
         Ok(Ping {
-            to: super::host(name)?,
+            to: find(name)?,
             name: name.clone(),
             count: arguments.value('c')?.filter(|&count| count > 0),
             interval: arguments.seconds('i')?.unwrap_or(Duration::from_secs(1)).max(SHORTEST_INTERVAL),

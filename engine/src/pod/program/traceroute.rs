@@ -6,6 +6,7 @@
 use super::super::socket::{Event, Failure};
 use super::super::sockets::Sockets;
 use super::super::udp::{Options, UdpError};
+use super::Find;
 use super::arguments::Arguments;
 use super::console::Console;
 use super::statistics::thousandths;
@@ -46,7 +47,7 @@ impl Traceroute {
     ///
     /// # Errors
     /// What is wrong with them.
-    pub(super) fn new(words: &[String]) -> Result<Self, String> {
+    pub(super) fn new(words: &[String], find: &mut Find<'_>) -> Result<Self, String> {
         let arguments = Arguments::parse(words, "n4", "qmwp")?;
         let [name] = arguments.operands.as_slice() else {
             return Err(String::from("usage: traceroute [-n] [-q QUERIES] [-m HOPS] [-w SECONDS] ADDRESS"));
@@ -56,7 +57,7 @@ impl Traceroute {
             return Err(String::from("-q takes 1 to 10, -m at least 1"));
         }
         Ok(Traceroute {
-            to: super::host(name)?,
+            to: find(name)?,
             name: name.clone(),
             most_hops: hops,
             queries_per_hop: queries,

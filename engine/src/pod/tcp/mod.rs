@@ -7,6 +7,8 @@
 //! listeners and half-open connections hold no buffers. Allowed dependencies: smoltcp, `device`, `wire`.
 //! Read first: RFC 9293 section 3.10.7.
 
+mod accept;
+mod bare;
 mod connection;
 pub(super) mod half_open;
 mod time_wait;
@@ -14,15 +16,15 @@ mod wire;
 
 use super::device::Device;
 use super::drops::PodDrop;
-use super::ip;
 use super::socket::{Event, Failure, Owner, PortTaken, SocketError, TcpId};
 use crate::clock::Instant;
 use crate::link::pod_ring::Outbox;
 use crate::random::Random;
-use crate::wire::{IpProtocol, Ipv4Packet, TcpFlags, TcpSegment, tcp};
+use crate::wire::{Ipv4Packet, TcpSegment};
+use bare::send_packet;
 pub(super) use connection::Connection;
 use connection::Setup;
-use half_open::{Expiry, HalfOpen, HalfOpenTable};
+use half_open::{Expiry, HalfOpenTable};
 use smoltcp::socket::tcp::State;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -154,112 +156,6 @@ impl TcpTable {
         connection.receive(packet, io.device, io.out, io.now);
         notify(connection, id, io.events);
         self.mark_dirty(id);
-    }
-
-    /// Answers for a connection in TIME-WAIT; false when there is none or a SYN may replace it (RFC 6191).
-    fn receive_ended(&mut self, tuple: Tuple, segment: &TcpSegment<&[u8]>, io: &mut Io<'_, '_>) -> bool {
-        let Some(last) = self.time_wait.get(&tuple, io.now) else { return false };
-        let flags = segment.flags();
-        let is_newer = segment.sequence().wrapping_sub(last.acknowledged) as i32 > 0;
-        if flags.syn() && !flags.ack() && is_newer {
-            self.time_wait.remove(&tuple);
-            return false;
-        }
-        let has_content = flags.fin() || flags.syn() || !segment.payload().is_empty();
-        if !flags.rst() && has_content {
-            send_bare(io, tuple, last.next, Some(last.acknowledged), TcpFlags::ACK);
-        }
-        true
-    }
-
-    fn receive_half_open(
-        &mut self,
-        tuple: Tuple,
-        packet: &[u8],
-        segment: &TcpSegment<&[u8]>,
-        io: &mut Io<'_, '_>,
-    ) -> bool {
-        let Some(entry) = self.half_open.get(&tuple) else { return false };
-        let flags = segment.flags();
-        let expected = entry.remote_initial.wrapping_add(1);
-        if flags.rst() {
-            if segment.sequence() == expected {
-                self.half_open.remove(&tuple);
-            }
-        } else if flags.syn() {
-            if segment.sequence() != entry.remote_initial {
-                // An old or a rebooted peer's SYN: the newest counts.
-                self.half_open.remove(&tuple);
-                return false;
-            }
-            let answer = entry.answer.clone();
-            send_packet(io, tuple, &answer);
-        } else if flags.ack() && segment.acknowledgement() == entry.local_initial.wrapping_add(1) {
-            self.complete(tuple, packet, io);
-        } else if flags.ack() {
-            send_bare(io, tuple, segment.acknowledgement(), None, TcpFlags::RST);
-        }
-        true
-    }
-
-    /// The ACK came: makes the socket and tells the listener's owner.
-    fn complete(&mut self, tuple: Tuple, packet: &[u8], io: &mut Io<'_, '_>) {
-        let Some(entry) = self.half_open.remove(&tuple) else { return };
-        let Some(&owner) = self.listeners.get(&tuple.local.port()) else { return };
-        let setup =
-            Setup { tuple, owner, traced: false, mtu: entry.mtu, seed: entry.seed, buffer: self.buffer };
-        let (connection, _) = Connection::accept(&setup, &entry.syn, entry.since);
-        let id = self.insert(connection);
-        self.receive_on(id, packet, io);
-    }
-
-    fn receive_unknown(
-        &mut self,
-        tuple: Tuple,
-        packet: &[u8],
-        segment: &TcpSegment<&[u8]>,
-        io: &mut Io<'_, '_>,
-    ) {
-        let flags = segment.flags();
-        let opens = flags.syn() && !flags.ack() && !flags.rst() && !flags.fin();
-        match self.listeners.get(&tuple.local.port()) {
-            Some(&owner) if opens => self.open_half(tuple, owner, packet, io),
-            Some(_) | None => {
-                if !flags.rst() {
-                    refuse(io, tuple, segment);
-                }
-            }
-        }
-    }
-
-    fn open_half(&mut self, tuple: Tuple, owner: Owner, packet: &[u8], io: &mut Io<'_, '_>) {
-        if !self.half_open.has_room(tuple.local.port()) {
-            io.device.drops.count(PodDrop::HalfOpenFull);
-            return;
-        }
-        let mtu = io.device.mtu_to(*tuple.remote.ip(), io.now);
-        let setup =
-            Setup { tuple, owner, traced: false, mtu, seed: self.random.next_u64(), buffer: self.buffer };
-        let (_, answer) = Connection::accept(&setup, packet, io.now);
-        if answer.is_empty() {
-            io.device.drops.count(PodDrop::Malformed);
-            return;
-        }
-        let initial = |bytes: &[u8]| {
-            let packet = Ipv4Packet::new_unchecked(bytes);
-            TcpSegment::new_unchecked(packet.payload()).sequence()
-        };
-        let entry = HalfOpen {
-            syn: packet.to_vec(),
-            remote_initial: initial(packet),
-            local_initial: initial(&answer),
-            answer,
-            seed: setup.seed,
-            mtu,
-            since: io.now,
-        };
-        send_packet(io, tuple, &entry.answer);
-        self.half_open.insert(tuple, entry);
     }
 
     /// Says whether a segment with these ends can have come from here.
@@ -451,50 +347,4 @@ fn notify(connection: &mut Connection, id: TcpId, events: &mut VecDeque<(Owner, 
         connection.notified = true;
         events.push_back((connection.owner, Event::Tcp(id)));
     }
-}
-
-/// Answers a segment that belongs to nothing (RFC 9293, 3.10.7.1).
-fn refuse(io: &mut Io<'_, '_>, tuple: Tuple, segment: &TcpSegment<&[u8]>) {
-    let flags = segment.flags();
-    if flags.ack() {
-        send_bare(io, tuple, segment.acknowledgement(), None, TcpFlags::RST);
-        return;
-    }
-    let length = u32::from(flags.syn()) + u32::from(flags.fin()) + segment.payload().len() as u32;
-    let acknowledged = segment.sequence().wrapping_add(length);
-    send_bare(io, tuple, 0, Some(acknowledged), TcpFlags::RST.with(TcpFlags::ACK));
-}
-
-/// Sends a segment without data or options.
-fn send_bare(io: &mut Io<'_, '_>, tuple: Tuple, sequence: u32, acknowledged: Option<u32>, flags: TcpFlags) {
-    let (source, destination) = (*tuple.local.ip(), *tuple.remote.ip());
-    let mut bytes = [0; tcp::HEADER_LENGTH];
-    let mut segment = TcpSegment::new_unchecked(&mut bytes[..]);
-    segment.set_source_port(tuple.local.port());
-    segment.set_destination_port(tuple.remote.port());
-    segment.set_sequence(sequence);
-    segment.set_acknowledgement(acknowledged.unwrap_or(0));
-    segment.set_header_length(tcp::HEADER_LENGTH);
-    segment.set_flags(flags);
-    segment.fill_checksum(source, destination);
-    let header = ip::Header {
-        source,
-        destination,
-        protocol: IpProtocol::Tcp,
-        ttl: ip::DEFAULT_TTL,
-        dont_fragment: true,
-        traced: false,
-    };
-    ip::send(io.device, &header, &bytes, io.now, io.out);
-}
-
-/// Sends a finished packet once more, with an identification of its own.
-fn send_packet(io: &mut Io<'_, '_>, tuple: Tuple, packet: &[u8]) {
-    let identification = io.device.random.next_u16();
-    io.device.transmit(*tuple.remote.ip(), packet.len(), false, io.now, io.out, |bytes| {
-        bytes.copy_from_slice(packet);
-        let mut packet = Ipv4Packet::new_unchecked(bytes);
-        packet.set_identification(identification);
-        packet.fill_header_checksum();
-    });
 }

@@ -1,0 +1,139 @@
+//! `sh -c`: a small shell, so that containers of tutorials run as they stand.
+//!
+//! It knows lists (`;`, `&&`, `||`, newlines), `while`, `until`, `if` and `for` over words, quotes, `$HOSTNAME`, `$?` and redirections to nowhere; `script.rs`
+//! turns the text into instructions, this file runs them, one program at a time.
+//!
+//! Invariants: at most [`BURST`] instructions an event, so that an endless loop stops nobody else; the programs' sockets end
+//! with them. Depends on `sockets`. Read first: POSIX, shell command language, section 2.9.
+
+use super::super::socket::Event;
+use super::super::sockets::Sockets;
+use super::Program;
+use super::console::Console;
+use super::script::{self, Instruction};
+use std::time::Duration;
+
+/// Instructions of one event.
+const BURST: usize = 256;
+/// How long a loop that never sleeps rests between bursts.
+const REST: Duration = Duration::from_millis(1);
+
+/// A running shell.
+#[derive(Debug)]
+pub(super) struct Shell {
+    instructions: Vec<Instruction>,
+    next: usize,
+    status: i32,
+    current: Option<Box<Program>>,
+    discard: bool,
+}
+
+impl Shell {
+    /// Makes a shell of its words.
+    ///
+    /// # Errors
+    /// What is wrong with them or with the script.
+    pub(super) fn new(words: &[String]) -> Result<Self, String> {
+        let flags = words.iter().take_while(|word| word.starts_with('-'));
+        if !flags.clone().any(|flag| flag.contains('c')) {
+            return Err(String::from("only sh -c SCRIPT is understood"));
+        }
+        let script = words.get(flags.count()).ok_or("-c needs a script")?;
+        let instructions = script::compile(script)?;
+        Ok(Shell { instructions, next: 0, status: 0, current: None, discard: false })
+    }
+
+    /// Handles an event.
+    pub(super) fn handle(&mut self, event: Event, console: &mut Console, sockets: &mut Sockets<'_, '_>) {
+        self.feed(event, console, sockets);
+        for _ in 0..BURST {
+            if self.current.is_some() {
+                return;
+            }
+            let Some(instruction) = self.instructions.get(self.next).cloned() else {
+                console.exit(self.status);
+                return;
+            };
+            self.next += 1;
+            match instruction {
+                Instruction::Jump(to) => self.next = to,
+                Instruction::JumpIfFailed(to) if self.status != 0 => self.next = to,
+                Instruction::JumpIfDone(to) if self.status == 0 => self.next = to,
+                Instruction::JumpIfFailed(_) | Instruction::JumpIfDone(_) => {}
+                Instruction::Clear => self.status = 0,
+                Instruction::Run { words, discard } => {
+                    if !self.run(&words, discard, console, sockets) {
+                        return;
+                    }
+                }
+            }
+        }
+        sockets.wake_after(REST);
+    }
+
+    /// Starts a program; false when the shell ends.
+    fn run(
+        &mut self,
+        words: &[String],
+        discard: bool,
+        console: &mut Console,
+        sockets: &mut Sockets<'_, '_>,
+    ) -> bool {
+        let words: Vec<String> = words.iter().map(|word| self.expand(word, sockets)).collect();
+        match words.first().map(String::as_str) {
+            Some("exit") => {
+                console.exit(words.get(1).and_then(|code| code.parse().ok()).unwrap_or(self.status));
+                return false;
+            }
+            Some(":" | "cd" | "set" | "export" | "trap" | "wait" | "mkdir" | "touch" | "rm") => {
+                self.status = 0
+            }
+            Some("exec") => self.begin(&words[1..], discard, console, sockets),
+            Some(_) => self.begin(&words, discard, console, sockets),
+            None => {}
+        }
+        true
+    }
+
+    fn begin(
+        &mut self,
+        words: &[String],
+        discard: bool,
+        console: &mut Console,
+        sockets: &mut Sockets<'_, '_>,
+    ) {
+        self.discard = discard;
+        self.current = Some(Box::new(Program::new(words)));
+        self.feed(Event::Start, console, sockets);
+    }
+
+    /// Hands an event to the running program and takes what it wrote.
+    fn feed(&mut self, event: Event, console: &mut Console, sockets: &mut Sockets<'_, '_>) {
+        let Some(program) = &mut self.current else { return };
+        let count = console.peek_input().len();
+        program.input(console.peek_input());
+        if console.input_ended() {
+            program.close_input();
+        }
+        console.consume_input(count);
+        program.handle(event, sockets);
+        let output = program.take_output();
+        if !self.discard {
+            console.write(&output);
+        }
+        if let Some(code) = program.exit_code() {
+            self.status = code;
+            self.current = None;
+            sockets.close_all();
+        }
+    }
+
+    fn expand(&self, word: &str, sockets: &Sockets<'_, '_>) -> String {
+        let name = &sockets.pod.name;
+        let mut text = word.replace("$?", &self.status.to_string());
+        for variable in ["${HOSTNAME}", "$HOSTNAME", "$(hostname)", "`hostname`"] {
+            text = text.replace(variable, name);
+        }
+        text.replace("$(hostname -i)", &sockets.pod.address.to_string())
+    }
+}
