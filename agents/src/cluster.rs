@@ -4,7 +4,8 @@
 //! JSON.
 //!
 //! Invariants: applying the changes in order gives the store's content; nothing is said twice; a pod that lost its
-//! identity is removed before its successor appears; a burst of changes gives one change per Service.
+//! identity is removed before its successor appears; a burst of changes gives one change per Service; a VIP's port or a
+//! NodePort belongs to one Service at any time, the older one, and to the next when that lets go.
 //!
 //! May depend on [`crate::controllers`], [`crate::services`], [`crate::node`].
 //!
@@ -25,13 +26,13 @@ use k8s_openapi::api::{
 };
 
 use crate::{
-    controllers::{Followers, Mirror, Warning, address::internal_address, endpoints::SERVICE_LABEL},
+    controllers::{Followers, Mirror, Warning, address::internal_address, created, endpoints::SERVICE_LABEL},
     lease,
     node::{RouteChange, Routes},
     objects::{self, Object},
     pods,
     services::{Converted, ServiceIds, convert},
-    store::{Followed, Store, StoreError},
+    store::{Followed, Revision, Store, StoreError},
 };
 
 /// What changed in the cluster.
@@ -175,6 +176,19 @@ struct Picture {
     ids: ServiceIds,
     /// Services to convert again once the burst is over.
     pending: BTreeSet<Arc<str>>,
+    /// When each Service came to exist.
+    created: BTreeMap<Arc<str>, Revision>,
+    /// Which Service answers at which key.
+    holders: BTreeMap<Claim, Arc<str>>,
+    /// Services that were refused a key of another.
+    refused: BTreeSet<Arc<str>>,
+}
+
+/// A key of the proxy's table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Claim {
+    Frontend(Frontend),
+    NodePort(NodePort),
 }
 
 impl Picture {
@@ -189,6 +203,9 @@ impl Picture {
             reported: BTreeMap::new(),
             ids: ServiceIds::default(),
             pending: BTreeSet::new(),
+            created: BTreeMap::new(),
+            holders: BTreeMap::new(),
+            refused: BTreeSet::new(),
         }
     }
 
@@ -200,6 +217,7 @@ impl Picture {
             decode(change).map(|pod| self.apply_pod(key, pod.as_ref(), sink))
         } else if key.starts_with(Service::DIRECTORY) {
             self.pending.insert(Arc::clone(key));
+            self.created.insert(Arc::clone(key), created(change));
             self.services.apply(change).map(|_| ())
         } else if key.starts_with(EndpointSlice::DIRECTORY) {
             self.apply_slice(change)
@@ -279,33 +297,77 @@ impl Picture {
 
     /// Converts the Services that may have changed and reports those that did.
     fn settle(&mut self, sink: &mut impl FnMut(Change)) {
-        for key in std::mem::take(&mut self.pending) {
-            let keys = self.slices_of.get(&key).into_iter().flatten();
-            let slices: Vec<&EndpointSlice> = keys.filter_map(|slice| self.slices.get(slice)).collect();
-            let service = self.services.get(&key);
-            let (after, warnings) = service.map(|service| convert(service, &slices)).unwrap_or_default();
-            let before = self.reported.remove(&key).unwrap_or_default();
-
-            for gone in before.iter().filter(|before| after.iter().all(|after| after.name != before.name)) {
-                if let Some(id) = self.ids.release(&gone.name) {
-                    sink(Change::ServiceRemoved { id, name: Arc::clone(&gone.name) });
-                }
-            }
-            for new in after.iter().filter(|after| !before.contains(after)) {
-                sink(Change::Service {
-                    service: new.with_id(self.ids.assign(&new.name)),
-                    frontends: new.frontends.clone(),
-                    node_ports: new.node_ports.clone(),
-                });
-            }
-            if after != before {
-                warnings.into_iter().for_each(|text| sink(warning(&key, text)));
-            }
-            if !after.is_empty() {
-                self.reported.insert(key, after);
+        while !self.pending.is_empty() {
+            let mut keys: Vec<Arc<str>> = std::mem::take(&mut self.pending).into_iter().collect();
+            keys.sort_by_key(|key| self.created.get(key).copied());
+            for key in keys {
+                self.convert_again(&key, sink);
             }
         }
     }
+
+    fn convert_again(&mut self, key: &Arc<str>, sink: &mut impl FnMut(Change)) {
+        let keys = self.slices_of.get(key).into_iter().flatten();
+        let slices: Vec<&EndpointSlice> = keys.filter_map(|slice| self.slices.get(slice)).collect();
+        let service = self.services.get(key);
+        let (mut after, mut warnings) = service.map(|service| convert(service, &slices)).unwrap_or_default();
+        if service.is_none() {
+            self.created.remove(key);
+        }
+        self.claim(key, &mut after, &mut warnings);
+        let before = self.reported.remove(key).unwrap_or_default();
+
+        for gone in before.iter().filter(|before| after.iter().all(|after| after.name != before.name)) {
+            if let Some(id) = self.ids.release(&gone.name) {
+                sink(Change::ServiceRemoved { id, name: Arc::clone(&gone.name) });
+            }
+        }
+        for new in after.iter().filter(|after| !before.contains(after)) {
+            sink(Change::Service {
+                service: new.with_id(self.ids.assign(&new.name)),
+                frontends: new.frontends.clone(),
+                node_ports: new.node_ports.clone(),
+            });
+        }
+        if after != before {
+            warnings.into_iter().for_each(|text| sink(warning(key, text)));
+        }
+        if !after.is_empty() {
+            self.reported.insert(Arc::clone(key), after);
+        }
+    }
+
+    /// Takes the keys that a Service may have and strikes those that another has; what it lets go, the refused try again.
+    fn claim(&mut self, key: &Arc<str>, wanted: &mut [Converted], warnings: &mut Vec<String>) {
+        let before: BTreeSet<Claim> = self.reported.get(key).into_iter().flatten().flat_map(claims).collect();
+        self.refused.remove(key);
+        let (holders, refused) = (&mut self.holders, &mut self.refused);
+        let mut take = |claim: Claim, what: String| match holders.get(&claim) {
+            Some(holder) if holder != key => {
+                warnings.push(format!("{what} belongs to {holder}"));
+                refused.insert(Arc::clone(key));
+                false
+            }
+            Some(_) | None => {
+                holders.insert(claim, Arc::clone(key));
+                true
+            }
+        };
+        for service in wanted.iter_mut() {
+            service.frontends.retain(|&frontend| take(Claim::Frontend(frontend), frontend.to_string()));
+            service.node_ports.retain(|&port| take(Claim::NodePort(port), port.to_string()));
+        }
+        let after: BTreeSet<Claim> = wanted.iter().flat_map(claims).collect();
+        for claim in before.difference(&after) {
+            self.holders.remove(claim);
+            self.pending.extend(std::mem::take(&mut self.refused));
+        }
+    }
+}
+
+fn claims(service: &Converted) -> impl Iterator<Item = Claim> {
+    let frontends = service.frontends.iter().copied().map(Claim::Frontend);
+    frontends.chain(service.node_ports.iter().copied().map(Claim::NodePort))
 }
 
 fn decode<T: Object>(change: &Followed) -> Result<Option<T>, objects::ObjectError> {

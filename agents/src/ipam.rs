@@ -74,10 +74,11 @@ impl Pool {
         }
         let mut gave_up = false;
         for (number, claimant) in before {
-            // The same claimant again is still there.
-            if self.owned.get(owner).and_then(|numbers| numbers.get(&number)) != Some(&claimant) {
+            // The same claimant again is still there; a wish that became firm lets nobody else in.
+            let now = self.owned.get(owner).and_then(|numbers| numbers.get(&number));
+            gave_up |= now.is_none();
+            if now != Some(&claimant) {
                 self.drop_claim(number, &claimant);
-                gave_up = true;
             }
         }
         gave_up
@@ -179,6 +180,15 @@ mod tests {
         assert_eq!(pool.pick(10..=13), Some(10));
         pool.claim(&owner("f"), Revision(1), &[(10, Firmness::Firm)]);
         assert_eq!(pool.pick(10..=13), None);
+    }
+
+    #[test]
+    fn only_who_lets_a_number_go_gives_up_something() {
+        let mut pool = Pool::new();
+        assert!(!pool.claim(&owner("a"), Revision(1), &[(7, Firmness::Wish)]));
+        assert!(!pool.claim(&owner("a"), Revision(1), &[(7, Firmness::Firm)]));
+        assert!(pool.claim(&owner("a"), Revision(1), &[(8, Firmness::Firm)]));
+        assert_eq!((pool.holder(7), pool.holder(8)), (None, Some(&owner("a"))));
     }
 
     #[test]

@@ -212,3 +212,29 @@ fn the_same_run_says_the_same() {
     };
     assert_eq!(run(), run());
 }
+
+#[test]
+fn a_taken_address_is_the_older_services_until_it_lets_go() {
+    let mut cluster = Cluster::start();
+    cluster.settle();
+    let spec = json!({"clusterIP": "10.96.0.10", "ports": [{"port": 80}]});
+    cluster.create::<Service>(json!({"metadata": {"name": "z-older"}, "spec": spec.clone()}));
+    cluster.create::<Service>(json!({"metadata": {"name": "a-younger"}, "spec": spec}));
+    let log = cluster.settle();
+    let published: Vec<_> =
+        log.iter().filter(|line| line.starts_with("service")).map(String::as_str).collect();
+    assert_eq!(
+        published,
+        ["service 0 default/z-older:80 [TCP 10.96.0.10:80] -> ", "service 1 default/a-younger:80 [] -> "]
+    );
+    assert!(log.iter().any(|line| line.contains("TCP 10.96.0.10:80 belongs to")), "{log:#?}");
+
+    block_on(cluster.store.delete("/registry/services/specs/default/z-older")).unwrap();
+    let log = cluster.settle();
+    let published: Vec<_> =
+        log.iter().filter(|line| line.starts_with("service")).map(String::as_str).collect();
+    assert_eq!(
+        published,
+        ["service 0 default/z-older:80 gone", "service 1 default/a-younger:80 [TCP 10.96.0.10:80] -> "]
+    );
+}

@@ -1,7 +1,22 @@
 //! Topologies and manifests, read whole; each test names every finding of its text.
 
-use std::path::PathBuf;
+use std::{cell::RefCell, path::PathBuf, rc::Rc};
 
+use flatnet_agents::{
+    Embedded,
+    cluster::{Change, watch_cluster},
+    controllers::{
+        self, address::Addresses, bind::Binder, endpoints::Endpoints, service_ip::ServiceAddresses,
+    },
+    lease::{DEFAULT_PREFIX, NetworkConfig, allocate::Wish},
+    node::{self, NodeOptions},
+    objects, pods,
+};
+use futures::{
+    executor::{LocalPool, block_on},
+    task::LocalSpawnExt,
+};
+use k8s_openapi::api::core::v1::{Node as NodeObject, NodeAddress, NodeStatus};
 use proptest::prelude::*;
 
 use super::*;
@@ -41,6 +56,108 @@ fn the_networks_own_example_is_read_without_a_word() {
     assert_eq!(topology.routers[0].interfaces.len(), 2);
     assert_eq!((topology.pods.len(), topology.services.len()), (4, 1));
     assert_eq!((topology.time, topology.workers), (None, None));
+}
+
+/// Writes what the topology says into a store, as `up` does.
+async fn write_objects(store: &Embedded, topology: &Topology) {
+    let config = NetworkConfig::new(topology.pod_network).unwrap();
+    node::ensure_config(store, DEFAULT_PREFIX, &config).await.unwrap();
+    for node in &topology.nodes {
+        let options = NodeOptions {
+            prefix: DEFAULT_PREFIX.into(),
+            public_ip: node.interface.address,
+            wish: Wish::Exactly(node.pod_cidr.unwrap()),
+            seed: topology.seed,
+        };
+        node::claim(store, &options).await.unwrap();
+        let mut object = NodeObject::default();
+        object.metadata.name = Some(node.name.clone());
+        let address = NodeAddress { type_: "InternalIP".into(), address: node.interface.address.to_string() };
+        object.status = Some(NodeStatus { addresses: Some(vec![address]), ..NodeStatus::default() });
+        objects::create(store, &object, topology.seed).await.unwrap();
+    }
+    for pod in &topology.pods {
+        objects::create(store, pod, topology.seed).await.unwrap();
+    }
+    for service in &topology.services {
+        objects::create(store, service, topology.seed).await.unwrap();
+    }
+}
+
+/// Starts all controllers, and a watcher that keeps what it is told.
+fn start(pool: &LocalPool, store: &Embedded, topology: &Topology) -> Rc<RefCell<Vec<Change>>> {
+    let log = Rc::new(RefCell::new(Vec::new()));
+    let spawner = pool.spawner();
+    let (watched, seen) = (store.clone(), Rc::clone(&log));
+    let watch = async move {
+        let _ = watch_cluster(&watched, DEFAULT_PREFIX, |change| seen.borrow_mut().push(change)).await;
+    };
+    spawner.spawn_local(watch).unwrap();
+    let control = |task: std::pin::Pin<Box<dyn Future<Output = ()>>>| spawner.spawn_local(task).unwrap();
+    let service_network = topology.service_network;
+    let (a, b, c, d) = (store.clone(), store.clone(), store.clone(), store.clone());
+    let warn = |warning: controllers::Warning| panic!("{warning:?}");
+    control(Box::pin(async move { drop(controllers::run(a, Binder::default(), warn).await) }));
+    control(Box::pin(async move { drop(controllers::run(b, Addresses::new(DEFAULT_PREFIX), warn).await) }));
+    control(Box::pin(async move { drop(controllers::run(c, Endpoints::default(), warn).await) }));
+    control(Box::pin(async move {
+        drop(controllers::run(d, ServiceAddresses::new(service_network), warn).await)
+    }));
+    log
+}
+
+#[test]
+fn the_example_reaches_the_proxy_with_three_backends_per_port() {
+    let (topology, _) = parse(&file(TWO_NODES)).unwrap();
+    let (store, mut pool) = (Embedded::new(), LocalPool::new());
+    let log = start(&pool, &store, &topology);
+
+    block_on(write_objects(&store, &topology));
+    pool.run_until_stalled();
+    for pod in &topology.pods {
+        block_on(pods::report_running(&store, "default", objects::name(pod), true)).unwrap();
+    }
+    pool.run_until_stalled();
+
+    let mut services = std::collections::BTreeMap::new();
+    let mut addresses = Vec::new();
+    for change in log.take() {
+        match change {
+            Change::Service { service, frontends, node_ports } => {
+                let backends: Vec<_> = service
+                    .backends
+                    .iter()
+                    .map(|backend| format!("{}:{}", backend.address, backend.port))
+                    .collect();
+                let line = format!("{} {} -> {}", frontends[0], node_ports[0], backends.join(" "));
+                services.insert(service.id, line);
+            }
+            Change::Pod(pod) => addresses.push(format!("{} {} {}", pod.name, pod.address, pod.node)),
+            Change::Warning(warning) => panic!("{warning:?}"),
+            Change::Lease { .. }
+            | Change::LeaseRemoved { .. }
+            | Change::Node { .. }
+            | Change::NodeRemoved { .. }
+            | Change::PodRemoved(_)
+            | Change::ServiceRemoved { .. } => {}
+        }
+    }
+    let expected = [
+        "backend 10.1.20.3 node-2",
+        "web-app-1 10.1.15.3 node-1",
+        "web-app-2 10.1.15.2 node-1",
+        "web-app-3 10.1.20.2 node-2",
+    ];
+    addresses.sort();
+    assert_eq!(addresses, expected);
+    assert_eq!(
+        services.into_values().collect::<Vec<_>>(),
+        [
+            "TCP 10.96.0.10:80 TCP *:30080 -> 10.1.15.3:80 10.1.15.2:80 10.1.20.2:80",
+            "TCP 10.96.0.10:7 TCP *:30007 -> 10.1.15.3:7 10.1.15.2:7 10.1.20.2:7",
+            "UDP 10.96.0.10:7 UDP *:30007 -> 10.1.15.3:7 10.1.15.2:7 10.1.20.2:7",
+        ]
+    );
 }
 
 #[test]

@@ -1,0 +1,245 @@
+//! The others' leases as routes.
+//!
+//! The second half of the node agent's life: after its claim it follows every lease and says what changes for it;
+//! [`crate::cluster`] uses the same picture without an own lease.
+//!
+//! Invariants: a lease that cannot be read removes no route, nor its own last good one; the own subnet is never a route;
+//! a route is said again only if its holder changed.
+//!
+//! May depend on [`crate::lease`] and [`crate::store`].
+//!
+//! Read first: flannel's `pkg/lease`.
+
+use std::{collections::BTreeMap, convert::Infallible, net::Ipv4Addr, sync::Arc};
+
+use flatnet_proxy::Ipv4Prefix;
+use futures::TryStreamExt;
+use thiserror::Error;
+
+use crate::{
+    lease::{self, Attributes, Lease, LeaseError},
+    store::{Followed, Follower, Store, StoreError},
+};
+
+/// What the others' leases mean for this node's routes.
+#[derive(Debug)]
+pub enum RouteChange {
+    /// Packets to the subnet go to this node; replaces an earlier route of the subnet.
+    Add {
+        /// The subnet.
+        subnet: Ipv4Prefix,
+        /// Its holder's address in the node network.
+        public_ip: Ipv4Addr,
+    },
+    /// The subnet has no holder any more.
+    Remove {
+        /// The subnet.
+        subnet: Ipv4Prefix,
+    },
+    /// This node's own lease is gone, or another's: claim again, and keep what flows.
+    OwnLost {
+        /// The new holder, if there is one.
+        holder: Option<Ipv4Addr>,
+    },
+    /// A key below `subnets/` was left alone.
+    Skipped {
+        /// The key.
+        key: Arc<str>,
+        /// Why.
+        reason: SkipReason,
+    },
+}
+
+/// Why a key is not a route.
+#[derive(Debug, Error)]
+pub enum SkipReason {
+    /// It cannot be read.
+    #[error(transparent)]
+    Unreadable(#[from] LeaseError),
+    /// Its holder uses a backend that this node does not speak.
+    #[error("holder uses backend {0}")]
+    Backend(String),
+}
+
+/// Reports route changes until the store fails: first the leases that exist, then every change.
+///
+/// # Errors
+/// [`StoreError::Unavailable`]; call it again then. Routes stay as they are meanwhile.
+pub async fn follow_routes<S: Store>(
+    store: &S,
+    prefix: &str,
+    own: Lease,
+    mut sink: impl FnMut(RouteChange),
+) -> Result<Infallible, StoreError> {
+    let mut follower = Follower::new(store.clone(), &lease::subnets_prefix(prefix));
+    let mut routes = Routes::new(prefix, Some(own));
+    while let Some(change) = follower.try_next().await? {
+        if let Some(change) = routes.apply(&change) {
+            sink(change);
+        }
+    }
+    Err(StoreError::Unavailable { cause: "the watch ended".into() })
+}
+
+/// Which subnets are whose, and what a change of a lease changes about it. Pure.
+#[derive(Clone, Debug)]
+pub struct Routes {
+    prefix: String,
+    own: Option<Lease>,
+    known: BTreeMap<Ipv4Prefix, Ipv4Addr>,
+}
+
+impl Routes {
+    /// Starts without routes. With `own`, that lease is watched instead of routed.
+    pub fn new(prefix: &str, own: Option<Lease>) -> Self {
+        Self { prefix: prefix.into(), own, known: BTreeMap::new() }
+    }
+
+    /// Lists subnets and their holders' addresses.
+    pub fn iter(&self) -> impl Iterator<Item = (Ipv4Prefix, Ipv4Addr)> {
+        self.known.iter().map(|(&subnet, &public_ip)| (subnet, public_ip))
+    }
+
+    /// Takes one change of a key below `subnets/` and says what it means, if anything.
+    pub fn apply(&mut self, change: &Followed) -> Option<RouteChange> {
+        let skip = |reason| Some(RouteChange::Skipped { key: Arc::clone(change.key()), reason });
+        let subnet = match lease::parse_subnet_key(&self.prefix, change.key()) {
+            Ok(subnet) => subnet,
+            Err(error) => return skip(error.into()),
+        };
+        let attributes = match change {
+            Followed::Delete(_) => None,
+            Followed::Put(entry) => match Attributes::from_json(&entry.value) {
+                Ok(attributes) => Some(attributes),
+                Err(error) => return skip(error.into()),
+            },
+        };
+        if let Some(own) = self.own.as_ref().filter(|own| own.subnet == subnet) {
+            let holder = attributes.map(|attributes| attributes.public_ip);
+            return (holder != Some(own.attributes.public_ip)).then_some(RouteChange::OwnLost { holder });
+        }
+        match attributes {
+            Some(attributes) if attributes.speaks_udp() => {
+                let public_ip = attributes.public_ip;
+                let before = self.known.insert(subnet, public_ip);
+                (before != Some(public_ip)).then_some(RouteChange::Add { subnet, public_ip })
+            }
+            Some(attributes) => match self.known.remove(&subnet) {
+                Some(_) => Some(RouteChange::Remove { subnet }),
+                None => skip(SkipReason::Backend(attributes.backend_type)),
+            },
+            None => self.known.remove(&subnet).map(|_| RouteChange::Remove { subnet }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::RefCell, rc::Rc};
+
+    use futures::{
+        executor::{LocalPool, block_on},
+        task::LocalSpawnExt,
+    };
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::store::{Embedded, embedded::Options};
+
+    const PREFIX: &str = lease::DEFAULT_PREFIX;
+
+    /// Follows routes in the background and keeps what they say.
+    fn spawn_routes(pool: &LocalPool, store: &Embedded, own: Lease) -> Rc<RefCell<Vec<String>>> {
+        let log = Rc::new(RefCell::new(Vec::new()));
+        let (store, seen) = (store.clone(), Rc::clone(&log));
+        pool.spawner()
+            .spawn_local(async move {
+                let sink = |change| {
+                    seen.borrow_mut().push(match change {
+                        RouteChange::Add { subnet, public_ip } => format!("+{subnet} {public_ip}"),
+                        RouteChange::Remove { subnet } => format!("-{subnet}"),
+                        RouteChange::OwnLost { holder } => format!("lost {holder:?}"),
+                        RouteChange::Skipped { reason, .. } => format!("skip {reason}"),
+                    });
+                };
+                let _ = follow_routes(&store, PREFIX, own, sink).await;
+            })
+            .unwrap();
+        log
+    }
+
+    async fn put(store: &Embedded, name: &str, value: &str) {
+        store.put(&format!("{PREFIX}/subnets/{name}"), value.as_bytes()).await.unwrap();
+    }
+
+    fn own() -> Lease {
+        Lease { subnet: "10.3.1.0/24".parse().unwrap(), attributes: Attributes::udp([1, 1, 1, 1].into()) }
+    }
+
+    #[test]
+    fn leases_become_routes_and_bad_ones_touch_nothing() {
+        let store = Embedded::new();
+        block_on(async {
+            put(&store, "10.3.1.0-24", r#"{"PublicIP":"1.1.1.1"}"#).await;
+            put(&store, "10.3.2.0-24", r#"{"PublicIP":"2.2.2.2"}"#).await;
+        });
+        let mut pool = LocalPool::new();
+        let log = spawn_routes(&pool, &store, own());
+        pool.run_until_stalled();
+        block_on(async {
+            put(&store, "10.3.3.0-24", r#"{"PublicIP":"3.3.3.3"}"#).await;
+            put(&store, "nonsense", "x").await;
+            put(&store, "10.3.2.0-24", "not json").await;
+            put(&store, "10.3.4.0-24", r#"{"PublicIP":"4.4.4.4","BackendType":"vxlan"}"#).await;
+            put(&store, "10.3.2.0-24", r#"{"PublicIP":"2.2.2.2","PublicIPv6":null}"#).await;
+            put(&store, "10.3.2.0-24", r#"{"PublicIP":"2.2.2.9"}"#).await;
+            store.delete(&format!("{PREFIX}/subnets/10.3.3.0-24")).await.unwrap();
+            put(&store, "10.3.1.0-24", r#"{"PublicIP":"9.9.9.9"}"#).await;
+        });
+        pool.run_until_stalled();
+        assert_eq!(
+            *log.borrow(),
+            [
+                "+10.3.2.0/24 2.2.2.2",
+                "+10.3.3.0/24 3.3.3.3",
+                "skip key /coreos.com/network/subnets/nonsense does not name a subnet",
+                "skip value is not JSON",
+                "skip holder uses backend vxlan",
+                "+10.3.2.0/24 2.2.2.9",
+                "-10.3.3.0/24",
+                "lost Some(9.9.9.9)",
+            ]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn routes_converge_to_the_leases_across_compactions(
+            rounds in prop::collection::vec(prop::collection::vec((2u8..7, 0u8..4), 0..9), 1..6),
+        ) {
+            let store = Embedded::with_options(Options { history: 3 });
+            let mut follower = Follower::new(store.clone(), &lease::subnets_prefix(PREFIX));
+            let mut routes = Routes::new(PREFIX, Some(own()));
+            for round in rounds {
+                for (third, holder) in round {
+                    let name = format!("10.3.{third}.0-24");
+                    block_on(async {
+                        match holder {
+                            0 => { store.delete(&format!("{PREFIX}/subnets/{name}")).await.unwrap(); }
+                            _ => put(&store, &name, &format!(r#"{{"PublicIP":"1.1.1.{holder}"}}"#)).await,
+                        }
+                    });
+                }
+                while let Some(change) = follower.take_ready().unwrap() {
+                    routes.apply(&change);
+                }
+                let leases = block_on(store.list(&lease::subnets_prefix(PREFIX))).unwrap().entries;
+                let expected: Vec<_> = leases.iter().map(|entry| {
+                    let lease = lease::parse_lease(PREFIX, &entry.key, &entry.value).unwrap();
+                    (lease.subnet, lease.attributes.public_ip)
+                }).collect();
+                prop_assert_eq!(routes.iter().collect::<Vec<_>>(), expected);
+            }
+        }
+    }
+}
