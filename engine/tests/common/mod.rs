@@ -260,7 +260,9 @@ impl Lab {
 
     /// Takes what arrived at a machine, and answers ARP requests for it.
     pub fn receive(&mut self, at: Ipv4Addr) -> Vec<Vec<u8>> {
-        let arrived = self.take(at);
+        let mut arrived = self.take(at);
+        // As a network card does: a switch floods what is for a station it does not know.
+        arrived.retain(|bytes| bytes[0] & 1 == 1 || bytes[..6] == mac(at).octets());
         let mut rest = Vec::new();
         for bytes in arrived {
             match arp_request(&bytes) {
