@@ -200,6 +200,10 @@ fn backends_change_under_two_running_workers_without_one_misdirected_packet() {
     let config =
         EngineConfig { workers: 2, small_buffers: 16_384, large_buffers: 2, ..EngineConfig::default() };
     let mut lab = Lab::build(&config);
+    // The nodes know each other, so that no frame has to wait.
+    let frame = lab.udp(BACKEND, APP1, (1, 2), b"");
+    lab.send(BACKEND, &frame);
+    assert_eq!(lab.take(APP1).len(), 1);
     let (stop, clock) = (Arc::new(AtomicBool::new(false)), Clock::start());
     let threads: Vec<_> = std::mem::take(&mut lab.workers)
         .into_iter()
@@ -237,8 +241,7 @@ fn backends_change_under_two_running_workers_without_one_misdirected_packet() {
     }
     stop.store(true, Ordering::Release);
     lab.workers = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
-    let lost: u64 = flatnet_engine::ledger::DropReason::ALL.iter().map(|&reason| lab.drops(reason)).sum();
-    assert_eq!(watch.received + lost, sent);
+    assert_eq!(watch.received, sent, "nothing is lost");
     assert!(sent > 2_000 && watch.owners.len() > 300, "{sent} {}", watch.owners.len());
     lab.now = clock.now();
     lab.check();
