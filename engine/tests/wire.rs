@@ -1,0 +1,244 @@
+//! What a node puts on its wires, judged by strangers: Linux's own capture, another parser, and tshark.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
+
+mod common;
+
+use common::*;
+use flatnet_engine::tables::NodeId;
+use flatnet_engine::trace::Point;
+use flatnet_engine::wire::TcpFlags;
+use pcap_file::DataLink;
+use pcap_file::pcap::{PcapHeader, PcapPacket, PcapReader, PcapWriter};
+use pnet_packet::Packet;
+use pnet_packet::ethernet::{EtherTypes, EthernetPacket};
+use pnet_packet::ip::IpNextHeaderProtocols;
+use pnet_packet::ipv4::{self, Ipv4Flags, Ipv4Packet};
+use pnet_packet::udp::{self, UdpPacket};
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+fn fixture() -> Vec<Vec<u8>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/linux-udp-8285.pcap");
+    let mut reader = PcapReader::new(File::open(path).unwrap()).unwrap();
+    let mut frames = Vec::new();
+    while let Some(packet) = reader.next_packet() {
+        frames.push(packet.unwrap().data.into_owned());
+    }
+    frames
+}
+
+fn listen(lab: &mut Lab, node: NodeId, point: Point) {
+    for worker in &mut lab.workers {
+        worker.observer.listen(1, node, point);
+    }
+}
+
+/// Takes what was seen since, in the order of time.
+fn captured(lab: &mut Lab) -> Vec<Vec<u8>> {
+    let mut seen: Vec<_> =
+        lab.workers.iter_mut().flat_map(|worker| std::mem::take(&mut worker.observer.captured)).collect();
+    seen.sort_by_key(|captured| captured.time);
+    seen.into_iter().map(|captured| captured.bytes).collect()
+}
+
+/// The inner packet of a tunnelled frame as its pod sent it, before docker0's node took one off its TTL.
+fn as_sent(frame: &[u8]) -> Vec<u8> {
+    let mut inner = frame[42..].to_vec();
+    inner[8] += 1;
+    let checksum = ipv4::checksum(&Ipv4Packet::new(&inner).unwrap());
+    inner[10..12].copy_from_slice(&checksum.to_be_bytes());
+    inner
+}
+
+fn is_tunneled(frame: &[u8]) -> bool {
+    frame[12..14] == [8, 0] && frame[23] == 17
+}
+
+#[test]
+fn the_tunnels_frames_are_those_of_linux() {
+    for workers in [1, 2] {
+        let mut lab = Lab::new(workers);
+        let frame = lab.udp(APP2, BACKEND, (1, 2), b"the nodes meet");
+        lab.send(APP2, &frame);
+        let nodes = [lab.node1, lab.node2];
+        for node in nodes {
+            listen(&mut lab, node, Point::Interface(0));
+        }
+        let mut identifications = BTreeSet::new();
+        let frames = fixture();
+        assert_eq!(frames.len(), 18);
+        for theirs in &frames {
+            let inner = as_sent(theirs);
+            let from = Ipv4Packet::new(&inner).unwrap().get_source();
+            lab.send(from, &ethernet(lab.machines[&from].gateway, mac(from), &inner));
+            // Seen twice: as it leaves one node and as it comes in at the other.
+            let seen = captured(&mut lab);
+            assert_eq!((seen.len(), &seen[0]), (2, &seen[1]));
+            compare(&seen[0], theirs);
+            identifications.insert(Ipv4Packet::new(&seen[0][14..]).unwrap().get_identification());
+        }
+        assert_eq!(identifications.len(), frames.len(), "no constant identification");
+    }
+}
+
+/// All fields of our frame and theirs; then all bytes but the MACs, identification and the checksum over it.
+fn compare(ours: &[u8], theirs: &[u8]) {
+    let (our_frame, their_frame) = (EthernetPacket::new(ours).unwrap(), EthernetPacket::new(theirs).unwrap());
+    assert_eq!(our_frame.get_ethertype(), EtherTypes::Ipv4);
+    let (our_outer, their_outer) =
+        (Ipv4Packet::new(our_frame.payload()).unwrap(), Ipv4Packet::new(their_frame.payload()).unwrap());
+    assert_eq!(our_outer.get_checksum(), ipv4::checksum(&our_outer));
+    let outer = |packet: &Ipv4Packet<'_>| {
+        (
+            (packet.get_version(), packet.get_header_length(), packet.get_dscp(), packet.get_ecn()),
+            (packet.get_total_length(), packet.get_flags(), packet.get_fragment_offset()),
+            (
+                packet.get_ttl(),
+                packet.get_next_level_protocol(),
+                packet.get_source(),
+                packet.get_destination(),
+            ),
+        )
+    };
+    assert_eq!(outer(&our_outer), outer(&their_outer));
+    assert_eq!((our_outer.get_flags(), our_outer.get_ttl()), (Ipv4Flags::DontFragment, 64));
+    assert_eq!(our_outer.get_next_level_protocol(), IpNextHeaderProtocols::Udp);
+    let (our_datagram, their_datagram) =
+        (UdpPacket::new(our_outer.payload()).unwrap(), UdpPacket::new(their_outer.payload()).unwrap());
+    assert_eq!((our_datagram.get_source(), our_datagram.get_destination()), (8285, 8285));
+    let sum = udp::ipv4_checksum(&our_datagram, &our_outer.get_source(), &our_outer.get_destination());
+    assert_eq!(our_datagram.get_checksum(), sum);
+    assert_ne!(sum, 0);
+    assert_eq!(our_datagram, their_datagram, "ports, length, checksum and the inner packet");
+    let inner = Ipv4Packet::new(our_datagram.payload()).unwrap();
+    assert_eq!((inner.get_ttl(), inner.get_checksum()), (63, ipv4::checksum(&inner)));
+    let masked = |frame: &[u8]| {
+        let mut bytes = frame[14..].to_vec();
+        bytes[4..6].fill(0);
+        bytes[10..12].fill(0);
+        bytes
+    };
+    assert_eq!(masked(ours), masked(theirs));
+}
+
+fn write_pcap(name: &str, datalink: DataLink, frames: &[Vec<u8>]) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.pcap"));
+    let header = PcapHeader { datalink, ..PcapHeader::default() };
+    let mut writer = PcapWriter::with_header(File::create(&path).unwrap(), header).unwrap();
+    for (number, frame) in frames.iter().enumerate() {
+        let time = Duration::from_millis(number as u64);
+        writer.write_packet(&PcapPacket::new(time, frame.len() as u32, frame)).unwrap();
+    }
+    path
+}
+
+/// One line per frame: protocols, bad checksums (0 is bad), malformed parts, addresses and ports, outer first.
+fn tshark(path: &Path) -> Vec<Vec<String>> {
+    let mut command = Command::new("tshark");
+    command.arg("-r").arg(path).args(["-d", "udp.port==8285,ip", "-T", "fields", "-E", "separator=|"]);
+    for layer in ["ip", "udp", "tcp"] {
+        command.args(["-o", &format!("{layer}.check_checksum:TRUE")]);
+    }
+    for field in [
+        "frame.protocols",
+        "ip.checksum.status",
+        "udp.checksum.status",
+        "tcp.checksum.status",
+        "icmp.checksum.status",
+        "_ws.malformed",
+        "ip.src",
+        "ip.dst",
+        "ip.ttl",
+        "udp.dstport",
+    ] {
+        command.args(["-e", field]);
+    }
+    let output = command.output().expect("tshark is needed for this test: scripts/test installs it");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().map(|line| line.split('|').map(str::to_owned).collect()).collect()
+}
+
+/// Traffic of every kind between two pods of two nodes, to the internet and to the VIP, answers included.
+fn traffic(lab: &mut Lab) {
+    for round in 0..3u8 {
+        for (from, to) in [(APP2, BACKEND), (BACKEND, APP2)] {
+            let datagram = lab.udp(from, to, (40_000, 40_001), &vec![round; 3 + usize::from(round)]);
+            let segment = lab.tcp(from, to, (40_002, 40_003), TcpFlags::ACK);
+            let ping = lab.echo(from, to, 64);
+            for frame in [datagram, segment, ping] {
+                lab.send(from, &frame);
+            }
+            lab.receive(to);
+        }
+        let question = lab.udp(APP2, INTERNET, (40_000, 40_004), b"question");
+        lab.send(APP2, &question);
+        lab.settle(INTERNET);
+        let segment = lab.tcp(BACKEND, VIP, (40_005, 80), TcpFlags::ACK);
+        lab.send(BACKEND, &segment);
+        let expiring = echo_packet(APP2, BACKEND, flatnet_engine::wire::IcmpType::EchoRequest, 5, 2);
+        lab.send(APP2, &ethernet(lab.machines[&APP2].gateway, mac(APP2), &expiring));
+    }
+}
+
+#[test]
+fn tshark_finds_nothing_wrong_at_any_point() {
+    let points = [
+        ("eth0", Point::Interface(0), DataLink::ETHERNET),
+        ("docker0", Point::Bridge, DataLink::ETHERNET),
+        ("flannel0", Point::Tunnel, DataLink::RAW),
+    ];
+    for (name, point, datalink) in points {
+        let mut lab = Lab::new(2);
+        let node = lab.node1;
+        listen(&mut lab, node, point);
+        traffic(&mut lab);
+        let frames = captured(&mut lab);
+        assert!(frames.len() > 20, "{name}: {}", frames.len());
+        let lines = tshark(&write_pcap(name, datalink, &frames));
+        assert_eq!(lines.len(), frames.len());
+        for line in &lines {
+            for status in &line[1..5] {
+                assert!(status.split(',').all(|status| status != "0"), "{name}: a bad checksum in {line:?}");
+            }
+            assert_eq!(line[5], "", "{name}: malformed {line:?}");
+        }
+        let protocols: BTreeSet<_> = lines.iter().map(|line| line[0].as_str()).collect();
+        let expected = match name {
+            "eth0" => "eth:ethertype:ip:udp:ip:icmp",
+            "docker0" => "eth:ethertype:ip:icmp",
+            _ => "raw:ip:icmp",
+        };
+        assert!(protocols.contains(expected), "{name}: {protocols:?}");
+    }
+}
+
+#[test]
+fn a_pods_packet_is_wrapped_as_the_tour_has_it() {
+    let mut lab = Lab::new(1);
+    let node = lab.node1;
+    listen(&mut lab, node, Point::Interface(0));
+    let frame = lab.udp(APP2, BACKEND, (40_000, 40_001), b"payload");
+    lab.send(APP2, &frame);
+    let frames: Vec<_> = captured(&mut lab).into_iter().filter(|frame| is_tunneled(frame)).collect();
+    let lines = tshark(&write_pcap("tour", DataLink::ETHERNET, &frames));
+    let expected = [
+        "eth:ethertype:ip:udp:ip:udp:data",
+        "192.168.66.11,10.1.15.2",
+        "192.168.66.12,10.1.20.3",
+        "64,63",
+        "8285,40001",
+    ];
+    assert_eq!(lines.len(), 1);
+    assert_eq!([&lines[0][0], &lines[0][6], &lines[0][7], &lines[0][8], &lines[0][9]], expected);
+    // The packet arrives untouched but for its TTL, one less for each node.
+    let got = lab.take(BACKEND);
+    let (from, to, ttl, payload) = packet(&got[0]);
+    assert_eq!((from, to, ttl), (Ipv4Addr::new(10, 1, 15, 2), Ipv4Addr::new(10, 1, 20, 3), 62));
+    assert_eq!(payload, frame[34..], "ports, checksum, payload");
+}
