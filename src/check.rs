@@ -391,6 +391,8 @@ fn hops(drive: &Drive, events: &[Event], works: bool) -> (Vec<Hop>, Option<&'sta
     for hops in frames.values_mut() {
         hops.sort_by_key(|event| event.hop);
     }
+    // On a slow link the end of the check before may still arrive: its frames set out before this one.
+    frames.retain(|_, hops| hops.first().is_some_and(|event| event.hop == 1));
     let reason = |hops: &[&Event]| {
         hops.last().and_then(
             |event| if let Action::Drop(reason) = event.action { Some(reason.name()) } else { None },
