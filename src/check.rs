@@ -4,6 +4,8 @@
 //! Invariant: a hop is what the engine did, never what it should do; a way passes only if its answer came back whole.
 //!
 //! May depend on [`crate::drive`]. Read first: the path table in `README.md`.
+//!
+//! Above 400 lines because what a way is and how it is tried are read together.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
