@@ -5,6 +5,8 @@
 //! or the block's end, is its whole output: `...` alone on a line stands for any lines, inside a line for any text.
 //! `UPDATE_DOCS=1` writes outputs anew where nothing is elided. Why not a crate: `docs/adr/0010-own-readme-test.md`.
 
+#![expect(clippy::unwrap_used, reason = "the exemption for tests does not reach their helpers")]
+
 use std::path::Path;
 use std::process::Command;
 
