@@ -3,7 +3,7 @@
 //! [`Worker::run_batch`] is called in a loop by a thread of its own, or by whoever keeps virtual time. It owns
 //! everything the packet path writes. Invariants: a frame that came in is sent, consumed, held or dropped by
 //! name; frames of a flow stay in order; per packet nothing is locked, allocated or asked of the system.
-//! Allowed dependencies: all of the engine. Read first: `DESIGN.md`, "Run to completion".
+//! Allowed dependencies: all of the engine. Read first: `docs/architecture.md`, "Run to completion".
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
