@@ -5,7 +5,7 @@
 //! length in the buffer is padding and never seen through the view.
 //! Depends on [`super::checksum`]. Read first: RFC 791, RFC 1122 section 3.2.
 //!
-//! Above 400 lines because a header is one file, and a third of this one are its tests.
+//! Above 400 lines because a header and the tests of all its fields are one file.
 
 use super::{checksum, read_address, read_u16, write_u16};
 use std::net::Ipv4Addr;
