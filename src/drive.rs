@@ -156,6 +156,22 @@ impl Drive {
         answer.recv_timeout(Duration::from_secs(5)).map_err(|_| silent())
     }
 
+    /// Runs `visit` on every worker between two batches and returns their answers, by number.
+    ///
+    /// # Errors
+    /// [`DriveError::Silent`].
+    pub fn ask_all<R: Send + 'static>(
+        &mut self,
+        visit: impl FnOnce(&mut Worker) -> R + Clone + Send + 'static,
+    ) -> Result<Vec<R>, DriveError> {
+        (0..self.workers()).map(|worker| self.ask(worker, visit.clone())).collect()
+    }
+
+    /// Tells whether time is virtual: then it passes only in [`Drive::wait_for`].
+    pub fn is_virtual(&self) -> bool {
+        matches!(self.engine, Engine::Virtual { .. })
+    }
+
     /// Returns how many workers there are.
     pub fn workers(&self) -> u8 {
         self.network.publisher.control.posts.len() as u8

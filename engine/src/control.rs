@@ -133,7 +133,8 @@ impl Control {
     pub fn collect_buffers(&mut self) {
         for incoming in &mut self.homecoming {
             incoming.parcels.pop(usize::MAX, |parcel| match parcel {
-                Parcel::Home(frame) | Parcel::Ingress(frame) | Parcel::Egress(frame) => self.pool.free(frame),
+                Parcel::Home(frame) => self.pool.welcome(frame),
+                Parcel::Ingress(frame) | Parcel::Egress(frame) => self.pool.free(frame),
                 Parcel::Notice => {
                     incoming.notices.pop();
                 }

@@ -322,6 +322,8 @@ pub struct Pool {
     /// Other workers' buffers on their way home, by owner.
     homebound: Vec<Vec<Frame>>,
     capacity: usize,
+    allocated: u64,
+    freed: u64,
 }
 
 impl Pool {
@@ -334,7 +336,7 @@ impl Pool {
         let (small, large) = (list(0, arena.small), list(arena.small, arena.large));
         let capacity = small.len() + large.len();
         let homebound = (0..arena.workers).map(|_| Vec::new()).collect();
-        Self { arena: Arc::clone(arena), worker, small, large, homebound, capacity }
+        Self { arena: Arc::clone(arena), worker, small, large, homebound, capacity, allocated: 0, freed: 0 }
     }
 
     /// Returns the arena behind the pool.
@@ -351,6 +353,7 @@ impl Pool {
         let mut frame = Frame(index);
         let mut open = self.arena.open(&mut frame);
         *open.record = Record::default();
+        self.allocated += 1;
         if open.reset(length) {
             Some(frame)
         } else {
@@ -372,6 +375,18 @@ impl Pool {
     /// Gives a buffer back; another worker's waits for [`Pool::homebound`].
     #[inline]
     pub fn free(&mut self, frame: Frame) {
+        self.freed += 1;
+        self.keep(frame);
+    }
+
+    /// Takes one of its own buffers back that another pool has freed.
+    #[inline]
+    pub fn welcome(&mut self, frame: Frame) {
+        self.keep(frame);
+    }
+
+    #[inline]
+    fn keep(&mut self, frame: Frame) {
         let owner = self.arena.owner(frame.0);
         if owner != self.worker {
             self.homebound[owner as usize].push(frame);
@@ -385,6 +400,12 @@ impl Pool {
     /// Returns the buffers that are to be sent home to `worker`.
     pub fn homebound(&mut self, worker: usize) -> &mut Vec<Frame> {
         &mut self.homebound[worker]
+    }
+
+    /// Returns how many buffers were taken from this pool, and how many, anyone's, were given back to it.
+    #[must_use]
+    pub fn turnover(&self) -> (u64, u64) {
+        (self.allocated, self.freed)
     }
 
     /// Returns how many of this pool's buffers are not in its free lists.

@@ -2,7 +2,8 @@
 //!
 //! The worker counts, anyone reads. Invariants: per node received + originated + copied + split = sent +
 //! consumed + merged + dropped + held; one worker writes a row, so counting is a plain load and store. A drop
-//! always has a reason. Allowed dependencies: none. Read first: `docs/architecture.md`, "The ledger".
+//! always has a reason. Buffers allocated = freed + held. Allowed dependencies: none. Read first:
+//! `docs/architecture.md`, "The ledger".
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -132,6 +133,8 @@ pub struct NodeCounters {
     /// Frames that began and that ended to wait inside the node.
     held: AtomicU64,
     released: AtomicU64,
+    /// Bytes of the frames that came in.
+    bytes: AtomicU64,
 }
 
 impl Default for NodeCounters {
@@ -141,6 +144,7 @@ impl Default for NodeCounters {
             drops: [const { AtomicU64::new(0) }; DropReason::ALL.len()],
             held: AtomicU64::new(0),
             released: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
         }
     }
 }
@@ -150,6 +154,13 @@ impl NodeCounters {
     #[inline(always)]
     pub fn count(&self, term: Term, frames: u64) {
         add(&self.terms[term as usize], frames);
+    }
+
+    /// Counts frames that came in, and their bytes.
+    #[inline(always)]
+    pub fn receive(&self, frames: u64, bytes: u64) {
+        self.count(Term::Received, frames);
+        add(&self.bytes, bytes);
     }
 
     /// Counts one dropped frame.
@@ -184,11 +195,13 @@ pub struct Ledger {
     drops: [u64; DropReason::ALL.len()],
     /// Frames that wait inside the node: for a neighbour, or on the way to another worker.
     pub held: u64,
+    /// Bytes of the frames that came in.
+    pub bytes: u64,
 }
 
 impl Default for Ledger {
     fn default() -> Self {
-        Self { terms: [0; Term::ALL.len()], drops: [0; DropReason::ALL.len()], held: 0 }
+        Self { terms: [0; Term::ALL.len()], drops: [0; DropReason::ALL.len()], held: 0, bytes: 0 }
     }
 }
 
@@ -201,6 +214,7 @@ impl Ledger {
             // One worker may release what another holds: the difference is right over all of them.
             let held = row.held.load(Ordering::Relaxed).wrapping_sub(row.released.load(Ordering::Relaxed));
             ledger.held = ledger.held.wrapping_add(held);
+            ledger.bytes += row.bytes.load(Ordering::Relaxed);
             for (sum, counter) in ledger.terms.iter_mut().zip(&row.terms) {
                 *sum += counter.load(Ordering::Relaxed);
             }
@@ -234,6 +248,35 @@ impl Ledger {
     pub fn balances(&self) -> bool {
         let [received, originated, copied, split, sent, consumed, merged] = self.terms;
         received + originated + copied + split == sent + consumed + merged + self.dropped() + self.held
+    }
+}
+
+/// What became of the buffers, summed over pools when nothing runs any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Buffers {
+    /// Taken from a pool.
+    pub allocated: u64,
+    /// Given back to a pool.
+    pub freed: u64,
+    /// Found where frames wait: on links and rings, for neighbours.
+    pub held: u64,
+}
+
+impl Buffers {
+    /// Adds another pool's.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            allocated: self.allocated + other.allocated,
+            freed: self.freed + other.freed,
+            held: self.held + other.held,
+        }
+    }
+
+    /// Tells whether no buffer was lost.
+    #[must_use]
+    pub fn balances(&self) -> bool {
+        self.allocated == self.freed + self.held
     }
 }
 

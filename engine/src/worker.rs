@@ -34,6 +34,7 @@ use crate::wire::Ipv4Packet;
 
 mod arp;
 mod exchange;
+mod finish;
 mod originate;
 mod pods;
 mod ports;
@@ -237,7 +238,10 @@ impl Worker {
             return 0;
         };
         let count = frames.len();
-        self.count(node, Term::Received, count as u64);
+        let bytes: usize = frames.iter().map(|frame| self.arena.bytes(frame).len()).sum();
+        if let Some(counters) = self.counters.get(usize::from(node.0)) {
+            counters.receive(count as u64, bytes as u64);
+        }
         self.watch_arrivals(&mut frames, node, port, now);
         self.run_frames(&mut frames, node, &ingress, false, now);
         self.batch.frames = frames;
@@ -351,15 +355,39 @@ impl Worker {
         self.cursors.reset(service);
     }
 
-    /// Takes one of its own buffers back from outside.
+    /// Takes one of its own buffers back that a pool outside has freed.
     pub fn adopt(&mut self, frame: Frame) {
-        self.pool.free(frame);
+        self.pool.welcome(frame);
     }
 
     /// Returns how many of its buffers are in use, wherever they are.
     #[must_use]
     pub fn outstanding_buffers(&self) -> usize {
         self.pool.outstanding()
+    }
+
+    /// Returns what NAT and Services chose.
+    #[must_use]
+    pub fn bindings(&self) -> &Bindings {
+        &self.bindings
+    }
+
+    /// Returns the next hops' MACs.
+    #[must_use]
+    pub fn neighbors(&self) -> &Neighbors {
+        &self.neighbors
+    }
+
+    /// Returns what the bridges learned.
+    #[must_use]
+    pub fn fdb(&self) -> &Fdb {
+        &self.fdb
+    }
+
+    /// Returns the time of the present batch.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.now
     }
 
     fn world(&mut self, now: Instant) -> World<'_> {
