@@ -126,7 +126,7 @@ impl Worker {
 
     /// Learns a neighbour's MAC; the frames that waited for it go on.
     pub(super) fn learn_neighbor(&mut self, neighbor: Neighbor, mac: MacAddress, now: Instant) {
-        let (waiting, changed) = self.neighbors.learn(neighbor, mac);
+        let (waiting, changed) = self.neighbors.learn(neighbor, mac, now);
         if changed {
             self.cache.clear();
         }

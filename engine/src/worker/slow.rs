@@ -59,11 +59,13 @@ impl Worker {
         role: Role,
         now: Instant,
     ) {
-        if role != Role::Bridge(None) {
-            return;
-        }
         let source = crate::wire::EthernetFrame::new_unchecked(self.arena.bytes(frame)).source();
-        if source.is_unicast() && self.fdb.learn(&self.tables, node, source, port, now) {
+        let may_teach = match role {
+            // A guarded pod is a static entry; without its endpoint it is a station like any other.
+            Role::Bridge(guard) => guard.is_none_or(|guard| guard.mac == source),
+            Role::Interface(_) => false,
+        };
+        if may_teach && source.is_unicast() && self.fdb.learn(&self.tables, node, source, port, now) {
             self.cache.clear();
             self.tell(Notice::Station(node, source, port));
         }
