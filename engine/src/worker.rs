@@ -188,6 +188,9 @@ impl Worker {
         }
         // 4. What can wait.
         self.bindings.sweep(SWEEP, now);
+        if self.fdb.renewal_is_due(now) {
+            self.cache.clear();
+        }
         self.send_buffers_home();
         moved
     }

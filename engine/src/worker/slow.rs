@@ -8,6 +8,7 @@ use super::{
     ADJACENCY_LIMIT, Adjacency, Class, DropReason, Frame, Half, Instant, NodeId, ORIGINATED, Parsed, PortId,
     Term, Worker, flags,
 };
+use crate::bridge::News;
 use crate::decide::{Arrival, Decision, Refusal, Verdict, decide};
 use crate::flow::{Tuple, epoch_sum};
 use crate::frame::FrameMut;
@@ -65,9 +66,20 @@ impl Worker {
             Role::Bridge(guard) => guard.is_none_or(|guard| guard.mac == source),
             Role::Interface(_) => false,
         };
-        if may_teach && source.is_unicast() && self.fdb.learn(&self.tables, node, source, port, now) {
-            self.cache.clear();
-            self.tell(Notice::Station(node, source, port));
+        if may_teach && source.is_unicast() {
+            let news = self.fdb.learn(&self.tables, node, source, port, now);
+            self.heed_station(news);
+            if news != News::None {
+                self.tell(Notice::Station(node, source, port));
+            }
+        }
+    }
+
+    /// Cached flows lead to where a station was.
+    pub(super) fn heed_station(&mut self, news: News) {
+        match news {
+            News::Moved => self.cache.clear(),
+            News::Fresh | News::None => {}
         }
     }
 
@@ -138,19 +150,23 @@ impl Worker {
         let mut original = Some(frame);
         while let Some(port) = others.next() {
             let copy = match &original {
-                Some(frame) if others.peek().is_some() => match self.pool.copy(frame) {
-                    Some(copy) => {
-                        self.count(node, Term::Copied, 1);
-                        Some(copy)
-                    }
-                    None => None,
-                },
+                Some(frame) if others.peek().is_some() => {
+                    self.count(node, Term::Copied, 1);
+                    self.pool.copy(frame)
+                }
                 Some(_) | None => original.take(),
             };
-            // No free buffer for a copy: that port goes without.
-            if let Some(copy) = copy {
-                self.send(copy, port, now);
+            match copy {
+                Some(copy) => self.send(copy, port, now),
+                None => self.lack_buffer(node),
             }
+        }
+    }
+
+    /// A frame that was to be made, and is counted as such, found no buffer.
+    pub(super) fn lack_buffer(&self, node: NodeId) {
+        if let Some(counters) = self.counters.get(usize::from(node.0)) {
+            counters.drop_frame(DropReason::PoolEmpty);
         }
     }
 
