@@ -4,7 +4,7 @@
 //! time everything runs here, in one order, and time passes only when nothing is left to do, so that a seed gives the
 //! same bytes on any machine; in real time workers never wait for this thread.
 //!
-//! May depend on engine and [`crate::network`]. Read first: `DESIGN.md`, "Time".
+//! May depend on engine and [`crate::network`]. Read first: `docs/architecture.md`, "Time".
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -5,6 +5,8 @@
 //! translation and is never evicted, it ends by timeout, state or removal; its generation changes when it
 //! ends, so that no cached flow outlives it. One table per worker. Allowed dependencies: `flow`, `tables`,
 //! `clock`, `wire`. Read first: RFC 3022; RFC 5382, 4787 and 5508 for the timeouts; conntrack's are used.
+//!
+//! Above 400 lines because halves, TCP's states and timeouts are one machine, tested beside it.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hasher};

@@ -5,7 +5,9 @@
 //! is it (another worker's?); is there a binding; is it for a Service; where does it go; must its source be
 //! masqueraded. Invariants: this is the specification, the cache only replays it; nothing is decided from
 //! anything but the tables, the bindings and the packet. Allowed dependencies: all that answers these
-//! questions. Read first: `DESIGN.md`, "Decide once, replay".
+//! questions. Read first: `docs/architecture.md`, "Decide once, replay".
+//!
+//! Above 400 lines because the questions are to be read in their order, in one file.
 
 use std::net::Ipv4Addr;
 

@@ -3,7 +3,7 @@
 //! `parse` makes keys, the worker looks them up, `decide` fills the cache. Invariants: a slot is one cache
 //! line and holds everything a hit needs but the adjacency; a slot answers only while both its epoch buckets
 //! and its binding are as they were; losing a slot costs one slow decision and nothing else. Allowed
-//! dependencies: `wire`. Read first: `DESIGN.md`, "Decide once, replay".
+//! dependencies: `wire`. Read first: `docs/architecture.md`, "Decide once, replay".
 
 use crate::clock::prefetch;
 use crate::tables::EPOCH_BUCKETS;

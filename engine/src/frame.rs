@@ -3,7 +3,9 @@
 //! Links fill buffers, the worker rewrites them in place and another link empties them; no frame is copied on
 //! the way. Invariants: a [`Frame`] is the only handle to its buffer (it is neither `Copy` nor `Clone`), and
 //! indices of all arenas of a process differ, so that a handle opens in its own arena only. Buffers return to
-//! the worker that owns them. Allowed dependencies: `clock`, `ring`. Read first: `DESIGN.md`, "Buffers".
+//! the worker that owns them. Allowed dependencies: `clock`, `ring`. Read first: `docs/architecture.md`, "Buffers".
+//!
+//! Above 400 lines because all unsafe memory is in one file, to be judged at once.
 #![allow(unsafe_code)]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};

@@ -2,56 +2,48 @@
 //!
 //! The worker counts, anyone reads. Invariants: per node received + originated + copied + split = sent +
 //! consumed + merged + dropped + held; one worker writes a row, so counting is a plain load and store. A drop
-//! always has a reason. Buffers allocated = freed + held. Allowed dependencies: none. Read first: `DESIGN.md`, "The ledger".
+//! always has a reason; buffers allocated = freed + held. Allowed dependencies: none. Read first:
+//! `docs/architecture.md`, "The ledger".
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The terms of the ledger beside drops and what is held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum Term {
-    /// Came in from a link.
-    Received,
-    /// Made by the node itself: ICMP errors, ARP, answers.
-    Originated,
-    /// Copies made by flooding.
-    Copied,
-    /// Frames made by cutting a superframe, beyond the first.
-    Split,
-    /// Given to a link.
-    Sent,
-    /// Taken by the node itself.
-    Consumed,
-    /// Frames that went into a superframe.
-    Merged,
+macro_rules! terms {
+    ($($term:ident $name:literal $meaning:literal;)*) => {
+        /// The terms of the ledger beside drops and what is held.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum Term {
+            $(#[doc = $meaning] $term,)*
+        }
+
+        impl Term {
+            /// All terms, in the ledger's order.
+            pub const ALL: [Self; 7] = [$(Self::$term,)*];
+
+            /// Returns the term's name, as commands print it.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$term => $name,)* }
+            }
+
+            /// Returns what is counted, in one sentence.
+            #[must_use]
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$term => $meaning,)* }
+            }
+        }
+    };
 }
 
-impl Term {
-    /// All terms, in the ledger's order.
-    pub const ALL: [Self; 7] = [
-        Self::Received,
-        Self::Originated,
-        Self::Copied,
-        Self::Split,
-        Self::Sent,
-        Self::Consumed,
-        Self::Merged,
-    ];
-
-    /// Returns the term's name as commands print it.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Received => "received",
-            Self::Originated => "originated",
-            Self::Copied => "copied",
-            Self::Split => "split",
-            Self::Sent => "sent",
-            Self::Consumed => "consumed",
-            Self::Merged => "merged",
-        }
-    }
+terms! {
+    Received "received" "Came in from a link.";
+    Originated "originated" "Made by the node itself: ICMP errors, ARP, answers.";
+    Copied "copied" "Copies made by flooding.";
+    Split "split" "Frames made by cutting a superframe, beyond the first.";
+    Sent "sent" "Given to a link.";
+    Consumed "consumed" "Taken by the node itself.";
+    Merged "merged" "Frames that went into a superframe.";
 }
 
 macro_rules! drop_reasons {

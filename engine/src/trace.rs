@@ -2,7 +2,7 @@
 //!
 //! The worker passes here only for frames with a trace mark, or while somebody listens; the control side reads
 //! the events from the mailbox. Invariants: a point costs nothing while nobody listens; events of one frame
-//! are in the order of its way. Allowed dependencies: `tables`, `clock`, `ledger`. Read first: `DESIGN.md`,
+//! are in the order of its way. Allowed dependencies: `tables`, `clock`, `ledger`. Read first: `docs/architecture.md`,
 //! "Capture and trace points".
 
 use crate::clock::Instant;

@@ -3,7 +3,7 @@
 //! [`Worker::run_batch`] is called in a loop by a thread of its own, or by whoever keeps virtual time. It owns
 //! everything the packet path writes. Invariants: a frame that came in is sent, consumed, held or dropped by
 //! name; frames of a flow stay in order; per packet nothing is locked, allocated or asked of the system.
-//! Allowed dependencies: all of the engine. Read first: `DESIGN.md`, "Run to completion".
+//! Allowed dependencies: all of the engine. Read first: `docs/architecture.md`, "Run to completion".
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -33,6 +33,7 @@ use crate::wire::Ipv4Packet;
 mod arp;
 mod exchange;
 mod finish;
+mod inspect;
 mod originate;
 mod pods;
 mod ports;
@@ -341,41 +342,6 @@ impl Worker {
             self.drop_frame(frame, DropReason::MtuExceeded, now);
         }
         None
-    }
-
-    /// Takes one of its own buffers back that a pool outside has freed.
-    pub fn adopt(&mut self, frame: Frame) {
-        self.pool.welcome(frame);
-    }
-
-    /// Returns how many of its buffers are in use, wherever they are.
-    #[must_use]
-    pub fn outstanding_buffers(&self) -> usize {
-        self.pool.outstanding()
-    }
-
-    /// Returns what NAT and Services chose.
-    #[must_use]
-    pub fn bindings(&self) -> &Bindings {
-        &self.bindings
-    }
-
-    /// Returns the next hops' MACs.
-    #[must_use]
-    pub fn neighbors(&self) -> &Neighbors {
-        &self.neighbors
-    }
-
-    /// Returns what the bridges learned.
-    #[must_use]
-    pub fn fdb(&self) -> &Fdb {
-        &self.fdb
-    }
-
-    /// Returns the time of the present batch.
-    #[must_use]
-    pub fn now(&self) -> Instant {
-        self.now
     }
 
     fn world(&mut self, now: Instant) -> World<'_> {
