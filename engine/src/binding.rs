@@ -10,6 +10,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hasher};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use crate::clock::Instant;
@@ -95,6 +96,19 @@ impl Binding {
             _ => 30,
         };
         Duration::from_secs(seconds)
+    }
+
+    /// Tells whether a machine is one of its ends: as the client, or as the backend that was chosen.
+    #[must_use]
+    pub fn is_with(&self, address: Ipv4Addr) -> bool {
+        [self.original.tuple.source, self.reply.tuple.source].contains(&address.to_bits())
+    }
+
+    /// Tells whether it leads UDP to this backend.
+    #[must_use]
+    pub fn is_udp_to(&self, address: Ipv4Addr, port: u16) -> bool {
+        let backend = &self.reply.tuple;
+        backend.protocol == 17 && (backend.source, backend.source_port) == (address.to_bits(), port)
     }
 
     fn note(&mut self, half: Half, flags: TcpFlags, now: Instant) {

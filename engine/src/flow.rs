@@ -22,6 +22,8 @@ const TUNNELED: u64 = 1 << 31;
 const LAYER_TWO: u64 = 1 << 32;
 /// IANA's "for experimentation" number, which IPv4 keys hold with both ports zero.
 const LAYER_TWO_PROTOCOL: u64 = 253;
+/// The bits of a key by which one that is not IPv4 is told: an IPv4 key of that protocol has no ports.
+const LAYER_TWO_MARK: u64 = (0xffff_ffff << 32) | 0xff;
 
 impl FlowKey {
     /// Makes the key of an IPv4 packet; addresses and ports in host order.
@@ -44,6 +46,21 @@ impl FlowKey {
         Self {
             high: u64::from_be_bytes([0, 0, a, b, c, d, e, f]) | (u64::from(ethertype) << 48),
             low: LAYER_TWO | (u64::from(ingress) << 8) | LAYER_TWO_PROTOCOL,
+        }
+    }
+
+    /// Returns the tuple of an IPv4 key; a clear one of another.
+    #[must_use]
+    pub fn tuple(self) -> Tuple {
+        if self.low & LAYER_TWO_MARK == LAYER_TWO | LAYER_TWO_PROTOCOL {
+            return Tuple::default();
+        }
+        Tuple {
+            source: (self.high >> 32) as u32,
+            destination: self.high as u32,
+            source_port: (self.low >> 48) as u16,
+            destination_port: (self.low >> 32) as u16,
+            protocol: self.low as u8,
         }
     }
 

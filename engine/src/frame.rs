@@ -13,6 +13,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::clock::prefetch;
 use crate::ring::{Popped, Word};
 
 /// Bytes kept free in front of a frame for an encapsulation.
@@ -120,6 +121,8 @@ pub struct Arena {
     workers: u32,
     small: u32,
     large: u32,
+    /// All of them: small and large.
+    count: u32,
     records: NonNull<Record>,
     bytes: NonNull<u8>,
 }
@@ -151,6 +154,7 @@ impl Arena {
             workers,
             small: small * workers,
             large: large * workers,
+            count,
             records: allocate(records_layout(count)?).cast(),
             bytes: allocate(bytes_layout(small * workers, large * workers)?),
         };
@@ -162,7 +166,7 @@ impl Arena {
     /// Returns how many buffers there are, small and large, of all workers.
     #[must_use]
     pub fn capacity(&self) -> u32 {
-        self.small + self.large
+        self.count
     }
 
     /// Opens a frame to read and write it.
@@ -172,6 +176,17 @@ impl Arena {
         // SAFETY: `locate` checked that the buffer lies in this arena; `frame` is its only handle and is
         // borrowed mutably for 'a; the memory is initialised (zero or written) and lives as long as the arena.
         unsafe { FrameMut { record: &mut *record, buffer: std::slice::from_raw_parts_mut(bytes, stride) } }
+    }
+
+    /// Starts to fetch a frame's record and its first bytes, for whoever opens it soon.
+    #[inline(always)]
+    pub fn prefetch(&self, frame: &Frame) {
+        let (record, bytes, _) = self.locate(frame);
+        // SAFETY: both point into this arena; a prefetch only looks at the address.
+        unsafe {
+            prefetch(&*record);
+            prefetch(&*bytes.add(HEADROOM));
+        }
     }
 
     /// Returns a frame's bytes, from its Ethernet header on.
@@ -194,7 +209,7 @@ impl Arena {
     #[inline(always)]
     fn locate(&self, frame: &Frame) -> (*mut Record, *mut u8, usize) {
         let index = frame.0.wrapping_sub(self.base);
-        assert!(index < self.small + self.large, "the frame belongs to another arena");
+        assert!(index < self.count, "the frame belongs to another arena");
         let (offset, stride) = if index < self.small {
             (index as usize * SMALL_STRIDE, SMALL_STRIDE)
         } else {

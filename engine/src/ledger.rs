@@ -2,7 +2,7 @@
 //!
 //! The worker counts, anyone reads. Invariants: per node received + originated + copied + split = sent +
 //! consumed + merged + dropped + held; one worker writes a row, so counting is a plain load and store. A drop
-//! always has a reason; buffers allocated = freed + held. Allowed dependencies: none. Read first:
+//! always has a reason. Buffers allocated = freed + held. Allowed dependencies: none. Read first:
 //! `docs/architecture.md`, "The ledger".
 
 use std::sync::Arc;

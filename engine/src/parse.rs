@@ -57,8 +57,6 @@ pub enum Class {
 pub struct Parsed {
     /// The flow's key.
     pub key: FlowKey,
-    /// The flow's addresses and ports; clear when not IPv4.
-    pub tuple: Tuple,
     /// What else must match.
     pub guard: LinkGuard,
     /// Which way the frame takes.
@@ -77,11 +75,19 @@ pub struct Parsed {
     pub icmp_error: bool,
 }
 
+impl Parsed {
+    /// Returns the packet's addresses and ports; clear when it is not IPv4.
+    #[must_use]
+    pub fn tuple(&self) -> Tuple {
+        self.key.tuple()
+    }
+}
+
 /// Parses a frame; `verified` says that its transport checksums need no look.
 ///
 /// # Errors
 /// The reason to drop it.
-#[inline]
+#[inline(always)]
 pub fn parse(bytes: &[u8], ingress: &IngressPort, verified: bool) -> Result<Parsed, DropReason> {
     let frame = EthernetFrame::new_checked(bytes).map_err(|_| DropReason::RuntFrame)?;
     let (source, destination) = (frame.source(), frame.destination());
@@ -98,7 +104,6 @@ pub fn parse(bytes: &[u8], ingress: &IngressPort, verified: bool) -> Result<Pars
     guard.copy_from_slice(&bytes[..12]);
     let parsed = Parsed {
         key: FlowKey::default(),
-        tuple: Tuple::default(),
         guard,
         class: Class::LayerTwo,
         network_offset: ethernet::HEADER_LENGTH as u16,
@@ -173,24 +178,22 @@ fn packet_fields(
     } else {
         Class::Flow
     };
-    parsed.tuple.source = packet.source().to_bits();
-    parsed.tuple.destination = packet.destination().to_bits();
-    parsed.tuple.protocol = packet.protocol().into();
-    if parsed.fragment {
-        if packet.fragment_offset() == 0 {
-            first_fragment_ports(packet, &mut parsed.tuple);
-        }
-    } else {
-        ports(packet, &mut parsed)?;
-    }
-    parsed.key = FlowKey::ipv4(&parsed.tuple, ingress.port, parsed.tunneled);
+    let ports = if parsed.fragment { first_fragment_ports(packet) } else { ports(packet, &mut parsed)? };
+    let tuple = Tuple {
+        source: packet.source().to_bits(),
+        destination: packet.destination().to_bits(),
+        source_port: ports.0,
+        destination_port: ports.1,
+        protocol: packet.protocol().into(),
+    };
+    parsed.key = FlowKey::ipv4(&tuple, ingress.port, parsed.tunneled);
     Ok(parsed)
 }
 
 #[inline(always)]
-fn ports(packet: &Ipv4Packet<&[u8]>, parsed: &mut Parsed) -> Result<(), DropReason> {
+fn ports(packet: &Ipv4Packet<&[u8]>, parsed: &mut Parsed) -> Result<(u16, u16), DropReason> {
     let malformed = DropReason::MalformedTransport;
-    let (source, destination) = match packet.protocol() {
+    Ok(match packet.protocol() {
         IpProtocol::Tcp => {
             let segment = TcpSegment::new_checked(packet.payload()).map_err(|_| malformed)?;
             parsed.tcp_flags = segment.flags();
@@ -212,10 +215,7 @@ fn ports(packet: &Ipv4Packet<&[u8]>, parsed: &mut Parsed) -> Result<(), DropReas
             icmp_ports(icmp.icmp_type(), icmp.identifier())
         }
         IpProtocol::Unknown(_) => (0, 0),
-    };
-    parsed.tuple.source_port = source;
-    parsed.tuple.destination_port = destination;
-    Ok(())
+    })
 }
 
 /// Returns what stands for the ports of an ICMP query: a request is (identifier, type), an answer (the
@@ -235,13 +235,14 @@ pub fn icmp_ports(icmp_type: Type, identifier: u16) -> (u16, u16) {
     }
 }
 
-/// Reads the ports of a first fragment, whose transport lengths cannot be checked yet.
-fn first_fragment_ports(packet: &Ipv4Packet<&[u8]>, tuple: &mut Tuple) {
+/// Reads the ports of a first fragment, whose transport lengths cannot be checked yet; later ones have none.
+#[cold]
+fn first_fragment_ports(packet: &Ipv4Packet<&[u8]>) -> (u16, u16) {
     let transport = packet.payload();
-    if transport.len() < udp::HEADER_LENGTH {
-        return;
+    if packet.fragment_offset() != 0 || transport.len() < udp::HEADER_LENGTH {
+        return (0, 0);
     }
-    (tuple.source_port, tuple.destination_port) = match packet.protocol() {
+    match packet.protocol() {
         // Both begin with the ports.
         IpProtocol::Tcp | IpProtocol::Udp => {
             let datagram = UdpDatagram::new_unchecked(transport);
@@ -252,7 +253,7 @@ fn first_fragment_ports(packet: &Ipv4Packet<&[u8]>, tuple: &mut Tuple) {
             icmp_ports(icmp.icmp_type(), icmp.identifier())
         }
         IpProtocol::Unknown(_) => (0, 0),
-    };
+    }
 }
 
 /// Returns the tuple of a packet that an ICMP error quotes, by what of it is there; `None` when not enough is.

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use flatnet_proxy::Cursors;
 
-use crate::binding::{Bindings, Half};
+use crate::binding::{Binding, Bindings, Half};
 use crate::bridge::Fdb;
 use crate::clock::{Clock, Instant};
 use crate::control::EngineConfig;
@@ -321,7 +321,7 @@ impl Worker {
             return Some(frame);
         };
         let adjacency = &self.adjacencies.list[slot.adjacency as usize];
-        if parsed.class == Class::Flow {
+        if adjacency.mtu != u16::MAX {
             let network = usize::from(parsed.network_offset);
             if Ipv4Packet::new_unchecked(&open.bytes()[network..]).total_length() > adjacency.mtu {
                 return Some(frame);
@@ -342,6 +342,16 @@ impl Worker {
             self.drop_frame(frame, DropReason::MtuExceeded, now);
         }
         None
+    }
+
+    /// Ends all bindings that `ends` says so of; their cached flows end with them.
+    pub fn end_bindings(&mut self, ends: impl Fn(&Binding) -> bool) {
+        self.bindings.end_where(ends);
+    }
+
+    /// Starts a Service's round-robin anew: its number belongs to another Service now.
+    pub fn reset_cursor(&mut self, service: u32) {
+        self.cursors.reset(service);
     }
 
     fn world(&mut self, now: Instant) -> World<'_> {

@@ -13,7 +13,7 @@ use crate::wire::IpProtocol;
 
 /// 3. The binding's translation; 4. else a Service's; 6. else MASQUERADE, or none.
 pub(super) fn plan(world: &mut World<'_>, arrival: &Arrival<'_>) -> Result<Plan, Refusal> {
-    let tuple = arrival.parsed.tuple;
+    let tuple = arrival.parsed.tuple();
     let has_ports = !arrival.parsed.fragment || tuple.source_port != 0 || tuple.destination_port != 0;
     if has_ports {
         let key = HalfKey { node: arrival.ingress.node, tuple };
@@ -51,7 +51,7 @@ fn service(
     world: &World<'_>,
     arrival: &Arrival<'_>,
 ) -> Result<Option<(std::sync::Arc<Service>, bool)>, DropReason> {
-    let tuple = &arrival.parsed.tuple;
+    let tuple = arrival.parsed.tuple();
     let services = &world.tables.services;
     let destination = Ipv4Addr::from_bits(tuple.destination);
     let Some(protocol) = Protocol::from_number(tuple.protocol) else {
@@ -74,7 +74,7 @@ fn balance(
     service: &Service,
     node_port: bool,
 ) -> Result<Plan, Refusal> {
-    let tuple = arrival.parsed.tuple;
+    let tuple = arrival.parsed.tuple();
     let random = world.random.next_u64();
     let outsider =
         node_port || matches!(arrival.ingress.role, Role::Interface(_)) && !arrival.parsed.tunneled;
@@ -146,7 +146,7 @@ fn with_free_port(
 
 fn insert(world: &mut World<'_>, arrival: &Arrival<'_>, out: Tuple) -> Result<BindingRef, Refused> {
     let node = arrival.ingress.node;
-    let original = HalfKey { node, tuple: arrival.parsed.tuple };
+    let original = HalfKey { node, tuple: arrival.parsed.tuple() };
     let reply = HalfKey { node, tuple: out.reversed() };
     world.bindings.insert(original, reply, arrival.parsed.tcp_flags, world.now)
 }

@@ -257,9 +257,13 @@ impl<T: AsRef<[u8]>> Packet<T> {
     }
 
     /// Says whether the header's checksum is right.
+    #[inline(always)]
     pub fn verify_header_checksum(&self) -> bool {
         let bytes = self.buffer.as_ref();
-        checksum::checksum(&bytes[..self.header_length().min(bytes.len())]) == 0
+        match bytes.first_chunk::<HEADER_LENGTH>() {
+            Some(header) if !self.has_options() => checksum::header_sum(header) == 0xffff,
+            Some(_) | None => checksum::checksum(&bytes[..self.header_length().min(bytes.len())]) == 0,
+        }
     }
 }
 

@@ -19,9 +19,9 @@ impl Worker {
         let network = usize::from(parsed.network_offset);
         let node = NodeId(self.arena.record(&frame).node);
         let tables = std::sync::Arc::clone(&self.tables);
-        let destination = Ipv4Addr::from_bits(parsed.tuple.destination);
+        let destination = Ipv4Addr::from_bits(parsed.tuple().destination);
         let addressed = tables.node(node).is_some_and(|node| is_local(node, destination));
-        let protocol = IpProtocol::from(parsed.tuple.protocol);
+        let protocol = IpProtocol::from(parsed.tuple().protocol);
         let refused = match protocol {
             _ if !addressed || parsed.fragment => Some(DropReason::HostUnsupported),
             IpProtocol::Tcp | IpProtocol::Udp => Some(DropReason::HostClosed),

@@ -37,7 +37,7 @@ impl Worker {
         match verdict {
             Ok(Verdict::Forward(decision)) => {
                 self.remember(parsed, hash, &decision);
-                self.forward(frame, parsed.tuple, &decision.transform, now);
+                self.forward(frame, parsed.tuple(), &decision.transform, now);
             }
             Ok(Verdict::Flood) => self.flood(frame, node_id, port_id, now),
             Ok(Verdict::Consume) => self.consume(frame, parsed, now),
