@@ -3,7 +3,7 @@
 //! [`resolve`] finds the engine's point for what a person wrote; `flatnet capture` and `flatnet up --check --capture`
 //! call it. Invariant: a name that means nothing is an error that lists what there is.
 //!
-//! May depend on agents and engine. Read first: `DESIGN.md`, "Capture and trace points".
+//! May depend on agents and engine. Read first: `docs/architecture.md`, "Capture and trace points".
 
 use flatnet_agents::publisher::Publisher;
 use flatnet_engine::tables::NodeId;

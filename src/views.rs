@@ -3,7 +3,7 @@
 //! [`crate::instance`] fills them in, the commands read them. Invariants: plain data; a field's name is part of the
 //! version `/v1` and never changes its meaning there.
 //!
-//! May depend on serde only. Read first: `DESIGN.md`, "A running instance".
+//! May depend on serde only. Read first: `docs/architecture.md`, "A running network".
 
 use std::net::Ipv4Addr;
 
@@ -239,9 +239,9 @@ pub struct Half {
     pub source: Ipv4Addr,
     /// Destination address.
     pub destination: Ipv4Addr,
-    /// Source port; an echo's identifier.
+    /// Source port; an ICMP request's identifier.
     pub source_port: u16,
-    /// Destination port; an echo's identifier.
+    /// Destination port; an ICMP answer's identifier. The other of the two is the request's type then.
     pub destination_port: u16,
 }
 

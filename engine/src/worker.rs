@@ -33,6 +33,7 @@ use crate::wire::Ipv4Packet;
 mod arp;
 mod exchange;
 mod finish;
+mod inspect;
 mod originate;
 mod pods;
 mod ports;
@@ -349,41 +350,6 @@ impl Worker {
     /// Starts a Service's round-robin anew: its number belongs to another Service now.
     pub fn reset_cursor(&mut self, service: u32) {
         self.cursors.reset(service);
-    }
-
-    /// Takes one of its own buffers back that a pool outside has freed.
-    pub fn adopt(&mut self, frame: Frame) {
-        self.pool.welcome(frame);
-    }
-
-    /// Returns how many of its buffers are in use, wherever they are.
-    #[must_use]
-    pub fn outstanding_buffers(&self) -> usize {
-        self.pool.outstanding()
-    }
-
-    /// Returns what NAT and Services chose.
-    #[must_use]
-    pub fn bindings(&self) -> &Bindings {
-        &self.bindings
-    }
-
-    /// Returns the next hops' MACs.
-    #[must_use]
-    pub fn neighbors(&self) -> &Neighbors {
-        &self.neighbors
-    }
-
-    /// Returns what the bridges learned.
-    #[must_use]
-    pub fn fdb(&self) -> &Fdb {
-        &self.fdb
-    }
-
-    /// Returns the time of the present batch.
-    #[must_use]
-    pub fn now(&self) -> Instant {
-        self.now
     }
 
     fn world(&mut self, now: Instant) -> World<'_> {
