@@ -4,6 +4,8 @@
 //! everything the packet path writes. Invariants: a frame that came in is sent, consumed, held or dropped by
 //! name; frames of a flow stay in order; per packet nothing is locked, allocated or asked of the system.
 //! Allowed dependencies: all of the engine. Read first: `docs/architecture.md`, "Run to completion".
+//!
+//! Above 400 lines because the loop and its three passes are the tour through everything else.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
