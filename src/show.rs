@@ -104,14 +104,18 @@ fn flow(row: &FlowEntry) -> String {
     if let Some(state) = &row.state {
         let _ = write!(line, " {state}");
     }
-    let is_icmp = row.protocol == "icmp";
+    let (is_icmp, request) = (row.protocol == "icmp", row.original.destination_port);
     let half = |half: &Half| {
-        let ports = if is_icmp {
-            format!("id={}", half.source_port)
-        } else {
-            format!("sport={} dport={}", half.source_port, half.destination_port)
+        let Half { source, destination, source_port, destination_port } = half;
+        // An echo's request has (identifier, type) in place of ports, the answer (type of the request, identifier).
+        let ports = match (is_icmp, half == &row.original) {
+            (true, true) => format!("type={request} code=0 id={source_port}"),
+            (true, false) => {
+                format!("type={} code=0 id={destination_port}", if request == 8 { 0 } else { request + 1 })
+            }
+            (false, _) => format!("sport={source_port} dport={destination_port}"),
         };
-        format!("src={} dst={} {ports}", half.source, half.destination)
+        format!("src={source} dst={destination} {ports}")
     };
     let unreplied = if row.answered { "" } else { " [UNREPLIED]" };
     let assured = if row.answered { " [ASSURED]" } else { "" };

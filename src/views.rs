@@ -239,9 +239,9 @@ pub struct Half {
     pub source: Ipv4Addr,
     /// Destination address.
     pub destination: Ipv4Addr,
-    /// Source port; an echo's identifier.
+    /// Source port; an ICMP request's identifier.
     pub source_port: u16,
-    /// Destination port; an echo's identifier.
+    /// Destination port; an ICMP answer's identifier. The other of the two is the request's type then.
     pub destination_port: u16,
 }
 

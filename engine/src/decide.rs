@@ -183,6 +183,10 @@ fn martian(arrival: &Arrival<'_>) -> Result<(), DropReason> {
         || source.is_unspecified()
         || is_local(arrival.node, source);
     let bad_destination = destination.is_loopback() || destination.is_unspecified();
+    // RFC 1812, 5.3.4: what the link layer broadcast is not forwarded to one host; every router would.
+    if matches!(arrival.ingress.role, Role::Interface(_)) && arrival.destination_mac().is_multicast() {
+        route::is_broadcast(arrival.node, destination).then_some(()).ok_or(DropReason::NotForUs)?;
+    }
     if bad_source || bad_destination || source == destination { Err(DropReason::Martian) } else { Ok(()) }
 }
 

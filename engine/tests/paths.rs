@@ -285,11 +285,8 @@ fn a_station_whose_port_went_is_flooded_for_again() {
     let announcement = arp(ArpOperation::Request, (mac(USER), USER), (mac(USER), USER));
     lab.send(USER, &announcement);
     let frame = ethernet(mac(USER), mac(NODE1), &udp_packet(NODE1, USER, (1, 2), b"", 64));
-    let (link, peer) = flatnet_engine::link::rings(16);
-    let port = lab.control.attach(lab.switch, "other", None, 0, flatnet_engine::link::Link::Rings(link));
-    let other = Ipv4Addr::new(192, 168, 66, 51);
-    let machine = Machine { peer, port: port.unwrap(), address: other, gateway: mac(other) };
-    lab.machines.insert(other, machine);
+    let (switch, other) = (lab.switch, Ipv4Addr::new(192, 168, 66, 51));
+    lab.stranger(switch, other, USER, 0);
     for _ in 0..2 {
         lab.send(other, &frame);
         assert_eq!(lab.take(USER).len(), 1, "known");

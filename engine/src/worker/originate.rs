@@ -106,7 +106,10 @@ impl Worker {
         let Some(at) = tables.node(node) else { return };
         let Ok(hop) = route(&tables, at, to) else { return };
         let Some(source) = hop.address(at) else { return };
-        let Some(mut frame) = self.pool.allocate(LINK_LENGTH + length) else { return };
+        self.count(node, Term::Originated, 1);
+        let Some(mut frame) = self.pool.allocate(LINK_LENGTH + length) else {
+            return self.lack_buffer(node);
+        };
         self.identification = self.identification.wrapping_add(1);
         let mut open = self.arena.open(&mut frame);
         open.record.node = node.0;
@@ -115,7 +118,6 @@ impl Worker {
         open.record.checksum = ChecksumState::Verified;
         open.record.mark = mark;
         write(&mut open.bytes_mut()[LINK_LENGTH..], source, self.identification);
-        self.count(node, Term::Originated, 1);
         self.send_originated(frame, now);
     }
 

@@ -141,6 +141,14 @@ impl Lab {
         self.machines.insert(address, Machine { peer, port, address, gateway: mac(gateway) });
     }
 
+    /// Attaches a machine that no guard binds to an address.
+    pub fn stranger(&mut self, node: NodeId, address: Ipv4Addr, gateway: Ipv4Addr, worker: u8) {
+        let (link, peer) = rings(1024);
+        let port = self.control.attach(node, "stranger", None, worker, Link::Rings(link)).unwrap();
+        self.machines.insert(address, Machine { peer, port, address, gateway: mac(gateway) });
+        self.run();
+    }
+
     fn host(&mut self, switch: NodeId, name: &str, address: Ipv4Addr, gateway: Ipv4Addr) {
         let (link, peer) = rings(1024);
         let port = self.control.attach(switch, name, None, 0, Link::Rings(link)).unwrap();
