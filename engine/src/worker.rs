@@ -59,6 +59,8 @@ const ORIGINATED: u32 = u32::MAX;
 struct Attached {
     link: Link,
     node: NodeId,
+    /// This worker's counters of that node.
+    counters: Arc<NodeCounters>,
     ingress: IngressPort,
     /// Frames that came in and are not processed yet.
     waiting: VecDeque<Frame>,
