@@ -3,7 +3,7 @@
 //! [`crate::instance`] fills them in, the commands read them. Invariants: plain data; a field's name is part of the
 //! version `/v1` and never changes its meaning there.
 //!
-//! May depend on serde only. Read first: `docs/architecture.md`, "A running network".
+//! May depend on serde only. Read first: `docs/architecture.md`, "A running instance".
 
 use std::net::Ipv4Addr;
 

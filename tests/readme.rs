@@ -1,7 +1,7 @@
 //! The commands of `README.md`, run as they stand there, and what they print.
 //!
-//! Every line `$ …` of a ```` ```console ```` block runs in a shell, in order, in the repository's root, with one runtime
-//! directory for all; `cargo run --release --` stands for the binary under test. What follows it, up to the next `$ `
+//! Every line `$ …` of a ```` ```console ```` block runs in a shell, in order, in one folder that has the repository's
+//! `scripts` and is the runtime directory, too; `cargo run --release --` stands for the binary under test. What follows it, up to the next `$ `
 //! or the block's end, is its whole output: `...` alone on a line stands for any lines, inside a line for any text.
 //! `UPDATE_DOCS=1` writes outputs anew where nothing is elided. Why not a crate: `docs/adr/0010-own-readme-test.md`.
 
@@ -18,6 +18,7 @@ fn commands_print_what_the_readme_shows() {
     let text = std::fs::read_to_string(&file).unwrap();
     let home = std::env::temp_dir().join(format!("flatnet-readme-{}", std::process::id()));
     std::fs::create_dir_all(&home).unwrap();
+    std::os::unix::fs::symlink(Path::new(ROOT).join("scripts"), home.join("scripts")).unwrap();
     let (mut written, mut wrong, mut ran) = (String::new(), Vec::new(), 0);
     let mut lines = text.lines().enumerate().peekable();
     let mut console = false;
@@ -73,7 +74,7 @@ fn run(command: &str, home: &Path) -> String {
     let path = format!("{}:{}", flatnet.parent().unwrap().display(), std::env::var("PATH").unwrap());
     let output = Command::new("sh")
         .args(["-c", &format!("exec 2>&1\n{command}")])
-        .current_dir(ROOT)
+        .current_dir(home)
         .env("PATH", path)
         .env("XDG_RUNTIME_DIR", home)
         .env("XDG_STATE_HOME", home)

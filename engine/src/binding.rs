@@ -258,12 +258,14 @@ impl Bindings {
         Ok(BindingRef { index, generation: self.places[index as usize].generation })
     }
 
-    /// Renews a binding for a packet that the cache answered; false when the binding has ended.
+    /// Renews a binding for a packet that the cache answered; false when the binding has ended, or when the packet
+    /// must be followed because it may change the state: a slot from before the ports were used anew.
     #[inline(always)]
     pub fn renew(&mut self, index: u32, generation: u32, half: Half, now: Instant) -> bool {
         let Some(place) = self.places.get_mut(index as usize) else { return false };
         let Some(binding) = &mut place.binding else { return false };
-        if place.generation != generation || binding.expires <= now {
+        let handshake = binding.tcp == TcpState::SynReceived;
+        if place.generation != generation || binding.expires <= now || handshake {
             return false;
         }
         binding.answered |= half == Half::Reply;
@@ -427,6 +429,21 @@ mod tests {
         let second = bindings.insert(original, reply, TcpFlags::default(), later).unwrap();
         assert_eq!(second.index, first.index);
         assert!(!bindings.renew(first.index, first.generation, Half::Original, later));
+    }
+
+    #[test]
+    fn a_connection_opened_anew_is_established_although_the_cache_knows_it() {
+        let (original, reply) = masqueraded(6);
+        let mut bindings = Bindings::new(1, [1, 2]);
+        let (syn, ack) = (TcpFlags::SYN, TcpFlags::ACK);
+        let first = bindings.insert(original, reply, ack, Instant::ZERO).unwrap();
+        for (key, flags) in [(reply, TcpFlags::RST), (original, syn), (reply, syn.with(ack))] {
+            bindings.follow(&key, flags, Instant::ZERO).unwrap();
+        }
+        assert!(!bindings.renew(first.index, first.generation, Half::Original, Instant::ZERO));
+        bindings.follow(&original, ack, Instant::ZERO).unwrap();
+        assert!(bindings.renew(first.index, first.generation, Half::Original, Instant::ZERO));
+        assert_eq!(bindings.iter(NodeId(0)).next().unwrap().tcp, TcpState::Established);
     }
 
     #[test]

@@ -17,6 +17,10 @@ pub const AGEING_TIME: Duration = Duration::from_secs(300);
 /// Learned entries a worker keeps over all its bridges.
 pub const LEARNED_LIMIT: usize = 1 << 16;
 
+/// How old an entry gets before the other workers are told of it again, and cached flows are decided again so that
+/// their senders are seen: well before it is forgotten.
+pub const RENEWAL_TIME: Duration = Duration::from_secs(75);
+
 /// A learned entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Learned {
@@ -24,16 +28,30 @@ pub struct Learned {
     pub port: PortId,
     /// When it was last seen in the slow path.
     pub seen: Instant,
+    /// When it was last news.
+    told: Instant,
+}
+
+/// What learning a MAC means to others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    /// Nothing.
+    None,
+    /// The other workers should know it, or know it again.
+    Fresh,
+    /// It was behind another port: cached flows lead there.
+    Moved,
 }
 
 /// A worker's learned entries.
 #[derive(Debug, Default)]
 pub struct Fdb {
     learned: BTreeMap<(NodeId, MacAddress), Learned>,
+    renewed: Instant,
 }
 
 impl Fdb {
-    /// Notes that a MAC is behind a port; tells whether that is news to the other workers.
+    /// Notes that a MAC is behind a port; tells whether that is news.
     pub fn learn(
         &mut self,
         tables: &Tables,
@@ -41,23 +59,39 @@ impl Fdb {
         mac: MacAddress,
         port: PortId,
         now: Instant,
-    ) -> bool {
+    ) -> News {
         if tables.stations.contains_key(&(node, mac)) {
-            return false;
+            return News::None;
         }
         let full = self.learned.len() >= LEARNED_LIMIT;
         match self.learned.get_mut(&(node, mac)) {
             Some(entry) => {
                 let moved = entry.port != port;
-                *entry = Learned { port, seen: now };
-                moved
+                let due = now.saturating_duration_since(entry.told) >= RENEWAL_TIME;
+                let told = if moved || due { now } else { entry.told };
+                *entry = Learned { port, seen: now, told };
+                match (moved, due) {
+                    (true, _) => News::Moved,
+                    (false, true) => News::Fresh,
+                    (false, false) => News::None,
+                }
             }
-            None if full => false,
+            None if full => News::None,
             None => {
-                self.learned.insert((node, mac), Learned { port, seen: now });
-                true
+                self.learned.insert((node, mac), Learned { port, seen: now, told: now });
+                News::Fresh
             }
         }
+    }
+
+    /// Tells, once per [`RENEWAL_TIME`], whether cached flows are to be decided again so that their senders are seen.
+    #[inline]
+    pub fn renewal_is_due(&mut self, now: Instant) -> bool {
+        if now.saturating_duration_since(self.renewed) < RENEWAL_TIME {
+            return false;
+        }
+        self.renewed = now;
+        !self.learned.is_empty()
     }
 
     /// Finds the port of a MAC.
@@ -119,11 +153,21 @@ mod tests {
     }
 
     #[test]
+    fn the_others_are_told_again_before_they_forget() {
+        let (tables, mut fdb) = (tables(), Fdb::default());
+        let mut learn = |port, seconds| {
+            fdb.learn(&tables, NODE, mac(1), PortId(port), Instant::ZERO + Duration::from_secs(seconds))
+        };
+        let news = [learn(1, 0), learn(1, 74), learn(1, 75), learn(1, 76), learn(2, 77), learn(2, 78)];
+        assert_eq!(news, [News::Fresh, News::None, News::Fresh, News::None, News::Moved, News::None]);
+    }
+
+    #[test]
     fn a_known_pod_cannot_be_learned_elsewhere() {
         let (mut tables, mut fdb) = (tables(), Fdb::default());
         let endpoint = Endpoint { node: NODE, port: PortId(1), mac: mac(9), worker: 0 };
         tables.add_endpoint(Ipv4Addr::new(10, 1, 15, 2), endpoint);
-        assert!(!fdb.learn(&tables, NODE, mac(9), PortId(2), Instant::ZERO));
+        assert_eq!(fdb.learn(&tables, NODE, mac(9), PortId(2), Instant::ZERO), News::None);
         assert_eq!(fdb.lookup(&tables, NODE, mac(9), Instant::ZERO), Some(PortId(1)));
     }
 }

@@ -183,6 +183,10 @@ fn martian(arrival: &Arrival<'_>) -> Result<(), DropReason> {
         || source.is_unspecified()
         || is_local(arrival.node, source);
     let bad_destination = destination.is_loopback() || destination.is_unspecified();
+    // RFC 1812, 5.3.4: what the link layer broadcast is not forwarded to one host; every router would.
+    if matches!(arrival.ingress.role, Role::Interface(_)) && arrival.destination_mac().is_multicast() {
+        route::is_broadcast(arrival.node, destination).then_some(()).ok_or(DropReason::NotForUs)?;
+    }
     if bad_source || bad_destination || source == destination { Err(DropReason::Martian) } else { Ok(()) }
 }
 
@@ -340,8 +344,19 @@ fn leave(
         transform.push(Step::Pass(hop.point(), Action::TranslateSource));
     }
     exit(&mut transform, &reach, mtu);
-    let buckets = [reach.bucket, address_bucket(leaving.destination)];
+    let buckets = dependencies(world.tables, arrival, &reach, leaving.destination);
     Ok(Verdict::Forward(Decision { transform, buckets, binding: leaving.plan.binding }))
+}
+
+/// The buckets a routed packet depends on. Out of the tunnel its source's lease is one of them; then the route
+/// need not be, unless it is a lease too: a node's own routes change only with everything else of the node.
+fn dependencies(tables: &Tables, arrival: &Arrival<'_>, reach: &Reach, destination: Ipv4Addr) -> [u8; 2] {
+    if !arrival.parsed.tunneled {
+        return [reach.bucket, address_bucket(destination)];
+    }
+    let source = tables.leases.lookup(Ipv4Addr::from_bits(arrival.parsed.tuple().source));
+    let source = source.map_or(reach.bucket, |(lease, _)| prefix_bucket(lease));
+    [source, if reach.outer.is_some() { reach.bucket } else { address_bucket(destination) }]
 }
 
 /// The points where a packet enters.

@@ -6,6 +6,7 @@
 //! dependencies: `wire`. Read first: `docs/architecture.md`, "Decide once, replay".
 
 use crate::clock::prefetch;
+use crate::sys::filled;
 use crate::tables::EPOCH_BUCKETS;
 
 /// What a flow is found by, 16 bytes: addresses, ports, protocol, ingress port, and whether it came out of the
@@ -200,7 +201,7 @@ impl FlowCache {
     /// Makes a cache of `slots` slots (rounded up to a power of two, at least two).
     #[must_use]
     pub fn new(slots: usize, secret: [u64; 2]) -> Self {
-        Self { slots: vec![Slot::EMPTY; slots.next_power_of_two().max(2)].into_boxed_slice(), secret }
+        Self { slots: filled(slots.next_power_of_two().max(2), Slot::EMPTY).into_boxed_slice(), secret }
     }
 
     /// Hashes a key and starts to fetch its slots.

@@ -8,13 +8,13 @@
 //! Above 400 lines because all unsafe memory is in one file, to be judged at once.
 #![allow(unsafe_code)]
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::clock::prefetch;
 use crate::ring::{Popped, Word};
+use crate::sys::Memory;
 
 /// Bytes kept free in front of a frame for an encapsulation.
 pub const HEADROOM: usize = 128;
@@ -107,11 +107,14 @@ impl Word for Frame {
 }
 
 /// Why an arena cannot be made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum ArenaError {
-    /// All 2³² buffer indices of the process are used up, or the sizes do not fit the address space.
+    /// All 2³² buffer indices of the process are used up.
     #[error("no more than 2^32 buffers fit one process")]
     TooManyBuffers,
+    /// The system gives no memory.
+    #[error("the buffers' memory cannot be had")]
+    Memory(#[from] std::io::Error),
 }
 
 /// The memory of all buffers of an engine; handles decide who may touch which.
@@ -125,6 +128,8 @@ pub struct Arena {
     count: u32,
     records: NonNull<Record>,
     bytes: NonNull<u8>,
+    /// What the two point into.
+    _memory: [Memory; 2],
 }
 
 // SAFETY: a buffer is reachable only through its one `Frame`, borrowed as `&mut` to write, so two threads never
@@ -141,7 +146,7 @@ impl Arena {
     /// zero and costs pages only as it is used.
     ///
     /// # Errors
-    /// [`ArenaError::TooManyBuffers`].
+    /// [`ArenaError`].
     pub fn new(workers: u8, small: u32, large: u32) -> Result<(Arc<Self>, Vec<Pool>), ArenaError> {
         let workers = u32::from(workers.max(1));
         let per_worker = small.checked_add(large).ok_or(ArenaError::TooManyBuffers)?;
@@ -149,14 +154,18 @@ impl Arena {
         let base = NEXT_BASE
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| next.checked_add(count))
             .map_err(|_| ArenaError::TooManyBuffers)?;
+        let (small, large) = (small * workers, large * workers);
+        let records = Memory::map(count as usize * size_of::<Record>())?;
+        let bytes = Memory::map(small as usize * SMALL_STRIDE + large as usize * LARGE_STRIDE)?;
         let arena = Self {
             base,
             workers,
-            small: small * workers,
-            large: large * workers,
+            small,
+            large,
             count,
-            records: allocate(records_layout(count)?).cast(),
-            bytes: allocate(bytes_layout(small * workers, large * workers)?),
+            records: records.start().cast(),
+            bytes: bytes.start(),
+            _memory: [records, bytes],
         };
         let arena = Arc::new(arena);
         let pools = (0..workers).map(|worker| Pool::new(&arena, worker)).collect();
@@ -229,33 +238,6 @@ impl Arena {
             (local - self.small) / (self.large / self.workers)
         }
     }
-}
-
-impl Drop for Arena {
-    fn drop(&mut self) {
-        let layouts = (records_layout(self.small + self.large), bytes_layout(self.small, self.large));
-        if let (Ok(records), Ok(bytes)) = layouts {
-            // SAFETY: both were allocated in `new` with these very layouts and are freed once.
-            unsafe {
-                dealloc(self.records.as_ptr().cast(), records);
-                dealloc(self.bytes.as_ptr(), bytes);
-            }
-        }
-    }
-}
-
-fn records_layout(count: u32) -> Result<Layout, ArenaError> {
-    Layout::array::<Record>(count as usize).map_err(|_| ArenaError::TooManyBuffers)
-}
-
-fn bytes_layout(small: u32, large: u32) -> Result<Layout, ArenaError> {
-    let size = small as usize * SMALL_STRIDE + large as usize * LARGE_STRIDE;
-    Layout::from_size_align(size.max(64), 64).map_err(|_| ArenaError::TooManyBuffers)
-}
-
-fn allocate(layout: Layout) -> NonNull<u8> {
-    // SAFETY: neither layout is of size zero.
-    NonNull::new(unsafe { alloc_zeroed(layout) }).unwrap_or_else(|| handle_alloc_error(layout))
 }
 
 /// A frame opened for writing.

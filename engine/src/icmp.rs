@@ -10,6 +10,7 @@ use std::net::Ipv4Addr;
 use crate::flow::Tuple;
 use crate::ledger::DropReason;
 use crate::rewrite::translate_packet;
+use crate::wire::checksum::{Difference, ones_complement_sum};
 use crate::wire::icmpv4::{self, code};
 use crate::wire::{
     EthernetFrame, IcmpPacket, IcmpType, IpProtocol, Ipv4Packet, TcpFlags, TcpSegment, ethernet, ipv4, tcp,
@@ -179,7 +180,13 @@ pub fn write_reset(packet: &mut [u8], refused: &[u8], identification: u16) -> Op
     Some(())
 }
 
-/// Writes the answer to an echo request (RFC 792), as long as the request.
+/// Returns how long the answer to an echo request is: the request without its options.
+#[must_use]
+pub fn echo_reply_length(request: &[u8]) -> usize {
+    ipv4::HEADER_LENGTH + Ipv4Packet::new_unchecked(request).payload().len()
+}
+
+/// Writes the answer to an echo request (RFC 792), which is [`echo_reply_length`] bytes long.
 pub fn write_echo_reply(packet: &mut [u8], request: &[u8], identification: u16) {
     let asked = Ipv4Packet::new_unchecked(request);
     write_header(packet, asked.destination(), asked.source(), IpProtocol::Icmp, identification);
@@ -225,14 +232,20 @@ pub struct ErrorTranslation {
     pub destination: u32,
 }
 
-/// Translates an ICMP error in place (RFC 5508, 4.2): the quoted headers, their checksums, then the error's own.
+/// Translates an ICMP error in place (RFC 5508, 4.2): the quoted headers, their checksums, then the error's own by
+/// difference, so that a wrong one stays wrong.
 pub fn translate_error(packet: &mut [u8], translation: &ErrorTranslation) {
-    let length = Ipv4Packet::new_unchecked(&mut *packet).header_length();
-    let (header, message) = packet.split_at_mut(length);
+    let header = Ipv4Packet::new_unchecked(&mut *packet);
+    let (length, total) = (header.header_length(), usize::from(header.total_length()));
+    let total = total.min(packet.len());
+    let (header, message) = packet[..total].split_at_mut(length);
     if let Some(quote) = message.get_mut(icmpv4::HEADER_LENGTH..) {
+        let before = ones_complement_sum(quote);
         translate_packet(quote, &translation.quoted, &translation.original);
+        let difference = Difference::default().replace_u16(before, ones_complement_sum(quote));
+        let mut icmp = IcmpPacket::new_unchecked(message);
+        icmp.set_checksum(difference.apply(icmp.checksum()));
     }
-    IcmpPacket::new_unchecked(message).fill_checksum();
     let mut outer = Ipv4Packet::new_unchecked(header);
     outer.set_source(Ipv4Addr::from_bits(translation.source));
     outer.set_destination(Ipv4Addr::from_bits(translation.destination));

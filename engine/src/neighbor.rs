@@ -45,7 +45,7 @@ pub struct Neighbor {
 #[derive(Debug)]
 enum State {
     Asking { sent: u32, next: Instant, waiting: VecDeque<Frame> },
-    Known(MacAddress),
+    Known { mac: MacAddress, since: Instant },
 }
 
 /// What letting a frame wait asks of the worker.
@@ -69,7 +69,7 @@ impl Neighbors {
     #[must_use]
     pub fn lookup(&self, neighbor: &Neighbor) -> Option<MacAddress> {
         match self.states.get(neighbor)? {
-            State::Known(mac) => Some(*mac),
+            State::Known { mac, .. } => Some(*mac),
             State::Asking { .. } => None,
         }
     }
@@ -82,7 +82,16 @@ impl Neighbors {
                 waiting.push_back(frame);
                 Waiting { request: false, displaced }
             }
-            Some(State::Known(_)) | None => {
+            // Its MAC is known, but not its port. Who has just answered is not asked at once again, or a station
+            // that the bridge cannot find would be asked for ever (RFC 1122, 2.3.2.1: one a second).
+            Some(State::Known { since, .. }) if now < *since + REQUEST_INTERVAL => {
+                let next = *since + REQUEST_INTERVAL;
+                self.states
+                    .insert(neighbor, State::Asking { sent: 0, next, waiting: VecDeque::from([frame]) });
+                self.asking += 1;
+                Waiting { request: false, displaced: None }
+            }
+            Some(State::Known { .. }) | None => {
                 let asking =
                     State::Asking { sent: 1, next: now + REQUEST_INTERVAL, waiting: VecDeque::from([frame]) };
                 self.states.insert(neighbor, asking);
@@ -93,13 +102,13 @@ impl Neighbors {
     }
 
     /// Learns a neighbour's MAC; returns the frames that waited, and whether cached flows may use another MAC.
-    pub fn learn(&mut self, neighbor: Neighbor, mac: MacAddress) -> (VecDeque<Frame>, bool) {
-        match self.states.insert(neighbor, State::Known(mac)) {
+    pub fn learn(&mut self, neighbor: Neighbor, mac: MacAddress, now: Instant) -> (VecDeque<Frame>, bool) {
+        match self.states.insert(neighbor, State::Known { mac, since: now }) {
             Some(State::Asking { waiting, .. }) => {
                 self.asking -= 1;
                 (waiting, false)
             }
-            Some(State::Known(old)) => (VecDeque::new(), old != mac),
+            Some(State::Known { mac: old, .. }) => (VecDeque::new(), old != mac),
             None => (VecDeque::new(), false),
         }
     }
@@ -165,7 +174,7 @@ impl Neighbors {
         let states = std::mem::take(&mut self.states);
         let waiting = states.into_iter().filter_map(|(neighbor, state)| match state {
             State::Asking { waiting, .. } => Some(waiting.into_iter().map(move |frame| (neighbor, frame))),
-            State::Known(_) => None,
+            State::Known { .. } => None,
         });
         waiting.flatten().collect()
     }
@@ -174,7 +183,7 @@ impl Neighbors {
     pub fn list(&self, node: NodeId) -> impl Iterator<Item = (Neighbor, Option<MacAddress>)> {
         self.states.iter().filter(move |(neighbor, _)| neighbor.node == node).map(|(neighbor, state)| {
             match state {
-                State::Known(mac) => (*neighbor, Some(*mac)),
+                State::Known { mac, .. } => (*neighbor, Some(*mac)),
                 State::Asking { .. } => (*neighbor, None),
             }
         })
@@ -204,8 +213,19 @@ mod tests {
         assert!(!wait().request && wait().displaced.is_none());
         assert!(wait().displaced.is_some());
         assert_eq!(neighbors.held(NodeId(0)), WAITING_LIMIT);
-        let (released, _) = neighbors.learn(NEIGHBOR, MacAddress::BROADCAST);
+        let (released, _) = neighbors.learn(NEIGHBOR, MacAddress::BROADCAST, Instant::ZERO);
         assert_eq!((released.len(), neighbors.next_poll()), (WAITING_LIMIT, None));
+    }
+
+    #[test]
+    fn who_has_just_answered_is_not_asked_at_once_again() {
+        let (_arena, mut pools) = Arena::new(1, 8, 0).unwrap();
+        let mut neighbors = Neighbors::default();
+        neighbors.learn(NEIGHBOR, MacAddress::BROADCAST, Instant::ZERO);
+        let waiting = neighbors.wait(NEIGHBOR, pools[0].allocate(60).unwrap(), Instant::ZERO);
+        assert!(!waiting.request);
+        let next = neighbors.next_poll().unwrap();
+        assert_eq!((next, neighbors.poll(next).0), (Instant::ZERO + REQUEST_INTERVAL, vec![NEIGHBOR]));
     }
 
     #[test]

@@ -50,21 +50,26 @@ pub enum Class {
     Arp,
     /// Anything else, forwarded by MAC.
     LayerTwo,
+    /// To the floor, by name.
+    Refused(DropReason),
 }
 
-/// What a frame turned out to be.
+/// What a frame turned out to be: one cache line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C, align(64))]
 pub struct Parsed {
     /// The flow's key.
     pub key: FlowKey,
+    /// The key's hash, once somebody has made it.
+    pub hash: u64,
     /// What else must match.
     pub guard: LinkGuard,
-    /// Which way the frame takes.
-    pub class: Class,
     /// Offset of the IPv4 header that is forwarded: the inner one, out of the tunnel.
     pub network_offset: u16,
     /// Offset of the header behind it.
     pub transport_offset: u16,
+    /// Which way the frame takes.
+    pub class: Class,
     /// Whether the packet came out of the tunnel.
     pub tunneled: bool,
     /// Whether it is a fragment, of which only the first has ports.
@@ -73,6 +78,25 @@ pub struct Parsed {
     pub tcp_flags: TcpFlags,
     /// Whether it is an ICMP error.
     pub icmp_error: bool,
+}
+
+const _: () = assert!(size_of::<Parsed>() == 64);
+
+impl Default for Parsed {
+    fn default() -> Self {
+        Self {
+            key: FlowKey::default(),
+            hash: 0,
+            guard: [0; 12],
+            network_offset: ethernet::HEADER_LENGTH as u16,
+            transport_offset: 0,
+            class: Class::LayerTwo,
+            tunneled: false,
+            fragment: false,
+            tcp_flags: TcpFlags::default(),
+            icmp_error: false,
+        }
+    }
 }
 
 impl Parsed {
@@ -87,45 +111,57 @@ impl Parsed {
 ///
 /// # Errors
 /// The reason to drop it.
-#[inline(always)]
 pub fn parse(bytes: &[u8], ingress: &IngressPort, verified: bool) -> Result<Parsed, DropReason> {
+    let mut parsed = Parsed::default();
+    parse_into(&mut parsed, bytes, ingress, verified)?;
+    Ok(parsed)
+}
+
+/// Parses a frame as [`parse`] does, into its place in a batch: it is not copied on the way.
+///
+/// # Errors
+/// The reason to drop it; `parsed` then says nothing.
+#[inline(always)]
+pub fn parse_into(
+    parsed: &mut Parsed,
+    bytes: &[u8],
+    ingress: &IngressPort,
+    verified: bool,
+) -> Result<(), DropReason> {
     let frame = EthernetFrame::new_checked(bytes).map_err(|_| DropReason::RuntFrame)?;
-    let (source, destination) = (frame.source(), frame.destination());
-    if source.is_multicast() {
+    if frame.source().is_multicast() {
         return Err(DropReason::MulticastSource);
     }
+    let destination = frame.destination();
     if let Side::Interface { mac, .. } = ingress.side
         && destination != mac
         && !destination.is_multicast()
     {
         return Err(DropReason::NotForUs);
     }
-    let mut guard = [0; 12];
-    guard.copy_from_slice(&bytes[..12]);
-    let parsed = Parsed {
-        key: FlowKey::default(),
-        guard,
-        class: Class::LayerTwo,
-        network_offset: ethernet::HEADER_LENGTH as u16,
-        transport_offset: 0,
-        tunneled: false,
-        fragment: false,
-        tcp_flags: TcpFlags::default(),
-        icmp_error: false,
-    };
+    parsed.guard.copy_from_slice(&bytes[..12]);
+    parsed.network_offset = ethernet::HEADER_LENGTH as u16;
+    parsed.tunneled = false;
+    parsed.fragment = false;
+    parsed.tcp_flags = TcpFlags::default();
+    parsed.icmp_error = false;
     match (frame.ethertype(), ingress.side) {
-        (EtherType::Ipv4, Side::Bridge | Side::Interface { .. }) => ipv4(bytes, ingress, verified, parsed),
-        (EtherType::Arp, Side::Bridge | Side::Interface { .. }) => Ok(Parsed { class: Class::Arp, ..parsed }),
+        (EtherType::Ipv4, Side::Bridge | Side::Interface { .. }) => ipv4(parsed, bytes, ingress, verified),
+        (EtherType::Arp, Side::Bridge | Side::Interface { .. }) => {
+            parsed.class = Class::Arp;
+            Ok(())
+        }
         (_, Side::Interface { .. }) => Err(DropReason::UnhandledProtocol),
         (ethertype, Side::Switch | Side::Bridge) => {
-            let key = FlowKey::layer_two(destination.octets(), ethertype.into(), ingress.port);
-            Ok(Parsed { key, ..parsed })
+            parsed.class = Class::LayerTwo;
+            parsed.key = FlowKey::layer_two(destination.octets(), ethertype.into(), ingress.port);
+            Ok(())
         }
     }
 }
 
 #[inline(always)]
-fn ipv4(bytes: &[u8], ingress: &IngressPort, verified: bool, parsed: Parsed) -> Result<Parsed, DropReason> {
+fn ipv4(parsed: &mut Parsed, bytes: &[u8], ingress: &IngressPort, verified: bool) -> Result<(), DropReason> {
     let packet =
         Ipv4Packet::new_checked(&bytes[ethernet::HEADER_LENGTH..]).map_err(|_| DropReason::MalformedIpv4)?;
     if !packet.verify_header_checksum() {
@@ -138,19 +174,19 @@ fn ipv4(bytes: &[u8], ingress: &IngressPort, verified: bool, parsed: Parsed) -> 
         && let Ok(datagram) = UdpDatagram::new_checked(packet.payload())
         && datagram.destination_port() == port
     {
-        return tunneled(&packet, &datagram, ingress, verified, parsed);
+        return tunneled(parsed, &packet, &datagram, ingress, verified);
     }
-    packet_fields(&packet, ingress, parsed)
+    packet_fields(parsed, &packet, ingress)
 }
 
 /// Parses what a tunnel datagram carries; the guard then holds the outer source in place of the source MAC.
 fn tunneled(
+    parsed: &mut Parsed,
     outer: &Ipv4Packet<&[u8]>,
     datagram: &UdpDatagram<&[u8]>,
     ingress: &IngressPort,
     verified: bool,
-    mut parsed: Parsed,
-) -> Result<Parsed, DropReason> {
+) -> Result<(), DropReason> {
     if !verified && !datagram.verify_checksum(outer.source(), outer.destination()) {
         return Err(DropReason::TunnelChecksum);
     }
@@ -162,23 +198,24 @@ fn tunneled(
     parsed.guard[6..10].copy_from_slice(&outer.source().octets());
     parsed.guard[10..].fill(0);
     parsed.tunneled = true;
-    packet_fields(&inner, ingress, parsed)
+    packet_fields(parsed, &inner, ingress)
 }
 
 #[inline(always)]
 fn packet_fields(
+    parsed: &mut Parsed,
     packet: &Ipv4Packet<&[u8]>,
     ingress: &IngressPort,
-    mut parsed: Parsed,
-) -> Result<Parsed, DropReason> {
+) -> Result<(), DropReason> {
     parsed.transport_offset = parsed.network_offset + packet.header_length() as u16;
-    parsed.fragment = packet.is_fragment();
-    parsed.class = if packet.time_to_live() <= 1 || packet.has_options() || parsed.fragment {
+    let fragment = packet.is_fragment();
+    parsed.fragment = fragment;
+    parsed.class = if packet.time_to_live() <= 1 || packet.has_options() || fragment {
         Class::Exception
     } else {
         Class::Flow
     };
-    let ports = if parsed.fragment { first_fragment_ports(packet) } else { ports(packet, &mut parsed)? };
+    let ports = if fragment { first_fragment_ports(packet) } else { ports(parsed, packet)? };
     let tuple = Tuple {
         source: packet.source().to_bits(),
         destination: packet.destination().to_bits(),
@@ -187,11 +224,11 @@ fn packet_fields(
         protocol: packet.protocol().into(),
     };
     parsed.key = FlowKey::ipv4(&tuple, ingress.port, parsed.tunneled);
-    Ok(parsed)
+    Ok(())
 }
 
 #[inline(always)]
-fn ports(packet: &Ipv4Packet<&[u8]>, parsed: &mut Parsed) -> Result<(u16, u16), DropReason> {
+fn ports(parsed: &mut Parsed, packet: &Ipv4Packet<&[u8]>) -> Result<(u16, u16), DropReason> {
     let malformed = DropReason::MalformedTransport;
     Ok(match packet.protocol() {
         IpProtocol::Tcp => {

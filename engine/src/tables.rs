@@ -267,8 +267,15 @@ impl Tables {
 
     /// Removes a port.
     pub fn remove_port(&mut self, id: PortId) {
-        if let Some(port) = self.ports.remove(&id) {
-            self.edit_bridge(port.node, |bridge| bridge.ports.retain(|&other| other != id));
+        let Some(port) = self.ports.remove(&id) else { return };
+        self.edit_bridge(port.node, |bridge| bridge.ports.retain(|&other| other != id));
+        match port.role {
+            Role::Bridge(Some(guard)) => {
+                self.touch(address_bucket(guard.address));
+                self.touch(mac_bucket(guard.mac));
+            }
+            // Whose MACs the workers have learned behind it is not known here.
+            Role::Bridge(None) | Role::Interface(_) => self.touch_all(),
         }
     }
 

@@ -4,6 +4,8 @@
 //! everything the packet path writes. Invariants: a frame that came in is sent, consumed, held or dropped by
 //! name; frames of a flow stay in order; per packet nothing is locked, allocated or asked of the system.
 //! Allowed dependencies: all of the engine. Read first: `docs/architecture.md`, "Run to completion".
+//!
+//! Above 400 lines because the loop and its three passes are the tour through everything else.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -23,7 +25,7 @@ use crate::ledger::{DropReason, NodeCounters, Term};
 use crate::link::Link;
 use crate::mailbox::{Incoming, Mailbox, Outgoing, Parcel};
 use crate::neighbor::Neighbors;
-use crate::parse::{Class, IngressPort, Parsed, parse};
+use crate::parse::{Class, IngressPort, Parsed, parse_into};
 use crate::random::Random;
 use crate::rewrite::{Adjacency, replay};
 use crate::tables::{NodeId, PortId, Reader, Tables};
@@ -130,8 +132,7 @@ struct Adjacencies {
 #[derive(Debug, Default)]
 struct Batch {
     frames: Vec<Frame>,
-    parsed: Vec<Result<Parsed, DropReason>>,
-    hashes: Vec<u64>,
+    parsed: Vec<Parsed>,
 }
 
 impl Worker {
@@ -190,6 +191,9 @@ impl Worker {
         }
         // 4. What can wait.
         self.bindings.sweep(SWEEP, now);
+        if self.fdb.renewal_is_due(now) {
+            self.cache.clear();
+        }
         self.send_buffers_home();
         moved
     }
@@ -256,68 +260,64 @@ impl Worker {
         steered: bool,
         now: Instant,
     ) {
-        self.parse_pass(frames, node, ingress, steered, now);
+        let mut batch = std::mem::take(&mut self.batch.parsed);
+        self.parse_pass(frames, &mut batch, node, ingress, steered, now);
         let listening = self.observer.is_listening();
-        for (index, frame) in frames.drain(..).enumerate() {
-            match self.batch.parsed[index] {
-                Ok(parsed) => {
-                    let hash = self.batch.hashes[index];
-                    if let Some(frame) = self.cached(frame, &parsed, hash, listening, now) {
-                        self.decide(frame, &parsed, hash, now);
+        for (frame, parsed) in frames.drain(..).zip(&batch) {
+            if let Some(frame) = self.cached(frame, parsed, listening, now) {
+                match parsed.class {
+                    Class::Refused(reason) => self.drop_frame(frame, reason, now),
+                    Class::Flow | Class::Exception | Class::Arp | Class::LayerTwo => {
+                        self.decide(frame, parsed, now)
                     }
                 }
-                Err(reason) => self.drop_frame(frame, reason, now),
             }
         }
+        self.batch.parsed = batch;
     }
 
     /// Pass 1: headers to keys and hashes; the cache's slots are on their way when pass 2 asks.
     fn parse_pass(
         &mut self,
         frames: &mut [Frame],
+        batch: &mut Vec<Parsed>,
         node: NodeId,
         ingress: &IngressPort,
         steered: bool,
         now: Instant,
     ) {
-        self.batch.parsed.clear();
-        self.batch.hashes.clear();
-        for frame in frames {
+        if batch.len() < frames.len() {
+            batch.resize(BATCH_LIMIT.max(frames.len()), Parsed::default());
+        }
+        for (frame, parsed) in frames.iter_mut().zip(batch) {
             let open = self.arena.open(frame);
             let verified = open.record.checksum == ChecksumState::Verified;
-            let parsed = parse(open.bytes(), ingress, verified);
-            let mut hash = 0;
-            if let Ok(parsed) = &parsed {
-                hash = self.cache.hash(parsed.key);
-                open.record.network_offset = parsed.network_offset;
-                open.record.transport_offset = parsed.transport_offset;
+            match parse_into(parsed, open.bytes(), ingress, verified) {
+                Ok(()) => {
+                    parsed.hash = self.cache.hash(parsed.key);
+                    open.record.network_offset = parsed.network_offset;
+                    open.record.transport_offset = parsed.transport_offset;
+                }
+                Err(reason) => parsed.class = Class::Refused(reason),
             }
             open.record.node = node.0;
             open.record.ingress = ingress.port;
-            open.record.flow_hash = hash;
+            open.record.flow_hash = parsed.hash;
             open.record.time = now.as_nanos();
             open.record.steered = steered;
-            self.batch.parsed.push(parsed);
-            self.batch.hashes.push(hash);
         }
     }
 
     /// Passes 2 and 3: look the flow up and replay its decision; gives the frame back when it must be decided.
     #[inline(always)]
-    fn cached(
-        &mut self,
-        mut frame: Frame,
-        parsed: &Parsed,
-        hash: u64,
-        listening: bool,
-        now: Instant,
-    ) -> Option<Frame> {
+    fn cached(&mut self, mut frame: Frame, parsed: &Parsed, listening: bool, now: Instant) -> Option<Frame> {
         let mut open = self.arena.open(&mut frame);
         let is_flow = matches!(parsed.class, Class::Flow | Class::LayerTwo);
         if listening || open.record.mark != 0 || !is_flow {
             return Some(frame);
         }
-        let Some(slot) = self.cache.lookup(hash, parsed.key, &parsed.guard, &self.tables.epochs) else {
+        let Some(slot) = self.cache.lookup(parsed.hash, parsed.key, &parsed.guard, &self.tables.epochs)
+        else {
             return Some(frame);
         };
         let adjacency = &self.adjacencies.list[slot.adjacency as usize];

@@ -3,8 +3,9 @@
 mod common;
 
 use common::*;
-use flatnet_engine::ledger::DropReason;
-use flatnet_engine::wire::{IcmpPacket, IcmpType, TcpFlags};
+use flatnet_engine::ledger::{DropReason, Term};
+use flatnet_engine::tables::Lease;
+use flatnet_engine::wire::{ArpOperation, IcmpPacket, IcmpType, IpProtocol, Ipv4Packet, TcpFlags};
 use std::net::Ipv4Addr;
 
 fn hops(lab: &mut Lab, mark: u32) -> Vec<String> {
@@ -233,4 +234,91 @@ fn frames_that_wait_at_the_end_are_found_where_they_wait() {
     let ledger = lab.ledger(lab.node1);
     assert!(ledger.balances());
     assert_eq!((ledger.held, lab.finish().held), (1, 1), "it waits for the neighbour's MAC");
+}
+
+#[test]
+fn an_echo_request_with_options_is_answered_without_them() {
+    let mut lab = Lab::new(1);
+    let mut ping = echo_packet(APP2, NODE1, IcmpType::EchoRequest, 77, 64);
+    ping.splice(20..20, [1, 1, 1, 0]);
+    ping[0] = 0x46;
+    let length = ping.len() as u16;
+    let mut header = Ipv4Packet::new_unchecked(&mut ping[..]);
+    header.set_total_length(length);
+    header.fill_header_checksum();
+    lab.send(APP2, &ethernet(lab.machines[&APP2].gateway, mac(APP2), &ping));
+    let (source, _, _, payload) = packet(&lab.receive(APP2)[0]);
+    let icmp = IcmpPacket::new_unchecked(&payload[..]);
+    assert_eq!((source, icmp.icmp_type(), payload.len()), (NODE1, IcmpType::EchoReply, 16));
+    lab.check();
+}
+
+#[test]
+fn nobody_is_told_that_a_directed_broadcast_was_not_taken() {
+    let mut lab = Lab::new(1);
+    let broadcast = udp_packet(APP2, Ipv4Addr::new(10, 1, 20, 255), (1000, 7), b"", 64);
+    lab.send(APP2, &ethernet(lab.machines[&APP2].gateway, mac(APP2), &broadcast));
+    assert_eq!(lab.receive(APP2), Vec::<Vec<u8>>::new());
+    assert_eq!(lab.drops(DropReason::HostUnsupported), 1);
+    lab.check();
+}
+
+#[test]
+fn a_lease_that_moved_ends_what_the_cache_took_from_its_old_holder() {
+    let mut lab = Lab::new(1);
+    let frame = lab.udp(APP2, BACKEND, (1000, 7), b"hello");
+    for _ in 0..3 {
+        lab.send(APP2, &frame);
+        assert_eq!(lab.receive(BACKEND).len(), 1);
+    }
+    let lease = Some(Lease { public_ip: USER });
+    lab.control.tables.publish(|tables| tables.set_lease(prefix("10.1.15.0/24"), lease));
+    lab.send(APP2, &frame);
+    assert_eq!(lab.receive(BACKEND), Vec::<Vec<u8>>::new());
+    assert_eq!(lab.drops(DropReason::TunnelForeignSource), 1);
+    lab.check();
+}
+
+#[test]
+fn a_station_whose_port_went_is_flooded_for_again() {
+    let mut lab = Lab::new(1);
+    let announcement = arp(ArpOperation::Request, (mac(USER), USER), (mac(USER), USER));
+    lab.send(USER, &announcement);
+    let frame = ethernet(mac(USER), mac(NODE1), &udp_packet(NODE1, USER, (1, 2), b"", 64));
+    let (switch, other) = (lab.switch, Ipv4Addr::new(192, 168, 66, 51));
+    lab.stranger(switch, other, USER, 0);
+    for _ in 0..2 {
+        lab.send(other, &frame);
+        assert_eq!(lab.take(USER).len(), 1, "known");
+    }
+    let user = lab.machines[&USER].port;
+    lab.control.detach(user).unwrap();
+    lab.send(other, &frame);
+    let ledger = lab.ledger(lab.switch);
+    assert_eq!((ledger.drops(DropReason::LinkDown), ledger.term(Term::Copied) > 0), (0, true));
+    lab.check();
+}
+
+#[test]
+fn a_translated_error_leaves_padding_out_of_its_checksum_and_a_wrong_one_wrong() {
+    for wrong in [0, 1] {
+        let mut lab = Lab::new(1);
+        let frame = lab.udp(APP2, INTERNET, (1000, 53), b"ask");
+        lab.send(APP2, &frame);
+        let asked = lab.settle(INTERNET).remove(0);
+        let mut message = vec![3, 3, 0, 0, 0, 0, 0, 0];
+        message.extend(&asked[14..]);
+        IcmpPacket::new_unchecked(&mut message[..]).fill_checksum();
+        message[3] ^= wrong;
+        let error = ipv4_packet(INTERNET, NODE1, IpProtocol::Icmp, 64, &message);
+        let mut frame = ethernet(lab.machines[&INTERNET].gateway, mac(INTERNET), &error);
+        frame.extend([0xa5; 9]);
+        lab.send(INTERNET, &frame);
+        let got = lab.receive(APP2).remove(0);
+        let packet = Ipv4Packet::new_checked(&got[14..]).unwrap();
+        let icmp = IcmpPacket::new_checked(packet.payload()).unwrap();
+        assert_eq!(icmp.verify_checksum(), wrong == 0);
+        assert_eq!(&packet.payload()[8 + 12..8 + 16], &APP2.octets());
+        lab.check();
+    }
 }

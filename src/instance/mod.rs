@@ -11,7 +11,7 @@
 //! Invariants: a job runs to its end between two rounds of the agents; when the instance ends every job that waits
 //! fails, and who asked for the end gets the ledger.
 //!
-//! May depend on all of the command line. Read first: `docs/architecture.md`, "A running network".
+//! May depend on all of the command line. Read first: `docs/architecture.md`, "A running instance".
 
 pub mod socket;
 

@@ -119,7 +119,8 @@ pub fn route(tables: &Tables, node: &Node, destination: Ipv4Addr) -> Result<Hop,
     })
 }
 
-fn is_broadcast(node: &Node, address: Ipv4Addr) -> bool {
+/// Tells whether an address is not one host's: broadcast or multicast.
+pub(super) fn is_broadcast(node: &Node, address: Ipv4Addr) -> bool {
     address.is_broadcast()
         || address.is_multicast()
         || super::router(node).is_some_and(|router| router.subnet.last() == address)

@@ -9,7 +9,7 @@ use super::{
     Arrival, BindingRef, DropReason, Half, HalfKey, Hop, Ipv4Addr, Plan, Protocol, Refusal, Refused, Role,
     Service, Tuple, World, choose, is_local, masquerade, route,
 };
-use crate::wire::IpProtocol;
+use crate::wire::{IcmpPacket, IcmpType, IpProtocol, Ipv4Packet};
 
 /// 3. The binding's translation; 4. else a Service's; 6. else MASQUERADE, or none.
 pub(super) fn plan(world: &mut World<'_>, arrival: &Arrival<'_>) -> Result<Plan, Refusal> {
@@ -23,14 +23,14 @@ pub(super) fn plan(world: &mut World<'_>, arrival: &Arrival<'_>) -> Result<Plan,
             return Ok(Plan { through, out: to, binding: Some((binding, half)) });
         }
     }
+    let to_vip = world.tables.services.is_vip(Ipv4Addr::from_bits(tuple.destination));
+    if !has_ports && arrival.node.services && to_vip {
+        return Err(DropReason::UntranslatableFragment.into());
+    }
     if arrival.node.services
         && let Some((service, node_port)) = service(world, arrival)?
     {
-        return if has_ports {
-            balance(world, arrival, &service, node_port)
-        } else {
-            Err(DropReason::UntranslatableFragment.into())
-        };
+        return balance(world, arrival, &service, node_port);
     }
     let untranslated = Plan { through: tuple, out: tuple, binding: None };
     if !leaves_pod_network(arrival, &tuple) {
@@ -128,7 +128,7 @@ fn with_free_port(
     through: Tuple,
     source: u32,
 ) -> Result<(BindingRef, Tuple), Refusal> {
-    if matches!(IpProtocol::from(through.protocol), IpProtocol::Unknown(_)) {
+    if !is_translatable(arrival) {
         return Err(DropReason::Untranslatable.into());
     }
     let reserved = arrival.node.tunnel.map_or(0, |tunnel| tunnel.port);
@@ -142,6 +142,20 @@ fn with_free_port(
         }
     }
     Err(DropReason::TuplesExhausted.into())
+}
+
+/// Tells whether a first packet has what a translation needs: ports, or the identifier of an ICMP query. An answer
+/// nobody asked for has only the look of one.
+fn is_translatable(arrival: &Arrival<'_>) -> bool {
+    match IpProtocol::from(arrival.parsed.tuple().protocol) {
+        IpProtocol::Tcp | IpProtocol::Udp => true,
+        IpProtocol::Icmp => {
+            let packet = Ipv4Packet::new_unchecked(arrival.packet());
+            let kind = IcmpPacket::new_checked(packet.payload()).map(|icmp| icmp.icmp_type());
+            matches!(kind, Ok(IcmpType::EchoRequest | IcmpType::TimestampRequest))
+        }
+        IpProtocol::Unknown(_) => false,
+    }
 }
 
 fn insert(world: &mut World<'_>, arrival: &Arrival<'_>, out: Tuple) -> Result<BindingRef, Refused> {

@@ -4,6 +4,8 @@
 //! Invariants: a checked packet has version 4 and `20 <= header length <= total length <= buffer`; what follows the total
 //! length in the buffer is padding and never seen through the view.
 //! Depends on [`super::checksum`]. Read first: RFC 791, RFC 1122 section 3.2.
+//!
+//! Above 400 lines because a header and the tests of all its fields are one file.
 
 use super::{checksum, read_address, read_u16, write_u16};
 use std::net::Ipv4Addr;

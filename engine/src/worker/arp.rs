@@ -126,7 +126,7 @@ impl Worker {
 
     /// Learns a neighbour's MAC; the frames that waited for it go on.
     pub(super) fn learn_neighbor(&mut self, neighbor: Neighbor, mac: MacAddress, now: Instant) {
-        let (waiting, changed) = self.neighbors.learn(neighbor, mac);
+        let (waiting, changed) = self.neighbors.learn(neighbor, mac, now);
         if changed {
             self.cache.clear();
         }
@@ -185,7 +185,10 @@ impl Worker {
         (target_mac, target): (MacAddress, Ipv4Addr),
         now: Instant,
     ) {
-        let Some(mut frame) = self.pool.allocate(ethernet::HEADER_LENGTH + arp::LENGTH) else { return };
+        self.count(node, Term::Originated, 1);
+        let Some(mut frame) = self.pool.allocate(ethernet::HEADER_LENGTH + arp::LENGTH) else {
+            return self.lack_buffer(node);
+        };
         let mut open = self.arena.open(&mut frame);
         (open.record.node, open.record.ingress) = (node.0, ORIGINATED);
         let asks = operation == ArpOperation::Request;
@@ -198,7 +201,6 @@ impl Worker {
         packet.set_operation(operation);
         packet.set_sender(own_mac, own);
         packet.set_target(target_mac, target);
-        self.count(node, Term::Originated, 1);
         let point = self.ingress_point(port);
         let action = if point == Point::Bridge { Action::Bridge } else { Action::Transmit };
         self.watch(&mut frame, point, action, now);

@@ -43,6 +43,7 @@ impl Worker {
             if way.notices.push(notice).is_ok() && way.parcels.push(Parcel::Notice).is_err() {
                 way.notices.pop();
             }
+            way.alarm.ring();
         }
     }
 
@@ -97,9 +98,8 @@ impl Worker {
     fn heed(&mut self, notice: Notice, now: Instant) {
         match notice {
             Notice::Station(node, mac, port) => {
-                if self.fdb.learn(&self.tables, node, mac, port, now) {
-                    self.cache.clear();
-                }
+                let news = self.fdb.learn(&self.tables, node, mac, port, now);
+                self.heed_station(news);
             }
             Notice::Neighbor(neighbor, mac) => self.learn_neighbor(neighbor, mac, now),
         }

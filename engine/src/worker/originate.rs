@@ -22,16 +22,18 @@ impl Worker {
         let destination = Ipv4Addr::from_bits(parsed.tuple().destination);
         let addressed = tables.node(node).is_some_and(|node| is_local(node, destination));
         let protocol = IpProtocol::from(parsed.tuple().protocol);
+        if !addressed {
+            // A broadcast: nobody is told that it was not taken (RFC 1122, 3.2.2).
+            return self.drop_frame(frame, DropReason::HostUnsupported, now);
+        }
         let refused = match protocol {
-            _ if !addressed || parsed.fragment => Some(DropReason::HostUnsupported),
+            _ if parsed.fragment => Some(DropReason::HostUnsupported),
             IpProtocol::Tcp | IpProtocol::Udp => Some(DropReason::HostClosed),
             IpProtocol::Icmp => None,
             IpProtocol::Unknown(_) => Some(DropReason::HostUnsupported),
         };
         if let Some(reason) = refused {
-            let refusal = Refusal::from(reason);
-            // Nobody is told that a broadcast was not taken; `may_answer` sees to that.
-            return self.refuse(frame, parsed, refusal, now);
+            return self.refuse(frame, parsed, Refusal::from(reason), now);
         }
         let point = self.ingress_point(crate::tables::PortId(self.arena.record(&frame).ingress));
         self.watch(&mut frame, point, Action::Receive, now);
@@ -43,7 +45,8 @@ impl Worker {
         if echo {
             let request = &arena.bytes(&frame)[network..network + usize::from(packet.total_length())];
             let (to, mark) = (packet.source(), arena.record(&frame).mark);
-            self.originate(node, to, request.len(), mark, now, |reply, _, identification| {
+            let length = icmp::echo_reply_length(request);
+            self.originate(node, to, length, mark, now, |reply, _, identification| {
                 icmp::write_echo_reply(reply, request, identification);
             });
         }
@@ -103,7 +106,10 @@ impl Worker {
         let Some(at) = tables.node(node) else { return };
         let Ok(hop) = route(&tables, at, to) else { return };
         let Some(source) = hop.address(at) else { return };
-        let Some(mut frame) = self.pool.allocate(LINK_LENGTH + length) else { return };
+        self.count(node, Term::Originated, 1);
+        let Some(mut frame) = self.pool.allocate(LINK_LENGTH + length) else {
+            return self.lack_buffer(node);
+        };
         self.identification = self.identification.wrapping_add(1);
         let mut open = self.arena.open(&mut frame);
         open.record.node = node.0;
@@ -112,7 +118,6 @@ impl Worker {
         open.record.checksum = ChecksumState::Verified;
         open.record.mark = mark;
         write(&mut open.bytes_mut()[LINK_LENGTH..], source, self.identification);
-        self.count(node, Term::Originated, 1);
         self.send_originated(frame, now);
     }
 

@@ -8,6 +8,7 @@ use super::{
     ADJACENCY_LIMIT, Adjacency, Class, DropReason, Frame, Half, Instant, NodeId, ORIGINATED, Parsed, PortId,
     Term, Worker, flags,
 };
+use crate::bridge::News;
 use crate::decide::{Arrival, Decision, Refusal, Verdict, decide};
 use crate::flow::{Tuple, epoch_sum};
 use crate::frame::FrameMut;
@@ -19,7 +20,7 @@ use crate::trace::{Action, Point};
 
 impl Worker {
     /// Decides about a frame and does what was decided.
-    pub(super) fn decide(&mut self, frame: Frame, parsed: &Parsed, hash: u64, now: Instant) {
+    pub(super) fn decide(&mut self, frame: Frame, parsed: &Parsed, now: Instant) {
         let record = self.arena.record(&frame);
         let (node_id, port_id, steered) = (NodeId(record.node), PortId(record.ingress), record.steered);
         if parsed.class == Class::Arp {
@@ -36,7 +37,7 @@ impl Worker {
         let verdict = decide(&mut self.world(now), &arrival);
         match verdict {
             Ok(Verdict::Forward(decision)) => {
-                self.remember(parsed, hash, &decision);
+                self.remember(parsed, &decision);
                 self.forward(frame, parsed.tuple(), &decision.transform, now);
             }
             Ok(Verdict::Flood) => self.flood(frame, node_id, port_id, now),
@@ -59,18 +60,31 @@ impl Worker {
         role: Role,
         now: Instant,
     ) {
-        if role != Role::Bridge(None) {
-            return;
-        }
         let source = crate::wire::EthernetFrame::new_unchecked(self.arena.bytes(frame)).source();
-        if source.is_unicast() && self.fdb.learn(&self.tables, node, source, port, now) {
-            self.cache.clear();
-            self.tell(Notice::Station(node, source, port));
+        let may_teach = match role {
+            // A guarded pod is a static entry; without its endpoint it is a station like any other.
+            Role::Bridge(guard) => guard.is_none_or(|guard| guard.mac == source),
+            Role::Interface(_) => false,
+        };
+        if may_teach && source.is_unicast() {
+            let news = self.fdb.learn(&self.tables, node, source, port, now);
+            self.heed_station(news);
+            if news != News::None {
+                self.tell(Notice::Station(node, source, port));
+            }
+        }
+    }
+
+    /// Cached flows lead to where a station was.
+    pub(super) fn heed_station(&mut self, news: News) {
+        match news {
+            News::Moved => self.cache.clear(),
+            News::Fresh | News::None => {}
         }
     }
 
     /// Keeps a decision in the cache, where it may be replayed.
-    fn remember(&mut self, parsed: &Parsed, hash: u64, decision: &Decision) {
+    fn remember(&mut self, parsed: &Parsed, decision: &Decision) {
         if !matches!(parsed.class, Class::Flow | Class::LayerTwo) {
             return;
         }
@@ -84,7 +98,7 @@ impl Worker {
                 slot.flags |= flags::REPLY;
             }
         }
-        self.cache.insert(hash, slot, &self.tables.epochs);
+        self.cache.insert(parsed.hash, slot, &self.tables.epochs);
     }
 
     fn adjacency(&mut self, adjacency: Adjacency) -> u32 {
@@ -136,19 +150,23 @@ impl Worker {
         let mut original = Some(frame);
         while let Some(port) = others.next() {
             let copy = match &original {
-                Some(frame) if others.peek().is_some() => match self.pool.copy(frame) {
-                    Some(copy) => {
-                        self.count(node, Term::Copied, 1);
-                        Some(copy)
-                    }
-                    None => None,
-                },
+                Some(frame) if others.peek().is_some() => {
+                    self.count(node, Term::Copied, 1);
+                    self.pool.copy(frame)
+                }
                 Some(_) | None => original.take(),
             };
-            // No free buffer for a copy: that port goes without.
-            if let Some(copy) = copy {
-                self.send(copy, port, now);
+            match copy {
+                Some(copy) => self.send(copy, port, now),
+                None => self.lack_buffer(node),
             }
+        }
+    }
+
+    /// A frame that was to be made, and is counted as such, found no buffer.
+    pub(super) fn lack_buffer(&self, node: NodeId) {
+        if let Some(counters) = self.counters.get(usize::from(node.0)) {
+            counters.drop_frame(DropReason::PoolEmpty);
         }
     }
 
@@ -190,7 +208,7 @@ impl Worker {
         };
         let verified = record.checksum == crate::frame::ChecksumState::Verified;
         match crate::parse::parse(self.arena.bytes(&frame), &ingress, verified) {
-            Ok(parsed) => self.decide(frame, &parsed, record.flow_hash, now),
+            Ok(parsed) => self.decide(frame, &Parsed { hash: record.flow_hash, ..parsed }, now),
             Err(reason) => self.drop_frame(frame, reason, now),
         }
     }

@@ -16,7 +16,7 @@ use flatnet_engine::control::{Control, EngineConfig, InterfaceSpec, NodeSpec};
 use flatnet_engine::ledger::{Buffers, DropReason, Ledger};
 use flatnet_engine::link::{Link, RingsPeer, rings};
 use flatnet_engine::tables::{Guard, Lease, NodeId, PortId};
-use flatnet_engine::trace::{Action, Event};
+use flatnet_engine::trace::{Action, Event, Point};
 use flatnet_engine::wire::{
     ArpOperation, ArpPacket, EtherType, EthernetFrame, IcmpPacket, IcmpType, IpProtocol, Ipv4Packet,
     MacAddress, TcpFlags, TcpSegment, UdpDatagram,
@@ -64,9 +64,16 @@ pub fn mac(address: Ipv4Addr) -> MacAddress {
 
 impl Lab {
     pub fn new(workers: u8) -> Self {
-        let config =
-            EngineConfig { workers, small_buffers: 2048, large_buffers: 2, ..EngineConfig::default() };
-        let (mut control, workers) = Control::build(&config).unwrap();
+        Self::build(&EngineConfig {
+            workers,
+            small_buffers: 2048,
+            large_buffers: 2,
+            ..EngineConfig::default()
+        })
+    }
+
+    pub fn build(config: &EngineConfig) -> Self {
+        let (mut control, workers) = Control::build(config).unwrap();
         let last = workers.len() as u8 - 1;
         let switch = control.add_switch("192.168.66.0/24").unwrap();
         let outside = control.add_switch("203.0.113.0/24").unwrap();
@@ -127,11 +134,19 @@ impl Lab {
         lab
     }
 
-    fn pod(&mut self, node: NodeId, name: &str, address: Ipv4Addr, gateway: Ipv4Addr, worker: u8) {
+    pub fn pod(&mut self, node: NodeId, name: &str, address: Ipv4Addr, gateway: Ipv4Addr, worker: u8) {
         let (link, peer) = rings(1024);
         let guard = Guard { mac: mac(address), address };
         let port = self.control.attach(node, name, Some(guard), worker, Link::Rings(link)).unwrap();
         self.machines.insert(address, Machine { peer, port, address, gateway: mac(gateway) });
+    }
+
+    /// Attaches a machine that no guard binds to an address.
+    pub fn stranger(&mut self, node: NodeId, address: Ipv4Addr, gateway: Ipv4Addr, worker: u8) {
+        let (link, peer) = rings(1024);
+        let port = self.control.attach(node, "stranger", None, worker, Link::Rings(link)).unwrap();
+        self.machines.insert(address, Machine { peer, port, address, gateway: mac(gateway) });
+        self.run();
     }
 
     fn host(&mut self, switch: NodeId, name: &str, address: Ipv4Addr, gateway: Ipv4Addr) {
@@ -163,9 +178,39 @@ impl Lab {
         });
     }
 
+    /// Sends every frame to the slow path, applied step by step: somebody listens, if nowhere.
+    pub fn decide_always(&mut self) {
+        for worker in &mut self.workers {
+            worker.observer.listen(0, NodeId(u16::MAX), Point::Tunnel);
+        }
+    }
+
+    /// Takes everything that is at a machine, ARP too, without an answer.
+    pub fn take(&mut self, at: Ipv4Addr) -> Vec<Vec<u8>> {
+        let mut frames = Vec::new();
+        self.machines.get_mut(&at).unwrap().peer.from_node.pop(usize::MAX, |frame| frames.push(frame));
+        let bytes = frames.iter().map(|frame| self.control.arena().bytes(frame).to_vec()).collect();
+        for frame in frames {
+            self.control.pool.free(frame);
+        }
+        self.bring_home();
+        bytes
+    }
+
+    /// What the control side's pool does not own goes home through the workers, as real links do.
+    fn bring_home(&mut self) {
+        for worker in 0..self.workers.len() {
+            let foreign: Vec<_> = self.control.pool.homebound(worker).drain(..).collect();
+            for frame in foreign {
+                self.workers[worker].adopt(frame);
+            }
+        }
+    }
+
     /// Runs all workers until nothing moves at the present time; machines answer ARP meanwhile.
     pub fn run(&mut self) {
-        loop {
+        for batch in 0.. {
+            assert!(batch < 10_000, "frames go round and round");
             let moved: usize = self.workers.iter_mut().map(|worker| worker.run_batch(self.now)).sum();
             let busy = self.workers.iter().any(|worker| worker.next_event(self.now) == Some(self.now));
             if moved == 0 && !busy {
@@ -205,21 +250,7 @@ impl Lab {
 
     /// Takes what arrived at a machine, and answers ARP requests for it.
     pub fn receive(&mut self, at: Ipv4Addr) -> Vec<Vec<u8>> {
-        let mut arrived = Vec::new();
-        let machine = self.machines.get_mut(&at).unwrap();
-        let mut frames = Vec::new();
-        machine.peer.from_node.pop(usize::MAX, |frame| frames.push(frame));
-        for frame in frames {
-            arrived.push(self.control.arena().bytes(&frame).to_vec());
-            self.control.pool.free(frame);
-        }
-        // What the pool does not own goes home through the workers, as real links do.
-        for worker in 0..self.workers.len() {
-            let foreign: Vec<_> = self.control.pool.homebound(worker).drain(..).collect();
-            for frame in foreign {
-                self.workers[worker].adopt(frame);
-            }
-        }
+        let arrived = self.take(at);
         let mut rest = Vec::new();
         for bytes in arrived {
             match arp_request(&bytes) {
@@ -324,7 +355,7 @@ impl Lab {
         ethernet(destination, mac(from), &echo_packet(from, to, IcmpType::EchoRequest, 77, ttl))
     }
 
-    fn same_segment(&self, from: Ipv4Addr, to: Ipv4Addr) -> bool {
+    pub fn same_segment(&self, from: Ipv4Addr, to: Ipv4Addr) -> bool {
         from.octets()[..3] == to.octets()[..3]
     }
 }
@@ -408,7 +439,7 @@ pub fn arp(
     bytes
 }
 
-fn arp_request(bytes: &[u8]) -> Option<(MacAddress, Ipv4Addr, Ipv4Addr)> {
+pub fn arp_request(bytes: &[u8]) -> Option<(MacAddress, Ipv4Addr, Ipv4Addr)> {
     let frame = EthernetFrame::new_checked(bytes).ok()?;
     if frame.ethertype() != EtherType::Arp {
         return None;
