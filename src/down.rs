@@ -11,7 +11,7 @@ use hyper::Method;
 use crate::args::{Down, Output};
 use crate::client::{self, Client};
 use crate::ledger;
-use crate::up::json;
+use crate::output::{print, print_json};
 use crate::views::LedgerReport;
 
 /// Runs the command.
@@ -22,8 +22,8 @@ pub fn run(arguments: &Down) -> miette::Result<ExitCode> {
     let client = Client::find(arguments.selection.name.as_deref())?;
     let report: LedgerReport = client::run(client.ask(Method::POST, "/v1/down"))?;
     match arguments.output {
-        Output::Json => println!("{}", json(&report)?),
-        Output::Table => print!("{}", ledger::table(&report)),
+        Output::Json => print_json(&report)?,
+        Output::Table => print(&ledger::table(&report))?,
     }
     Ok(if report.balances { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -3,15 +3,15 @@
 //! `flatnet up` prints it when it ends, `flatnet down` prints what the instance returns. Invariant: a row is what the
 //! engine counted, never what it should have.
 //!
-//! May depend on engine, agents, comfy-table. Read first: `engine/src/ledger.rs`.
+//! May depend on engine and agents. Read first: `engine/src/ledger.rs`.
 
 use std::fmt::Write as _;
 
-use comfy_table::{CellAlignment, Table, presets};
 use flatnet_agents::publisher::Publisher;
 use flatnet_engine::ledger::{Buffers, DropReason, Ledger, Term};
 
 use crate::drive::Drive;
+use crate::output::plain_table;
 use crate::views::{BufferReport, DropCount, LedgerReport, LedgerRow};
 
 /// Ends a network and tells what became of everything.
@@ -56,19 +56,6 @@ pub fn drops(ledger: &Ledger) -> Vec<DropCount> {
     let reasons = DropReason::ALL.iter().map(|&reason| (reason, ledger.drops(reason)));
     let happened = reasons.filter(|&(_, count)| count > 0);
     happened.map(|(reason, count)| DropCount { reason: reason.name().to_owned(), count }).collect()
-}
-
-/// Makes a table without lines: its first column is left, the others right.
-pub fn plain_table<const N: usize>(header: [&str; N]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(header);
-    for (index, column) in table.column_iter_mut().enumerate() {
-        column.set_padding((0, 2));
-        if index > 0 {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    table
 }
 
 /// Prints a ledger for people.

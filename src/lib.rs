@@ -9,6 +9,7 @@
 //! - [`point`], [`recorder`], [`rates`], [`ledger`]: what can be watched and counted in a network that runs.
 //! - [`instance`]: a running network that answers.
 //! - [`views`]: what it answers.
+//! - [`output`]: how commands print.
 //! - [`client`]: the way to it.
 //! - [`exec`], [`show`], [`capture`], [`status`], [`down`]: the commands that ask it.
 
@@ -35,6 +36,8 @@ pub mod ledger;
 pub mod instance;
 
 pub mod views;
+
+pub mod output;
 
 pub mod client;
 

@@ -13,7 +13,7 @@ use flatnet_agents::publisher::Publisher;
 use flatnet_engine::ledger::{DropReason, Ledger, Term};
 use flatnet_engine::tables::NodeId;
 
-use crate::ledger::plain_table;
+use crate::output::plain_table;
 use crate::views::Rate;
 
 /// Time between samples.

@@ -14,8 +14,7 @@ use serde_json::Value;
 
 use crate::args::{Output, Show, Table};
 use crate::client::{self, Client, encode};
-use crate::ledger::plain_table;
-use crate::up::json;
+use crate::output::{plain_table, print, print_json};
 use crate::views::{DropEntry, FdbEntry, FlowEntry, Half, NeighborEntry, RouteEntry, ServiceEntry};
 
 /// Runs the command.
@@ -27,13 +26,13 @@ pub fn run(arguments: &Show) -> miette::Result<ExitCode> {
     let path = format!("/v1/show/{}?node={}", arguments.table.name(), encode(&arguments.node));
     let rows: Value = client::run(client.ask(Method::GET, &path))?;
     match arguments.output {
-        Output::Json => println!("{}", json(&rows)?),
-        Output::Table => print!("{}", print(arguments.table, rows)?),
+        Output::Json => print_json(&rows)?,
+        Output::Table => print(&text(arguments.table, rows)?)?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn print(table: Table, rows: Value) -> miette::Result<String> {
+fn text(table: Table, rows: Value) -> miette::Result<String> {
     Ok(match table {
         Table::Fdb => lines(&read(rows)?, fdb),
         Table::Neighbors => lines(&read(rows)?, neighbor),

@@ -11,10 +11,9 @@ use hyper::Method;
 
 use crate::args::{self, Output};
 use crate::client::{self, Client};
-use crate::ledger::plain_table;
 use crate::network::with_sources;
+use crate::output::{plain_table, print, print_json};
 use crate::rates::short;
-use crate::up::json;
 use crate::views::{NodeKind, Status};
 
 /// Runs the command.
@@ -30,9 +29,9 @@ pub fn run(arguments: &args::Status) -> miette::Result<ExitCode> {
         }
     }
     match arguments.output {
-        Output::Json => println!("{}", json(&found)?),
-        Output::Table if found.is_empty() => println!("no network runs; start one by `flatnet up -d`"),
-        Output::Table => println!("{}", table(&found)),
+        Output::Json => print_json(&found)?,
+        Output::Table if found.is_empty() => print("no network runs; start one by `flatnet up -d`\n")?,
+        Output::Table => print(&(table(&found) + "\n"))?,
     }
     Ok(ExitCode::SUCCESS)
 }

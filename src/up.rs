@@ -20,6 +20,7 @@ use miette::{Diagnostic, IntoDiagnostic, WrapErr};
 use crate::args::{Output, Up};
 use crate::check::{self, Report, Verdict};
 use crate::drive::Drive;
+use crate::output::{print, print_json};
 use crate::point;
 use crate::recorder::{self, Recorder};
 use crate::topology::{self, TimeMode, Topology};
@@ -78,7 +79,10 @@ fn check(arguments: &Up, topology: &Topology) -> miette::Result<ExitCode> {
         captures.collect(&mut drive)?;
     }
     captures.write()?;
-    print(&reports, arguments.output)?;
+    match arguments.output {
+        Output::Json => print_json(&reports)?,
+        Output::Table => print(&table(&reports))?,
+    }
     let works = !reports.is_empty() && reports.iter().all(|report| report.verdict == Verdict::Ok);
     Ok(if works { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -145,22 +149,6 @@ fn break_something(drive: &mut Drive, fault: &str) -> miette::Result<()> {
             drive.network.publisher.impair(a, b, lost).into_diagnostic()?;
         }
         _ => return Err(UpError::Fault(fault.to_owned()).into()),
-    }
-    Ok(())
-}
-
-/// Prints anything for programs.
-///
-/// # Errors
-/// It has no form in JSON.
-pub fn json(value: &impl serde::Serialize) -> miette::Result<String> {
-    serde_json::to_string_pretty(value).into_diagnostic()
-}
-
-fn print(reports: &[Report], output: Output) -> miette::Result<()> {
-    match output {
-        Output::Json => println!("{}", json(&reports)?),
-        Output::Table => print!("{}", table(reports)),
     }
     Ok(())
 }

@@ -16,6 +16,7 @@ use miette::{Diagnostic, IntoDiagnostic as _, WrapErr as _};
 use crate::args::Up;
 use crate::client::{self, Client};
 use crate::instance::socket;
+use crate::output::print;
 use crate::views::Status;
 
 /// How long the network may take to answer.
@@ -56,7 +57,7 @@ pub(super) fn run(arguments: &Up, name: &str) -> miette::Result<ExitCode> {
             return Err(BackgroundError::Ended { name: name.to_owned(), said, log }.into());
         }
         if answers(name, child.id()) {
-            println!("{name}");
+            print(&format!("{name}\n"))?;
             return Ok(ExitCode::SUCCESS);
         }
         std::thread::sleep(POLL);

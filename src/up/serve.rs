@@ -15,6 +15,7 @@ use crate::drive::Drive;
 use crate::instance::http::Server;
 use crate::instance::{Desk, Instance, socket};
 use crate::ledger;
+use crate::output::print;
 use crate::topology::{TimeMode, Topology};
 use crate::up::break_something;
 use crate::views::{MachineStatus, NodeStatus, Status};
@@ -35,7 +36,7 @@ pub(super) fn run(arguments: &Up, topology: &Topology, name: &str) -> miette::Re
     }
     drive.settle();
     let instance = Instance::new(name.to_owned(), drive);
-    print!("{}", describe(&instance.status()));
+    print(&describe(&instance.status()))?;
     let listener = claim.listener.try_clone().into_diagnostic()?;
     let (desk, jobs) = Desk::new();
     let server = Server::start(listener, desk).into_diagnostic().wrap_err("the server cannot be started")?;
@@ -44,7 +45,7 @@ pub(super) fn run(arguments: &Up, topology: &Topology, name: &str) -> miette::Re
     drop(jobs);
     server.end().into_diagnostic().wrap_err("the server failed")?;
     drop(claim);
-    print!("{}", ledger::table(&report));
+    print(&ledger::table(&report))?;
     Ok(if report.balances { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
