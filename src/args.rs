@@ -22,6 +22,16 @@ pub struct Arguments {
 pub enum Command {
     /// Bring a network up; without -f the two-node network of the tour
     Up(Up),
+    /// End a running network and print its packet ledger
+    Down(Down),
+    /// List the running networks
+    Status(Status),
+    /// Run a program inside a pod or on a host
+    Exec(Exec),
+    /// Show a node's tables, as bridge, ip, ipvsadm and conntrack do
+    Show(Show),
+    /// Write the frames that pass a point as pcapng
+    Capture(Capture),
 }
 
 /// How results are printed.
@@ -33,6 +43,14 @@ pub enum Output {
     Json,
 }
 
+/// Which running network is meant.
+#[derive(Debug, Clone, Args)]
+pub struct Selection {
+    /// The running network's name; needed only when several run
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+}
+
 /// `flatnet up`.
 #[derive(Debug, Args)]
 pub struct Up {
@@ -42,10 +60,118 @@ pub struct Up {
     /// Try every way through the network and exit: 0 when all work
     #[arg(long)]
     pub check: bool,
+    /// Run in the background; see `flatnet status` and `flatnet down`
+    #[arg(short, long, conflicts_with = "check")]
+    pub detach: bool,
+    /// Name of the running network, instead of the topology's
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
     /// Break something first: lease:NODE or link:A:B (may be repeated)
     #[arg(long, value_name = "FAULT")]
     pub fault: Vec<String>,
+    /// Write the frames that pass a point during the checks to a pcapng file (may be repeated)
+    #[arg(long, value_name = "POINT=FILE", requires = "check")]
+    pub capture: Vec<String>,
     /// How to print the checks
     #[arg(short, long, value_enum, default_value = "table")]
     pub output: Output,
+    /// The process is the background one.
+    #[arg(long, hide = true)]
+    pub detached: bool,
+}
+
+/// `flatnet down`.
+#[derive(Debug, Args)]
+pub struct Down {
+    /// Which one.
+    #[command(flatten)]
+    pub selection: Selection,
+    /// How to print the ledger
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub output: Output,
+}
+
+/// `flatnet status`.
+#[derive(Debug, Args)]
+pub struct Status {
+    /// How to print it
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub output: Output,
+}
+
+/// `flatnet exec`.
+#[derive(Debug, Args)]
+pub struct Exec {
+    /// Which network.
+    #[command(flatten)]
+    pub selection: Selection,
+    /// The pod, as [NAMESPACE/]POD, or a host
+    pub pod: String,
+    /// The program and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub command: Vec<String>,
+}
+
+/// What `flatnet show` can show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Table {
+    /// The bridge's MAC table, as `bridge fdb`
+    Fdb,
+    /// Next hops' MACs, as `ip neigh`
+    Neighbors,
+    /// Routes and leases, as `ip route`
+    Routes,
+    /// Services and their backends, as `ipvsadm -Ln`
+    Services,
+    /// What NAT and Services chose, as `conntrack -L`
+    Flows,
+    /// Dropped frames by reason, and what to do about them
+    Drops,
+}
+
+impl Table {
+    /// Returns the table's name in requests.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fdb => "fdb",
+            Self::Neighbors => "neighbors",
+            Self::Routes => "routes",
+            Self::Services => "services",
+            Self::Flows => "flows",
+            Self::Drops => "drops",
+        }
+    }
+}
+
+/// `flatnet show`.
+#[derive(Debug, Args)]
+pub struct Show {
+    /// Which network.
+    #[command(flatten)]
+    pub selection: Selection,
+    /// What to show
+    #[arg(value_enum)]
+    pub table: Table,
+    /// A node, router or network
+    pub node: String,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub output: Output,
+}
+
+/// `flatnet capture`.
+#[derive(Debug, Args)]
+pub struct Capture {
+    /// Which network.
+    #[command(flatten)]
+    pub selection: Selection,
+    /// [NAMESPACE/]POD[:eth0|lo], NODE:docker0|flannel0|eth0, HOST, or a network
+    pub point: String,
+    /// The file to write; standard output without it
+    #[arg(short, long, value_name = "FILE")]
+    pub write: Option<PathBuf>,
+    /// End after this many frames
+    #[arg(short, long)]
+    pub count: Option<u64>,
 }

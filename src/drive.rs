@@ -4,7 +4,7 @@
 //! time everything runs here, in one order, and time passes only when nothing is left to do, so that a seed gives the
 //! same bytes on any machine; in real time workers never wait for this thread.
 //!
-//! May depend on engine and [`crate::network`]. Read first: `DESIGN.md`, "Time".
+//! May depend on engine and [`crate::network`]. Read first: `docs/architecture.md`, "Time".
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -154,6 +154,22 @@ impl Drive {
             return answer.try_recv().map_err(|_| silent());
         }
         answer.recv_timeout(Duration::from_secs(5)).map_err(|_| silent())
+    }
+
+    /// Runs `visit` on every worker between two batches and returns their answers, by number.
+    ///
+    /// # Errors
+    /// [`DriveError::Silent`].
+    pub fn ask_all<R: Send + 'static>(
+        &mut self,
+        visit: impl FnOnce(&mut Worker) -> R + Clone + Send + 'static,
+    ) -> Result<Vec<R>, DriveError> {
+        (0..self.workers()).map(|worker| self.ask(worker, visit.clone())).collect()
+    }
+
+    /// Tells whether time is virtual: then it passes only in [`Drive::wait_for`].
+    pub fn is_virtual(&self) -> bool {
+        matches!(self.engine, Engine::Virtual { .. })
     }
 
     /// Returns how many workers there are.

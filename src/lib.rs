@@ -5,7 +5,13 @@
 //! - [`network`]: a network's control plane in one process.
 //! - [`drive`]: what makes it go: virtual time, or workers on threads.
 //! - [`check`]: every way through a network, tried.
-//! - [`up`]: the command that does all that.
+//! - [`up`]: the command that does all that, and keeps it running.
+//! - [`point`], [`recorder`], [`rates`], [`ledger`]: what can be watched and counted in a network that runs.
+//! - [`instance`]: a running network that answers.
+//! - [`views`]: what it answers.
+//! - [`output`]: how commands print.
+//! - [`client`]: the way to it.
+//! - [`exec`], [`show`], [`capture`], [`status`], [`down`]: the commands that ask it.
 
 pub mod args;
 
@@ -18,3 +24,29 @@ pub mod drive;
 pub mod check;
 
 pub mod up;
+
+pub mod point;
+
+pub mod recorder;
+
+pub mod rates;
+
+pub mod ledger;
+
+pub mod instance;
+
+pub mod views;
+
+pub mod output;
+
+pub mod client;
+
+pub mod exec;
+
+pub mod show;
+
+pub mod capture;
+
+pub mod status;
+
+pub mod down;

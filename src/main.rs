@@ -4,10 +4,15 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use flatnet::args::{Arguments, Command};
-use flatnet::up;
+use flatnet::{capture, down, exec, show, status, up};
 
 fn main() -> miette::Result<ExitCode> {
     match Arguments::parse().command {
         Command::Up(arguments) => up::run(&arguments),
+        Command::Down(arguments) => down::run(&arguments),
+        Command::Status(arguments) => status::run(&arguments),
+        Command::Exec(arguments) => exec::run(&arguments),
+        Command::Show(arguments) => show::run(&arguments),
+        Command::Capture(arguments) => capture::run(&arguments),
     }
 }

@@ -6,7 +6,7 @@
 //!
 //! Invariants: only objects decide; what is not in the store is not on the network. One thread runs all agents.
 //!
-//! May depend on agents and engine. Read first: `DESIGN.md`, "Objects first".
+//! May depend on agents and engine. Read first: `docs/architecture.md`, "Objects first".
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

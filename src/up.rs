@@ -1,9 +1,13 @@
-//! `flatnet up`: brings a network up and checks it.
+//! `flatnet up`: brings a network up, and checks it or keeps it running.
 //!
-//! Reads the topology files, starts a [`Drive`], tries the ways. Invariant: exit status 0 means that everything asked
-//! for works.
+//! Reads the topology files; with `--check` starts a [`Drive`] and tries the ways, else hands over to `serve` or
+//! `background`. Invariant: exit status 0 means that everything asked for works.
 //!
 //! May depend on all of the command line. Read first: [`crate::check`].
+
+mod serve;
+
+mod background;
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -16,6 +20,9 @@ use miette::{Diagnostic, IntoDiagnostic, WrapErr};
 use crate::args::{Output, Up};
 use crate::check::{self, Report, Verdict};
 use crate::drive::Drive;
+use crate::output::{print, print_json};
+use crate::point;
+use crate::recorder::{self, Recorder};
 use crate::topology::{self, TimeMode, Topology};
 
 /// The tour's network, when no file is given.
@@ -28,6 +35,19 @@ pub enum UpError {
     #[error("--fault {0} is none that exists")]
     #[diagnostic(help("write lease:NODE or link:A:B"))]
     Fault(String),
+    /// A capture that is not one.
+    #[error("--capture {0} names no file")]
+    #[diagnostic(help("write POINT=FILE"))]
+    Capture(String),
+    /// A capture's file cannot be written.
+    #[error("{path} cannot be written")]
+    File {
+        /// The file.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
 }
 
 /// Runs the command.
@@ -36,7 +56,16 @@ pub enum UpError {
 /// Whatever keeps the network from coming up.
 pub fn run(arguments: &Up) -> miette::Result<ExitCode> {
     let topology = read(&arguments.files)?;
-    let mut drive = Drive::start(&topology, topology.time.unwrap_or(TimeMode::Virtual))?;
+    if arguments.check {
+        return check(arguments, &topology);
+    }
+    let name = arguments.name.as_deref().unwrap_or(&topology.name);
+    if arguments.detach { background::run(arguments, name) } else { serve::run(arguments, &topology, name) }
+}
+
+fn check(arguments: &Up, topology: &Topology) -> miette::Result<ExitCode> {
+    let mut drive = Drive::start(topology, topology.time.unwrap_or(TimeMode::Virtual))?;
+    let mut captures = CheckCaptures::open(&mut drive, &arguments.capture)?;
     for fault in &arguments.fault {
         break_something(&mut drive, fault)?;
     }
@@ -45,12 +74,51 @@ pub fn run(arguments: &Up) -> miette::Result<ExitCode> {
         eprintln!("warning: {warning}");
     }
     let mut reports = Vec::new();
-    for check in check::plan(&topology, &drive) {
+    for check in check::plan(topology, &drive) {
         reports.push(check::run(&mut drive, &check)?);
+        captures.collect(&mut drive)?;
     }
-    print(&reports, arguments.output)?;
+    captures.write()?;
+    match arguments.output {
+        Output::Json => print_json(&reports)?,
+        Output::Table => print(&table(&reports))?,
+    }
     let works = !reports.is_empty() && reports.iter().all(|report| report.verdict == Verdict::Ok);
     Ok(if works { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The captures of a check, by number.
+struct CheckCaptures(Vec<(u32, Recorder, Vec<u8>, String)>);
+
+impl CheckCaptures {
+    fn open(drive: &mut Drive, asked: &[String]) -> miette::Result<Self> {
+        let mut captures = Vec::new();
+        for (number, text) in (1..).zip(asked) {
+            let (point, file) = text.split_once('=').ok_or_else(|| UpError::Capture(text.clone()))?;
+            let resolved = point::resolve(&drive.network.publisher, point)?;
+            let recorder = Recorder::new(&resolved, Duration::ZERO).into_diagnostic()?;
+            recorder::listen(drive, number, &resolved)?;
+            captures.push((number, recorder, Vec::new(), file.to_owned()));
+        }
+        Ok(Self(captures))
+    }
+
+    fn collect(&mut self, drive: &mut Drive) -> miette::Result<()> {
+        for (number, recorder, bytes, _) in &mut self.0 {
+            for frame in recorder::take(drive, *number)? {
+                recorder.add(&frame).into_diagnostic()?;
+            }
+            bytes.append(&mut recorder.take());
+        }
+        Ok(())
+    }
+
+    fn write(self) -> Result<(), UpError> {
+        for (_, _, bytes, path) in self.0 {
+            std::fs::write(&path, bytes).map_err(|source| UpError::File { path, source })?;
+        }
+        Ok(())
+    }
 }
 
 /// Reads the topology of the files, or the tour's.
@@ -81,14 +149,6 @@ fn break_something(drive: &mut Drive, fault: &str) -> miette::Result<()> {
             drive.network.publisher.impair(a, b, lost).into_diagnostic()?;
         }
         _ => return Err(UpError::Fault(fault.to_owned()).into()),
-    }
-    Ok(())
-}
-
-fn print(reports: &[Report], output: Output) -> miette::Result<()> {
-    match output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(reports).into_diagnostic()?),
-        Output::Table => print!("{}", table(reports)),
     }
     Ok(())
 }

@@ -13,13 +13,13 @@
 use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
 
 use flatnet_engine::{
-    control::{Control, ControlError, InterfaceSpec, NodeSpec},
+    control::{Control, ControlError, InterfaceSpec, NodeSpec, ServiceError},
     link::wire::Impairment,
     pod::{ContainerConfig, Image, Pod, PodConfig, PodError, Transport},
     tables::{Guard, Lease, NodeId, PortId},
     wire::MacAddress,
 };
-use flatnet_proxy::{Ipv4Prefix, TableError};
+use flatnet_proxy::Ipv4Prefix;
 use k8s_openapi::api::core::v1::Container;
 use thiserror::Error;
 
@@ -67,14 +67,14 @@ pub enum PublishError {
         /// The node's name.
         node: String,
     },
-    /// Two Services claim one address and port.
+    /// A Service is refused.
     #[error("{service} cannot be published")]
     Service {
         /// `namespace/name:port`.
         service: String,
         /// Why.
         #[source]
-        source: TableError,
+        source: ServiceError,
     },
     /// A link's end is not known.
     #[error("there is no node, router or host {0} on a common network")]
@@ -305,16 +305,14 @@ impl Publisher {
             }
             Change::PodRemoved(pod) => self.remove_pod(pod)?,
             Change::Service { service, frontends, node_ports } => {
-                let (frontends, node_ports) = (frontends.clone(), node_ports.clone());
-                let mut result = Ok(());
                 self.control
-                    .tables
-                    .publish(|tables| result = tables.set_service(service.clone(), frontends, node_ports));
-                result
+                    .set_service(service.clone(), frontends.clone(), node_ports.clone())
                     .map_err(|source| PublishError::Service { service: service.name.to_string(), source })?;
             }
-            Change::ServiceRemoved { id, .. } => {
-                self.control.tables.publish(|tables| tables.remove_service(*id));
+            Change::ServiceRemoved { id, name } => {
+                let failed =
+                    |source| PublishError::Control { what: format!("the removal of {name}"), source };
+                self.control.remove_service(*id).map_err(failed)?;
             }
             // The network's own nodes are made with their leases; warnings are for people.
             Change::Node { .. } | Change::NodeRemoved { .. } | Change::Warning(_) => {}

@@ -5,9 +5,12 @@
 //! translation and is never evicted, it ends by timeout, state or removal; its generation changes when it
 //! ends, so that no cached flow outlives it. One table per worker. Allowed dependencies: `flow`, `tables`,
 //! `clock`, `wire`. Read first: RFC 3022; RFC 5382, 4787 and 5508 for the timeouts; conntrack's are used.
+//!
+//! Above 400 lines because halves, TCP's states and timeouts are one machine, tested beside it.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hasher};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use crate::clock::Instant;
@@ -93,6 +96,19 @@ impl Binding {
             _ => 30,
         };
         Duration::from_secs(seconds)
+    }
+
+    /// Tells whether a machine is one of its ends: as the client, or as the backend that was chosen.
+    #[must_use]
+    pub fn is_with(&self, address: Ipv4Addr) -> bool {
+        [self.original.tuple.source, self.reply.tuple.source].contains(&address.to_bits())
+    }
+
+    /// Tells whether it leads UDP to this backend.
+    #[must_use]
+    pub fn is_udp_to(&self, address: Ipv4Addr, port: u16) -> bool {
+        let backend = &self.reply.tuple;
+        backend.protocol == 17 && (backend.source, backend.source_port) == (address.to_bits(), port)
     }
 
     fn note(&mut self, half: Half, flags: TcpFlags, now: Instant) {

@@ -3,13 +3,16 @@
 //! The publisher and the benches hold a [`Control`]. Invariants: a port is published before its link is
 //! attached and its link detached before it is unpublished; ids are never reused; both ends of a cable are
 //! one worker's. Allowed dependencies: `tables`, `mailbox`, `worker`, `link`. Read first: `tables.rs`.
+//!
+//! Above 400 lines because each part of a network is made and unmade in one place.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
-use flatnet_proxy::Ipv4Prefix;
+use flatnet_proxy::{Backend, Frontend, Ipv4Prefix, NodePort, Service, TableError};
 
+use crate::binding::Binding;
 use crate::frame::{Arena, ArenaError, Pool};
 use crate::ledger::{Ledger, NodeCounters};
 use crate::link::wire::Wire;
@@ -108,7 +111,7 @@ impl Control {
                 },
             )
         });
-        let made = made.collect();
+        let made = made.collect::<Result<_, _>>()?;
         let control =
             Self { tables, posts, pool, counters, homecoming, arena, random, next_node: 0, next_port: 0 };
         Ok((control, made))
@@ -130,7 +133,8 @@ impl Control {
     pub fn collect_buffers(&mut self) {
         for incoming in &mut self.homecoming {
             incoming.parcels.pop(usize::MAX, |parcel| match parcel {
-                Parcel::Home(frame) | Parcel::Ingress(frame) | Parcel::Egress(frame) => self.pool.free(frame),
+                Parcel::Home(frame) => self.pool.welcome(frame),
+                Parcel::Ingress(frame) | Parcel::Egress(frame) => self.pool.free(frame),
                 Parcel::Notice => {
                     incoming.notices.pop();
                 }
@@ -151,6 +155,17 @@ pub enum ControlError {
     /// A worker does not run.
     #[error(transparent)]
     MailboxFull(#[from] MailboxFull),
+}
+
+/// Why a Service cannot be published.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ServiceError {
+    /// Another Service has one of its keys.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// A worker does not run.
+    #[error(transparent)]
+    Control(#[from] ControlError),
 }
 
 /// A cluster's node to be made.
@@ -354,6 +369,59 @@ impl Control {
             }
             tables.remove_port(port);
         });
+        // Whoever gets the address next is another machine: no flow of the old one may reach it.
+        match address {
+            Some(address) => self.end_bindings(move |binding| binding.is_with(address)),
+            None => Ok(()),
+        }
+    }
+
+    /// Publishes a Service with exactly these keys. New flows see it at once; TCP flows stay with their backends, UDP
+    /// flows of a backend that is no more choose again.
+    ///
+    /// # Errors
+    /// [`ServiceError`].
+    pub fn set_service(
+        &mut self,
+        service: Service,
+        frontends: Vec<Frontend>,
+        node_ports: Vec<NodePort>,
+    ) -> Result<(), ServiceError> {
+        let old = self.tables.current().services.get(service.id).map(|row| Arc::clone(&row.service));
+        let gone: Vec<Backend> = old.map_or(Vec::new(), |old| {
+            old.backends.iter().filter(|backend| !service.backends.contains(backend)).copied().collect()
+        });
+        let mut result = Ok(());
+        self.tables.publish(|tables| result = tables.set_service(service, frontends, node_ports));
+        result?;
+        if !gone.is_empty() {
+            self.end_bindings(move |binding| {
+                gone.iter().any(|gone| binding.is_udp_to(gone.address, gone.port))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Removes a Service; its flows stay as [`Control::set_service`] says.
+    ///
+    /// # Errors
+    /// [`ControlError::MailboxFull`].
+    pub fn remove_service(&mut self, id: u32) -> Result<(), ControlError> {
+        self.tables.publish(|tables| tables.remove_service(id));
+        for post in &self.posts {
+            post.visit(move |worker| worker.reset_cursor(id))?;
+        }
+        Ok(())
+    }
+
+    fn end_bindings(
+        &self,
+        ends: impl Fn(&Binding) -> bool + Clone + Send + 'static,
+    ) -> Result<(), ControlError> {
+        for post in &self.posts {
+            let ends = ends.clone();
+            post.visit(move |worker| worker.end_bindings(ends))?;
+        }
         Ok(())
     }
 

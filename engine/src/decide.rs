@@ -5,7 +5,9 @@
 //! is it (another worker's?); is there a binding; is it for a Service; where does it go; must its source be
 //! masqueraded. Invariants: this is the specification, the cache only replays it; nothing is decided from
 //! anything but the tables, the bindings and the packet. Allowed dependencies: all that answers these
-//! questions. Read first: `DESIGN.md`, "Decide once, replay".
+//! questions. Read first: `docs/architecture.md`, "Decide once, replay".
+//!
+//! Above 400 lines because the questions are to be read in their order, in one file.
 
 use std::net::Ipv4Addr;
 
@@ -165,7 +167,7 @@ fn may_send(arrival: &Arrival<'_>) -> Result<(), DropReason> {
         return Err(DropReason::SpoofedMac);
     }
     let is_ipv4 = arrival.parsed.class != Class::LayerTwo;
-    if is_ipv4 && arrival.parsed.tuple.source != guard.address.to_bits() {
+    if is_ipv4 && arrival.parsed.tuple().source != guard.address.to_bits() {
         return Err(DropReason::SpoofedAddress);
     }
     Ok(())
@@ -173,7 +175,7 @@ fn may_send(arrival: &Arrival<'_>) -> Result<(), DropReason> {
 
 /// RFC 1812, 5.3.7: addresses that are never on a wire, or are the node's own.
 fn martian(arrival: &Arrival<'_>) -> Result<(), DropReason> {
-    let tuple = &arrival.parsed.tuple;
+    let tuple = arrival.parsed.tuple();
     let (source, destination) = (Ipv4Addr::from_bits(tuple.source), Ipv4Addr::from_bits(tuple.destination));
     let bad_source = source.is_loopback()
         || source.is_multicast()
@@ -190,7 +192,7 @@ fn martian(arrival: &Arrival<'_>) -> Result<(), DropReason> {
 
 /// The outer source must hold the lease of the inner source, and the inner destination must be ours.
 fn tunnel_peer(world: &World<'_>, arrival: &Arrival<'_>) -> Result<(), DropReason> {
-    let tuple = &arrival.parsed.tuple;
+    let tuple = arrival.parsed.tuple();
     let [.., a, b, c, d, _, _] = arrival.parsed.guard;
     let lease = world.tables.leases.lookup(Ipv4Addr::from_bits(tuple.source));
     if lease.is_none_or(|(_, lease)| lease.public_ip.octets() != [a, b, c, d]) {
@@ -214,9 +216,9 @@ fn home(world: &World<'_>, arrival: &Arrival<'_>) -> Option<u8> {
         // An error goes to who holds the binding of what it quotes: as an answer to that packet would.
         parse::quoted_tuple(icmp::quote(arrival.packet())?)?.0.reversed()
     } else {
-        arrival.parsed.tuple
+        arrival.parsed.tuple()
     };
-    let destination = Ipv4Addr::from_bits(arrival.parsed.tuple.destination);
+    let destination = Ipv4Addr::from_bits(arrival.parsed.tuple().destination);
     let worker = if let Some(endpoint) = world.tables.endpoints.get(&destination) {
         (endpoint.node == arrival.ingress.node).then_some(endpoint.worker)?
     } else if is_local(arrival.node, destination) && is_answer(&tuple) {
@@ -259,7 +261,7 @@ fn bridge(
     }
     transform.push(Step::Pass(Point::Bridge, Action::Bridge));
     transform.egress = egress;
-    let destination = Ipv4Addr::from_bits(arrival.parsed.tuple.destination);
+    let destination = Ipv4Addr::from_bits(arrival.parsed.tuple().destination);
     Ok(Verdict::Forward(Decision {
         transform,
         buckets: [mac_bucket(mac), address_bucket(destination)],
@@ -287,16 +289,16 @@ fn forward(world: &mut World<'_>, arrival: &Arrival<'_>, plan: Plan) -> Result<V
     let on_bridge = matches!(arrival.ingress.role, Role::Bridge(_));
     let to_router = router(arrival.node).is_none_or(|router| router.mac == arrival.destination_mac());
     let mut transform = Transform::new();
-    if on_bridge && !to_router && plan.through.destination == parsed.tuple.destination {
+    if on_bridge && !to_router && plan.through.destination == parsed.tuple().destination {
         // Layer 2 only; an answer between pods of one bridge may still be translated back.
-        if plan.out != parsed.tuple {
+        if plan.out != parsed.tuple() {
             transform.push(Step::Translate(plan.out));
             transform.push(Step::Pass(Point::Bridge, Action::TranslateSource));
         }
         return bridge(world, arrival, transform, plan.binding);
     }
     enter(arrival, &mut transform);
-    if plan.through != parsed.tuple {
+    if plan.through != parsed.tuple() {
         transform.push(Step::Translate(plan.through));
         transform.push(Step::Pass(entry(arrival), Action::TranslateDestination));
     }
@@ -352,7 +354,7 @@ fn dependencies(tables: &Tables, arrival: &Arrival<'_>, reach: &Reach, destinati
     if !arrival.parsed.tunneled {
         return [reach.bucket, address_bucket(destination)];
     }
-    let source = tables.leases.lookup(Ipv4Addr::from_bits(arrival.parsed.tuple.source));
+    let source = tables.leases.lookup(Ipv4Addr::from_bits(arrival.parsed.tuple().source));
     let source = source.map_or(reach.bucket, |(lease, _)| prefix_bucket(lease));
     [source, if reach.outer.is_some() { reach.bucket } else { address_bucket(destination) }]
 }
@@ -406,7 +408,7 @@ fn exit(transform: &mut Transform, reach: &Reach, mtu: u16) {
 
 /// An ICMP error about a translated packet is translated like an answer to it; others are just routed.
 fn forward_error(world: &mut World<'_>, arrival: &Arrival<'_>) -> Result<Verdict, Refusal> {
-    let tuple = arrival.parsed.tuple;
+    let tuple = arrival.parsed.tuple();
     let untranslated = Plan { through: tuple, out: tuple, binding: None };
     let quoted = icmp::quote(arrival.packet()).and_then(parse::quoted_tuple);
     let Some((quoted, _)) = quoted else { return forward(world, arrival, untranslated) };

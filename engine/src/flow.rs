@@ -3,9 +3,10 @@
 //! `parse` makes keys, the worker looks them up, `decide` fills the cache. Invariants: a slot is one cache
 //! line and holds everything a hit needs but the adjacency; a slot answers only while both its epoch buckets
 //! and its binding are as they were; losing a slot costs one slow decision and nothing else. Allowed
-//! dependencies: `wire`. Read first: `DESIGN.md`, "Decide once, replay".
+//! dependencies: `wire`. Read first: `docs/architecture.md`, "Decide once, replay".
 
 use crate::clock::prefetch;
+use crate::sys::LargeSlice;
 use crate::tables::EPOCH_BUCKETS;
 
 /// What a flow is found by, 16 bytes: addresses, ports, protocol, ingress port, and whether it came out of the
@@ -22,6 +23,8 @@ const TUNNELED: u64 = 1 << 31;
 const LAYER_TWO: u64 = 1 << 32;
 /// IANA's "for experimentation" number, which IPv4 keys hold with both ports zero.
 const LAYER_TWO_PROTOCOL: u64 = 253;
+/// The bits of a key by which one that is not IPv4 is told: an IPv4 key of that protocol has no ports.
+const LAYER_TWO_MARK: u64 = (0xffff_ffff << 32) | 0xff;
 
 impl FlowKey {
     /// Makes the key of an IPv4 packet; addresses and ports in host order.
@@ -44,6 +47,21 @@ impl FlowKey {
         Self {
             high: u64::from_be_bytes([0, 0, a, b, c, d, e, f]) | (u64::from(ethertype) << 48),
             low: LAYER_TWO | (u64::from(ingress) << 8) | LAYER_TWO_PROTOCOL,
+        }
+    }
+
+    /// Returns the tuple of an IPv4 key; a clear one of another.
+    #[must_use]
+    pub fn tuple(self) -> Tuple {
+        if self.low & LAYER_TWO_MARK == LAYER_TWO | LAYER_TWO_PROTOCOL {
+            return Tuple::default();
+        }
+        Tuple {
+            source: (self.high >> 32) as u32,
+            destination: self.high as u32,
+            source_port: (self.low >> 48) as u16,
+            destination_port: (self.low >> 32) as u16,
+            protocol: self.low as u8,
         }
     }
 
@@ -175,15 +193,17 @@ pub fn epoch_sum(epochs: &[u32; EPOCH_BUCKETS], buckets: [u8; 2]) -> u32 {
 /// A worker's cache: two ways per set, neighbours in memory.
 #[derive(Debug)]
 pub struct FlowCache {
-    slots: Box<[Slot]>,
+    slots: LargeSlice<Slot>,
     secret: [u64; 2],
 }
 
 impl FlowCache {
     /// Makes a cache of `slots` slots (rounded up to a power of two, at least two).
-    #[must_use]
-    pub fn new(slots: usize, secret: [u64; 2]) -> Self {
-        Self { slots: vec![Slot::EMPTY; slots.next_power_of_two().max(2)].into_boxed_slice(), secret }
+    ///
+    /// # Errors
+    /// The system's, when there is no memory.
+    pub fn new(slots: usize, secret: [u64; 2]) -> std::io::Result<Self> {
+        Ok(Self { slots: LargeSlice::filled(slots.next_power_of_two().max(2), Slot::EMPTY)?, secret })
     }
 
     /// Hashes a key and starts to fetch its slots.
@@ -250,7 +270,7 @@ mod tests {
     #[test]
     fn a_slot_answers_until_one_of_its_buckets_changes() {
         let (key, slot) = slot(&Tuple { source: 1, destination: 2, ..Tuple::default() });
-        let mut cache = FlowCache::new(8, [5, 7]);
+        let mut cache = FlowCache::new(8, [5, 7]).unwrap();
         let mut epochs = [0; EPOCH_BUCKETS];
         let hash = cache.hash(key);
         cache.insert(hash, slot, &epochs);

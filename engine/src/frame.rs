@@ -3,15 +3,18 @@
 //! Links fill buffers, the worker rewrites them in place and another link empties them; no frame is copied on
 //! the way. Invariants: a [`Frame`] is the only handle to its buffer (it is neither `Copy` nor `Clone`), and
 //! indices of all arenas of a process differ, so that a handle opens in its own arena only. Buffers return to
-//! the worker that owns them. Allowed dependencies: `clock`, `ring`. Read first: `DESIGN.md`, "Buffers".
+//! the worker that owns them. Allowed dependencies: `clock`, `ring`. Read first: `docs/architecture.md`, "Buffers".
+//!
+//! Above 400 lines because all unsafe memory is in one file, to be judged at once.
 #![allow(unsafe_code)]
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::clock::prefetch;
 use crate::ring::{Popped, Word};
+use crate::sys::Memory;
 
 /// Bytes kept free in front of a frame for an encapsulation.
 pub const HEADROOM: usize = 128;
@@ -104,11 +107,14 @@ impl Word for Frame {
 }
 
 /// Why an arena cannot be made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum ArenaError {
-    /// All 2³² buffer indices of the process are used up, or the sizes do not fit the address space.
+    /// All 2³² buffer indices of the process are used up.
     #[error("no more than 2^32 buffers fit one process")]
     TooManyBuffers,
+    /// The system gives no memory.
+    #[error("the buffers' memory cannot be had")]
+    Memory(#[from] std::io::Error),
 }
 
 /// The memory of all buffers of an engine; handles decide who may touch which.
@@ -118,8 +124,12 @@ pub struct Arena {
     workers: u32,
     small: u32,
     large: u32,
+    /// All of them: small and large.
+    count: u32,
     records: NonNull<Record>,
     bytes: NonNull<u8>,
+    /// What the two point into.
+    _memory: [Memory; 2],
 }
 
 // SAFETY: a buffer is reachable only through its one `Frame`, borrowed as `&mut` to write, so two threads never
@@ -136,7 +146,7 @@ impl Arena {
     /// zero and costs pages only as it is used.
     ///
     /// # Errors
-    /// [`ArenaError::TooManyBuffers`].
+    /// [`ArenaError`].
     pub fn new(workers: u8, small: u32, large: u32) -> Result<(Arc<Self>, Vec<Pool>), ArenaError> {
         let workers = u32::from(workers.max(1));
         let per_worker = small.checked_add(large).ok_or(ArenaError::TooManyBuffers)?;
@@ -144,13 +154,18 @@ impl Arena {
         let base = NEXT_BASE
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| next.checked_add(count))
             .map_err(|_| ArenaError::TooManyBuffers)?;
+        let (small, large) = (small * workers, large * workers);
+        let records = Memory::map(count as usize * size_of::<Record>())?;
+        let bytes = Memory::map(small as usize * SMALL_STRIDE + large as usize * LARGE_STRIDE)?;
         let arena = Self {
             base,
             workers,
-            small: small * workers,
-            large: large * workers,
-            records: allocate(records_layout(count)?).cast(),
-            bytes: allocate(bytes_layout(small * workers, large * workers)?),
+            small,
+            large,
+            count,
+            records: records.start().cast(),
+            bytes: bytes.start(),
+            _memory: [records, bytes],
         };
         let arena = Arc::new(arena);
         let pools = (0..workers).map(|worker| Pool::new(&arena, worker)).collect();
@@ -160,7 +175,7 @@ impl Arena {
     /// Returns how many buffers there are, small and large, of all workers.
     #[must_use]
     pub fn capacity(&self) -> u32 {
-        self.small + self.large
+        self.count
     }
 
     /// Opens a frame to read and write it.
@@ -170,6 +185,17 @@ impl Arena {
         // SAFETY: `locate` checked that the buffer lies in this arena; `frame` is its only handle and is
         // borrowed mutably for 'a; the memory is initialised (zero or written) and lives as long as the arena.
         unsafe { FrameMut { record: &mut *record, buffer: std::slice::from_raw_parts_mut(bytes, stride) } }
+    }
+
+    /// Starts to fetch a frame's record and its first bytes, for whoever opens it soon.
+    #[inline(always)]
+    pub fn prefetch(&self, frame: &Frame) {
+        let (record, bytes, _) = self.locate(frame);
+        // SAFETY: both point into this arena; a prefetch only looks at the address.
+        unsafe {
+            prefetch(&*record);
+            prefetch(&*bytes.add(HEADROOM));
+        }
     }
 
     /// Returns a frame's bytes, from its Ethernet header on.
@@ -192,7 +218,7 @@ impl Arena {
     #[inline(always)]
     fn locate(&self, frame: &Frame) -> (*mut Record, *mut u8, usize) {
         let index = frame.0.wrapping_sub(self.base);
-        assert!(index < self.small + self.large, "the frame belongs to another arena");
+        assert!(index < self.count, "the frame belongs to another arena");
         let (offset, stride) = if index < self.small {
             (index as usize * SMALL_STRIDE, SMALL_STRIDE)
         } else {
@@ -212,33 +238,6 @@ impl Arena {
             (local - self.small) / (self.large / self.workers)
         }
     }
-}
-
-impl Drop for Arena {
-    fn drop(&mut self) {
-        let layouts = (records_layout(self.small + self.large), bytes_layout(self.small, self.large));
-        if let (Ok(records), Ok(bytes)) = layouts {
-            // SAFETY: both were allocated in `new` with these very layouts and are freed once.
-            unsafe {
-                dealloc(self.records.as_ptr().cast(), records);
-                dealloc(self.bytes.as_ptr(), bytes);
-            }
-        }
-    }
-}
-
-fn records_layout(count: u32) -> Result<Layout, ArenaError> {
-    Layout::array::<Record>(count as usize).map_err(|_| ArenaError::TooManyBuffers)
-}
-
-fn bytes_layout(small: u32, large: u32) -> Result<Layout, ArenaError> {
-    let size = small as usize * SMALL_STRIDE + large as usize * LARGE_STRIDE;
-    Layout::from_size_align(size.max(64), 64).map_err(|_| ArenaError::TooManyBuffers)
-}
-
-fn allocate(layout: Layout) -> NonNull<u8> {
-    // SAFETY: neither layout is of size zero.
-    NonNull::new(unsafe { alloc_zeroed(layout) }).unwrap_or_else(|| handle_alloc_error(layout))
 }
 
 /// A frame opened for writing.
@@ -305,6 +304,8 @@ pub struct Pool {
     /// Other workers' buffers on their way home, by owner.
     homebound: Vec<Vec<Frame>>,
     capacity: usize,
+    allocated: u64,
+    freed: u64,
 }
 
 impl Pool {
@@ -317,7 +318,7 @@ impl Pool {
         let (small, large) = (list(0, arena.small), list(arena.small, arena.large));
         let capacity = small.len() + large.len();
         let homebound = (0..arena.workers).map(|_| Vec::new()).collect();
-        Self { arena: Arc::clone(arena), worker, small, large, homebound, capacity }
+        Self { arena: Arc::clone(arena), worker, small, large, homebound, capacity, allocated: 0, freed: 0 }
     }
 
     /// Returns the arena behind the pool.
@@ -334,6 +335,7 @@ impl Pool {
         let mut frame = Frame(index);
         let mut open = self.arena.open(&mut frame);
         *open.record = Record::default();
+        self.allocated += 1;
         if open.reset(length) {
             Some(frame)
         } else {
@@ -355,6 +357,18 @@ impl Pool {
     /// Gives a buffer back; another worker's waits for [`Pool::homebound`].
     #[inline]
     pub fn free(&mut self, frame: Frame) {
+        self.freed += 1;
+        self.keep(frame);
+    }
+
+    /// Takes one of its own buffers back that another pool has freed.
+    #[inline]
+    pub fn welcome(&mut self, frame: Frame) {
+        self.keep(frame);
+    }
+
+    #[inline]
+    fn keep(&mut self, frame: Frame) {
         let owner = self.arena.owner(frame.0);
         if owner != self.worker {
             self.homebound[owner as usize].push(frame);
@@ -368,6 +382,12 @@ impl Pool {
     /// Returns the buffers that are to be sent home to `worker`.
     pub fn homebound(&mut self, worker: usize) -> &mut Vec<Frame> {
         &mut self.homebound[worker]
+    }
+
+    /// Returns how many buffers were taken from this pool, and how many, anyone's, were given back to it.
+    #[must_use]
+    pub fn turnover(&self) -> (u64, u64) {
+        (self.allocated, self.freed)
     }
 
     /// Returns how many of this pool's buffers are not in its free lists.

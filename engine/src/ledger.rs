@@ -2,56 +2,48 @@
 //!
 //! The worker counts, anyone reads. Invariants: per node received + originated + copied + split = sent +
 //! consumed + merged + dropped + held; one worker writes a row, so counting is a plain load and store. A drop
-//! always has a reason. Allowed dependencies: none. Read first: `DESIGN.md`, "The ledger".
+//! always has a reason. Buffers allocated = freed + held. Allowed dependencies: none. Read first:
+//! `docs/architecture.md`, "The ledger".
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The terms of the ledger beside drops and what is held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum Term {
-    /// Came in from a link.
-    Received,
-    /// Made by the node itself: ICMP errors, ARP, answers.
-    Originated,
-    /// Copies made by flooding.
-    Copied,
-    /// Frames made by cutting a superframe, beyond the first.
-    Split,
-    /// Given to a link.
-    Sent,
-    /// Taken by the node itself.
-    Consumed,
-    /// Frames that went into a superframe.
-    Merged,
+macro_rules! terms {
+    ($($term:ident $name:literal $meaning:literal;)*) => {
+        /// The terms of the ledger beside drops and what is held.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum Term {
+            $(#[doc = $meaning] $term,)*
+        }
+
+        impl Term {
+            /// All terms, in the ledger's order.
+            pub const ALL: [Self; 7] = [$(Self::$term,)*];
+
+            /// Returns the term's name, as commands print it.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$term => $name,)* }
+            }
+
+            /// Returns what is counted, in one sentence.
+            #[must_use]
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$term => $meaning,)* }
+            }
+        }
+    };
 }
 
-impl Term {
-    /// All terms, in the ledger's order.
-    pub const ALL: [Self; 7] = [
-        Self::Received,
-        Self::Originated,
-        Self::Copied,
-        Self::Split,
-        Self::Sent,
-        Self::Consumed,
-        Self::Merged,
-    ];
-
-    /// Returns the term's name as commands print it.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Received => "received",
-            Self::Originated => "originated",
-            Self::Copied => "copied",
-            Self::Split => "split",
-            Self::Sent => "sent",
-            Self::Consumed => "consumed",
-            Self::Merged => "merged",
-        }
-    }
+terms! {
+    Received "received" "Came in from a link.";
+    Originated "originated" "Made by the node itself: ICMP errors, ARP, answers.";
+    Copied "copied" "Copies made by flooding.";
+    Split "split" "Frames made by cutting a superframe, beyond the first.";
+    Sent "sent" "Given to a link.";
+    Consumed "consumed" "Taken by the node itself.";
+    Merged "merged" "Frames that went into a superframe.";
 }
 
 macro_rules! drop_reasons {
@@ -141,6 +133,8 @@ pub struct NodeCounters {
     /// Frames that began and that ended to wait inside the node.
     held: AtomicU64,
     released: AtomicU64,
+    /// Bytes of the frames that came in.
+    bytes: AtomicU64,
 }
 
 impl Default for NodeCounters {
@@ -150,6 +144,7 @@ impl Default for NodeCounters {
             drops: [const { AtomicU64::new(0) }; DropReason::ALL.len()],
             held: AtomicU64::new(0),
             released: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
         }
     }
 }
@@ -159,6 +154,13 @@ impl NodeCounters {
     #[inline(always)]
     pub fn count(&self, term: Term, frames: u64) {
         add(&self.terms[term as usize], frames);
+    }
+
+    /// Counts frames that came in, and their bytes.
+    #[inline(always)]
+    pub fn receive(&self, frames: u64, bytes: u64) {
+        self.count(Term::Received, frames);
+        add(&self.bytes, bytes);
     }
 
     /// Counts one dropped frame.
@@ -193,11 +195,13 @@ pub struct Ledger {
     drops: [u64; DropReason::ALL.len()],
     /// Frames that wait inside the node: for a neighbour, or on the way to another worker.
     pub held: u64,
+    /// Bytes of the frames that came in.
+    pub bytes: u64,
 }
 
 impl Default for Ledger {
     fn default() -> Self {
-        Self { terms: [0; Term::ALL.len()], drops: [0; DropReason::ALL.len()], held: 0 }
+        Self { terms: [0; Term::ALL.len()], drops: [0; DropReason::ALL.len()], held: 0, bytes: 0 }
     }
 }
 
@@ -210,6 +214,7 @@ impl Ledger {
             // One worker may release what another holds: the difference is right over all of them.
             let held = row.held.load(Ordering::Relaxed).wrapping_sub(row.released.load(Ordering::Relaxed));
             ledger.held = ledger.held.wrapping_add(held);
+            ledger.bytes += row.bytes.load(Ordering::Relaxed);
             for (sum, counter) in ledger.terms.iter_mut().zip(&row.terms) {
                 *sum += counter.load(Ordering::Relaxed);
             }
@@ -243,6 +248,35 @@ impl Ledger {
     pub fn balances(&self) -> bool {
         let [received, originated, copied, split, sent, consumed, merged] = self.terms;
         received + originated + copied + split == sent + consumed + merged + self.dropped() + self.held
+    }
+}
+
+/// What became of the buffers, summed over pools when nothing runs any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Buffers {
+    /// Taken from a pool.
+    pub allocated: u64,
+    /// Given back to a pool.
+    pub freed: u64,
+    /// Found where frames wait: on links and rings, for neighbours.
+    pub held: u64,
+}
+
+impl Buffers {
+    /// Adds another pool's.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            allocated: self.allocated + other.allocated,
+            freed: self.freed + other.freed,
+            held: self.held + other.held,
+        }
+    }
+
+    /// Tells whether no buffer was lost.
+    #[must_use]
+    pub fn balances(&self) -> bool {
+        self.allocated == self.freed + self.held
     }
 }
 

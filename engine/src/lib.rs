@@ -6,6 +6,8 @@ pub mod worker;
 
 pub mod frame;
 
+pub mod sys;
+
 pub mod clock;
 
 pub mod link;

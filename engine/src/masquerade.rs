@@ -2,7 +2,7 @@
 //!
 //! `decide` asks for candidates when a source must be translated, and for a port's owner when an answer comes.
 //! Invariants: a port belongs to one worker, by block; NodePorts and the tunnel's port are never used; a port
-//! is preserved where it may be. Allowed dependencies: none. Read first: `DESIGN.md`, "MASQUERADE ports";
+//! is preserved where it may be. Allowed dependencies: none. Read first: `docs/architecture.md`, "MASQUERADE ports";
 //! RFC 4787, 4.2.
 
 /// Ports in a block; all of a block belong to one worker.

@@ -50,23 +50,26 @@ pub enum Class {
     Arp,
     /// Anything else, forwarded by MAC.
     LayerTwo,
+    /// To the floor, by name.
+    Refused(DropReason),
 }
 
-/// What a frame turned out to be.
+/// What a frame turned out to be: one cache line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C, align(64))]
 pub struct Parsed {
     /// The flow's key.
     pub key: FlowKey,
-    /// The flow's addresses and ports; clear when not IPv4.
-    pub tuple: Tuple,
+    /// The key's hash, once somebody has made it.
+    pub hash: u64,
     /// What else must match.
     pub guard: LinkGuard,
-    /// Which way the frame takes.
-    pub class: Class,
     /// Offset of the IPv4 header that is forwarded: the inner one, out of the tunnel.
     pub network_offset: u16,
     /// Offset of the header behind it.
     pub transport_offset: u16,
+    /// Which way the frame takes.
+    pub class: Class,
     /// Whether the packet came out of the tunnel.
     pub tunneled: bool,
     /// Whether it is a fragment, of which only the first has ports.
@@ -77,50 +80,88 @@ pub struct Parsed {
     pub icmp_error: bool,
 }
 
+const _: () = assert!(size_of::<Parsed>() == 64);
+
+impl Default for Parsed {
+    fn default() -> Self {
+        Self {
+            key: FlowKey::default(),
+            hash: 0,
+            guard: [0; 12],
+            network_offset: ethernet::HEADER_LENGTH as u16,
+            transport_offset: 0,
+            class: Class::LayerTwo,
+            tunneled: false,
+            fragment: false,
+            tcp_flags: TcpFlags::default(),
+            icmp_error: false,
+        }
+    }
+}
+
+impl Parsed {
+    /// Returns the packet's addresses and ports; clear when it is not IPv4.
+    #[must_use]
+    pub fn tuple(&self) -> Tuple {
+        self.key.tuple()
+    }
+}
+
 /// Parses a frame; `verified` says that its transport checksums need no look.
 ///
 /// # Errors
 /// The reason to drop it.
-#[inline]
 pub fn parse(bytes: &[u8], ingress: &IngressPort, verified: bool) -> Result<Parsed, DropReason> {
+    let mut parsed = Parsed::default();
+    parse_into(&mut parsed, bytes, ingress, verified)?;
+    Ok(parsed)
+}
+
+/// Parses a frame as [`parse`] does, into its place in a batch: it is not copied on the way.
+///
+/// # Errors
+/// The reason to drop it; `parsed` then says nothing.
+#[inline(always)]
+pub fn parse_into(
+    parsed: &mut Parsed,
+    bytes: &[u8],
+    ingress: &IngressPort,
+    verified: bool,
+) -> Result<(), DropReason> {
     let frame = EthernetFrame::new_checked(bytes).map_err(|_| DropReason::RuntFrame)?;
-    let (source, destination) = (frame.source(), frame.destination());
-    if source.is_multicast() {
+    if frame.source().is_multicast() {
         return Err(DropReason::MulticastSource);
     }
+    let destination = frame.destination();
     if let Side::Interface { mac, .. } = ingress.side
         && destination != mac
         && !destination.is_multicast()
     {
         return Err(DropReason::NotForUs);
     }
-    let mut guard = [0; 12];
-    guard.copy_from_slice(&bytes[..12]);
-    let parsed = Parsed {
-        key: FlowKey::default(),
-        tuple: Tuple::default(),
-        guard,
-        class: Class::LayerTwo,
-        network_offset: ethernet::HEADER_LENGTH as u16,
-        transport_offset: 0,
-        tunneled: false,
-        fragment: false,
-        tcp_flags: TcpFlags::default(),
-        icmp_error: false,
-    };
+    parsed.guard.copy_from_slice(&bytes[..12]);
+    parsed.network_offset = ethernet::HEADER_LENGTH as u16;
+    parsed.tunneled = false;
+    parsed.fragment = false;
+    parsed.tcp_flags = TcpFlags::default();
+    parsed.icmp_error = false;
     match (frame.ethertype(), ingress.side) {
-        (EtherType::Ipv4, Side::Bridge | Side::Interface { .. }) => ipv4(bytes, ingress, verified, parsed),
-        (EtherType::Arp, Side::Bridge | Side::Interface { .. }) => Ok(Parsed { class: Class::Arp, ..parsed }),
+        (EtherType::Ipv4, Side::Bridge | Side::Interface { .. }) => ipv4(parsed, bytes, ingress, verified),
+        (EtherType::Arp, Side::Bridge | Side::Interface { .. }) => {
+            parsed.class = Class::Arp;
+            Ok(())
+        }
         (_, Side::Interface { .. }) => Err(DropReason::UnhandledProtocol),
         (ethertype, Side::Switch | Side::Bridge) => {
-            let key = FlowKey::layer_two(destination.octets(), ethertype.into(), ingress.port);
-            Ok(Parsed { key, ..parsed })
+            parsed.class = Class::LayerTwo;
+            parsed.key = FlowKey::layer_two(destination.octets(), ethertype.into(), ingress.port);
+            Ok(())
         }
     }
 }
 
 #[inline(always)]
-fn ipv4(bytes: &[u8], ingress: &IngressPort, verified: bool, parsed: Parsed) -> Result<Parsed, DropReason> {
+fn ipv4(parsed: &mut Parsed, bytes: &[u8], ingress: &IngressPort, verified: bool) -> Result<(), DropReason> {
     let packet =
         Ipv4Packet::new_checked(&bytes[ethernet::HEADER_LENGTH..]).map_err(|_| DropReason::MalformedIpv4)?;
     if !packet.verify_header_checksum() {
@@ -133,19 +174,19 @@ fn ipv4(bytes: &[u8], ingress: &IngressPort, verified: bool, parsed: Parsed) -> 
         && let Ok(datagram) = UdpDatagram::new_checked(packet.payload())
         && datagram.destination_port() == port
     {
-        return tunneled(&packet, &datagram, ingress, verified, parsed);
+        return tunneled(parsed, &packet, &datagram, ingress, verified);
     }
-    packet_fields(&packet, ingress, parsed)
+    packet_fields(parsed, &packet, ingress)
 }
 
 /// Parses what a tunnel datagram carries; the guard then holds the outer source in place of the source MAC.
 fn tunneled(
+    parsed: &mut Parsed,
     outer: &Ipv4Packet<&[u8]>,
     datagram: &UdpDatagram<&[u8]>,
     ingress: &IngressPort,
     verified: bool,
-    mut parsed: Parsed,
-) -> Result<Parsed, DropReason> {
+) -> Result<(), DropReason> {
     if !verified && !datagram.verify_checksum(outer.source(), outer.destination()) {
         return Err(DropReason::TunnelChecksum);
     }
@@ -157,40 +198,39 @@ fn tunneled(
     parsed.guard[6..10].copy_from_slice(&outer.source().octets());
     parsed.guard[10..].fill(0);
     parsed.tunneled = true;
-    packet_fields(&inner, ingress, parsed)
+    packet_fields(parsed, &inner, ingress)
 }
 
 #[inline(always)]
 fn packet_fields(
+    parsed: &mut Parsed,
     packet: &Ipv4Packet<&[u8]>,
     ingress: &IngressPort,
-    mut parsed: Parsed,
-) -> Result<Parsed, DropReason> {
+) -> Result<(), DropReason> {
     parsed.transport_offset = parsed.network_offset + packet.header_length() as u16;
-    parsed.fragment = packet.is_fragment();
-    parsed.class = if packet.time_to_live() <= 1 || packet.has_options() || parsed.fragment {
+    let fragment = packet.is_fragment();
+    parsed.fragment = fragment;
+    parsed.class = if packet.time_to_live() <= 1 || packet.has_options() || fragment {
         Class::Exception
     } else {
         Class::Flow
     };
-    parsed.tuple.source = packet.source().to_bits();
-    parsed.tuple.destination = packet.destination().to_bits();
-    parsed.tuple.protocol = packet.protocol().into();
-    if parsed.fragment {
-        if packet.fragment_offset() == 0 {
-            first_fragment_ports(packet, &mut parsed.tuple);
-        }
-    } else {
-        ports(packet, &mut parsed)?;
-    }
-    parsed.key = FlowKey::ipv4(&parsed.tuple, ingress.port, parsed.tunneled);
-    Ok(parsed)
+    let ports = if fragment { first_fragment_ports(packet) } else { ports(parsed, packet)? };
+    let tuple = Tuple {
+        source: packet.source().to_bits(),
+        destination: packet.destination().to_bits(),
+        source_port: ports.0,
+        destination_port: ports.1,
+        protocol: packet.protocol().into(),
+    };
+    parsed.key = FlowKey::ipv4(&tuple, ingress.port, parsed.tunneled);
+    Ok(())
 }
 
 #[inline(always)]
-fn ports(packet: &Ipv4Packet<&[u8]>, parsed: &mut Parsed) -> Result<(), DropReason> {
+fn ports(parsed: &mut Parsed, packet: &Ipv4Packet<&[u8]>) -> Result<(u16, u16), DropReason> {
     let malformed = DropReason::MalformedTransport;
-    let (source, destination) = match packet.protocol() {
+    Ok(match packet.protocol() {
         IpProtocol::Tcp => {
             let segment = TcpSegment::new_checked(packet.payload()).map_err(|_| malformed)?;
             parsed.tcp_flags = segment.flags();
@@ -212,10 +252,7 @@ fn ports(packet: &Ipv4Packet<&[u8]>, parsed: &mut Parsed) -> Result<(), DropReas
             icmp_ports(icmp.icmp_type(), icmp.identifier())
         }
         IpProtocol::Unknown(_) => (0, 0),
-    };
-    parsed.tuple.source_port = source;
-    parsed.tuple.destination_port = destination;
-    Ok(())
+    })
 }
 
 /// Returns what stands for the ports of an ICMP query: a request is (identifier, type), an answer (the
@@ -235,13 +272,14 @@ pub fn icmp_ports(icmp_type: Type, identifier: u16) -> (u16, u16) {
     }
 }
 
-/// Reads the ports of a first fragment, whose transport lengths cannot be checked yet.
-fn first_fragment_ports(packet: &Ipv4Packet<&[u8]>, tuple: &mut Tuple) {
+/// Reads the ports of a first fragment, whose transport lengths cannot be checked yet; later ones have none.
+#[cold]
+fn first_fragment_ports(packet: &Ipv4Packet<&[u8]>) -> (u16, u16) {
     let transport = packet.payload();
-    if transport.len() < udp::HEADER_LENGTH {
-        return;
+    if packet.fragment_offset() != 0 || transport.len() < udp::HEADER_LENGTH {
+        return (0, 0);
     }
-    (tuple.source_port, tuple.destination_port) = match packet.protocol() {
+    match packet.protocol() {
         // Both begin with the ports.
         IpProtocol::Tcp | IpProtocol::Udp => {
             let datagram = UdpDatagram::new_unchecked(transport);
@@ -252,7 +290,7 @@ fn first_fragment_ports(packet: &Ipv4Packet<&[u8]>, tuple: &mut Tuple) {
             icmp_ports(icmp.icmp_type(), icmp.identifier())
         }
         IpProtocol::Unknown(_) => (0, 0),
-    };
+    }
 }
 
 /// Returns the tuple of a packet that an ICMP error quotes, by what of it is there; `None` when not enough is.

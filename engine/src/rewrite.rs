@@ -108,7 +108,7 @@ pub fn compose(transform: &Transform, parsed: &Parsed) -> (Slot, Adjacency) {
         egress: transform.egress,
         mtu: transform.mtu,
     };
-    let (mut tuple, mut slot_flags, mut network) = (parsed.tuple, flags::USED, Difference::default());
+    let (mut tuple, mut slot_flags, mut network) = (parsed.tuple(), flags::USED, Difference::default());
     for step in transform.steps() {
         match *step {
             // Errors are never cached.
@@ -128,8 +128,8 @@ pub fn compose(transform: &Transform, parsed: &Parsed) -> (Slot, Adjacency) {
             }
         }
     }
-    let difference = TupleDifference::between(&parsed.tuple, &tuple);
-    if tuple != parsed.tuple {
+    let difference = TupleDifference::between(&parsed.tuple(), &tuple);
+    if tuple != parsed.tuple() {
         slot_flags |= flags::TRANSLATE;
     }
     let slot = Slot {

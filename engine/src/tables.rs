@@ -4,7 +4,9 @@
 //! newer one. Invariants: a published snapshot never changes; every change touches the epoch buckets of what
 //! it concerns, so that a flow decided on the old state is decided again; a retired snapshot is freed by the
 //! publisher, when no worker reads it any more. Allowed dependencies: arc-swap, proxy, `route`, `wire`.
-//! Read first: `DESIGN.md`, "Nobody shares on the packet path".
+//! Read first: `docs/architecture.md`, "Nobody shares on the packet path".
+//!
+//! Above 400 lines because the snapshot's types and the only edits of them belong together.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;

@@ -2,7 +2,7 @@
 //!
 //! The worker passes here only for frames with a trace mark, or while somebody listens; the control side reads
 //! the events from the mailbox. Invariants: a point costs nothing while nobody listens; events of one frame
-//! are in the order of its way. Allowed dependencies: `tables`, `clock`, `ledger`. Read first: `DESIGN.md`,
+//! are in the order of its way. Allowed dependencies: `tables`, `clock`, `ledger`. Read first: `docs/architecture.md`,
 //! "Capture and trace points".
 
 use crate::clock::Instant;
@@ -20,7 +20,7 @@ pub enum Point {
     Interface(u8),
     /// The far end of a port: a pod's or host's eth0.
     Port(PortId),
-    /// A pod's or host's loopback. Packets there have no Ethernet header.
+    /// A pod's or host's loopback. Its Ethernet headers are of zeros, as Linux shows them.
     Loopback(PortId),
 }
 
@@ -29,8 +29,8 @@ impl Point {
     #[must_use]
     pub const fn is_raw(self) -> bool {
         match self {
-            Self::Tunnel | Self::Loopback(_) => true,
-            Self::Bridge | Self::Interface(_) | Self::Port(_) => false,
+            Self::Tunnel => true,
+            Self::Bridge | Self::Interface(_) | Self::Port(_) | Self::Loopback(_) => false,
         }
     }
 
@@ -179,6 +179,17 @@ impl Observer {
         self.captures.retain(|&(other, ..)| other != capture);
     }
 
+    /// Tells whether somebody listens at a port's loopback.
+    #[must_use]
+    pub fn listens_at_loopback(&self, port: PortId) -> bool {
+        self.captures.iter().any(|&(_, _, point)| point == Point::Loopback(port))
+    }
+
+    /// Takes the frames of one capture, oldest first.
+    pub fn take(&mut self, capture: u32) -> Vec<Captured> {
+        self.captured.extract_if(.., |frame| frame.capture == capture).collect()
+    }
+
     /// Notes that a frame passed a point; `bytes` are the frame there, in the point's own form.
     pub fn pass(&mut self, event: Event, bytes: &[u8]) {
         if self.events.len() + self.captured.len() >= BACKLOG_LIMIT {
@@ -188,7 +199,7 @@ impl Observer {
         if event.mark != 0 {
             self.events.push(event);
         }
-        if !Self::shows_frame(event.action) {
+        if bytes.is_empty() || !Self::shows_frame(event.action) {
             return;
         }
         for &(capture, node, point) in &self.captures {

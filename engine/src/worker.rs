@@ -3,7 +3,9 @@
 //! [`Worker::run_batch`] is called in a loop by a thread of its own, or by whoever keeps virtual time. It owns
 //! everything the packet path writes. Invariants: a frame that came in is sent, consumed, held or dropped by
 //! name; frames of a flow stay in order; per packet nothing is locked, allocated or asked of the system.
-//! Allowed dependencies: all of the engine. Read first: `DESIGN.md`, "Run to completion".
+//! Allowed dependencies: all of the engine. Read first: `docs/architecture.md`, "Run to completion".
+//!
+//! Above 400 lines because the loop and its three passes are the tour through everything else.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -12,7 +14,7 @@ use std::time::Duration;
 
 use flatnet_proxy::Cursors;
 
-use crate::binding::{Bindings, Half};
+use crate::binding::{Binding, Bindings, Half};
 use crate::bridge::Fdb;
 use crate::clock::{Clock, Instant};
 use crate::control::EngineConfig;
@@ -23,7 +25,7 @@ use crate::ledger::{DropReason, NodeCounters, Term};
 use crate::link::Link;
 use crate::mailbox::{Incoming, Mailbox, Outgoing, Parcel};
 use crate::neighbor::Neighbors;
-use crate::parse::{Class, IngressPort, Parsed, parse};
+use crate::parse::{Class, IngressPort, Parsed, parse_into};
 use crate::random::Random;
 use crate::rewrite::{Adjacency, replay};
 use crate::tables::{NodeId, PortId, Reader, Tables};
@@ -32,6 +34,8 @@ use crate::wire::Ipv4Packet;
 
 mod arp;
 mod exchange;
+mod finish;
+mod inspect;
 mod originate;
 mod pods;
 mod ports;
@@ -55,6 +59,8 @@ const ORIGINATED: u32 = u32::MAX;
 struct Attached {
     link: Link,
     node: NodeId,
+    /// This worker's counters of that node.
+    counters: Arc<NodeCounters>,
     ingress: IngressPort,
     /// Frames that came in and are not processed yet.
     waiting: VecDeque<Frame>,
@@ -128,17 +134,18 @@ struct Adjacencies {
 #[derive(Debug, Default)]
 struct Batch {
     frames: Vec<Frame>,
-    parsed: Vec<Result<Parsed, DropReason>>,
-    hashes: Vec<u64>,
+    parsed: Vec<Parsed>,
 }
 
 impl Worker {
     /// Makes a worker without links.
-    #[must_use]
-    pub fn new(id: u8, config: &EngineConfig, parts: Parts) -> Self {
+    ///
+    /// # Errors
+    /// The system's, when there is no memory for the cache.
+    pub fn new(id: u8, config: &EngineConfig, parts: Parts) -> std::io::Result<Self> {
         let Parts { pool, mut reader, mailbox, counters, outgoing, incoming, mut random } = parts;
         let secret = [random.next_u64(), random.next_u64()];
-        Self {
+        Ok(Self {
             id,
             workers: config.workers.max(1),
             arena: Arc::clone(pool.arena()),
@@ -149,7 +156,7 @@ impl Worker {
             counters,
             outgoing,
             incoming,
-            cache: FlowCache::new(config.cache_slots, secret),
+            cache: FlowCache::new(config.cache_slots, secret)?,
             adjacencies: Adjacencies::default(),
             bindings: Bindings::new(config.bindings, secret),
             neighbors: Neighbors::default(),
@@ -167,7 +174,7 @@ impl Worker {
             parcels: Vec::new(),
             error_budget: originate::ErrorBudget::default(),
             batch: Batch::default(),
-        }
+        })
     }
 
     /// Does everything that can be done at `now`, one batch per port; returns how many frames it moved.
@@ -238,7 +245,10 @@ impl Worker {
             return 0;
         };
         let count = frames.len();
-        self.count(node, Term::Received, count as u64);
+        let bytes: usize = frames.iter().map(|frame| self.arena.bytes(frame).len()).sum();
+        if let Some(counters) = self.counters.get(usize::from(node.0)) {
+            counters.receive(count as u64, bytes as u64);
+        }
         self.watch_arrivals(&mut frames, node, port, now);
         self.run_frames(&mut frames, node, &ingress, false, now);
         self.batch.frames = frames;
@@ -254,72 +264,68 @@ impl Worker {
         steered: bool,
         now: Instant,
     ) {
-        self.parse_pass(frames, node, ingress, steered, now);
+        let mut batch = std::mem::take(&mut self.batch.parsed);
+        self.parse_pass(frames, &mut batch, node, ingress, steered, now);
         let listening = self.observer.is_listening();
-        for (index, frame) in frames.drain(..).enumerate() {
-            match self.batch.parsed[index] {
-                Ok(parsed) => {
-                    let hash = self.batch.hashes[index];
-                    if let Some(frame) = self.cached(frame, &parsed, hash, listening, now) {
-                        self.decide(frame, &parsed, hash, now);
+        for (frame, parsed) in frames.drain(..).zip(&batch) {
+            if let Some(frame) = self.cached(frame, parsed, listening, now) {
+                match parsed.class {
+                    Class::Refused(reason) => self.drop_frame(frame, reason, now),
+                    Class::Flow | Class::Exception | Class::Arp | Class::LayerTwo => {
+                        self.decide(frame, parsed, now)
                     }
                 }
-                Err(reason) => self.drop_frame(frame, reason, now),
             }
         }
+        self.batch.parsed = batch;
     }
 
     /// Pass 1: headers to keys and hashes; the cache's slots are on their way when pass 2 asks.
     fn parse_pass(
         &mut self,
         frames: &mut [Frame],
+        batch: &mut Vec<Parsed>,
         node: NodeId,
         ingress: &IngressPort,
         steered: bool,
         now: Instant,
     ) {
-        self.batch.parsed.clear();
-        self.batch.hashes.clear();
-        for frame in frames {
+        if batch.len() < frames.len() {
+            batch.resize(BATCH_LIMIT.max(frames.len()), Parsed::default());
+        }
+        for (frame, parsed) in frames.iter_mut().zip(batch) {
             let open = self.arena.open(frame);
             let verified = open.record.checksum == ChecksumState::Verified;
-            let parsed = parse(open.bytes(), ingress, verified);
-            let mut hash = 0;
-            if let Ok(parsed) = &parsed {
-                hash = self.cache.hash(parsed.key);
-                open.record.network_offset = parsed.network_offset;
-                open.record.transport_offset = parsed.transport_offset;
+            match parse_into(parsed, open.bytes(), ingress, verified) {
+                Ok(()) => {
+                    parsed.hash = self.cache.hash(parsed.key);
+                    open.record.network_offset = parsed.network_offset;
+                    open.record.transport_offset = parsed.transport_offset;
+                }
+                Err(reason) => parsed.class = Class::Refused(reason),
             }
             open.record.node = node.0;
             open.record.ingress = ingress.port;
-            open.record.flow_hash = hash;
+            open.record.flow_hash = parsed.hash;
             open.record.time = now.as_nanos();
             open.record.steered = steered;
-            self.batch.parsed.push(parsed);
-            self.batch.hashes.push(hash);
         }
     }
 
     /// Passes 2 and 3: look the flow up and replay its decision; gives the frame back when it must be decided.
     #[inline(always)]
-    fn cached(
-        &mut self,
-        mut frame: Frame,
-        parsed: &Parsed,
-        hash: u64,
-        listening: bool,
-        now: Instant,
-    ) -> Option<Frame> {
+    fn cached(&mut self, mut frame: Frame, parsed: &Parsed, listening: bool, now: Instant) -> Option<Frame> {
         let mut open = self.arena.open(&mut frame);
         let is_flow = matches!(parsed.class, Class::Flow | Class::LayerTwo);
         if listening || open.record.mark != 0 || !is_flow {
             return Some(frame);
         }
-        let Some(slot) = self.cache.lookup(hash, parsed.key, &parsed.guard, &self.tables.epochs) else {
+        let Some(slot) = self.cache.lookup(parsed.hash, parsed.key, &parsed.guard, &self.tables.epochs)
+        else {
             return Some(frame);
         };
         let adjacency = &self.adjacencies.list[slot.adjacency as usize];
-        if parsed.class == Class::Flow {
+        if adjacency.mtu != u16::MAX {
             let network = usize::from(parsed.network_offset);
             if Ipv4Packet::new_unchecked(&open.bytes()[network..]).total_length() > adjacency.mtu {
                 return Some(frame);
@@ -342,15 +348,14 @@ impl Worker {
         None
     }
 
-    /// Takes one of its own buffers back from outside.
-    pub fn adopt(&mut self, frame: Frame) {
-        self.pool.free(frame);
+    /// Ends all bindings that `ends` says so of; their cached flows end with them.
+    pub fn end_bindings(&mut self, ends: impl Fn(&Binding) -> bool) {
+        self.bindings.end_where(ends);
     }
 
-    /// Returns how many of its buffers are in use, wherever they are.
-    #[must_use]
-    pub fn outstanding_buffers(&self) -> usize {
-        self.pool.outstanding()
+    /// Starts a Service's round-robin anew: its number belongs to another Service now.
+    pub fn reset_cursor(&mut self, service: u32) {
+        self.cursors.reset(service);
     }
 
     fn world(&mut self, now: Instant) -> World<'_> {

@@ -225,6 +225,18 @@ fn a_service_without_backends_refuses_at_once() {
 }
 
 #[test]
+fn frames_that_wait_at_the_end_are_found_where_they_wait() {
+    let mut lab = Lab::new(2);
+    let nobody = Ipv4Addr::new(192, 168, 66, 99);
+    let frame = lab.udp(APP2, nobody, (1000, 7), b"hello");
+    lab.send(APP2, &frame);
+    assert!(lab.receive(USER).is_empty(), "nobody answers");
+    let ledger = lab.ledger(lab.node1);
+    assert!(ledger.balances());
+    assert_eq!((ledger.held, lab.finish().held), (1, 1), "it waits for the neighbour's MAC");
+}
+
+#[test]
 fn an_echo_request_with_options_is_answered_without_them() {
     let mut lab = Lab::new(1);
     let mut ping = echo_packet(APP2, NODE1, IcmpType::EchoRequest, 77, 64);

@@ -37,6 +37,8 @@ const POD_FIELDS: &[&str] = &[
     "spec.hostNetwork",
     "spec.containers.*.name",
     "spec.containers.*.image",
+    "spec.containers.*.command.*",
+    "spec.containers.*.args.*",
     "spec.containers.*.ports.*.name",
     "spec.containers.*.ports.*.containerPort",
     "spec.containers.*.ports.*.protocol",

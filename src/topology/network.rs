@@ -7,7 +7,7 @@
 //!
 //! May depend on [`crate::topology::spec`].
 //!
-//! Read first: section "The flat network" of the product's specification.
+//! Read first: the picture in `README.md`.
 
 use std::{collections::HashMap, fmt::Display, hash::Hash, net::Ipv4Addr};
 

@@ -6,7 +6,7 @@
 //!
 //! May depend on [`crate::topology::fields`].
 //!
-//! Read first: `docs/` on the topology file.
+//! Read first: `docs/topology.md`.
 
 use std::time::Duration;
 

@@ -317,6 +317,15 @@ spec: {{type: Odd, clusterIP: 10.96.0.9}}
 }
 
 #[test]
+fn what_a_container_runs_has_an_effect_and_its_environment_has_none_yet() {
+    let text = format!(
+        "{SHORT}---\napiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\nspec:\n  containers:\n    - {{name: c, image: busybox, command: \
+         [sleep], args: ['9']}}\n    - {{name: d, image: busybox, env: [{{name: A, value: b}}]}}\n"
+    );
+    assert_eq!(findings(&text), ["12:33 warning: spec.containers.env of a Pod has no effect yet"]);
+}
+
+#[test]
 fn other_kinds_and_versions_are_named() {
     let text = format!(
         "{SHORT}---\napiVersion: apps/v1\nkind: Deployment\n---\napiVersion: v2\nkind: Pod\n---\nx: 1\n---\n[]\n"

@@ -7,7 +7,7 @@
 //!
 //! May depend on [`crate::topology::manifests`].
 //!
-//! Read first: section "Pods" of the product's specification.
+//! Read first: `docs/topology.md`.
 
 use std::{
     collections::{BTreeMap, HashMap},

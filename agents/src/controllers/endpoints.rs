@@ -9,6 +9,8 @@
 //! May depend on [`crate::controllers`] and [`crate::pods`].
 //!
 //! Read first: EndpointSlice in Kubernetes' API reference.
+//!
+//! Above 400 lines because a third of it are tests that read best beside the rules they hold.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -13,7 +13,7 @@ use crate::wire::{IcmpPacket, IcmpType, IpProtocol, Ipv4Packet};
 
 /// 3. The binding's translation; 4. else a Service's; 6. else MASQUERADE, or none.
 pub(super) fn plan(world: &mut World<'_>, arrival: &Arrival<'_>) -> Result<Plan, Refusal> {
-    let tuple = arrival.parsed.tuple;
+    let tuple = arrival.parsed.tuple();
     let has_ports = !arrival.parsed.fragment || tuple.source_port != 0 || tuple.destination_port != 0;
     if has_ports {
         let key = HalfKey { node: arrival.ingress.node, tuple };
@@ -51,7 +51,7 @@ fn service(
     world: &World<'_>,
     arrival: &Arrival<'_>,
 ) -> Result<Option<(std::sync::Arc<Service>, bool)>, DropReason> {
-    let tuple = &arrival.parsed.tuple;
+    let tuple = arrival.parsed.tuple();
     let services = &world.tables.services;
     let destination = Ipv4Addr::from_bits(tuple.destination);
     let Some(protocol) = Protocol::from_number(tuple.protocol) else {
@@ -74,7 +74,7 @@ fn balance(
     service: &Service,
     node_port: bool,
 ) -> Result<Plan, Refusal> {
-    let tuple = arrival.parsed.tuple;
+    let tuple = arrival.parsed.tuple();
     let random = world.random.next_u64();
     let outsider =
         node_port || matches!(arrival.ingress.role, Role::Interface(_)) && !arrival.parsed.tunneled;
@@ -147,7 +147,7 @@ fn with_free_port(
 /// Tells whether a first packet has what a translation needs: ports, or the identifier of an ICMP query. An answer
 /// nobody asked for has only the look of one.
 fn is_translatable(arrival: &Arrival<'_>) -> bool {
-    match IpProtocol::from(arrival.parsed.tuple.protocol) {
+    match IpProtocol::from(arrival.parsed.tuple().protocol) {
         IpProtocol::Tcp | IpProtocol::Udp => true,
         IpProtocol::Icmp => {
             let packet = Ipv4Packet::new_unchecked(arrival.packet());
@@ -160,7 +160,7 @@ fn is_translatable(arrival: &Arrival<'_>) -> bool {
 
 fn insert(world: &mut World<'_>, arrival: &Arrival<'_>, out: Tuple) -> Result<BindingRef, Refused> {
     let node = arrival.ingress.node;
-    let original = HalfKey { node, tuple: arrival.parsed.tuple };
+    let original = HalfKey { node, tuple: arrival.parsed.tuple() };
     let reply = HalfKey { node, tuple: out.reversed() };
     world.bindings.insert(original, reply, arrival.parsed.tcp_flags, world.now)
 }

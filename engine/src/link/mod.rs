@@ -2,7 +2,7 @@
 //!
 //! The worker that owns a link takes frames from it in batches and gives it frames to send. Invariants: a link
 //! gives a frame back with a reason when it cannot send it; nothing here decides anything. Allowed
-//! dependencies: `frame`, `ring`, `pod`. Read first: `DESIGN.md`, "Links".
+//! dependencies: `frame`, `ring`, `pod`. Read first: `docs/architecture.md`, "Links".
 
 pub mod pod_ring;
 pub mod wire;

@@ -2,7 +2,7 @@
 //!
 //! The worker that owns both ends sends frames in and takes out what is due. Invariants: frames of one delay
 //! stay in order; chance comes from the wire's own seeded generator; a cable holds at most [`CABLE_LIMIT`]
-//! frames. Allowed dependencies: `frame`, `random`, `clock`, `ledger`. Read first: `DESIGN.md`, "Links".
+//! frames. Allowed dependencies: `frame`, `random`, `clock`, `ledger`. Read first: `docs/architecture.md`, "Links".
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BinaryHeap};

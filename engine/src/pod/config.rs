@@ -1,7 +1,7 @@
 //! What a pod and its containers are made of, and what can be wrong with that.
 //!
 //! The control side fills these in; [`super::Pod`] takes them. Invariant: plain data, no behaviour.
-//! Depends on `wire`. Read first: `DESIGN.md`, "Pods".
+//! Depends on `wire`. Read first: `docs/architecture.md`, "Pods".
 
 use super::image::Image;
 use crate::wire::MacAddress;

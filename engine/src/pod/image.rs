@@ -2,7 +2,7 @@
 //!
 //! The control side turns a manifest's image name into one of these; `app` is their behaviour.
 //! Invariant: an unknown name is no image, so that the pod's owner hears of it. Depends on nothing.
-//! Read first: `DESIGN.md`, "Pods".
+//! Read first: `docs/architecture.md`, "Pods".
 
 /// What a container runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -6,7 +6,7 @@
 //!
 //! Invariants: no I/O, no clock and no randomness but the seed's: the same calls give the same frames. What a call begins, it
 //! finishes, up to [`WORK_LIMIT`] steps; the rest is due at once. A dead pod takes and sends nothing.
-//! Depends on `clock`, `link::pod_ring`, `wire`, smoltcp (in `tcp` only). Read first: `DESIGN.md`, "Pods".
+//! Depends on `clock`, `link::pod_ring`, `wire`, smoltcp (in `tcp` only). Read first: `docs/architecture.md`, "Pods".
 
 mod app;
 mod config;

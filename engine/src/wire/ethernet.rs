@@ -33,6 +33,7 @@ pub enum EtherType {
 }
 
 impl From<u16> for EtherType {
+    #[inline(always)]
     fn from(value: u16) -> Self {
         match value {
             0x0800 => EtherType::Ipv4,
@@ -45,6 +46,7 @@ impl From<u16> for EtherType {
 }
 
 impl From<EtherType> for u16 {
+    #[inline(always)]
     fn from(value: EtherType) -> u16 {
         match value {
             EtherType::Ipv4 => 0x0800,
@@ -72,6 +74,7 @@ pub struct Frame<T: AsRef<[u8]>> {
 
 impl<T: AsRef<[u8]>> Frame<T> {
     /// Takes a buffer that the caller has sized.
+    #[inline(always)]
     pub const fn new_unchecked(buffer: T) -> Self {
         Frame { buffer }
     }
@@ -80,6 +83,7 @@ impl<T: AsRef<[u8]>> Frame<T> {
     ///
     /// # Errors
     /// [`MalformedEthernet::TooShort`] when the header does not fit.
+    #[inline(always)]
     pub fn new_checked(buffer: T) -> Result<Self, MalformedEthernet> {
         if buffer.as_ref().len() < HEADER_LENGTH {
             return Err(MalformedEthernet::TooShort);
@@ -88,26 +92,31 @@ impl<T: AsRef<[u8]>> Frame<T> {
     }
 
     /// Gives the buffer back.
+    #[inline(always)]
     pub fn into_inner(self) -> T {
         self.buffer
     }
 
     /// Returns the receiver's address.
+    #[inline(always)]
     pub fn destination(&self) -> MacAddress {
         read_mac(self.buffer.as_ref(), &field::DESTINATION)
     }
 
     /// Returns the sender's address.
+    #[inline(always)]
     pub fn source(&self) -> MacAddress {
         read_mac(self.buffer.as_ref(), &field::SOURCE)
     }
 
     /// Returns what the frame carries.
+    #[inline(always)]
     pub fn ethertype(&self) -> EtherType {
         read_u16(self.buffer.as_ref(), &field::TYPE).into()
     }
 
     /// Returns what follows the header, padding included.
+    #[inline(always)]
     pub fn payload(&self) -> &[u8] {
         &self.buffer.as_ref()[field::PAYLOAD]
     }
@@ -115,21 +124,25 @@ impl<T: AsRef<[u8]>> Frame<T> {
 
 impl<T: AsRef<[u8]> + AsMut<[u8]>> Frame<T> {
     /// Sets the receiver's address.
+    #[inline(always)]
     pub fn set_destination(&mut self, value: MacAddress) {
         self.buffer.as_mut()[field::DESTINATION].copy_from_slice(&value.octets());
     }
 
     /// Sets the sender's address.
+    #[inline(always)]
     pub fn set_source(&mut self, value: MacAddress) {
         self.buffer.as_mut()[field::SOURCE].copy_from_slice(&value.octets());
     }
 
     /// Sets the type.
+    #[inline(always)]
     pub fn set_ethertype(&mut self, value: EtherType) {
         write_u16(self.buffer.as_mut(), &field::TYPE, value.into());
     }
 
     /// Returns what follows the header, to write.
+    #[inline(always)]
     pub fn payload_mut(&mut self) -> &mut [u8] {
         &mut self.buffer.as_mut()[field::PAYLOAD]
     }

@@ -64,6 +64,7 @@ pub enum Type {
 }
 
 impl From<u8> for Type {
+    #[inline(always)]
     fn from(value: u8) -> Self {
         match value {
             0 => Type::EchoReply,
@@ -81,6 +82,7 @@ impl From<u8> for Type {
 }
 
 impl From<Type> for u8 {
+    #[inline(always)]
     fn from(value: Type) -> u8 {
         match value {
             Type::EchoReply => 0,
@@ -99,6 +101,7 @@ impl From<Type> for u8 {
 
 impl Type {
     /// Says whether the type reports an error about a packet that it quotes; never answer these with an error.
+    #[inline(always)]
     pub const fn is_error(self) -> bool {
         match self {
             Type::DestinationUnreachable
@@ -115,6 +118,7 @@ impl Type {
     }
 
     /// Says whether the type is a question or its answer, with identifier and sequence.
+    #[inline(always)]
     pub const fn is_query(self) -> bool {
         match self {
             Type::EchoReply | Type::EchoRequest | Type::TimestampRequest | Type::TimestampReply => true,
@@ -144,6 +148,7 @@ pub struct Packet<T: AsRef<[u8]>> {
 
 impl<T: AsRef<[u8]>> Packet<T> {
     /// Takes a buffer that the caller has sized.
+    #[inline(always)]
     pub const fn new_unchecked(buffer: T) -> Self {
         Packet { buffer }
     }
@@ -152,6 +157,7 @@ impl<T: AsRef<[u8]>> Packet<T> {
     ///
     /// # Errors
     /// [`MalformedIcmp::TooShort`] when the header does not fit.
+    #[inline(always)]
     pub fn new_checked(buffer: T) -> Result<Self, MalformedIcmp> {
         if buffer.as_ref().len() < HEADER_LENGTH {
             return Err(MalformedIcmp::TooShort);
@@ -160,46 +166,55 @@ impl<T: AsRef<[u8]>> Packet<T> {
     }
 
     /// Returns what the packet says.
+    #[inline(always)]
     pub fn icmp_type(&self) -> Type {
         self.buffer.as_ref()[field::TYPE].into()
     }
 
     /// Returns the detail of the type.
+    #[inline(always)]
     pub fn code(&self) -> u8 {
         self.buffer.as_ref()[field::CODE]
     }
 
     /// Returns the checksum as it stands.
+    #[inline(always)]
     pub fn checksum(&self) -> u16 {
         read_u16(self.buffer.as_ref(), &field::CHECKSUM)
     }
 
     /// Returns who asked; only in queries.
+    #[inline(always)]
     pub fn identifier(&self) -> u16 {
         read_u16(self.buffer.as_ref(), &field::IDENTIFIER)
     }
 
     /// Returns which question it is; only in queries.
+    #[inline(always)]
     pub fn sequence(&self) -> u16 {
         read_u16(self.buffer.as_ref(), &field::SEQUENCE)
     }
 
     /// Returns the MTU of the next hop; only in fragmentation needed (RFC 1191), 0 from older routers.
+    #[inline(always)]
     pub fn next_hop_mtu(&self) -> u16 {
         read_u16(self.buffer.as_ref(), &field::SEQUENCE)
     }
 
     /// Says whether the packet reports an error.
+    #[inline(always)]
     pub fn is_error(&self) -> bool {
         self.icmp_type().is_error()
     }
 
     /// Says whether the packet is a question or an answer.
+    #[inline(always)]
     pub fn is_query(&self) -> bool {
         self.icmp_type().is_query()
     }
 
     /// Returns what follows the header: echoed data, or the start of the packet an error is about.
+    #[inline(always)]
     pub fn payload(&self) -> &[u8] {
         &self.buffer.as_ref()[HEADER_LENGTH..]
     }
@@ -212,38 +227,45 @@ impl<T: AsRef<[u8]>> Packet<T> {
 
 impl<T: AsRef<[u8]> + AsMut<[u8]>> Packet<T> {
     /// Sets type and code.
+    #[inline(always)]
     pub fn set_type(&mut self, value: Type, code: u8) {
         self.buffer.as_mut()[field::TYPE] = value.into();
         self.buffer.as_mut()[field::CODE] = code;
     }
 
     /// Sets the checksum.
+    #[inline(always)]
     pub fn set_checksum(&mut self, value: u16) {
         write_u16(self.buffer.as_mut(), &field::CHECKSUM, value);
     }
 
     /// Sets who asks.
+    #[inline(always)]
     pub fn set_identifier(&mut self, value: u16) {
         write_u16(self.buffer.as_mut(), &field::IDENTIFIER, value);
     }
 
     /// Sets which question it is.
+    #[inline(always)]
     pub fn set_sequence(&mut self, value: u16) {
         write_u16(self.buffer.as_mut(), &field::SEQUENCE, value);
     }
 
     /// Sets the MTU of the next hop and clears the unused word before it.
+    #[inline(always)]
     pub fn set_next_hop_mtu(&mut self, value: u16) {
         write_u16(self.buffer.as_mut(), &field::IDENTIFIER, 0);
         write_u16(self.buffer.as_mut(), &field::SEQUENCE, value);
     }
 
     /// Clears the four octets that most errors leave unused.
+    #[inline(always)]
     pub fn clear_unused(&mut self) {
         self.set_next_hop_mtu(0);
     }
 
     /// Returns what follows the header, to write.
+    #[inline(always)]
     pub fn payload_mut(&mut self) -> &mut [u8] {
         &mut self.buffer.as_mut()[HEADER_LENGTH..]
     }

@@ -4,6 +4,8 @@
 //! Invariants: a checked packet has version 4 and `20 <= header length <= total length <= buffer`; what follows the total
 //! length in the buffer is padding and never seen through the view.
 //! Depends on [`super::checksum`]. Read first: RFC 791, RFC 1122 section 3.2.
+//!
+//! Above 400 lines because a header and the tests of all its fields are one file.
 
 use super::{checksum, read_address, read_u16, write_u16};
 use std::net::Ipv4Addr;
@@ -43,6 +45,7 @@ pub enum Protocol {
 }
 
 impl From<u8> for Protocol {
+    #[inline(always)]
     fn from(value: u8) -> Self {
         match value {
             1 => Protocol::Icmp,
@@ -54,6 +57,7 @@ impl From<u8> for Protocol {
 }
 
 impl From<Protocol> for u8 {
+    #[inline(always)]
     fn from(value: Protocol) -> u8 {
         match value {
             Protocol::Icmp => 1,
@@ -89,6 +93,7 @@ pub struct Packet<T: AsRef<[u8]>> {
 
 impl<T: AsRef<[u8]>> Packet<T> {
     /// Takes a buffer that the caller has sized.
+    #[inline(always)]
     pub const fn new_unchecked(buffer: T) -> Self {
         Packet { buffer }
     }
@@ -97,6 +102,7 @@ impl<T: AsRef<[u8]>> Packet<T> {
     ///
     /// # Errors
     /// Each variant of [`MalformedIpv4`].
+    #[inline(always)]
     pub fn new_checked(buffer: T) -> Result<Self, MalformedIpv4> {
         let bytes = buffer.as_ref();
         if bytes.len() < HEADER_LENGTH {
@@ -125,6 +131,7 @@ impl<T: AsRef<[u8]>> Packet<T> {
     ///
     /// # Errors
     /// All of [`MalformedIpv4`] but a total length beyond the buffer.
+    #[inline(always)]
     pub fn new_quoted(buffer: T) -> Result<Self, MalformedIpv4> {
         let bytes = buffer.as_ref();
         if bytes.len() < HEADER_LENGTH {
@@ -148,86 +155,103 @@ impl<T: AsRef<[u8]>> Packet<T> {
     }
 
     /// Gives the buffer back.
+    #[inline(always)]
     pub fn into_inner(self) -> T {
         self.buffer
     }
 
     /// Returns the version: 4.
+    #[inline(always)]
     pub fn version(&self) -> u8 {
         self.buffer.as_ref()[field::VERSION_IHL] >> 4
     }
 
     /// Returns the header's length in octets.
+    #[inline(always)]
     pub fn header_length(&self) -> usize {
         usize::from(self.buffer.as_ref()[field::VERSION_IHL] & 0x0f) * 4
     }
 
     /// Says whether options follow the fixed header.
+    #[inline(always)]
     pub fn has_options(&self) -> bool {
         self.header_length() > HEADER_LENGTH
     }
 
     /// Returns the service octet: DSCP and ECN.
+    #[inline(always)]
     pub fn service(&self) -> u8 {
         self.buffer.as_ref()[field::SERVICE]
     }
 
     /// Returns the packet's length in octets, header included.
+    #[inline(always)]
     pub fn total_length(&self) -> u16 {
         read_u16(self.buffer.as_ref(), &field::TOTAL_LENGTH)
     }
 
     /// Returns the identification, which the fragments of one packet share.
+    #[inline(always)]
     pub fn identification(&self) -> u16 {
         read_u16(self.buffer.as_ref(), &field::IDENTIFICATION)
     }
 
     /// Says whether routers may not fragment the packet.
+    #[inline(always)]
     pub fn dont_fragment(&self) -> bool {
         read_u16(self.buffer.as_ref(), &field::FLAGS_OFFSET) & DONT_FRAGMENT != 0
     }
 
     /// Says whether later fragments follow.
+    #[inline(always)]
     pub fn more_fragments(&self) -> bool {
         read_u16(self.buffer.as_ref(), &field::FLAGS_OFFSET) & MORE_FRAGMENTS != 0
     }
 
     /// Returns where in the original payload this fragment starts, in octets.
+    #[inline(always)]
     pub fn fragment_offset(&self) -> usize {
         usize::from(read_u16(self.buffer.as_ref(), &field::FLAGS_OFFSET) & OFFSET_MASK) * 8
     }
 
     /// Says whether the packet is a part of a larger one.
+    #[inline(always)]
     pub fn is_fragment(&self) -> bool {
         self.more_fragments() || self.fragment_offset() != 0
     }
 
     /// Returns how many routers the packet may still pass.
+    #[inline(always)]
     pub fn time_to_live(&self) -> u8 {
         self.buffer.as_ref()[field::TTL]
     }
 
     /// Returns what the packet carries.
+    #[inline(always)]
     pub fn protocol(&self) -> Protocol {
         self.buffer.as_ref()[field::PROTOCOL].into()
     }
 
     /// Returns the header's checksum as it stands.
+    #[inline(always)]
     pub fn header_checksum(&self) -> u16 {
         read_u16(self.buffer.as_ref(), &field::CHECKSUM)
     }
 
     /// Returns the sender's address.
+    #[inline(always)]
     pub fn source(&self) -> Ipv4Addr {
         read_address(self.buffer.as_ref(), &field::SOURCE)
     }
 
     /// Returns the receiver's address.
+    #[inline(always)]
     pub fn destination(&self) -> Ipv4Addr {
         read_address(self.buffer.as_ref(), &field::DESTINATION)
     }
 
     /// Returns what follows the header, without padding.
+    #[inline(always)]
     pub fn payload(&self) -> &[u8] {
         let bytes = self.buffer.as_ref();
         let end = usize::from(self.total_length()).min(bytes.len());
@@ -235,34 +259,43 @@ impl<T: AsRef<[u8]>> Packet<T> {
     }
 
     /// Says whether the header's checksum is right.
+    #[inline(always)]
     pub fn verify_header_checksum(&self) -> bool {
         let bytes = self.buffer.as_ref();
-        checksum::checksum(&bytes[..self.header_length().min(bytes.len())]) == 0
+        match bytes.first_chunk::<HEADER_LENGTH>() {
+            Some(header) if !self.has_options() => checksum::header_sum(header) == 0xffff,
+            Some(_) | None => checksum::checksum(&bytes[..self.header_length().min(bytes.len())]) == 0,
+        }
     }
 }
 
 impl<T: AsRef<[u8]> + AsMut<[u8]>> Packet<T> {
     /// Sets version 4 and the header's length in octets, a multiple of 4; this voids the check.
+    #[inline(always)]
     pub fn set_header_length(&mut self, octets: usize) {
         self.buffer.as_mut()[field::VERSION_IHL] = 0x40 | ((octets / 4) as u8 & 0x0f);
     }
 
     /// Sets the service octet.
+    #[inline(always)]
     pub fn set_service(&mut self, value: u8) {
         self.buffer.as_mut()[field::SERVICE] = value;
     }
 
     /// Sets the packet's length, header included; this voids the check.
+    #[inline(always)]
     pub fn set_total_length(&mut self, value: u16) {
         write_u16(self.buffer.as_mut(), &field::TOTAL_LENGTH, value);
     }
 
     /// Sets the identification.
+    #[inline(always)]
     pub fn set_identification(&mut self, value: u16) {
         write_u16(self.buffer.as_mut(), &field::IDENTIFICATION, value);
     }
 
     /// Sets the three fragmentation fields; the offset, in octets, is a multiple of 8.
+    #[inline(always)]
     pub fn set_fragmentation(&mut self, dont_fragment: bool, more_fragments: bool, offset: usize) {
         let mut value = (offset / 8) as u16 & OFFSET_MASK;
         if dont_fragment {
@@ -275,31 +308,37 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Packet<T> {
     }
 
     /// Sets how many routers the packet may pass.
+    #[inline(always)]
     pub fn set_time_to_live(&mut self, value: u8) {
         self.buffer.as_mut()[field::TTL] = value;
     }
 
     /// Sets what the packet carries.
+    #[inline(always)]
     pub fn set_protocol(&mut self, value: Protocol) {
         self.buffer.as_mut()[field::PROTOCOL] = value.into();
     }
 
     /// Sets the header's checksum.
+    #[inline(always)]
     pub fn set_header_checksum(&mut self, value: u16) {
         write_u16(self.buffer.as_mut(), &field::CHECKSUM, value);
     }
 
     /// Sets the sender's address.
+    #[inline(always)]
     pub fn set_source(&mut self, value: Ipv4Addr) {
         self.buffer.as_mut()[field::SOURCE].copy_from_slice(&value.octets());
     }
 
     /// Sets the receiver's address.
+    #[inline(always)]
     pub fn set_destination(&mut self, value: Ipv4Addr) {
         self.buffer.as_mut()[field::DESTINATION].copy_from_slice(&value.octets());
     }
 
     /// Returns what follows the header, without padding, to write.
+    #[inline(always)]
     pub fn payload_mut(&mut self) -> &mut [u8] {
         let (start, total) = (self.header_length(), usize::from(self.total_length()));
         let bytes = self.buffer.as_mut();
@@ -308,6 +347,7 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Packet<T> {
     }
 
     /// Computes the header's checksum and writes it.
+    #[inline(always)]
     pub fn fill_header_checksum(&mut self) {
         self.set_header_checksum(0);
         let bytes = self.buffer.as_ref();

@@ -22,38 +22,45 @@ impl MacAddress {
     pub const BROADCAST: MacAddress = MacAddress([0xff; 6]);
 
     /// Makes an address of six octets.
+    #[inline(always)]
     pub const fn new(octets: [u8; 6]) -> Self {
         MacAddress(octets)
     }
 
     /// Returns the address a pod with this IPv4 address has: 02:42, then the four octets.
+    #[inline(always)]
     pub const fn for_ipv4(address: Ipv4Addr) -> Self {
         let [a, b, c, d] = address.octets();
         MacAddress([0x02, 0x42, a, b, c, d])
     }
 
     /// Returns the six octets.
+    #[inline(always)]
     pub const fn octets(self) -> [u8; 6] {
         self.0
     }
 
     /// Says whether the address is ff:ff:ff:ff:ff:ff.
+    #[inline(always)]
     pub fn is_broadcast(self) -> bool {
         self == Self::BROADCAST
     }
 
     /// Says whether the group bit is set; true for broadcast too.
+    #[inline(always)]
     pub const fn is_multicast(self) -> bool {
         self.0[0] & 1 != 0
     }
 
     /// Says whether the address may be one card's own: not a group, not all zero.
+    #[inline(always)]
     pub fn is_unicast(self) -> bool {
         !self.is_multicast() && self != MacAddress::default()
     }
 }
 
 impl From<[u8; 6]> for MacAddress {
+    #[inline(always)]
     fn from(octets: [u8; 6]) -> Self {
         MacAddress(octets)
     }

@@ -38,21 +38,25 @@ use std::net::Ipv4Addr;
 use std::ops::Range;
 
 /// Reads a big-endian 16-bit word; the callers' checks guarantee the range.
+#[inline(always)]
 fn read_u16(bytes: &[u8], at: &Range<usize>) -> u16 {
     u16::from_be_bytes([bytes[at.start], bytes[at.start + 1]])
 }
 
 /// Reads a big-endian 32-bit word.
+#[inline(always)]
 fn read_u32(bytes: &[u8], at: &Range<usize>) -> u32 {
     u32::from_be_bytes([bytes[at.start], bytes[at.start + 1], bytes[at.start + 2], bytes[at.start + 3]])
 }
 
 /// Reads an IPv4 address.
+#[inline(always)]
 fn read_address(bytes: &[u8], at: &Range<usize>) -> Ipv4Addr {
     Ipv4Addr::from_bits(read_u32(bytes, at))
 }
 
 /// Reads a MAC address.
+#[inline(always)]
 fn read_mac(bytes: &[u8], at: &Range<usize>) -> MacAddress {
     let mut octets = [0; 6];
     octets.copy_from_slice(&bytes[at.clone()]);
@@ -60,11 +64,13 @@ fn read_mac(bytes: &[u8], at: &Range<usize>) -> MacAddress {
 }
 
 /// Writes a big-endian 16-bit word.
+#[inline(always)]
 fn write_u16(bytes: &mut [u8], at: &Range<usize>, value: u16) {
     bytes[at.clone()].copy_from_slice(&value.to_be_bytes());
 }
 
 /// Writes a big-endian 32-bit word.
+#[inline(always)]
 fn write_u32(bytes: &mut [u8], at: &Range<usize>, value: u32) {
     bytes[at.clone()].copy_from_slice(&value.to_be_bytes());
 }

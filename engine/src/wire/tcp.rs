@@ -45,52 +45,62 @@ impl Flags {
     pub const ACK: Flags = Flags(0x10);
 
     /// Makes flags of the octet in the header.
+    #[inline(always)]
     pub const fn from_bits(bits: u8) -> Self {
         Flags(bits)
     }
 
     /// Returns the octet in the header.
+    #[inline(always)]
     pub const fn bits(self) -> u8 {
         self.0
     }
 
     /// Says whether all of `other` are set.
+    #[inline(always)]
     pub const fn contains(self, other: Flags) -> bool {
         self.0 & other.0 == other.0
     }
 
     /// Says whether any of `other` is set.
+    #[inline(always)]
     pub const fn intersects(self, other: Flags) -> bool {
         self.0 & other.0 != 0
     }
 
     /// Returns the flags of both.
     #[must_use]
+    #[inline(always)]
     pub const fn with(self, other: Flags) -> Self {
         Flags(self.0 | other.0)
     }
 
     /// FIN is set.
+    #[inline(always)]
     pub const fn fin(self) -> bool {
         self.contains(Flags::FIN)
     }
 
     /// SYN is set.
+    #[inline(always)]
     pub const fn syn(self) -> bool {
         self.contains(Flags::SYN)
     }
 
     /// RST is set.
+    #[inline(always)]
     pub const fn rst(self) -> bool {
         self.contains(Flags::RST)
     }
 
     /// PSH is set.
+    #[inline(always)]
     pub const fn psh(self) -> bool {
         self.contains(Flags::PSH)
     }
 
     /// ACK is set.
+    #[inline(always)]
     pub const fn ack(self) -> bool {
         self.contains(Flags::ACK)
     }
@@ -135,6 +145,7 @@ pub struct Segment<T: AsRef<[u8]>> {
 
 impl<T: AsRef<[u8]>> Segment<T> {
     /// Takes a buffer that the caller has sized.
+    #[inline(always)]
     pub const fn new_unchecked(buffer: T) -> Self {
         Segment { buffer }
     }
@@ -143,6 +154,7 @@ impl<T: AsRef<[u8]>> Segment<T> {
     ///
     /// # Errors
     /// Each variant of [`MalformedTcp`].
+    #[inline(always)]
     pub fn new_checked(buffer: T) -> Result<Self, MalformedTcp> {
         if buffer.as_ref().len() < HEADER_LENGTH {
             return Err(MalformedTcp::TooShort);
@@ -156,51 +168,61 @@ impl<T: AsRef<[u8]>> Segment<T> {
     }
 
     /// Returns the sender's port.
+    #[inline(always)]
     pub fn source_port(&self) -> u16 {
         read_u16(self.buffer.as_ref(), &field::SOURCE)
     }
 
     /// Returns the receiver's port.
+    #[inline(always)]
     pub fn destination_port(&self) -> u16 {
         read_u16(self.buffer.as_ref(), &field::DESTINATION)
     }
 
     /// Returns the sequence number of the first octet.
+    #[inline(always)]
     pub fn sequence(&self) -> u32 {
         read_u32(self.buffer.as_ref(), &field::SEQUENCE)
     }
 
     /// Returns the next sequence number expected from the other side.
+    #[inline(always)]
     pub fn acknowledgement(&self) -> u32 {
         read_u32(self.buffer.as_ref(), &field::ACKNOWLEDGEMENT)
     }
 
     /// Returns the header's length in octets.
+    #[inline(always)]
     pub fn header_length(&self) -> usize {
         usize::from(self.buffer.as_ref()[field::OFFSET] >> 4) * 4
     }
 
     /// Returns the control bits.
+    #[inline(always)]
     pub fn flags(&self) -> Flags {
         Flags(self.buffer.as_ref()[field::FLAGS])
     }
 
     /// Returns the window as it stands, not scaled.
+    #[inline(always)]
     pub fn window(&self) -> u16 {
         read_u16(self.buffer.as_ref(), &field::WINDOW)
     }
 
     /// Returns the checksum as it stands.
+    #[inline(always)]
     pub fn checksum(&self) -> u16 {
         read_u16(self.buffer.as_ref(), &field::CHECKSUM)
     }
 
     /// Returns the option bytes.
+    #[inline(always)]
     pub fn options(&self) -> &[u8] {
         self.buffer.as_ref().get(HEADER_LENGTH..self.header_length()).unwrap_or_default()
     }
 
     /// Returns where in the segment the value of the maximum segment size option stands, and the value.
+    #[inline(always)]
     pub fn maximum_segment_size(&self) -> Option<(usize, u16)> {
         let options = self.options();
         let mut at = 0;
@@ -222,6 +244,7 @@ impl<T: AsRef<[u8]>> Segment<T> {
     }
 
     /// Returns the data.
+    #[inline(always)]
     pub fn payload(&self) -> &[u8] {
         self.buffer.as_ref().get(self.header_length()..).unwrap_or_default()
     }
@@ -234,46 +257,55 @@ impl<T: AsRef<[u8]>> Segment<T> {
 
 impl<T: AsRef<[u8]> + AsMut<[u8]>> Segment<T> {
     /// Sets the sender's port.
+    #[inline(always)]
     pub fn set_source_port(&mut self, value: u16) {
         write_u16(self.buffer.as_mut(), &field::SOURCE, value);
     }
 
     /// Sets the receiver's port.
+    #[inline(always)]
     pub fn set_destination_port(&mut self, value: u16) {
         write_u16(self.buffer.as_mut(), &field::DESTINATION, value);
     }
 
     /// Sets the sequence number.
+    #[inline(always)]
     pub fn set_sequence(&mut self, value: u32) {
         write_u32(self.buffer.as_mut(), &field::SEQUENCE, value);
     }
 
     /// Sets the acknowledgement number.
+    #[inline(always)]
     pub fn set_acknowledgement(&mut self, value: u32) {
         write_u32(self.buffer.as_mut(), &field::ACKNOWLEDGEMENT, value);
     }
 
     /// Sets the header's length in octets, a multiple of 4; this voids the check.
+    #[inline(always)]
     pub fn set_header_length(&mut self, octets: usize) {
         self.buffer.as_mut()[field::OFFSET] = ((octets / 4) as u8) << 4;
     }
 
     /// Sets the control bits.
+    #[inline(always)]
     pub fn set_flags(&mut self, value: Flags) {
         self.buffer.as_mut()[field::FLAGS] = value.bits();
     }
 
     /// Sets the window.
+    #[inline(always)]
     pub fn set_window(&mut self, value: u16) {
         write_u16(self.buffer.as_mut(), &field::WINDOW, value);
     }
 
     /// Sets the checksum.
+    #[inline(always)]
     pub fn set_checksum(&mut self, value: u16) {
         write_u16(self.buffer.as_mut(), &field::CHECKSUM, value);
     }
 
     /// Sets the urgent pointer.
+    #[inline(always)]
     pub fn set_urgent(&mut self, value: u16) {
         write_u16(self.buffer.as_mut(), &field::URGENT, value);
     }

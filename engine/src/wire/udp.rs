@@ -37,6 +37,7 @@ pub struct Datagram<T: AsRef<[u8]>> {
 
 impl<T: AsRef<[u8]>> Datagram<T> {
     /// Takes a buffer that the caller has sized.
+    #[inline(always)]
     pub const fn new_unchecked(buffer: T) -> Self {
         Datagram { buffer }
     }
@@ -45,6 +46,7 @@ impl<T: AsRef<[u8]>> Datagram<T> {
     ///
     /// # Errors
     /// Each variant of [`MalformedUdp`].
+    #[inline(always)]
     pub fn new_checked(buffer: T) -> Result<Self, MalformedUdp> {
         if buffer.as_ref().len() < HEADER_LENGTH {
             return Err(MalformedUdp::TooShort);
@@ -58,26 +60,31 @@ impl<T: AsRef<[u8]>> Datagram<T> {
     }
 
     /// Returns the sender's port.
+    #[inline(always)]
     pub fn source_port(&self) -> u16 {
         read_u16(self.buffer.as_ref(), &field::SOURCE)
     }
 
     /// Returns the receiver's port.
+    #[inline(always)]
     pub fn destination_port(&self) -> u16 {
         read_u16(self.buffer.as_ref(), &field::DESTINATION)
     }
 
     /// Returns the length in octets, header included.
+    #[inline(always)]
     pub fn length(&self) -> u16 {
         read_u16(self.buffer.as_ref(), &field::LENGTH)
     }
 
     /// Returns the checksum as it stands; zero means none.
+    #[inline(always)]
     pub fn checksum(&self) -> u16 {
         read_u16(self.buffer.as_ref(), &field::CHECKSUM)
     }
 
     /// Returns what follows the header.
+    #[inline(always)]
     pub fn payload(&self) -> &[u8] {
         let bytes = self.buffer.as_ref();
         bytes.get(HEADER_LENGTH..usize::from(self.length()).min(bytes.len())).unwrap_or_default()
@@ -94,26 +101,31 @@ impl<T: AsRef<[u8]>> Datagram<T> {
 
 impl<T: AsRef<[u8]> + AsMut<[u8]>> Datagram<T> {
     /// Sets the sender's port.
+    #[inline(always)]
     pub fn set_source_port(&mut self, value: u16) {
         write_u16(self.buffer.as_mut(), &field::SOURCE, value);
     }
 
     /// Sets the receiver's port.
+    #[inline(always)]
     pub fn set_destination_port(&mut self, value: u16) {
         write_u16(self.buffer.as_mut(), &field::DESTINATION, value);
     }
 
     /// Sets the length, header included; this voids the check.
+    #[inline(always)]
     pub fn set_length(&mut self, value: u16) {
         write_u16(self.buffer.as_mut(), &field::LENGTH, value);
     }
 
     /// Sets the checksum.
+    #[inline(always)]
     pub fn set_checksum(&mut self, value: u16) {
         write_u16(self.buffer.as_mut(), &field::CHECKSUM, value);
     }
 
     /// Returns what follows the header, to write.
+    #[inline(always)]
     pub fn payload_mut(&mut self) -> &mut [u8] {
         let length = usize::from(self.length());
         let bytes = self.buffer.as_mut();

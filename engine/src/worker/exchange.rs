@@ -29,7 +29,7 @@ impl Worker {
             Err(Parcel::Ingress(frame) | Parcel::Egress(frame)) => {
                 self.drop_frame(frame, DropReason::WorkerRingFull, now);
             }
-            Err(Parcel::Home(frame)) => self.pool.free(frame),
+            Err(Parcel::Home(frame)) => self.pool.welcome(frame),
             Err(Parcel::Notice) => {}
         }
     }
@@ -58,7 +58,7 @@ impl Worker {
                 match parcel {
                     Parcel::Ingress(frame) => self.take_over(frame, now),
                     Parcel::Egress(frame) => self.send_for_other(frame, now),
-                    Parcel::Home(frame) => self.pool.free(frame),
+                    Parcel::Home(frame) => self.pool.welcome(frame),
                     Parcel::Notice => {
                         if let Some(notice) = self.incoming[from].notices.pop() {
                             self.heed(notice, now);

@@ -19,9 +19,9 @@ impl Worker {
         let network = usize::from(parsed.network_offset);
         let node = NodeId(self.arena.record(&frame).node);
         let tables = std::sync::Arc::clone(&self.tables);
-        let destination = Ipv4Addr::from_bits(parsed.tuple.destination);
+        let destination = Ipv4Addr::from_bits(parsed.tuple().destination);
         let addressed = tables.node(node).is_some_and(|node| is_local(node, destination));
-        let protocol = IpProtocol::from(parsed.tuple.protocol);
+        let protocol = IpProtocol::from(parsed.tuple().protocol);
         if !addressed {
             // A broadcast: nobody is told that it was not taken (RFC 1122, 3.2.2).
             return self.drop_frame(frame, DropReason::HostUnsupported, now);

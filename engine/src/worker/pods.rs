@@ -7,7 +7,7 @@
 use super::{Attached, DropReason, Frame, Instant, Link, NodeId, PortId, Term, Worker};
 use crate::link::pod_ring::Outbox;
 use crate::pod::{Pod, PodState};
-use crate::trace::{Action, Event, Point};
+use crate::trace::{Action, Captured, Event, Point};
 use crate::wire::ethernet;
 
 impl Worker {
@@ -20,6 +20,26 @@ impl Worker {
         let result = visit(&mut link.pod, now);
         self.timers.set(now, port);
         Some(result)
+    }
+
+    /// Starts a capture at a point; only the worker of a pod sees what passes its `lo`.
+    pub fn listen(&mut self, capture: u32, node: NodeId, point: Point) {
+        self.observer.listen(capture, node, point);
+        if let Point::Loopback(port) = point {
+            self.with_pod(port, |pod, _| pod.set_lo_capture(true));
+        }
+    }
+
+    /// Ends a capture at a point and returns the frames nobody has taken.
+    pub fn ignore(&mut self, capture: u32, point: Point) -> Vec<Captured> {
+        let left = self.observer.take(capture);
+        self.observer.ignore(capture);
+        if let Point::Loopback(port) = point
+            && !self.observer.listens_at_loopback(port)
+        {
+            self.with_pod(port, |pod, _| pod.set_lo_capture(false));
+        }
+        left
     }
 
     pub(super) fn send_to_pod(&mut self, frame: Frame, port: PortId, now: Instant) {
@@ -89,6 +109,13 @@ impl Worker {
             link.scheduled = next;
             if let Some(next) = next {
                 self.timers.set(next, port);
+            }
+        }
+        if self.observer.is_listening() {
+            let point = Point::Loopback(port);
+            for frame in link.pod.take_lo_capture() {
+                let event = Event { mark: 0, hop: 0, time: now, node, point, action: Action::Deliver };
+                self.observer.pass(event, &frame);
             }
         }
         let looped = link.pod.take_lo_hops().len();

@@ -20,7 +20,7 @@ use crate::trace::{Action, Point};
 
 impl Worker {
     /// Decides about a frame and does what was decided.
-    pub(super) fn decide(&mut self, frame: Frame, parsed: &Parsed, hash: u64, now: Instant) {
+    pub(super) fn decide(&mut self, frame: Frame, parsed: &Parsed, now: Instant) {
         let record = self.arena.record(&frame);
         let (node_id, port_id, steered) = (NodeId(record.node), PortId(record.ingress), record.steered);
         if parsed.class == Class::Arp {
@@ -37,8 +37,8 @@ impl Worker {
         let verdict = decide(&mut self.world(now), &arrival);
         match verdict {
             Ok(Verdict::Forward(decision)) => {
-                self.remember(parsed, hash, &decision);
-                self.forward(frame, parsed.tuple, &decision.transform, now);
+                self.remember(parsed, &decision);
+                self.forward(frame, parsed.tuple(), &decision.transform, now);
             }
             Ok(Verdict::Flood) => self.flood(frame, node_id, port_id, now),
             Ok(Verdict::Consume) => self.consume(frame, parsed, now),
@@ -84,7 +84,7 @@ impl Worker {
     }
 
     /// Keeps a decision in the cache, where it may be replayed.
-    fn remember(&mut self, parsed: &Parsed, hash: u64, decision: &Decision) {
+    fn remember(&mut self, parsed: &Parsed, decision: &Decision) {
         if !matches!(parsed.class, Class::Flow | Class::LayerTwo) {
             return;
         }
@@ -98,7 +98,7 @@ impl Worker {
                 slot.flags |= flags::REPLY;
             }
         }
-        self.cache.insert(hash, slot, &self.tables.epochs);
+        self.cache.insert(parsed.hash, slot, &self.tables.epochs);
     }
 
     fn adjacency(&mut self, adjacency: Adjacency) -> u32 {
@@ -208,7 +208,7 @@ impl Worker {
         };
         let verified = record.checksum == crate::frame::ChecksumState::Verified;
         match crate::parse::parse(self.arena.bytes(&frame), &ingress, verified) {
-            Ok(parsed) => self.decide(frame, &parsed, record.flow_hash, now),
+            Ok(parsed) => self.decide(frame, &Parsed { hash: record.flow_hash, ..parsed }, now),
             Err(reason) => self.drop_frame(frame, reason, now),
         }
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use flatnet_engine::clock::Instant;
 use flatnet_engine::control::{Control, EngineConfig, InterfaceSpec, NodeSpec};
-use flatnet_engine::ledger::{DropReason, Ledger};
+use flatnet_engine::ledger::{Buffers, DropReason, Ledger};
 use flatnet_engine::link::{Link, RingsPeer, rings};
 use flatnet_engine::tables::{Guard, Lease, NodeId, PortId};
 use flatnet_engine::trace::{Action, Event, Point};
@@ -313,6 +313,17 @@ impl Lab {
         let held: u64 = (0..5).map(|node| self.ledger(NodeId(node)).held).sum();
         let out: usize = self.workers.iter().map(Worker::outstanding_buffers).sum();
         assert_eq!((out + self.control.pool.outstanding()) as u64, held, "buffers");
+        self.finish();
+    }
+
+    /// Ends all workers; every buffer must be found.
+    pub fn finish(&mut self) -> Buffers {
+        self.control.collect_buffers();
+        let (allocated, freed) = self.control.pool.turnover();
+        let own = Buffers { allocated, freed, held: 0 };
+        let buffers = self.workers.iter_mut().map(Worker::finish).fold(own, Buffers::plus);
+        assert!(buffers.balances(), "{buffers:?}");
+        buffers
     }
 
     pub fn hops(&mut self, mark: u32) -> Vec<(String, String, String)> {

@@ -1,0 +1,46 @@
+//! The end of a worker: where its buffers are when nothing runs any more.
+//!
+//! Called once, after the last batch. Invariants: every frame that waits somewhere is found once and its buffer given
+//! back; nothing is counted as dropped, since what waits is accounted for where it waits. Read first: `ledger.rs`.
+
+use super::{Frame, Link, Worker};
+use crate::ledger::Buffers;
+use crate::mailbox::Parcel;
+
+impl Worker {
+    /// Takes all frames from where they wait and tells what became of the buffers; all workers must have stopped.
+    pub fn finish(&mut self) -> Buffers {
+        let (allocated, freed) = self.pool.turnover();
+        let waiting = self.take_all_waiting();
+        let held = waiting.len() as u64;
+        for frame in waiting {
+            self.pool.free(frame);
+        }
+        Buffers { allocated, freed, held }
+    }
+
+    fn take_all_waiting(&mut self) -> Vec<Frame> {
+        let mut found: Vec<Frame> = Vec::new();
+        for attached in self.links.iter_mut().flatten() {
+            found.extend(attached.waiting.drain(..));
+            match &mut attached.link {
+                Link::Wire { wire, .. } => found.extend(std::iter::from_fn(|| wire.drain())),
+                Link::Pod(pod) => found.extend(std::iter::from_fn(|| pod.wire.drain())),
+                Link::Rings(rings) => {
+                    rings.incoming.pop(usize::MAX, |frame| found.push(frame));
+                }
+            }
+        }
+        found.extend(self.neighbors.drain().into_iter().map(|(_, frame)| frame));
+        for incoming in &mut self.incoming {
+            incoming.parcels.pop(usize::MAX, |parcel| match parcel {
+                Parcel::Ingress(frame) | Parcel::Egress(frame) => found.push(frame),
+                Parcel::Home(frame) => self.pool.welcome(frame),
+                Parcel::Notice => {
+                    incoming.notices.pop();
+                }
+            });
+        }
+        found
+    }
+}

@@ -1,0 +1,43 @@
+//! What visits may look at: a worker's learned and chosen state, read-only.
+//!
+//! `show` and tests call these between two batches. Invariant: nothing here changes what the packet path does; a buffer
+//! handed back is one that was out. Read first: `mailbox.rs`.
+
+use super::{Bindings, Fdb, Frame, Instant, Neighbors, Worker};
+
+impl Worker {
+    /// Takes one of its own buffers back that a pool outside has freed.
+    pub fn adopt(&mut self, frame: Frame) {
+        self.pool.welcome(frame);
+    }
+
+    /// Returns how many of its buffers are in use, wherever they are.
+    #[must_use]
+    pub fn outstanding_buffers(&self) -> usize {
+        self.pool.outstanding()
+    }
+
+    /// Returns what NAT and Services chose.
+    #[must_use]
+    pub fn bindings(&self) -> &Bindings {
+        &self.bindings
+    }
+
+    /// Returns the next hops' MACs.
+    #[must_use]
+    pub fn neighbors(&self) -> &Neighbors {
+        &self.neighbors
+    }
+
+    /// Returns what the bridges learned.
+    #[must_use]
+    pub fn fdb(&self) -> &Fdb {
+        &self.fdb
+    }
+
+    /// Returns the time of the present batch.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+}

@@ -1,0 +1,273 @@
+//! The HTTP server of an instance: paths below `/v1`, JSON bodies, pcapng for captures, raw bytes for programs.
+//!
+//! `flatnet up` starts it on a thread of its own, with an executor of its own; each handler leaves a job at the
+//! [`Desk`]. Invariants: a handler never blocks; a stream ends when the instance does; what a stream opened it closes.
+//!
+//! May depend on axum, tokio. Read first: [`super::Desk`].
+
+use std::convert::Infallible;
+use std::io;
+use std::os::unix::net::UnixListener;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use futures::stream;
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::Frame;
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Desk, RequestError};
+use crate::recorder::Recorder;
+use crate::views::{ExecRequest, LedgerReport, Problem, Status};
+
+/// The trailer with a program's exit code.
+pub const EXIT_CODE: &str = "flatnet-exit-code";
+/// The header with a program's number.
+pub const PROGRAM: &str = "flatnet-program";
+/// Time between two looks for output or frames.
+const POLL: Duration = Duration::from_millis(5);
+/// Pieces of a stream that wait for a slow reader.
+const STREAM_LIMIT: usize = 16;
+/// How long open streams may take to end.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// A server that runs until [`Server::end`].
+#[derive(Debug)]
+pub struct Server {
+    end: oneshot::Sender<()>,
+    thread: JoinHandle<io::Result<()>>,
+}
+
+impl Server {
+    /// Starts a server; SIGINT, SIGTERM and SIGHUP end its instance.
+    ///
+    /// # Errors
+    /// The system refused a thread.
+    pub fn start(listener: UnixListener, desk: Desk) -> io::Result<Self> {
+        let (end, ended) = oneshot::channel();
+        let thread = std::thread::Builder::new().name("http".into());
+        let thread = thread.spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let result = runtime.block_on(serve(listener, desk, ended));
+            runtime.shutdown_background();
+            result
+        })?;
+        Ok(Self { end, thread })
+    }
+
+    /// Lets open streams end and stops.
+    ///
+    /// # Errors
+    /// The server had failed.
+    pub fn end(self) -> io::Result<()> {
+        // A server that failed hears nothing.
+        let _ = self.end.send(());
+        self.thread.join().unwrap_or_else(|_| Err(io::Error::other("the server failed")))
+    }
+}
+
+async fn serve(listener: UnixListener, desk: Desk, ended: oneshot::Receiver<()>) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let listener = tokio::net::UnixListener::from_std(listener)?;
+    let signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+    for kind in signals {
+        let (mut signal, desk) = (signal(kind)?, desk.clone());
+        tokio::spawn(async move {
+            while signal.recv().await.is_some() {
+                // When it ends already there is nothing to do.
+                let _ = desk.ask(|instance| instance.end(None)).await;
+            }
+        });
+    }
+    let (stop, stopped) = oneshot::channel::<()>();
+    let server = axum::serve(listener, router(desk)).with_graceful_shutdown(async {
+        let _ = stopped.await;
+    });
+    let mut server = std::pin::pin!(server.into_future());
+    tokio::select! {
+        result = &mut server => return result,
+        _ = ended => {}
+    }
+    let _ = stop.send(());
+    tokio::time::timeout(GRACE, server).await.unwrap_or(Ok(()))
+}
+
+fn router(desk: Desk) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/down", post(down))
+        .route("/v1/show/{table}", get(show))
+        .route("/v1/exec", post(exec))
+        .route("/v1/programs/{number}/input", post(input))
+        .route("/v1/programs/{number}/signal", post(interrupt))
+        .route("/v1/capture", get(capture))
+        .with_state(desk)
+}
+
+impl IntoResponse for RequestError {
+    fn into_response(self) -> Response {
+        let status = match self {
+            Self::Machine { .. } | Self::Node { .. } | Self::Point(_) | Self::Table(_) | Self::Program(_) => {
+                StatusCode::NOT_FOUND
+            }
+            Self::Drive(_) | Self::Capture(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Ending => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        (status, Json(Problem { error: self.to_string(), help: self.help() })).into_response()
+    }
+}
+
+async fn status(State(desk): State<Desk>) -> Result<Json<Status>, RequestError> {
+    desk.ask(|instance| instance.status()).await.map(Json)
+}
+
+async fn down(State(desk): State<Desk>) -> Result<Json<LedgerReport>, RequestError> {
+    let (sender, report) = oneshot::channel();
+    desk.ask(|instance| instance.end(Some(sender))).await?;
+    report.await.map(Json).map_err(|_| RequestError::Ending)
+}
+
+/// Which node's table.
+#[derive(Debug, Deserialize)]
+struct ShowQuery {
+    node: String,
+}
+
+async fn show(
+    State(desk): State<Desk>,
+    Path(table): Path<String>,
+    Query(query): Query<ShowQuery>,
+) -> Result<Json<Value>, RequestError> {
+    desk.ask(move |instance| instance.show(&table, &query.node)).await?.map(Json)
+}
+
+type Pieces = mpsc::Sender<Frame<Bytes>>;
+
+/// Makes a body of what is sent.
+fn streamed() -> (Pieces, Body) {
+    let (sender, receiver) = mpsc::channel::<Frame<Bytes>>(STREAM_LIMIT);
+    let pieces = stream::unfold(receiver, |mut receiver| async {
+        let frame = receiver.recv().await?;
+        Some((Ok::<_, Infallible>(frame), receiver))
+    });
+    (sender, Body::new(StreamBody::new(pieces)))
+}
+
+async fn exec(State(desk): State<Desk>, Json(request): Json<ExecRequest>) -> Result<Response, RequestError> {
+    let ExecRequest { pod, command } = request;
+    let number = desk.ask(move |instance| instance.start_program(&pod, command)).await??;
+    let (pieces, body) = streamed();
+    tokio::spawn(async move {
+        // Whatever keeps it from going on, nobody is left to be told.
+        let _ = follow_program(&desk, number, &pieces).await;
+        let _ = desk.ask(move |instance| instance.forget_program(number)).await;
+    });
+    let mut response = body.into_response();
+    response.headers_mut().insert(PROGRAM, HeaderValue::from(number));
+    response.headers_mut().insert(header::TRAILER, HeaderValue::from_static(EXIT_CODE));
+    Ok(response)
+}
+
+async fn follow_program(desk: &Desk, number: u64, pieces: &Pieces) -> Result<(), RequestError> {
+    loop {
+        let output = desk.ask(move |instance| instance.program_output(number)).await??;
+        let written = !output.bytes.is_empty();
+        if written && pieces.send(Frame::data(Bytes::from(output.bytes))).await.is_err() {
+            return Ok(());
+        }
+        if let Some(code) = output.exit_code {
+            let mut trailers = HeaderMap::new();
+            trailers.insert(EXIT_CODE, HeaderValue::from(code));
+            // The reader has gone; the program has ended anyway.
+            let _ = pieces.send(Frame::trailers(trailers)).await;
+            return Ok(());
+        }
+        if rest(pieces).await.is_none() {
+            return Ok(());
+        }
+    }
+}
+
+/// Waits for the next look; `None` when the reader has gone.
+async fn rest(pieces: &Pieces) -> Option<()> {
+    tokio::select! {
+        () = pieces.closed() => None,
+        () = tokio::time::sleep(POLL) => Some(()),
+    }
+}
+
+async fn input(
+    State(desk): State<Desk>,
+    Path(number): Path<u64>,
+    mut body: Body,
+) -> Result<StatusCode, RequestError> {
+    while let Some(Ok(frame)) = body.frame().await {
+        if let Ok(bytes) = frame.into_data() {
+            let bytes = Some(bytes.to_vec());
+            desk.ask(move |instance| instance.program_input(number, bytes)).await??;
+        }
+    }
+    desk.ask(move |instance| instance.program_input(number, None)).await??;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn interrupt(State(desk): State<Desk>, Path(number): Path<u64>) -> Result<StatusCode, RequestError> {
+    desk.ask(move |instance| instance.interrupt_program(number)).await??;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Which point, and how many frames.
+#[derive(Debug, Deserialize)]
+struct CaptureQuery {
+    point: String,
+    count: Option<u64>,
+}
+
+async fn capture(
+    State(desk): State<Desk>,
+    Query(CaptureQuery { point, count }): Query<CaptureQuery>,
+) -> Result<Response, RequestError> {
+    let (number, recorder) = desk.ask(move |instance| instance.open_capture(&point)).await??;
+    let (pieces, body) = streamed();
+    tokio::spawn(async move {
+        // As for programs.
+        let _ = follow_capture(&desk, number, recorder, count.unwrap_or(u64::MAX), &pieces).await;
+        let _ = desk.ask(move |instance| instance.close_capture(number)).await;
+    });
+    Ok(([(header::CONTENT_TYPE, "application/x-pcapng")], body).into_response())
+}
+
+async fn follow_capture(
+    desk: &Desk,
+    number: u32,
+    mut recorder: Recorder,
+    mut left: u64,
+    pieces: &Pieces,
+) -> Result<(), RequestError> {
+    loop {
+        let bytes = recorder.take();
+        if !bytes.is_empty() && pieces.send(Frame::data(Bytes::from(bytes))).await.is_err() {
+            return Ok(());
+        }
+        if left == 0 || rest(pieces).await.is_none() {
+            return Ok(());
+        }
+        let frames = desk.ask(move |instance| instance.take_captured(number)).await??;
+        for frame in frames {
+            if left == 0 {
+                break;
+            }
+            recorder.add(&frame)?;
+            left -= 1;
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! A running network that answers: the control thread, and the desk through which the HTTP server reaches it.
+//!
+//! `flatnet up` makes an [`Instance`] and calls [`Instance::run`] on its own thread, since the agents' executor may not
+//! leave it; the server's thread holds a [`Desk`] and leaves jobs there, as the control side leaves visits at a worker.
+//! The files, in the order of a request's way:
+//!
+//! - [`socket`]: where instances listen, and which run;
+//! - [`http`]: the server, its paths and errors;
+//! - `programs`, `captures`, `tables`, `status`: what it asks of the instance.
+//!
+//! Invariants: a job runs to its end between two rounds of the agents; when the instance ends every job that waits
+//! fails, and who asked for the end gets the ledger.
+//!
+//! May depend on all of the command line. Read first: `docs/architecture.md`, "A running instance".
+
+pub mod socket;
+
+pub mod http;
+
+mod programs;
+
+mod captures;
+
+mod tables;
+
+mod status;
+
+use std::collections::BTreeMap;
+use std::sync::mpsc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::oneshot;
+
+use crate::drive::{Drive, DriveError};
+use crate::ledger;
+use crate::point::{NoPoint, Resolved};
+use crate::rates::Rates;
+use crate::views::LedgerReport;
+
+/// How long the control thread waits for a job before it looks after the agents.
+const REST: Duration = Duration::from_millis(10);
+
+/// What runs on the control thread.
+pub type Job = Box<dyn FnOnce(&mut Instance) + Send>;
+
+/// A running network.
+pub struct Instance {
+    /// Its name.
+    pub name: String,
+    /// What makes it go.
+    pub drive: Drive,
+    /// Its live rates.
+    pub rates: Rates,
+    started: std::time::Instant,
+    /// The engine clock's zero, since 1970.
+    epoch: Duration,
+    ending: bool,
+    /// Who asked for the end.
+    awaiting: Vec<oneshot::Sender<LedgerReport>>,
+    programs: BTreeMap<u64, programs::Running>,
+    next_program: u64,
+    captures: BTreeMap<u32, Resolved>,
+    next_capture: u32,
+}
+
+/// Why a request fails.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// There is no such pod or host.
+    #[error("there is no pod or host {name}")]
+    Machine {
+        /// What was asked for.
+        name: String,
+        /// All that there are.
+        known: Vec<String>,
+    },
+    /// There is no such node.
+    #[error("there is no node, router or network {name}")]
+    Node {
+        /// What was asked for.
+        name: String,
+        /// All that there are.
+        known: Vec<String>,
+    },
+    /// There is no such point.
+    #[error(transparent)]
+    Point(#[from] NoPoint),
+    /// There is no such table.
+    #[error("there is no table {0}")]
+    Table(String),
+    /// There is no such program, or it has ended.
+    #[error("there is no program {0}")]
+    Program(u64),
+    /// A worker is stuck.
+    #[error(transparent)]
+    Drive(#[from] DriveError),
+    /// A capture cannot be written.
+    #[error("the capture cannot be written")]
+    Capture(#[from] pcap_file::PcapError),
+    /// The instance ends.
+    #[error("the network is going down")]
+    Ending,
+}
+
+impl RequestError {
+    /// Returns what to do about it.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            Self::Machine { known, .. } | Self::Node { known, .. } => {
+                Some(format!("there are {}", known.join(", ")))
+            }
+            Self::Point(NoPoint { known, .. }) => Some(format!("there are {}", known.join(", "))),
+            Self::Table(_) => Some("there are fdb, neighbors, routes, services, flows, drops".to_owned()),
+            Self::Program(_) | Self::Drive(_) | Self::Capture(_) | Self::Ending => None,
+        }
+    }
+}
+
+/// The way to an instance's control thread.
+#[derive(Debug, Clone)]
+pub struct Desk {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl Desk {
+    /// Makes a desk and the end from which [`Instance::run`] takes the jobs.
+    pub fn new() -> (Self, mpsc::Receiver<Job>) {
+        let (jobs, taken) = mpsc::channel();
+        (Self { jobs }, taken)
+    }
+
+    /// Has a job done on the control thread and returns its answer.
+    ///
+    /// # Errors
+    /// [`RequestError::Ending`].
+    pub async fn ask<R: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Instance) -> R + Send + 'static,
+    ) -> Result<R, RequestError> {
+        let (sender, answer) = oneshot::channel();
+        let job: Job = Box::new(move |instance| {
+            // Who asked may have gone.
+            let _ = sender.send(job(instance));
+        });
+        self.jobs.send(job).map_err(|_| RequestError::Ending)?;
+        answer.await.map_err(|_| RequestError::Ending)
+    }
+}
+
+impl Instance {
+    /// Makes an instance of a network that is up.
+    pub fn new(name: String, drive: Drive) -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let epoch = if drive.is_virtual() {
+            Duration::ZERO
+        } else {
+            since.saturating_sub(Duration::from_nanos(drive.now().as_nanos()))
+        };
+        Self {
+            name,
+            drive,
+            rates: Rates::default(),
+            started: std::time::Instant::now(),
+            epoch,
+            ending: false,
+            awaiting: Vec::new(),
+            programs: BTreeMap::new(),
+            next_program: 1,
+            captures: BTreeMap::new(),
+            next_capture: 1,
+        }
+    }
+
+    /// Does jobs and looks after the agents until somebody ends it; `tick` is called after every new sample of the
+    /// rates. Returns the ledger.
+    pub fn run(mut self, jobs: &mpsc::Receiver<Job>, mut tick: impl FnMut(&Self)) -> LedgerReport {
+        while !self.ending {
+            match jobs.recv_timeout(REST) {
+                Ok(job) => job(&mut self),
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            }
+            self.drive.settle();
+            for warning in self.drive.network.warnings.drain(..) {
+                eprintln!("warning: {warning}");
+            }
+            if self.rates.sample(&self.drive.network.publisher) {
+                tick(&self);
+            }
+        }
+        for job in jobs.try_iter() {
+            job(&mut self);
+        }
+        let report = ledger::close(self.drive);
+        for asked in self.awaiting {
+            // Who asked may have gone.
+            let _ = asked.send(report.clone());
+        }
+        report
+    }
+
+    /// Ends the instance; the ledger goes to who asked.
+    pub fn end(&mut self, asked: Option<oneshot::Sender<LedgerReport>>) {
+        self.ending = true;
+        self.awaiting.extend(asked);
+    }
+}

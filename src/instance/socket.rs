@@ -1,0 +1,168 @@
+//! Where instances listen: `flatnet/NAME.sock` under the user's runtime directory.
+//!
+//! `flatnet up` claims a socket, every other command looks for one. Invariants: only the user reaches it (the directory
+//! is 0700, the socket 0600); a socket that nobody answers at is replaced, one that somebody answers at never; who
+//! claims holds a lock on the directory meanwhile, so that two cannot both replace it.
+//!
+//! May depend on std and rustix. Read first: the XDG base directory specification.
+
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+/// Why a socket cannot be had.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum SocketError {
+    /// The name is not one for a file.
+    #[error("{0:?} cannot be the name of a running network")]
+    #[diagnostic(help("use letters, digits, - and . in --name"))]
+    Name(String),
+    /// An instance of the name runs.
+    #[error("a network {name} runs already")]
+    #[diagnostic(help("end it by `flatnet down --name {name}`, or give this one another --name"))]
+    Running {
+        /// The name.
+        name: String,
+    },
+    /// The directory is somebody else's.
+    #[error("{path} does not belong to you alone")]
+    #[diagnostic(help("set XDG_RUNTIME_DIR to a directory of yours with mode 0700"))]
+    Foreign {
+        /// The directory.
+        path: String,
+    },
+    /// The system refused.
+    #[error("{path} cannot be used")]
+    Io {
+        /// The file or directory.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> SocketError {
+    let path = path.display().to_string();
+    move |source| SocketError::Io { path, source }
+}
+
+/// Returns the directory of all sockets of this user, which need not exist.
+pub fn directory() -> PathBuf {
+    let user = rustix::process::geteuid().as_raw();
+    let given = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
+    let usual = PathBuf::from(format!("/run/user/{user}"));
+    let base = given.or_else(|| usual.is_dir().then_some(usual));
+    base.unwrap_or_else(|| PathBuf::from(format!("/tmp/flatnet-{user}"))).join("flatnet")
+}
+
+/// Returns the directory of logs and durable state of this user, which need not exist.
+pub fn state_directory() -> PathBuf {
+    let given = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/state"));
+    given.or_else(home).map_or_else(directory, |base| base.join("flatnet"))
+}
+
+/// A socket that is this instance's until dropped.
+#[derive(Debug)]
+pub struct Claim {
+    path: PathBuf,
+    /// Where to accept.
+    pub listener: UnixListener,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // Whoever comes next replaces it anyway.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Takes the socket of a name.
+///
+/// # Errors
+/// [`SocketError`].
+pub fn claim(name: &str) -> Result<Claim, SocketError> {
+    check_name(name)?;
+    let directory = directory();
+    make_private(&directory)?;
+    let lock = File::open(&directory).map_err(failed(&directory))?;
+    lock.lock().map_err(failed(&directory))?;
+    let path = directory.join(format!("{name}.sock"));
+    if answers(&path) {
+        return Err(SocketError::Running { name: name.to_owned() });
+    }
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(&path)(error)),
+        Ok(()) | Err(_) => {}
+    }
+    let listener = UnixListener::bind(&path).map_err(failed(&path))?;
+    fs::set_permissions(&path, Permissions::from_mode(0o600)).map_err(failed(&path))?;
+    Ok(Claim { path, listener })
+}
+
+/// Checks that a name can be a file's.
+///
+/// # Errors
+/// [`SocketError::Name`].
+pub fn check_name(name: &str) -> Result<(), SocketError> {
+    let fits = |it: char| it.is_ascii_alphanumeric() || it == '-' || it == '.' || it == '_';
+    if name.is_empty() || name.starts_with('.') || !name.chars().all(fits) {
+        return Err(SocketError::Name(name.to_owned()));
+    }
+    Ok(())
+}
+
+/// Lists the instances that run, by name.
+pub fn running() -> Vec<(String, PathBuf)> {
+    let entries = fs::read_dir(directory()).into_iter().flatten().flatten();
+    let mut found: Vec<_> = entries
+        .filter_map(|entry| {
+            let path = entry.path();
+            let name = path.file_name()?.to_str()?.strip_suffix(".sock")?.to_owned();
+            answers(&path).then_some((name, path))
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+fn answers(path: &Path) -> bool {
+    UnixStream::connect(path).is_ok()
+}
+
+/// Makes a directory, and those above it, that only the user can enter.
+///
+/// # Errors
+/// [`SocketError::Foreign`], [`SocketError::Io`].
+pub fn make_private(path: &Path) -> Result<(), SocketError> {
+    let mut parents: Vec<&Path> = path.ancestors().take_while(|parent| !parent.exists()).collect();
+    parents.reverse();
+    for parent in parents {
+        match DirBuilder::new().mode(0o700).create(parent) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(parent)(error)),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    let made = fs::symlink_metadata(path).map_err(failed(path))?;
+    let own = made.uid() == rustix::process::geteuid().as_raw();
+    if !made.is_dir() || !own || made.permissions().mode() & 0o022 != 0 {
+        return Err(SocketError::Foreign { path: path.display().to_string() });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_stay_inside_the_directory() {
+        for name in ["", ".", "..", "a/b", "a b", ".hidden", "a\0b"] {
+            assert!(check_name(name).is_err(), "{name:?}");
+        }
+        assert!(check_name("two-nodes.v2_1").is_ok());
+    }
+}

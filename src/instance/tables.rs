@@ -1,0 +1,288 @@
+//! A node's tables as `show` prints them: what is published, and what the workers learned and chose.
+//!
+//! `http` answers `/v1/show/TABLE` with it. Invariants: what several workers know is one row; rows are sorted.
+//!
+//! May depend on agents and engine. Read first: bridge(8), ip-neighbour(8), ip-route(8), ipvsadm(8), conntrack(8).
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use flatnet_engine::binding::{Binding, TcpState};
+use flatnet_engine::clock::Instant;
+use flatnet_engine::flow::Tuple;
+use flatnet_engine::ledger::DropReason;
+use flatnet_engine::neighbor::Attachment;
+use flatnet_engine::tables::{NextHop, Node, NodeId, PortId, Tables};
+use flatnet_proxy::{Frontend, Protocol};
+use flatnet_proxy::{Row, Service};
+use serde_json::Value;
+
+use super::{Instance, RequestError};
+use crate::ledger;
+use crate::views::{
+    BackendEntry, DropEntry, FdbEntry, FlowEntry, Half, NeighborEntry, RouteEntry, ServiceEntry,
+};
+
+/// Protocol number of ICMP.
+const ICMP: u8 = 1;
+
+impl Instance {
+    /// Lists the rows of one of a node's tables.
+    ///
+    /// # Errors
+    /// [`RequestError::Node`], [`RequestError::Table`], [`RequestError::Drive`].
+    pub fn show(&mut self, table: &str, name: &str) -> Result<Value, RequestError> {
+        let publisher = &self.drive.network.publisher;
+        let known = || publisher.nodes().into_iter().map(|(name, _)| name).collect();
+        let id = publisher
+            .node(name)
+            .ok_or_else(|| RequestError::Node { name: name.to_owned(), known: known() })?;
+        let rows = match table {
+            "fdb" => serde_json::to_value(self.fdb(id)?),
+            "neighbors" => serde_json::to_value(self.neighbors(id)?),
+            "routes" => serde_json::to_value(self.routes(id)),
+            "services" => serde_json::to_value(self.services(id)?),
+            "flows" => serde_json::to_value(self.flows(id)?),
+            "drops" => serde_json::to_value(self.drops(id)),
+            _ => return Err(RequestError::Table(table.to_owned())),
+        };
+        Ok(rows.unwrap_or_default())
+    }
+
+    fn tables(&self) -> std::sync::Arc<Tables> {
+        self.drive.network.publisher.control.tables.current()
+    }
+
+    fn fdb(&mut self, id: NodeId) -> Result<Vec<FdbEntry>, RequestError> {
+        let learned = self.drive.ask_all(move |worker| {
+            let now = worker.now();
+            worker.fdb().list(id).map(|(mac, entry)| (mac, entry, now)).collect::<Vec<_>>()
+        })?;
+        let tables = self.tables();
+        let Some(bridge) = tables.node(id).and_then(|node| node.bridge.as_ref()) else {
+            return Ok(Vec::new());
+        };
+        let mut entries = BTreeMap::new();
+        for (mac, entry, now) in learned.concat() {
+            let age = now.saturating_duration_since(entry.seen).as_secs_f64();
+            let newer = entries.get(&mac).is_none_or(|(_, older)| age < *older);
+            if newer {
+                entries.insert(mac, (entry.port, age));
+            }
+        }
+        let learned = entries.into_iter().map(|(mac, (port, age))| (mac, port, Some(age)));
+        let stations = tables.stations.iter().filter(|((node, _), _)| *node == id);
+        let known = stations.map(|(&(_, mac), &port)| (mac, port, None));
+        let mut rows: Vec<_> = known.chain(learned).collect();
+        rows.sort_by_key(|&(mac, ..)| mac);
+        let rows = rows.into_iter().map(|(mac, port, age)| FdbEntry {
+            mac: mac.to_string(),
+            device: port_name(&tables, port),
+            bridge: bridge.name.to_string(),
+            is_static: age.is_none(),
+            age,
+        });
+        Ok(rows.collect())
+    }
+
+    fn neighbors(&mut self, id: NodeId) -> Result<Vec<NeighborEntry>, RequestError> {
+        let heard = self.drive.ask_all(move |worker| worker.neighbors().list(id).collect::<Vec<_>>())?;
+        let tables = self.tables();
+        let Some(node) = tables.node(id) else { return Ok(Vec::new()) };
+        let mut rows = BTreeMap::new();
+        for (neighbor, mac) in heard.concat() {
+            let device = device(node, neighbor.attachment);
+            let state = if mac.is_some() { "REACHABLE" } else { "INCOMPLETE" };
+            let known =
+                rows.get(&(neighbor.address, device.clone())).is_some_and(|(mac, _)| Option::is_some(mac));
+            if !known {
+                rows.insert((neighbor.address, device), (mac, state));
+            }
+        }
+        for (&address, endpoint) in tables.endpoints.iter().filter(|(_, endpoint)| endpoint.node == id) {
+            let device = device(node, Attachment::Bridge);
+            rows.insert((address, device), (Some(endpoint.mac), "PERMANENT"));
+        }
+        let rows = rows.into_iter().map(|((address, device), (mac, state))| NeighborEntry {
+            address,
+            device,
+            mac: mac.map(|mac| mac.to_string()),
+            state: state.to_owned(),
+        });
+        Ok(rows.collect())
+    }
+
+    fn routes(&self, id: NodeId) -> Vec<RouteEntry> {
+        let tables = self.tables();
+        let Some(node) = tables.node(id) else { return Vec::new() };
+        let mut rows: Vec<RouteEntry> = node
+            .routes
+            .list()
+            .into_iter()
+            .map(|(prefix, hop)| {
+                let destination =
+                    if prefix.length() == 0 { "default".to_owned() } else { prefix.to_string() };
+                route(node, destination, *hop)
+            })
+            .collect();
+        let local = node.interfaces.first().map(|interface| interface.address);
+        let others = tables.leases.list().into_iter().filter(|(_, lease)| Some(lease.public_ip) != local);
+        if node.tunnel.is_some() {
+            rows.extend(others.map(|(prefix, lease)| RouteEntry {
+                destination: prefix.to_string(),
+                via: Some(lease.public_ip),
+                device: "flannel0".to_owned(),
+                protocol: "flannel".to_owned(),
+                source: None,
+            }));
+        }
+        rows
+    }
+
+    fn bindings(&mut self, id: NodeId) -> Result<Vec<(Binding, Instant)>, RequestError> {
+        let of_workers = self.drive.ask_all(move |worker| {
+            let now = worker.now();
+            let live = worker.bindings().iter(id).filter(|binding| binding.expires > now);
+            live.map(|binding| (*binding, now)).collect::<Vec<_>>()
+        })?;
+        Ok(of_workers.concat())
+    }
+
+    fn services(&mut self, id: NodeId) -> Result<Vec<ServiceEntry>, RequestError> {
+        let bindings = self.bindings(id)?;
+        let tables = self.tables();
+        let Some(node) = tables.node(id).filter(|node| node.services) else { return Ok(Vec::new()) };
+        let own = node.interfaces.first().map(|interface| interface.address);
+        let mut rows = Vec::new();
+        for Row { service, frontends, node_ports } in tables.services.list() {
+            let at_node = node_ports.iter().filter_map(|node_port| {
+                let (port, protocol) = (node_port.port, node_port.protocol);
+                own.map(|address| Frontend { address, port, protocol })
+            });
+            for frontend in frontends.iter().copied().chain(at_node) {
+                rows.push(service_entry(service, frontend, &bindings));
+            }
+        }
+        rows.sort_by(|left, right| {
+            let key = |row: &ServiceEntry| (row.protocol.clone(), row.address, row.port);
+            key(left).cmp(&key(right))
+        });
+        Ok(rows)
+    }
+
+    fn flows(&mut self, id: NodeId) -> Result<Vec<FlowEntry>, RequestError> {
+        let bindings = self.bindings(id)?;
+        let mut rows: Vec<FlowEntry> = bindings.iter().map(|(binding, now)| flow(binding, *now)).collect();
+        rows.sort_by_key(|row| (row.number, row.original));
+        Ok(rows)
+    }
+
+    fn drops(&self, id: NodeId) -> Vec<DropEntry> {
+        let counts = ledger::drops(&self.drive.network.publisher.control.ledger(id));
+        let reasons = DropReason::ALL.iter();
+        let rows = reasons.filter_map(|reason| {
+            let count = counts.iter().find(|drop| drop.reason == reason.name())?.count;
+            let (meaning, hint) = (reason.meaning().to_owned(), reason.hint().to_owned());
+            Some(DropEntry { reason: reason.name().to_owned(), count, meaning, hint })
+        });
+        rows.collect()
+    }
+}
+
+fn port_name(tables: &Tables, port: PortId) -> String {
+    tables.ports.get(&port).map_or_else(|| "removed".to_owned(), |port| port.name.to_string())
+}
+
+fn device(node: &Node, attachment: Attachment) -> String {
+    let name = match attachment {
+        Attachment::Bridge => node.bridge.as_ref().map(|bridge| &bridge.name),
+        Attachment::Interface(index) => node.interfaces.get(usize::from(index)).map(|it| &it.name),
+    };
+    name.map_or_else(String::new, ToString::to_string)
+}
+
+fn route(node: &Node, destination: String, hop: NextHop) -> RouteEntry {
+    let router = node.bridge.as_ref().and_then(|bridge| bridge.router);
+    let (via, device, protocol, source) = match hop {
+        NextHop::Bridge => {
+            (None, device(node, Attachment::Bridge), "kernel", router.map(|router| router.address))
+        }
+        NextHop::Tunnel => (None, "flannel0".to_owned(), "kernel", node.tunnel.map(|tunnel| tunnel.address)),
+        NextHop::Interface { index, gateway } => {
+            let own = node.interfaces.get(usize::from(index)).map(|interface| interface.address);
+            let (protocol, source) = if gateway.is_some() { ("static", None) } else { ("kernel", own) };
+            (gateway, device(node, Attachment::Interface(index)), protocol, source)
+        }
+    };
+    RouteEntry { destination, via, device, protocol: protocol.to_owned(), source }
+}
+
+fn service_entry(service: &Service, frontend: Frontend, bindings: &[(Binding, Instant)]) -> ServiceEntry {
+    let is_through = |tuple: &Tuple| {
+        Protocol::from_number(tuple.protocol) == Some(frontend.protocol)
+            && Ipv4Addr::from_bits(tuple.destination) == frontend.address
+            && tuple.destination_port == frontend.port
+    };
+    let through: Vec<&Binding> = bindings
+        .iter()
+        .map(|(binding, _)| binding)
+        .filter(|binding| is_through(&binding.original.tuple))
+        .collect();
+    let backends = service.backends.iter().map(|backend| {
+        let flows = through.iter().filter(|binding| {
+            let answer = &binding.reply.tuple;
+            Ipv4Addr::from_bits(answer.source) == backend.address && answer.source_port == backend.port
+        });
+        let is_active = |binding: &&&Binding| {
+            binding.original.tuple.protocol == Protocol::Tcp.number() && binding.tcp == TcpState::Established
+        };
+        let (all, active) = (flows.clone().count() as u64, flows.filter(is_active).count() as u64);
+        BackendEntry { address: backend.address, port: backend.port, active, inactive: all - active }
+    });
+    ServiceEntry {
+        protocol: frontend.protocol.to_string(),
+        address: frontend.address,
+        port: frontend.port,
+        scheduler: service.scheduler.to_string(),
+        service: service.name.to_string(),
+        backends: backends.collect(),
+    }
+}
+
+fn flow(binding: &Binding, now: Instant) -> FlowEntry {
+    let half = |tuple: Tuple| Half {
+        source: Ipv4Addr::from_bits(tuple.source),
+        destination: Ipv4Addr::from_bits(tuple.destination),
+        source_port: tuple.source_port,
+        destination_port: tuple.destination_port,
+    };
+    let number = binding.original.tuple.protocol;
+    let protocol = match (Protocol::from_number(number), number) {
+        (Some(Protocol::Tcp), _) => "tcp",
+        (Some(Protocol::Udp), _) => "udp",
+        (None, ICMP) => "icmp",
+        (None, _) => "unknown",
+    };
+    let state = (number == Protocol::Tcp.number()).then(|| tcp_state(binding.tcp).to_owned());
+    FlowEntry {
+        protocol: protocol.to_owned(),
+        number,
+        timeout: binding.expires.saturating_duration_since(now).as_secs(),
+        state,
+        original: half(binding.original.tuple),
+        reply: half(binding.reply.tuple),
+        answered: binding.answered,
+    }
+}
+
+/// Names a state as conntrack does.
+const fn tcp_state(state: TcpState) -> &'static str {
+    match state {
+        TcpState::SynSent => "SYN_SENT",
+        TcpState::SynReceived => "SYN_RECV",
+        TcpState::Established => "ESTABLISHED",
+        TcpState::FinWait => "FIN_WAIT",
+        TcpState::TimeWait => "TIME_WAIT",
+        TcpState::Closed => "CLOSE",
+    }
+}

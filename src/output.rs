@@ -1,0 +1,43 @@
+//! How commands print: tables for people, JSON for programs, both to standard output.
+//!
+//! Invariant: a reader who has seen enough (`| head`) is no error.
+//!
+//! May depend on comfy-table, serde_json, miette. Read first: [`crate::args::Output`].
+
+use std::io::{self, Write as _};
+
+use comfy_table::{CellAlignment, Table, presets};
+use miette::{IntoDiagnostic, WrapErr};
+
+/// Prints a text as it is.
+///
+/// # Errors
+/// Standard output takes nothing, other than because nobody reads any more.
+pub fn print(text: &str) -> miette::Result<()> {
+    let mut output = io::stdout().lock();
+    match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.into_diagnostic().wrap_err("standard output cannot be written"),
+    }
+}
+
+/// Prints anything for programs.
+///
+/// # Errors
+/// As [`print()`]; or it has no form in JSON.
+pub fn print_json(value: &impl serde::Serialize) -> miette::Result<()> {
+    print(&(serde_json::to_string_pretty(value).into_diagnostic()? + "\n"))
+}
+
+/// Makes a table without lines: its first column is left, the others right.
+pub fn plain_table<const N: usize>(header: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header);
+    for (index, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        if index > 0 {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}

@@ -1,0 +1,95 @@
+//! `flatnet up -d`: the same command again, in the background, until its socket answers.
+//!
+//! Starts this program detached from the terminal, with a log file for what it prints. Invariants: when the command
+//! returns with 0 the network answers; when it fails, what the background process said is in the error.
+//!
+//! May depend on [`crate::client`]. Read first: [`crate::up`].
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use hyper::Method;
+use miette::{Diagnostic, IntoDiagnostic as _, WrapErr as _};
+
+use crate::args::Up;
+use crate::client::{self, Client};
+use crate::instance::socket;
+use crate::output::print;
+use crate::views::Status;
+
+/// How long the network may take to answer.
+const LIMIT: Duration = Duration::from_secs(60);
+/// Time between two looks.
+const POLL: Duration = Duration::from_millis(20);
+
+/// The background process did not come up.
+#[derive(Debug, thiserror::Error, Diagnostic)]
+enum BackgroundError {
+    /// It ended.
+    #[error("the network {name} did not come up:\n{said}")]
+    #[diagnostic(help("the whole log is in {}", log.display()))]
+    Ended { name: String, said: String, log: PathBuf },
+    /// It does not answer.
+    #[error("the network {name} does not answer after {LIMIT:?}")]
+    #[diagnostic(help("its log is in {}", log.display()))]
+    Silent { name: String, log: PathBuf },
+}
+
+/// Starts a network in the background.
+///
+/// # Errors
+/// It does not come up.
+pub(super) fn run(arguments: &Up, name: &str) -> miette::Result<ExitCode> {
+    socket::check_name(name)?;
+    if socket::running().iter().any(|(running, _)| running == name) {
+        return Err(socket::SocketError::Running { name: name.to_owned() }.into());
+    }
+    let directory = socket::state_directory();
+    socket::make_private(&directory)?;
+    let log = directory.join(format!("{name}.log"));
+    let mut child = spawn(arguments, name, &log)?;
+    let end = Instant::now() + LIMIT;
+    while Instant::now() < end {
+        if child.try_wait().into_diagnostic()?.is_some() {
+            let said = std::fs::read_to_string(&log).unwrap_or_default();
+            return Err(BackgroundError::Ended { name: name.to_owned(), said, log }.into());
+        }
+        if answers(name, child.id()) {
+            print(&format!("{name}\n"))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        std::thread::sleep(POLL);
+    }
+    // It would come up later and surprise.
+    child.kill().into_diagnostic()?;
+    Err(BackgroundError::Silent { name: name.to_owned(), log }.into())
+}
+
+fn spawn(arguments: &Up, name: &str, log: &Path) -> miette::Result<Child> {
+    let file = File::create(log)
+        .into_diagnostic()
+        .wrap_err_with(|| format!("{} cannot be written", log.display()))?;
+    let errors = file.try_clone().into_diagnostic()?;
+    let program = std::env::current_exe().into_diagnostic().wrap_err("this program cannot be found")?;
+    let mut command = Command::new(program);
+    command.args(["up", "--detached", "--name", name]);
+    for path in &arguments.files {
+        command.arg("--file").arg(path);
+    }
+    for fault in &arguments.fault {
+        command.args(["--fault", fault]);
+    }
+    command.stdin(Stdio::null()).stdout(file).stderr(errors);
+    command.spawn().into_diagnostic().wrap_err("the background process cannot be started")
+}
+
+fn answers(name: &str, pid: u32) -> bool {
+    let Ok(client) = Client::find(Some(name)) else { return false };
+    let status = client::run(async {
+        let asked = client.ask::<Status>(Method::GET, "/v1/status");
+        tokio::time::timeout(POLL * 10, asked).await.unwrap_or(Err(client.misunderstood("it is late")))
+    });
+    status.is_ok_and(|status| status.pid == pid)
+}

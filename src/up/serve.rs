@@ -1,0 +1,90 @@
+//! `flatnet up` without `--check`: a network that stays up and answers until it is ended.
+//!
+//! Claims the socket, brings the network up, starts the server, runs the instance on this thread. Invariants: the socket
+//! is claimed before anything else and gone at the end; the ledger is printed and exit code 0 means that it balances.
+//!
+//! May depend on [`crate::instance`]. Read first: [`crate::instance`].
+
+use std::io::{IsTerminal as _, Write as _};
+use std::process::ExitCode;
+
+use miette::{IntoDiagnostic as _, WrapErr as _};
+
+use crate::args::Up;
+use crate::drive::Drive;
+use crate::instance::http::Server;
+use crate::instance::{Desk, Instance, socket};
+use crate::ledger;
+use crate::output::print;
+use crate::topology::{TimeMode, Topology};
+use crate::up::break_something;
+use crate::views::{MachineStatus, NodeStatus, Status};
+
+/// Runs a network until it is ended.
+///
+/// # Errors
+/// Whatever keeps the network from coming up.
+pub(super) fn run(arguments: &Up, topology: &Topology, name: &str) -> miette::Result<ExitCode> {
+    if arguments.detached {
+        // Fails only for a leader of a group, which has no terminal to lose either.
+        let _ = rustix::process::setsid();
+    }
+    let claim = socket::claim(name)?;
+    let mut drive = Drive::start(topology, topology.time.unwrap_or(TimeMode::Real))?;
+    for fault in &arguments.fault {
+        break_something(&mut drive, fault)?;
+    }
+    drive.settle();
+    let instance = Instance::new(name.to_owned(), drive);
+    print(&describe(&instance.status()))?;
+    let listener = claim.listener.try_clone().into_diagnostic()?;
+    let (desk, jobs) = Desk::new();
+    let server = Server::start(listener, desk).into_diagnostic().wrap_err("the server cannot be started")?;
+    let mut screen = Screen::default();
+    let report = instance.run(&jobs, |instance| screen.show(instance));
+    drop(jobs);
+    server.end().into_diagnostic().wrap_err("the server failed")?;
+    drop(claim);
+    print(&ledger::table(&report))?;
+    Ok(if report.balances { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A line per node, pod and host.
+fn describe(status: &Status) -> String {
+    let mut text = format!("network {} is up\n", status.name);
+    for NodeStatus { name, kind, addresses, subnet, .. } in &status.nodes {
+        let kind = format!("{kind:?}").to_lowercase();
+        let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        let subnet = subnet.as_ref().map_or(String::new(), |subnet| format!(" pods {subnet}"));
+        text.push_str(format!("{kind:8} {name:20} {}{subnet}", addresses.join(", ")).trim_end());
+        text.push('\n');
+    }
+    let machines = [("pod", &status.pods), ("host", &status.hosts)];
+    for (kind, MachineStatus { name, address, node }) in
+        machines.into_iter().flat_map(|(kind, machines)| machines.iter().map(move |machine| (kind, machine)))
+    {
+        let node = node.as_ref().map_or(String::new(), |node| format!(" on {node}"));
+        text.push_str(&format!("{kind:8} {name:20} {address}{node}\n"));
+    }
+    text
+}
+
+/// The block of live rates on a terminal, written over itself.
+#[derive(Debug, Default)]
+struct Screen {
+    lines: usize,
+}
+
+impl Screen {
+    fn show(&mut self, instance: &Instance) {
+        let mut output = std::io::stdout().lock();
+        if !output.is_terminal() {
+            return;
+        }
+        let text = instance.rates.table(&instance.drive.network.publisher);
+        let back = if self.lines > 0 { format!("\x1b[{}A\x1b[J", self.lines) } else { String::new() };
+        self.lines = text.lines().count();
+        // A terminal that is gone shows nothing.
+        let _ = writeln!(output, "{back}{text}").and_then(|()| output.flush());
+    }
+}

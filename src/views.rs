@@ -1,0 +1,278 @@
+//! What a running network tells: the bodies of its answers, as JSON and as the commands print them.
+//!
+//! [`crate::instance`] fills them in, the commands read them. Invariants: plain data; a field's name is part of the
+//! version `/v1` and never changes its meaning there.
+//!
+//! May depend on serde only. Read first: `docs/architecture.md`, "A running instance".
+
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+
+/// What went wrong with a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// What.
+    pub error: String,
+    /// What to do.
+    pub help: Option<String>,
+}
+
+/// A running network.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Its name.
+    pub name: String,
+    /// Its process.
+    pub pid: u32,
+    /// `virtual` or `real`.
+    pub time: String,
+    /// Seconds since it came up.
+    pub uptime: f64,
+    /// Its nodes, routers and networks.
+    pub nodes: Vec<NodeStatus>,
+    /// Its pods.
+    pub pods: Vec<MachineStatus>,
+    /// The hosts outside.
+    pub hosts: Vec<MachineStatus>,
+}
+
+/// What a node is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeKind {
+    /// A node of the cluster.
+    Node,
+    /// A router between networks.
+    Router,
+    /// A network: a switch.
+    Network,
+}
+
+/// A node, router or network.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Its name; a network's prefix.
+    pub name: String,
+    /// What it is.
+    pub kind: NodeKind,
+    /// Its addresses.
+    pub addresses: Vec<Ipv4Addr>,
+    /// Its pods' subnet.
+    pub subnet: Option<String>,
+    /// Frames that came in, in the last second.
+    pub frames_per_second: f64,
+    /// Bits that came in, in the last second.
+    pub bits_per_second: f64,
+    /// Drops in the last second, by reason.
+    pub drops_per_second: Vec<Rate>,
+}
+
+/// How often something happens.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Rate {
+    /// What.
+    pub reason: String,
+    /// How often a second.
+    pub per_second: f64,
+}
+
+/// A pod or host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineStatus {
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// A pod's node.
+    pub node: Option<String>,
+}
+
+/// The packet ledger of a whole network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerReport {
+    /// A row per node, router and network.
+    pub nodes: Vec<LedgerRow>,
+    /// What became of the buffers.
+    pub buffers: BufferReport,
+    /// Whether every frame and every buffer is accounted for.
+    pub balances: bool,
+}
+
+/// A node's ledger: received + originated + copied + split = sent + consumed + merged + dropped + held.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerRow {
+    /// The node.
+    pub node: String,
+    /// Came in from a link.
+    pub received: u64,
+    /// Made by the node itself.
+    pub originated: u64,
+    /// Copies made by flooding.
+    pub copied: u64,
+    /// Made by cutting superframes.
+    pub split: u64,
+    /// Given to a link.
+    pub sent: u64,
+    /// Taken by the node itself.
+    pub consumed: u64,
+    /// Went into superframes.
+    pub merged: u64,
+    /// Dropped.
+    pub dropped: u64,
+    /// Wait inside the node.
+    pub held: u64,
+    /// Drops by reason.
+    pub drops: Vec<DropCount>,
+    /// Whether both sides are equal.
+    pub balances: bool,
+}
+
+/// Drops for one reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DropCount {
+    /// The reason.
+    pub reason: String,
+    /// How many.
+    pub count: u64,
+}
+
+/// What became of the buffers: allocated = freed + held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BufferReport {
+    /// Taken.
+    pub allocated: u64,
+    /// Given back.
+    pub freed: u64,
+    /// Found where frames wait.
+    pub held: u64,
+    /// Whether none was lost.
+    pub balances: bool,
+}
+
+/// A program to be run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecRequest {
+    /// The pod or host.
+    pub pod: String,
+    /// The program and its arguments.
+    pub command: Vec<String>,
+}
+
+/// A MAC behind a port.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FdbEntry {
+    /// The MAC.
+    pub mac: String,
+    /// Who is at the port.
+    pub device: String,
+    /// The bridge.
+    pub bridge: String,
+    /// Whether it belongs to a known pod.
+    pub is_static: bool,
+    /// Seconds since it was learned anew.
+    pub age: Option<f64>,
+}
+
+/// A next hop's MAC.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NeighborEntry {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// The interface it is behind.
+    pub device: String,
+    /// The MAC, once known.
+    pub mac: Option<String>,
+    /// `PERMANENT`, `REACHABLE` or `INCOMPLETE`.
+    pub state: String,
+}
+
+/// A route.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteEntry {
+    /// The prefix, or `default`.
+    pub destination: String,
+    /// The next hop's address.
+    pub via: Option<Ipv4Addr>,
+    /// The interface.
+    pub device: String,
+    /// `kernel`, `static`, or `flannel` for a lease.
+    pub protocol: String,
+    /// The address that the node itself sends from.
+    pub source: Option<Ipv4Addr>,
+}
+
+/// An address and port that a Service answers at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceEntry {
+    /// `TCP` or `UDP`.
+    pub protocol: String,
+    /// The VIP, or the node's address for a NodePort.
+    pub address: Ipv4Addr,
+    /// The port.
+    pub port: u16,
+    /// How backends are chosen.
+    pub scheduler: String,
+    /// `namespace/name:port`.
+    pub service: String,
+    /// Its backends.
+    pub backends: Vec<BackendEntry>,
+}
+
+/// A backend.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendEntry {
+    /// The pod's address.
+    pub address: Ipv4Addr,
+    /// The pod's port.
+    pub port: u16,
+    /// Established TCP connections through this node.
+    pub active: u64,
+    /// Other flows through this node.
+    pub inactive: u64,
+}
+
+/// A half of a flow, as its packets arrive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Half {
+    /// Source address.
+    pub source: Ipv4Addr,
+    /// Destination address.
+    pub destination: Ipv4Addr,
+    /// Source port; an ICMP request's identifier.
+    pub source_port: u16,
+    /// Destination port; an ICMP answer's identifier. The other of the two is the request's type then.
+    pub destination_port: u16,
+}
+
+/// What NAT or a Service chose for a flow.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowEntry {
+    /// `tcp`, `udp`, `icmp`.
+    pub protocol: String,
+    /// The protocol's number.
+    pub number: u8,
+    /// Seconds until it ends.
+    pub timeout: u64,
+    /// TCP's state.
+    pub state: Option<String>,
+    /// The first packet.
+    pub original: Half,
+    /// The answer.
+    pub reply: Half,
+    /// Whether an answer was seen.
+    pub answered: bool,
+}
+
+/// Drops for one reason, explained.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DropEntry {
+    /// The reason.
+    pub reason: String,
+    /// How many.
+    pub count: u64,
+    /// What it means.
+    pub meaning: String,
+    /// What to do.
+    pub hint: String,
+}

@@ -1,0 +1,21 @@
+//! The checks of `flatnet up --check` on networks that are not perfect.
+
+use std::path::PathBuf;
+
+use flatnet::topology::TimeMode;
+use flatnet::{check, drive::Drive, topology};
+
+#[test]
+fn on_a_slow_link_each_check_shows_the_whole_way_of_its_own_packet() {
+    let text = include_str!("../scripts/topologies/slow-link.yaml").to_owned();
+    let (topology, _) = topology::parse(&[(PathBuf::from("slow-link.yaml"), text)]).unwrap();
+    let mut drive = Drive::start(&topology, TimeMode::Virtual).unwrap();
+    let plan = check::plan(&topology, &drive);
+    assert_eq!(plan.len(), 6, "inside a pod and to the other node, by TCP, UDP and ICMP");
+    for check in plan {
+        let report = check::run(&mut drive, &check).unwrap();
+        let (first, last) = (report.hops.first().unwrap(), report.hops.last().unwrap());
+        assert_eq!((&*first.node, first.action), (&*check.from, "send"), "{report:?}");
+        assert_eq!(last.action, "deliver", "{report:?}");
+    }
+}

@@ -1,0 +1,104 @@
+//! The real binary with a home of its own, for tests that start networks.
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Seconds any one command may take.
+const LIMIT: &str = "60";
+
+/// A runtime directory, and the networks in it, which end with it.
+pub struct Home {
+    directory: TempDir,
+}
+
+impl Home {
+    pub fn new() -> Self {
+        Self { directory: tempfile::tempdir().unwrap() }
+    }
+
+    /// A home with the tour's network running in the background.
+    pub fn with_network() -> Self {
+        let home = Self::new();
+        assert_eq!(home.text("up -d"), "two-nodes\n");
+        home
+    }
+
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// The command, bounded in time; words are split at spaces, what follows ` -- ` too.
+    pub fn command(&self, words: &str) -> Command {
+        let mut command = Command::new("timeout");
+        command.args(["--signal=KILL", LIMIT, env!("CARGO_BIN_EXE_flatnet")]).args(words.split(' '));
+        command
+            .env("XDG_RUNTIME_DIR", self.directory.path())
+            .env("XDG_STATE_HOME", self.directory.path())
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null());
+        command
+    }
+
+    pub fn run(&self, words: &str) -> Output {
+        self.command(words).output().unwrap()
+    }
+
+    /// What a command that must succeed prints.
+    pub fn text(&self, words: &str) -> String {
+        let output = self.run(words);
+        assert!(output.status.success(), "flatnet {words}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// What a command that must succeed prints for programs.
+    pub fn json(&self, words: &str) -> Value {
+        serde_json::from_str(&self.text(&format!("{words} -o json"))).unwrap()
+    }
+
+    /// What a command that must fail says.
+    pub fn error(&self, words: &str) -> String {
+        let output = self.run(words);
+        assert_eq!(output.status.code(), Some(1), "flatnet {words}: {output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    }
+
+    /// A command with an input of its own.
+    pub fn with_input(&self, words: &str, input: &str) -> Output {
+        let mut child = self.piped(words);
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    }
+
+    pub fn piped(&self, words: &str) -> Child {
+        let mut command = self.command(words);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        let output = self.run("status -o json");
+        let running: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        for network in running.as_array().into_iter().flatten() {
+            self.run(&format!("down --name {}", network["name"].as_str().unwrap_or_default()));
+        }
+    }
+}
+
+/// Reads a capture with tshark; a line per frame of the given fields, separated by tabs.
+pub fn tshark(capture: &std::path::Path, fields: &[&str]) -> Vec<String> {
+    let mut command = Command::new("tshark");
+    command.args(["-T", "fields"]).arg("-r").arg(capture);
+    for field in fields {
+        command.args(["-e", field]);
+    }
+    let output = command.output().expect("tshark is installed by scripts/test");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+}

@@ -1,0 +1,205 @@
+//! A network in the background, and the commands that ask it.
+
+#![expect(clippy::unwrap_used, reason = "the exemption for tests does not reach their helpers")]
+
+mod common;
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::Command;
+
+use common::{Home, tshark};
+
+#[test]
+fn programs_run_in_pods_and_on_hosts() {
+    let home = Home::with_network();
+    let ping = home.text("exec web-app-2 -- ping -c 3 -i 0.2 10.1.20.3");
+    assert!(ping.contains("3 packets transmitted, 3 received, 0% packet loss"), "{ping}");
+    let page = home.text("exec backend -- curl -s http://10.1.15.3/");
+    assert!(page.contains("Welcome to nginx!"), "{page}");
+    let outside = home.text("exec user -- curl -s http://192.168.66.11:30080/");
+    assert!(outside.contains("Welcome to nginx!"), "{outside}");
+    let measured = home.text("exec web-app-2 -- iperf -c 10.1.20.3 -p 7 -n 100K");
+    assert!(measured.contains("bits/sec"), "{measured}");
+}
+
+#[test]
+fn traceroute_shows_docker0_flannel0_and_the_pod() {
+    let home = Home::with_network();
+    let text = home.text("exec web-app-2 -- traceroute 10.1.20.3");
+    let hops: Vec<_> = text.lines().skip(1).map(|line| line.split_whitespace().nth(1).unwrap()).collect();
+    assert_eq!(hops, ["10.1.15.1", "10.1.20.0", "10.1.20.3"]);
+}
+
+#[test]
+fn programs_take_input_and_give_their_exit_code() {
+    let home = Home::with_network();
+    let echoed = home.with_input("exec web-app-2 -- nc -w 2 10.1.20.3 7", "one\ntwo\n");
+    assert_eq!((echoed.status.code(), &*echoed.stdout), (Some(0), &b"one\ntwo\n"[..]), "{echoed:?}");
+    assert_eq!(home.run("exec user -- exit 7").status.code(), Some(7));
+    assert_eq!(home.run("exec user -- emacs").status.code(), Some(127));
+    let unknown = home.error("exec nobody -- true");
+    assert!(unknown.contains("no pod or host nobody") && unknown.contains("web-app-1"), "{unknown}");
+}
+
+#[test]
+fn ctrl_c_ends_the_program_in_the_pod_and_shows_its_last_words() {
+    let home = Home::with_network();
+    let mut child = home.piped("exec web-app-2 -- ping -i 0.2 10.1.20.3");
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("icmp_seq=2") {
+        line.clear();
+        assert!(output.read_line(&mut line).unwrap() > 0, "it streams");
+    }
+    interrupt(child.id());
+    let mut rest = String::new();
+    output.read_to_string(&mut rest).unwrap();
+    assert!(rest.contains("0% packet loss"), "{rest}");
+    assert!(child.wait().unwrap().success());
+}
+
+/// Sends SIGINT to the child of a `timeout`, through it.
+fn interrupt(pid: u32) {
+    assert!(Command::new("kill").args(["-INT", &pid.to_string()]).status().unwrap().success());
+}
+
+#[test]
+fn tables_are_printed_as_the_usual_tools_do() {
+    let home = Home::with_network();
+    home.text("exec web-app-1 -- ping -c 1 203.0.113.10");
+    home.text("exec user -- curl -s http://192.168.66.11:30080/");
+    home.text("exec web-app-2 -- traceroute 10.1.20.3");
+    for (words, expected) in [
+        ("fdb node-1", "02:42:0a:01:0f:03 dev web-app-1 master docker0 static"),
+        ("fdb 192.168.66.0/24", "02:42:c0:a8:42:0b dev node-1 master switch used"),
+        ("neighbors node-1", "10.1.15.3 dev docker0 lladdr 02:42:0a:01:0f:03 PERMANENT"),
+        ("neighbors node-1", "192.168.66.1 dev eth0 lladdr 02:42:c0:a8:42:01 REACHABLE"),
+        ("routes node-1", "default via 192.168.66.1 dev eth0 proto static"),
+        ("routes node-1", "10.1.15.0/24 dev docker0 proto kernel scope link src 10.1.15.1"),
+        ("routes node-1", "10.1.20.0/24 via 192.168.66.12 dev flannel0 proto flannel"),
+        ("routes isp", "203.0.113.0/24 dev eth1 proto kernel scope link src 203.0.113.1"),
+        ("services node-2", "TCP  10.96.0.10:80 rr"),
+        ("services node-2", "UDP  192.168.66.12:30007 rr"),
+        ("services node-2", "  -> 10.1.20.2:80                 Masq    1      0          0"),
+        ("flows node-1", "src=10.1.15.3 dst=203.0.113.10 type=8 code=0 id="),
+        ("flows node-1", "src=203.0.113.10 dst=192.168.66.11 type=0 code=0 id="),
+        ("flows node-1", "src=192.168.66.50 dst=192.168.66.11 sport="),
+        ("drops node-1", "ttl-expired      3  The TTL ran out; the sender is told."),
+    ] {
+        let text = home.text(&format!("show {words}"));
+        assert!(text.contains(expected), "show {words}:\n{text}");
+    }
+    let flows = home.json("show flows node-1");
+    let through = flows.as_array().unwrap().iter().find(|flow| flow["original"]["destination_port"] == 30080);
+    assert_eq!(through.unwrap()["protocol"], "tcp");
+    assert!(home.error("show fdb node-9").contains("node-1, node-2, isp"));
+}
+
+#[test]
+fn captures_are_read_by_tshark() {
+    let home = Home::with_network();
+    let echo = ["10.1.15.2\t10.1.20.3\t8", "10.1.20.3\t10.1.15.2\t0"].map(str::to_owned);
+    let fields = ["ip.src", "ip.dst", "icmp.type"];
+    // Once before, so that no ARP is in the way.
+    home.text("exec web-app-2 -- ping -c 1 10.1.20.3");
+    for point in ["web-app-2", "default/backend:eth0", "node-1:docker0", "node-2:flannel0"] {
+        let file = captured(&home, &format!("capture {point} -c 2"), "10.1.20.3");
+        assert_eq!(tshark(&file, &fields), echo, "{point}");
+    }
+    let file = captured(&home, "capture node-1:eth0 -c 2", "10.1.20.3");
+    assert_eq!(tshark(&file, &["ip.src", "udp.dstport"]), ["192.168.66.11\t8285", "192.168.66.12\t8285"]);
+    let file = captured(&home, "capture web-app-2:lo -c 2", "127.0.0.1");
+    assert_eq!(tshark(&file, &fields), ["127.0.0.1\t127.0.0.1\t8", "127.0.0.1\t127.0.0.1\t0"]);
+    let unknown = home.error("capture node-1:eth7");
+    assert!(unknown.contains("no point node-1:eth7") && unknown.contains("node-1:flannel0"), "{unknown}");
+}
+
+/// Captures while web-app-2 pings an address once; the capture runs when its first bytes are there.
+fn captured(home: &Home, words: &str, address: &str) -> std::path::PathBuf {
+    let mut child = home.piped(words);
+    let mut output = child.stdout.take().unwrap();
+    let mut bytes = vec![0; 4];
+    output.read_exact(&mut bytes).unwrap();
+    home.text(&format!("exec web-app-2 -- ping -c 1 {address}"));
+    output.read_to_end(&mut bytes).unwrap();
+    assert!(child.wait().unwrap().success());
+    let file = home.file("capture.pcapng");
+    std::fs::write(&file, bytes).unwrap();
+    file
+}
+
+#[test]
+fn down_prints_a_balanced_ledger_of_what_happened() {
+    let home = Home::with_network();
+    home.text("exec web-app-2 -- ping -c 5 -i 0.2 10.1.20.3");
+    let ledger = home.json("down");
+    assert_eq!((&ledger["balances"], &ledger["buffers"]["held"]), (&true.into(), &0.into()), "{ledger}");
+    let node = ledger["nodes"].as_array().unwrap().iter().find(|row| row["node"] == "node-1").unwrap();
+    assert!(node["received"].as_u64().unwrap() >= 10, "{node}");
+    assert!(home.error("down").contains("no network runs"));
+    let log = std::fs::read_to_string(home.file("flatnet/two-nodes.log")).unwrap();
+    assert!(log.contains("balances: received + originated"), "{log}");
+}
+
+#[test]
+fn several_networks_run_side_by_side() {
+    let home = Home::with_network();
+    assert!(home.error("up -d").contains("a network two-nodes runs already"));
+    assert_eq!(home.text("up -d --name second --fault link:node-1:node-2"), "second\n");
+    let running = home.json("status");
+    let named = |index: usize| running[index]["name"].as_str().unwrap().to_owned();
+    assert_eq!([named(0), named(1)], ["second", "two-nodes"]);
+    assert_eq!(running[0]["pods"].as_array().unwrap().len(), 4);
+    assert!(home.error("exec user -- true").contains("second, two-nodes"), "one must be named");
+    home.text("exec --name two-nodes web-app-2 -- ping -c 1 10.1.20.3");
+    let lost = home.run("exec --name second web-app-2 -- ping -c 1 -W 1 10.1.20.3");
+    assert_eq!(lost.status.code(), Some(1), "its link is down: {lost:?}");
+    home.text("down --name second");
+    home.text("exec user -- true");
+    assert!(home.error("down --name second").contains("there are two-nodes"));
+}
+
+#[test]
+fn a_socket_that_nobody_answers_at_is_replaced() {
+    let home = Home::new();
+    std::fs::create_dir(home.file("flatnet")).unwrap();
+    drop(std::os::unix::net::UnixListener::bind(home.file("flatnet/two-nodes.sock")).unwrap());
+    assert!(home.text("status").contains("no network runs"));
+    assert_eq!(home.text("up -d"), "two-nodes\n");
+}
+
+#[test]
+fn a_network_in_the_foreground_ends_on_ctrl_c_with_its_ledger() {
+    let home = Home::new();
+    let mut child = home.piped("up");
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    while !line.starts_with("host     user") {
+        line.clear();
+        assert!(output.read_line(&mut line).unwrap() > 0, "it comes up");
+    }
+    // It answers before it ends, so its handlers of signals are there.
+    home.text("status");
+    home.text("exec user -- true");
+    interrupt(child.id());
+    let mut rest = String::new();
+    output.read_to_string(&mut rest).unwrap();
+    assert!(rest.contains("balances: received") && rest.contains("buffers: "), "{rest}");
+    assert!(child.wait().unwrap().success());
+    assert!(!home.file("flatnet/two-nodes.sock").exists());
+}
+
+#[test]
+fn in_virtual_time_a_minute_of_ping_takes_no_minute() {
+    let home = Home::new();
+    let topology = home.file("virtual.yaml");
+    let text =
+        include_str!("../scripts/topologies/two-nodes.yaml").replace("seed: 7", "seed: 7\n  time: virtual");
+    std::fs::write(&topology, text).unwrap();
+    home.text(&format!("up -d -f {}", topology.display()));
+    let started = std::time::Instant::now();
+    let ping = home.text("exec web-app-2 -- ping -c 60 10.1.20.3");
+    assert!(ping.contains("60 received, 0% packet loss, time 59000ms"), "{ping}");
+    assert!(started.elapsed().as_secs() < 30);
+    assert_eq!(home.json("status")[0]["time"], "virtual");
+}

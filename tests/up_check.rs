@@ -1,0 +1,85 @@
+//! `flatnet up --check`: exit codes, verdicts, captures that are the same each time.
+
+#![expect(clippy::unwrap_used, reason = "the exemption for tests does not reach their helpers")]
+
+mod common;
+
+use std::process::Command;
+
+use common::{Home, tshark};
+use serde_json::Value;
+
+#[test]
+fn a_whole_network_passes_all_checks() {
+    let home = Home::new();
+    let reports = home.json("up --check");
+    let reports = reports.as_array().unwrap();
+    assert_eq!(reports.len(), 16);
+    assert!(reports.iter().all(|report| report["verdict"] == "ok"), "{reports:?}");
+}
+
+/// The failed reports of a check with a fault, and whether all others still work.
+fn failed(fault: &str, path: &str) -> Vec<Value> {
+    let home = Home::new();
+    let output = home.run(&format!("up --check --fault {fault} -o json"));
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let reports: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let of_path: Vec<Value> = reports.into_iter().filter(|report| report["path"] == path).collect();
+    assert!(!of_path.is_empty());
+    for report in &of_path {
+        assert_eq!(report["verdict"], "failed", "{report}");
+    }
+    of_path
+}
+
+#[test]
+fn a_lost_lease_is_named_where_the_packet_is_dropped() {
+    for report in failed("lease:node-2", "other-node") {
+        assert_eq!(report["drop_reason"], "no-lease", "{report}");
+        let last = report["hops"].as_array().unwrap().last().unwrap();
+        assert_eq!((&last["node"], &last["action"]), (&"node-1".into(), &"drop".into()), "{report}");
+    }
+}
+
+#[test]
+fn behind_a_broken_link_the_neighbour_stays_silent() {
+    for report in failed("link:node-1:node-2", "other-node") {
+        // The link loses ARP, too.
+        assert_eq!(report["drop_reason"], "neighbor-unresolved", "{report}");
+        let last = report["hops"].as_array().unwrap().last().unwrap();
+        assert_eq!((&last["node"], &last["action"]), (&"node-1".into(), &"drop".into()), "{report}");
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bytes_on_any_number_of_cores() {
+    let home = Home::new();
+    let points = ["web-app-2", "web-app-1:lo", "node-1:flannel0", "192.168.66.0/24"];
+    let capture = |run: &str, pinned: bool| -> Vec<Vec<u8>> {
+        let files = points.map(|point| home.file(&format!("{run}-{}.pcapng", point.replace('/', "-"))));
+        let captures =
+            points.iter().zip(&files).map(|(point, file)| format!(" --capture {point}={}", file.display()));
+        let command = home.command(&format!("up --check{}", captures.collect::<String>()));
+        let mut whole = if pinned { Command::new("taskset") } else { Command::new("env") };
+        whole
+            .args(if pinned { &["-c", "0"][..] } else { &[] })
+            .arg(command.get_program())
+            .args(command.get_args());
+        let output =
+            whole.envs(command.get_envs().filter_map(|(key, value)| Some((key, value?)))).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        files.map(|file| std::fs::read(file).unwrap()).to_vec()
+    };
+    let first = capture("first", false);
+    assert!(first == capture("second", false) && first == capture("pinned", true));
+    let frames = tshark(&home.file("first-node-1:flannel0.pcapng"), &["ip.src", "ip.dst", "ip.ttl"]);
+    assert!(frames.contains(&"10.1.15.2\t10.1.20.3\t63".to_owned()), "{frames:?}");
+}
+
+#[test]
+fn a_fault_or_capture_that_does_not_exist_is_said() {
+    let home = Home::new();
+    assert!(home.error("up --check --fault disk:node-1").contains("lease:NODE or link:A:B"));
+    assert!(home.error("up --check --capture node-1:eth0").contains("POINT=FILE"));
+    assert!(home.error("up --check --capture nowhere=/dev/null").contains("no point nowhere"));
+}
