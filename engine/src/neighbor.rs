@@ -16,6 +16,10 @@ use crate::wire::MacAddress;
 
 /// Frames that wait for one neighbour (RFC 1122 asks for at least one).
 pub const WAITING_LIMIT: usize = 3;
+/// Neighbours that a worker asks for at once: a scan of a network must not hold all buffers.
+pub const ASKING_LIMIT: usize = 1024;
+/// Neighbours that a worker knows: strangers may claim any address.
+pub const KNOWN_LIMIT: usize = 1 << 16;
 /// Requests sent before a neighbour is given up.
 pub const REQUESTS: u32 = 3;
 /// Time between requests, and how long a failure is remembered.
@@ -76,6 +80,10 @@ impl Neighbors {
 
     /// Lets a frame wait for a neighbour.
     pub fn wait(&mut self, neighbor: Neighbor, frame: Frame, now: Instant) -> Waiting {
+        let asked_for = matches!(self.states.get(&neighbor), Some(State::Asking { .. }));
+        if !asked_for && self.asking >= ASKING_LIMIT {
+            return Waiting { request: false, displaced: Some(frame) };
+        }
         match self.states.get_mut(&neighbor) {
             Some(State::Asking { waiting, .. }) => {
                 let displaced = if waiting.len() >= WAITING_LIMIT { waiting.pop_front() } else { None };
@@ -103,6 +111,9 @@ impl Neighbors {
 
     /// Learns a neighbour's MAC; returns the frames that waited, and whether cached flows may use another MAC.
     pub fn learn(&mut self, neighbor: Neighbor, mac: MacAddress, now: Instant) -> (VecDeque<Frame>, bool) {
+        if self.states.len() >= KNOWN_LIMIT && !self.states.contains_key(&neighbor) {
+            return (VecDeque::new(), false);
+        }
         match self.states.insert(neighbor, State::Known { mac, since: now }) {
             Some(State::Asking { waiting, .. }) => {
                 self.asking -= 1;
@@ -226,6 +237,19 @@ mod tests {
         assert!(!waiting.request);
         let next = neighbors.next_poll().unwrap();
         assert_eq!((next, neighbors.poll(next).0), (Instant::ZERO + REQUEST_INTERVAL, vec![NEIGHBOR]));
+    }
+
+    #[test]
+    fn a_scan_of_a_network_holds_no_more_than_its_share_of_buffers() {
+        let (_arena, mut pools) = Arena::new(1, 2 * ASKING_LIMIT as u32, 0).unwrap();
+        let mut neighbors = Neighbors::default();
+        let refused = (0..2 * ASKING_LIMIT as u32).filter(|&number| {
+            let neighbor = Neighbor { address: Ipv4Addr::from_bits(number), ..NEIGHBOR };
+            let waiting = neighbors.wait(neighbor, pools[0].allocate(60).unwrap(), Instant::ZERO);
+            waiting.displaced.is_some() && !waiting.request
+        });
+        assert_eq!(refused.count(), ASKING_LIMIT);
+        assert_eq!(neighbors.held(NodeId(0)), ASKING_LIMIT);
     }
 
     #[test]
