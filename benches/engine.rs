@@ -57,7 +57,7 @@ impl Lab {
         let node = control.add_node(&spec).unwrap();
         let mut pods = Vec::new();
         for pod in 0..PODS {
-            let (link, peer) = rings(BUFFERS);
+            let (link, peer) = rings(512);
             let address = address(pod);
             let guard = Guard { mac: MacAddress::for_ipv4(address), address };
             control.attach(node, &format!("pod-{pod}"), Some(guard), 0, Link::Rings(link)).unwrap();

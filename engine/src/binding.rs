@@ -379,6 +379,82 @@ impl Hasher for KeyedHasher {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    /// What a binding of UDP is in a plain list.
+    #[derive(Debug, Clone, Copy)]
+    struct Plain {
+        halves: [HalfKey; 2],
+        answered: bool,
+        expires: Instant,
+    }
+
+    #[derive(Debug, Clone)]
+    enum Deed {
+        Insert(u32, u32),
+        Follow(u32),
+        Pass(u64),
+        Sweep(usize),
+        EndAll(u32),
+    }
+
+    fn deed() -> impl Strategy<Value = Deed> {
+        prop_oneof![
+            3 => (0u32..6, 0u32..6).prop_map(|(original, reply)| Deed::Insert(original, reply)),
+            5 => (0u32..6).prop_map(Deed::Follow),
+            2 => prop::sample::select(vec![1u64, 29, 30, 31, 119, 120, 500]).prop_map(Deed::Pass),
+            1 => (0usize..5).prop_map(Deed::Sweep),
+            1 => (0u32..6).prop_map(Deed::EndAll),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn bindings_are_a_plain_list_with_timeouts(deeds in prop::collection::vec(deed(), 1..80)) {
+            let (mut bindings, mut plain, mut now) = (Bindings::new(3, [1, 2]), Vec::<Plain>::new(), Instant::ZERO);
+            let none = TcpFlags::default();
+            for deed in deeds {
+                plain.retain(|it| it.expires > now);
+                match deed {
+                    Deed::Insert(original, reply) => {
+                        let halves = [key(original, 9, 17), key(reply, 9, 17)];
+                        let taken = original == reply
+                            || plain.iter().any(|it| it.halves.iter().any(|half| halves.contains(half)));
+                        match bindings.insert(halves[0], halves[1], none, now) {
+                            Ok(_) => {
+                                prop_assert!(!taken);
+                                plain.push(Plain { halves, answered: false, expires: now + Duration::from_secs(30) });
+                            }
+                            Err(Refused::TupleTaken) => prop_assert!(taken),
+                            // What has expired fills the table until it is swept.
+                            Err(Refused::Full) => prop_assert!(!taken && bindings.len() == 3),
+                        }
+                    }
+                    Deed::Follow(number) => {
+                        let asked = key(number, 9, 17);
+                        let found = bindings.follow(&asked, none, now).map(|(_, half, tuple)| (half, tuple));
+                        let model = plain.iter_mut().find(|it| it.halves.contains(&asked)).map(|it| {
+                            let half = if it.halves[0] == asked { Half::Original } else { Half::Reply };
+                            it.answered |= half == Half::Reply;
+                            it.expires = now + Duration::from_secs(if it.answered { 120 } else { 30 });
+                            (half, it.halves[1 - half as usize].tuple.reversed())
+                        });
+                        prop_assert_eq!(found, model);
+                    }
+                    Deed::Pass(seconds) => now = now + Duration::from_secs(seconds),
+                    Deed::Sweep(places) => bindings.sweep(places, now),
+                    Deed::EndAll(number) => {
+                        bindings.end_where(|binding| binding.original.tuple.source == number);
+                        plain.retain(|it| it.halves[0].tuple.source != number);
+                    }
+                }
+                let live = plain.iter().filter(|it| it.expires > now).count();
+                prop_assert!(bindings.len() >= live && bindings.len() <= 3);
+            }
+            bindings.sweep(3, now);
+            prop_assert_eq!(bindings.len(), plain.iter().filter(|it| it.expires > now).count());
+        }
+    }
 
     fn key(source: u32, destination: u32, protocol: u8) -> HalfKey {
         let tuple = Tuple { source, destination, source_port: 1000, destination_port: 80, protocol };

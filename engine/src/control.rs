@@ -111,7 +111,7 @@ impl Control {
                 },
             )
         });
-        let made = made.collect();
+        let made = made.collect::<Result<_, _>>()?;
         let control =
             Self { tables, posts, pool, counters, homecoming, arena, random, next_node: 0, next_port: 0 };
         Ok((control, made))

@@ -6,7 +6,7 @@
 //! dependencies: `wire`. Read first: `docs/architecture.md`, "Decide once, replay".
 
 use crate::clock::prefetch;
-use crate::sys::filled;
+use crate::sys::LargeSlice;
 use crate::tables::EPOCH_BUCKETS;
 
 /// What a flow is found by, 16 bytes: addresses, ports, protocol, ingress port, and whether it came out of the
@@ -193,15 +193,17 @@ pub fn epoch_sum(epochs: &[u32; EPOCH_BUCKETS], buckets: [u8; 2]) -> u32 {
 /// A worker's cache: two ways per set, neighbours in memory.
 #[derive(Debug)]
 pub struct FlowCache {
-    slots: Box<[Slot]>,
+    slots: LargeSlice<Slot>,
     secret: [u64; 2],
 }
 
 impl FlowCache {
     /// Makes a cache of `slots` slots (rounded up to a power of two, at least two).
-    #[must_use]
-    pub fn new(slots: usize, secret: [u64; 2]) -> Self {
-        Self { slots: filled(slots.next_power_of_two().max(2), Slot::EMPTY).into_boxed_slice(), secret }
+    ///
+    /// # Errors
+    /// The system's, when there is no memory.
+    pub fn new(slots: usize, secret: [u64; 2]) -> std::io::Result<Self> {
+        Ok(Self { slots: LargeSlice::filled(slots.next_power_of_two().max(2), Slot::EMPTY)?, secret })
     }
 
     /// Hashes a key and starts to fetch its slots.
@@ -268,7 +270,7 @@ mod tests {
     #[test]
     fn a_slot_answers_until_one_of_its_buckets_changes() {
         let (key, slot) = slot(&Tuple { source: 1, destination: 2, ..Tuple::default() });
-        let mut cache = FlowCache::new(8, [5, 7]);
+        let mut cache = FlowCache::new(8, [5, 7]).unwrap();
         let mut epochs = [0; EPOCH_BUCKETS];
         let hash = cache.hash(key);
         cache.insert(hash, slot, &epochs);

@@ -44,6 +44,7 @@ struct Shared {
 #[derive(Debug)]
 pub struct Producer<T> {
     shared: Arc<Shared>,
+    mask: usize,
     tail: usize,
     /// The consumer's head when last looked at; looked at again only when the ring seems full.
     head: usize,
@@ -61,13 +62,14 @@ pub struct Consumer<T> {
 /// Makes a ring of at least `capacity` words (rounded up to a power of two).
 #[must_use]
 pub fn ring<T: Word>(capacity: usize) -> (Producer<T>, Consumer<T>) {
-    let slots = (0..capacity.next_power_of_two()).map(|_| AtomicU64::new(0)).collect();
+    let slots: Box<[_]> = (0..capacity.next_power_of_two()).map(|_| AtomicU64::new(0)).collect();
+    let mask = slots.len() - 1;
     let shared = Arc::new(Shared {
         slots,
         head: CachePadded::new(AtomicUsize::new(0)),
         tail: CachePadded::new(AtomicUsize::new(0)),
     });
-    let producer = Producer { shared: Arc::clone(&shared), tail: 0, head: 0, word: PhantomData };
+    let producer = Producer { shared: Arc::clone(&shared), mask, tail: 0, head: 0, word: PhantomData };
     (producer, Consumer { shared, head: 0, word: PhantomData })
 }
 
@@ -78,14 +80,13 @@ impl<T: Word> Producer<T> {
     /// The value itself.
     #[inline]
     pub fn push(&mut self, value: T) -> Result<(), T> {
-        let capacity = self.shared.slots.len();
-        if self.tail.wrapping_sub(self.head) == capacity {
+        if self.tail.wrapping_sub(self.head) > self.mask {
             self.head = self.shared.head.load(Ordering::Acquire);
-            if self.tail.wrapping_sub(self.head) == capacity {
+            if self.tail.wrapping_sub(self.head) > self.mask {
                 return Err(value);
             }
         }
-        self.shared.slots[self.tail & (capacity - 1)].store(value.into_word(), Ordering::Relaxed);
+        self.shared.slots[self.tail & self.mask].store(value.into_word(), Ordering::Relaxed);
         self.tail = self.tail.wrapping_add(1);
         self.shared.tail.store(self.tail, Ordering::Release);
         Ok(())

@@ -5,7 +5,8 @@
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
-use std::mem::MaybeUninit;
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
 use std::ptr::{NonNull, null_mut};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
@@ -63,21 +64,47 @@ impl Drop for Memory {
     }
 }
 
-/// Makes a vector whose memory is in large pages where the system has them; `length` times `value`.
-#[must_use]
-pub fn filled<T: Clone>(length: usize, value: T) -> Vec<T> {
-    let mut vector = Vec::with_capacity(length);
-    let room: &mut [MaybeUninit<T>] = vector.spare_capacity_mut();
-    let start = room.as_mut_ptr().cast::<u8>();
-    let padding = start.align_offset(LARGE_PAGE);
-    if let Some(whole) = size_of_val(room).checked_sub(padding).map(|bytes| bytes & !(LARGE_PAGE - 1))
-        && whole > 0
-    {
-        // SAFETY: whole pages inside the vector's own, still untouched memory; see `Memory::map` for a refusal.
-        let _ = unsafe { madvise(start.add(padding).cast(), whole, Advice::LinuxHugepage) };
+/// A slice of its own memory, in large pages where the system has them.
+#[derive(Debug)]
+pub struct LargeSlice<T: Copy> {
+    memory: Memory,
+    length: usize,
+    value: PhantomData<T>,
+}
+
+impl<T: Copy> LargeSlice<T> {
+    /// Makes a slice of `length` times `value`.
+    ///
+    /// # Errors
+    /// The system's, when there is no memory.
+    pub fn filled(length: usize, value: T) -> std::io::Result<Self> {
+        let bytes = length.checked_mul(size_of::<T>()).ok_or(std::io::ErrorKind::OutOfMemory)?;
+        let memory = Memory::map(bytes)?;
+        let start = memory.start().cast::<T>();
+        for index in 0..length {
+            // SAFETY: the mapping holds `length` values and starts at a large page, which aligns any of them.
+            unsafe { start.add(index).write(value) };
+        }
+        Ok(Self { memory, length, value: PhantomData })
     }
-    vector.resize(length, value);
-    vector
+}
+
+impl<T: Copy> Deref for LargeSlice<T> {
+    type Target = [T];
+
+    #[inline(always)]
+    fn deref(&self) -> &[T] {
+        // SAFETY: `filled` wrote `length` values there; they live as long as the mapping, borrowed with `self`.
+        unsafe { std::slice::from_raw_parts(self.memory.start().cast().as_ptr(), self.length) }
+    }
+}
+
+impl<T: Copy> DerefMut for LargeSlice<T> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as in `deref`; the borrow is unique.
+        unsafe { std::slice::from_raw_parts_mut(self.memory.start().cast().as_ptr(), self.length) }
+    }
 }
 
 #[cfg(test)]
@@ -97,8 +124,10 @@ mod tests {
     }
 
     #[test]
-    fn a_filled_vector_is_as_any_other() {
-        assert_eq!(filled(3, 7u8), [7, 7, 7]);
-        assert!(filled(1 << 20, 9u64).iter().all(|&value| value == 9));
+    fn a_large_slice_is_as_any_other() {
+        let mut slice = LargeSlice::filled(1 << 20, 9u64).unwrap();
+        slice[7] = 1;
+        assert_eq!((slice.len(), slice[7], slice[(1 << 20) - 1]), (1 << 20, 1, 9));
+        assert!(LargeSlice::filled(usize::MAX, 9u64).is_err());
     }
 }

@@ -59,6 +59,8 @@ const ORIGINATED: u32 = u32::MAX;
 struct Attached {
     link: Link,
     node: NodeId,
+    /// This worker's counters of that node.
+    counters: Arc<NodeCounters>,
     ingress: IngressPort,
     /// Frames that came in and are not processed yet.
     waiting: VecDeque<Frame>,
@@ -137,11 +139,13 @@ struct Batch {
 
 impl Worker {
     /// Makes a worker without links.
-    #[must_use]
-    pub fn new(id: u8, config: &EngineConfig, parts: Parts) -> Self {
+    ///
+    /// # Errors
+    /// The system's, when there is no memory for the cache.
+    pub fn new(id: u8, config: &EngineConfig, parts: Parts) -> std::io::Result<Self> {
         let Parts { pool, mut reader, mailbox, counters, outgoing, incoming, mut random } = parts;
         let secret = [random.next_u64(), random.next_u64()];
-        Self {
+        Ok(Self {
             id,
             workers: config.workers.max(1),
             arena: Arc::clone(pool.arena()),
@@ -152,7 +156,7 @@ impl Worker {
             counters,
             outgoing,
             incoming,
-            cache: FlowCache::new(config.cache_slots, secret),
+            cache: FlowCache::new(config.cache_slots, secret)?,
             adjacencies: Adjacencies::default(),
             bindings: Bindings::new(config.bindings, secret),
             neighbors: Neighbors::default(),
@@ -170,7 +174,7 @@ impl Worker {
             parcels: Vec::new(),
             error_budget: originate::ErrorBudget::default(),
             batch: Batch::default(),
-        }
+        })
     }
 
     /// Does everything that can be done at `now`, one batch per port; returns how many frames it moved.

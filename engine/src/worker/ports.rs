@@ -5,6 +5,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::sync::Arc;
 
 use super::{
     Attached, BATCH_LIMIT, DropReason, Event, Frame, IngressPort, Instant, Link, NodeId, PortId, Term,
@@ -56,7 +57,9 @@ impl Worker {
         if matches!(link, Link::Pod(_)) {
             self.timers.set(self.now, port);
         }
-        self.links[index] = Some(Attached { link, node, ingress, waiting: VecDeque::new(), is_ready: false });
+        let Some(counters) = self.counters.get(usize::from(node.0)).map(Arc::clone) else { return false };
+        let waiting = VecDeque::new();
+        self.links[index] = Some(Attached { link, node, counters, ingress, waiting, is_ready: false });
         true
     }
 
@@ -135,8 +138,20 @@ impl Worker {
     }
 
     /// Sends a frame by a port: by our own link, or through the worker that owns it.
-    #[inline]
+    #[inline(always)]
     pub(super) fn send(&mut self, frame: Frame, egress: PortId, now: Instant) {
+        match self.links.get_mut(egress.0 as usize) {
+            Some(Some(Attached { link: Link::Rings(rings), counters, .. })) => {
+                match rings.outgoing.push(frame) {
+                    Ok(()) => counters.count(Term::Sent, 1),
+                    Err(frame) => self.refuse_to_send(frame, egress, DropReason::LinkQueueFull, now),
+                }
+            }
+            Some(_) | None => self.send_by_link(frame, egress, now),
+        }
+    }
+
+    fn send_by_link(&mut self, frame: Frame, egress: PortId, now: Instant) {
         let Some(attached) = self.links.get_mut(egress.0 as usize).and_then(Option::as_mut) else {
             return self.send_elsewhere(frame, egress, now);
         };
@@ -169,11 +184,14 @@ impl Worker {
         };
         match refused {
             Ok(()) => self.count(node, Term::Sent, 1),
-            Err((frame, reason)) => {
-                let point = self.egress_point(egress);
-                self.drop_at(frame, point, reason, now);
-            }
+            Err((frame, reason)) => self.refuse_to_send(frame, egress, reason, now),
         }
+    }
+
+    #[cold]
+    fn refuse_to_send(&mut self, frame: Frame, egress: PortId, reason: DropReason, now: Instant) {
+        let point = self.egress_point(egress);
+        self.drop_at(frame, point, reason, now);
     }
 
     /// A frame comes in by a port.

@@ -248,9 +248,21 @@ impl Lab {
         self.run();
     }
 
+    /// Sends many frames from a machine in one go.
+    pub fn send_all(&mut self, from: Ipv4Addr, frames: &[Vec<u8>]) {
+        for bytes in frames {
+            let mut frame = self.control.pool.allocate(bytes.len()).unwrap();
+            self.control.arena().open(&mut frame).bytes_mut().copy_from_slice(bytes);
+            self.machines.get_mut(&from).unwrap().peer.to_node.push(frame).unwrap();
+        }
+        self.run();
+    }
+
     /// Takes what arrived at a machine, and answers ARP requests for it.
     pub fn receive(&mut self, at: Ipv4Addr) -> Vec<Vec<u8>> {
-        let arrived = self.take(at);
+        let mut arrived = self.take(at);
+        // As a network card does: a switch floods what is for a station it does not know.
+        arrived.retain(|bytes| bytes[0] & 1 == 1 || bytes[..6] == mac(at).octets());
         let mut rest = Vec::new();
         for bytes in arrived {
             match arp_request(&bytes) {

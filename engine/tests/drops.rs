@@ -1,0 +1,429 @@
+//! Every reason to drop a frame, provoked once, with everything else the ledgers say of it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::too_many_lines,
+    reason = "a test stops at the first surprise; one case per reason"
+)]
+
+mod common;
+
+use common::*;
+use flatnet_engine::control::EngineConfig;
+use flatnet_engine::ledger::{DropReason, Ledger, Term};
+use flatnet_engine::link::wire::Impairment;
+use flatnet_engine::masquerade::is_usable;
+use flatnet_engine::pod::{Pod, PodConfig};
+use flatnet_engine::tables::{Guard, NodeId};
+use flatnet_engine::wire::{
+    ArpOperation, IcmpPacket, IcmpType, IpProtocol, Ipv4Packet, MacAddress, TcpFlags,
+};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+const ISP: Ipv4Addr = Ipv4Addr::new(192, 168, 66, 1);
+const NOBODY: Ipv4Addr = Ipv4Addr::new(10, 1, 15, 77);
+
+/// What the ledgers of all nodes together gained beside the drop.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Gained {
+    received: u64,
+    originated: u64,
+    copied: u64,
+    sent: u64,
+    consumed: u64,
+    held: u64,
+}
+
+/// One frame in, and it is gone.
+const ALONE: Gained = Gained { received: 1, originated: 0, copied: 0, sent: 0, consumed: 0, held: 0 };
+/// One frame in at a pod's port; its sender is told by one frame.
+const TOLD: Gained = Gained { originated: 1, sent: 1, ..ALONE };
+/// One frame in from the user, through the switch to a node.
+const FROM_USER: Gained = Gained { received: 2, sent: 1, ..ALONE };
+/// The same, and the user is told.
+const USER_TOLD: Gained = Gained { received: 3, sent: 3, originated: 1, ..ALONE };
+
+struct Totals(Vec<Ledger>);
+
+impl Totals {
+    fn of(lab: &Lab) -> Self {
+        Self((0..5).map(|node| lab.ledger(NodeId(node))).collect())
+    }
+
+    fn term(&self, term: Term) -> u64 {
+        self.0.iter().map(|ledger| ledger.term(term)).sum()
+    }
+
+    fn drops(&self, reason: DropReason) -> u64 {
+        self.0.iter().map(|ledger| ledger.drops(reason)).sum()
+    }
+
+    fn held(&self) -> u64 {
+        self.0.iter().map(|ledger| ledger.held).sum()
+    }
+
+    fn gained_since(&self, before: &Self) -> Gained {
+        let term = |term| self.term(term) - before.term(term);
+        assert_eq!((term(Term::Split), term(Term::Merged)), (0, 0));
+        Gained {
+            received: term(Term::Received),
+            originated: term(Term::Originated),
+            copied: term(Term::Copied),
+            sent: term(Term::Sent),
+            consumed: term(Term::Consumed),
+            held: self.held() - before.held(),
+        }
+    }
+}
+
+/// A network whose machines have all spoken, so that nobody must be looked for.
+fn warm(config: &EngineConfig) -> Lab {
+    let mut lab = Lab::build(config);
+    for host in [USER, INTERNET] {
+        lab.send(host, &arp(ArpOperation::Request, (mac(host), host), (MacAddress::default(), host)));
+    }
+    for (from, to) in [(APP2, BACKEND), (BACKEND, APP2), (APP2, INTERNET), (APP2, USER), (BACKEND, USER)] {
+        let frame = lab.udp(from, to, (999, 9), b"warm");
+        lab.send(from, &frame);
+        lab.settle(to);
+    }
+    for (from, to) in [(USER, INTERNET), (INTERNET, USER)] {
+        let frame = lab.udp(from, to, (999, 9), b"warm");
+        lab.send(from, &frame);
+        lab.settle(to);
+    }
+    for at in [APP1, APP2, APP3, BACKEND, USER, INTERNET] {
+        lab.take(at);
+    }
+    lab
+}
+
+/// Sends a packet from the user straight to a node's interface.
+fn to_node(lab: &mut Lab, packet: &[u8]) {
+    lab.send(USER, &ethernet(mac(NODE1), mac(USER), packet));
+}
+
+fn from_pod(lab: &mut Lab, packet: &[u8]) {
+    lab.send(APP2, &ethernet(lab.machines[&APP2].gateway, mac(APP2), packet));
+}
+
+fn datagram(to: Ipv4Addr) -> Vec<u8> {
+    udp_packet(APP2, to, (1000, 7), b"x", 64)
+}
+
+/// A datagram as flannel would send it, from the user's machine.
+fn tunneled(outer: Ipv4Addr, inner: &[u8]) -> Vec<u8> {
+    udp_packet(outer, NODE1, (8285, 8285), inner, 64)
+}
+
+/// The network in which a reason comes up: small where a bound is to be met.
+fn network(reason: DropReason) -> Lab {
+    let usual = EngineConfig { workers: 1, small_buffers: 2048, large_buffers: 2, ..EngineConfig::default() };
+    warm(&if reason == DropReason::BindingTableFull {
+        EngineConfig { bindings: 2, ..usual }
+    } else if reason == DropReason::PoolEmpty {
+        EngineConfig { large_buffers: 1, ..usual }
+    } else if reason == DropReason::WorkerRingFull {
+        EngineConfig { workers: 2, small_buffers: 8192, ..usual }
+    } else {
+        usual
+    })
+}
+
+/// Has a reason come up once; returns what the ledgers must have gained beside.
+fn provoke(reason: DropReason, lab: &mut Lab) -> Gained {
+    match reason {
+        DropReason::RuntFrame => {
+            lab.send(APP2, &[0; 13]);
+            ALONE
+        }
+        DropReason::MulticastSource => {
+            lab.send(APP2, &ethernet(mac(APP1), MacAddress::BROADCAST, &datagram(APP1)));
+            ALONE
+        }
+        DropReason::MalformedArp => {
+            let frame = arp(ArpOperation::Request, (mac(APP2), APP2), (MacAddress::default(), APP1));
+            lab.send(APP2, &frame[..40]);
+            ALONE
+        }
+        DropReason::MalformedIpv4 => {
+            let packet = datagram(BACKEND);
+            from_pod(lab, &packet[..packet.len() - 1]);
+            ALONE
+        }
+        DropReason::Ipv4Checksum => {
+            let mut packet = datagram(BACKEND);
+            packet[10] ^= 1;
+            from_pod(lab, &packet);
+            ALONE
+        }
+        DropReason::MalformedTransport => {
+            let packet = ipv4_packet(APP2, BACKEND, IpProtocol::Udp, 64, &[0; 7]);
+            from_pod(lab, &packet);
+            ALONE
+        }
+        DropReason::NotForUs => {
+            // The link layer broadcasts it, but it is for one host: all three of the segment refuse it, so the
+            // router and the other node are cut off.
+            let packet = udp_packet(USER, BACKEND, (1000, 7), b"", 64);
+            for (_, switch_end) in [lab.wires[1], lab.wires[2]] {
+                lab.control.detach(switch_end).unwrap();
+            }
+            lab.run();
+            lab.send(USER, &ethernet(MacAddress::BROADCAST, mac(USER), &packet));
+            FROM_USER
+        }
+        DropReason::UnhandledProtocol => {
+            let mut frame = ethernet(mac(NODE1), mac(USER), &[0; 46]);
+            frame[12..14].copy_from_slice(&[0x86, 0xdd]);
+            lab.send(USER, &frame);
+            FROM_USER
+        }
+        DropReason::SpoofedMac => {
+            lab.send(APP2, &ethernet(mac(APP1), mac(APP3), &datagram(APP1)));
+            ALONE
+        }
+        DropReason::SpoofedAddress => {
+            from_pod(lab, &udp_packet(APP1, BACKEND, (1000, 7), b"", 64));
+            ALONE
+        }
+        DropReason::SpoofedArp => {
+            lab.send(APP2, &arp(ArpOperation::Reply, (mac(APP2), APP1), (mac(APP1), APP1)));
+            ALONE
+        }
+        DropReason::Martian => {
+            from_pod(lab, &datagram(Ipv4Addr::LOCALHOST));
+            ALONE
+        }
+        DropReason::BridgeSamePort => {
+            lab.send(USER, &ethernet(mac(USER), mac(USER), &[0; 46]));
+            ALONE
+        }
+        DropReason::BridgeNoPort => {
+            let port = lab.machines[&APP1].port;
+            lab.control.detach(port).unwrap();
+            lab.send(APP2, &ethernet(MacAddress::BROADCAST, mac(APP2), &datagram(Ipv4Addr::BROADCAST)));
+            ALONE
+        }
+        DropReason::TtlExpired => {
+            from_pod(lab, &udp_packet(APP2, BACKEND, (1000, 7), b"", 1));
+            TOLD
+        }
+        DropReason::NoRoute => {
+            // The router knows both its networks and nothing else.
+            lab.send(USER, &ethernet(mac(ISP), mac(USER), &udp_packet(USER, VIP, (1, 2), b"", 64)));
+            USER_TOLD
+        }
+        DropReason::NoLease => {
+            from_pod(lab, &datagram(Ipv4Addr::new(10, 1, 99, 5)));
+            TOLD
+        }
+        DropReason::FragmentationNeeded => {
+            from_pod(lab, &udp_packet(APP2, BACKEND, (1000, 7), &[0; 1445], 64));
+            TOLD
+        }
+        DropReason::MtuExceeded => {
+            let mut packet = udp_packet(APP2, BACKEND, (1000, 7), &[0; 1445], 64);
+            let mut header = Ipv4Packet::new_unchecked(&mut packet[..]);
+            header.set_fragmentation(false, false, 0);
+            header.fill_header_checksum();
+            from_pod(lab, &packet);
+            ALONE
+        }
+        DropReason::UntranslatableFragment => {
+            let mut packet = datagram(VIP);
+            let mut header = Ipv4Packet::new_unchecked(&mut packet[..]);
+            header.set_fragmentation(false, false, 64);
+            header.fill_header_checksum();
+            from_pod(lab, &packet);
+            ALONE
+        }
+        DropReason::NeighborQueueFull => {
+            for _ in 0..4 {
+                let frame = lab.udp(BACKEND, NOBODY, (1000, 7), b"");
+                lab.send(BACKEND, &frame);
+            }
+            // Each passes two nodes and the switch; three wait; two pods' ports are asked at.
+            Gained { received: 12, sent: 10, originated: 2, held: 3, ..ALONE }
+        }
+        DropReason::NeighborUnresolved => {
+            let frame = lab.udp(BACKEND, NOBODY, (1000, 7), b"");
+            lab.send(BACKEND, &frame);
+            lab.pass(Duration::from_secs(4));
+            // Three requests at two ports each, and an error back to the other node's pod.
+            Gained { received: 5, sent: 11, originated: 7, ..ALONE }
+        }
+        DropReason::TunnelMalformed => {
+            to_node(lab, &tunneled(NODE2, b"not a packet"));
+            FROM_USER
+        }
+        DropReason::TunnelChecksum => {
+            let mut packet = tunneled(NODE2, &udp_packet(BACKEND, APP2, (1, 2), b"", 64));
+            packet[20 + 6] ^= 1;
+            to_node(lab, &packet);
+            FROM_USER
+        }
+        DropReason::TunnelForeignSource => {
+            to_node(lab, &tunneled(USER, &udp_packet(BACKEND, APP2, (1, 2), b"", 64)));
+            FROM_USER
+        }
+        DropReason::TunnelForeignDestination => {
+            to_node(lab, &tunneled(NODE2, &udp_packet(BACKEND, APP3, (1, 2), b"", 64)));
+            FROM_USER
+        }
+        DropReason::NoBackend => {
+            lab.set_backends(Vec::new());
+            from_pod(lab, &tcp_packet(APP2, VIP, (1000, 80), TcpFlags::SYN));
+            TOLD
+        }
+        DropReason::ServicePortClosed => {
+            from_pod(lab, &datagram(VIP));
+            TOLD
+        }
+        DropReason::ServiceUnsupported => {
+            from_pod(lab, &echo_packet(APP2, VIP, IcmpType::EchoRequest, 1, 64));
+            ALONE
+        }
+        DropReason::BindingTableFull => {
+            // The warm-up has taken both.
+            from_pod(lab, &datagram(INTERNET));
+            ALONE
+        }
+        DropReason::TuplesExhausted => {
+            let usable: Vec<u16> = (0..=u16::MAX).filter(|&port| is_usable(port, 8285)).collect();
+            for ports in usable.chunks(512) {
+                let gateway = lab.machines[&APP2].gateway;
+                let frame = |&port: &u16| {
+                    ethernet(gateway, mac(APP2), &udp_packet(APP2, INTERNET, (port, 7), b"", 64))
+                };
+                lab.send_all(APP2, &ports.iter().map(frame).collect::<Vec<_>>());
+                lab.take(INTERNET);
+            }
+            from_pod(lab, &udp_packet(APP2, INTERNET, (1, 7), b"", 64));
+            let usable = usable.len();
+            // Node, switch, router, switch for each, and one frame that came no further.
+            let all = usable as u64;
+            Gained { received: 4 * all + 1, sent: 4 * all, ..ALONE }
+        }
+        DropReason::Untranslatable => {
+            from_pod(lab, &echo_packet(APP2, INTERNET, IcmpType::EchoReply, 5, 64));
+            ALONE
+        }
+        DropReason::IcmpErrorUnmatched => {
+            let mut message = vec![3, 3, 0, 0, 0, 0, 0, 0];
+            message.extend(udp_packet(NODE1, USER, (5, 6), b"", 64));
+            IcmpPacket::new_unchecked(&mut message[..]).fill_checksum();
+            to_node(lab, &ipv4_packet(USER, NODE1, IpProtocol::Icmp, 64, &message));
+            FROM_USER
+        }
+        DropReason::HostClosed => {
+            from_pod(lab, &datagram(NODE1));
+            TOLD
+        }
+        DropReason::HostUnsupported => {
+            from_pod(lab, &ipv4_packet(APP2, NODE1, IpProtocol::Unknown(47), 64, b"x"));
+            TOLD
+        }
+        DropReason::LinkDown => {
+            // The endpoint is known, but its link is not there any more.
+            let port = lab.machines[&APP1].port;
+            lab.workers[0].detach(port);
+            lab.send(APP2, &ethernet(mac(APP1), mac(APP2), &datagram(APP1)));
+            ALONE
+        }
+        DropReason::LinkLoss => {
+            let (near, _) = lab.wires[0];
+            let lossy = Impairment { loss: 1_000_000, ..Impairment::default() };
+            lab.workers[0].impair(near, None, lossy);
+            from_pod(lab, &datagram(BACKEND));
+            ALONE
+        }
+        DropReason::LinkMtu => {
+            let (near, _) = lab.wires[0];
+            lab.workers[0].impair(near, None, Impairment { mtu: Some(100), ..Impairment::default() });
+            from_pod(lab, &udp_packet(APP2, BACKEND, (1, 2), &[0; 100], 64));
+            ALONE
+        }
+        DropReason::LinkQueueFull => {
+            let frame = ethernet(mac(APP1), mac(APP2), &datagram(APP1));
+            for _ in 0..1025 {
+                lab.send(APP2, &frame);
+            }
+            Gained { received: 1025, sent: 1024, ..ALONE }
+        }
+        DropReason::PodStopped => {
+            let address = Ipv4Addr::new(10, 1, 15, 9);
+            dead_pod(lab, address);
+            lab.send(APP2, &ethernet(mac(address), mac(APP2), &datagram(address)));
+            ALONE
+        }
+        DropReason::WorkerRingFull => {
+            // The second worker, which owns APP2's port, stands still.
+            let frame = ethernet(mac(APP2), mac(APP1), &udp_packet(APP1, APP2, (1, 2), b"", 64));
+            let mut pushed = 0;
+            while pushed < 1024 * 4 + 1 {
+                let mut buffer = match lab.control.pool.allocate(frame.len()) {
+                    Some(buffer) => buffer,
+                    None => break,
+                };
+                lab.control.arena().open(&mut buffer).bytes_mut().copy_from_slice(&frame);
+                lab.machines.get_mut(&APP1).unwrap().peer.to_node.push(buffer).unwrap();
+                lab.workers[0].run_batch(lab.now);
+                pushed += 1;
+            }
+            assert_eq!(pushed, 4097, "buffers for a full ring and one more");
+            let now = lab.now;
+            // It runs again, as fast as its port is emptied.
+            for _ in 0..64 {
+                lab.workers[1].run_batch(now);
+                lab.take(APP2);
+            }
+            Gained { received: 4097, sent: 4096, ..ALONE }
+        }
+        DropReason::PoolEmpty => {
+            // A frame for a large buffer, of which the worker has one, is flooded to three ports.
+            let packet = udp_packet(APP2, Ipv4Addr::BROADCAST, (1, 2), &[0; 2100], 64);
+            let (node, docker0) = (lab.node1, Ipv4Addr::new(10, 1, 15, 1));
+            for stranger in [NOBODY, Ipv4Addr::new(10, 1, 15, 78)] {
+                lab.stranger(node, stranger, docker0, 0);
+            }
+            lab.send(APP2, &ethernet(MacAddress::BROADCAST, mac(APP2), &packet));
+            Gained { copied: 2, sent: 2, ..ALONE }
+        }
+    }
+}
+
+/// A pod whose program has ended.
+fn dead_pod(lab: &mut Lab, address: Ipv4Addr) {
+    let config = PodConfig { address, mac: mac(address), ..PodConfig::default() };
+    let mut pod = Pod::new(config);
+    pod.kill();
+    let guard = Guard { mac: mac(address), address };
+    lab.control.attach_pod(lab.node1, "dead", Some(guard), 0, pod).unwrap();
+    lab.run();
+}
+
+#[test]
+fn every_reason_is_given_once_and_everything_else_is_as_it_should_be() {
+    let mut surprises = Vec::new();
+    for &reason in DropReason::ALL {
+        let mut lab = network(reason);
+        let before = Totals::of(&lab);
+        let expected = provoke(reason, &mut lab);
+        let after = Totals::of(&lab);
+        for &other in DropReason::ALL {
+            let gained = after.drops(other) - before.drops(other);
+            if gained != u64::from(other == reason) {
+                surprises.push(format!("{reason:?}: {gained} times {other:?}"));
+            }
+        }
+        let gained = after.gained_since(&before);
+        if gained != expected {
+            surprises.push(format!("{reason:?}: {gained:?} instead of {expected:?}"));
+        }
+        lab.pass(Duration::from_secs(4));
+        lab.check();
+    }
+    assert!(surprises.is_empty(), "{surprises:#?}");
+}

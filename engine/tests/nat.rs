@@ -1,0 +1,214 @@
+//! MASQUERADE against a plain model: out and back is the identity, and no two flows are one outside.
+
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+mod common;
+
+use common::*;
+use flatnet_engine::clock::Instant;
+use flatnet_engine::masquerade::{NODE_PORTS, is_usable, owner};
+use flatnet_engine::wire::{IcmpPacket, IcmpType, IpProtocol, Ipv4Packet, TcpFlags};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+const TUNNEL_PORT: u16 = 8285;
+const PODS: [Ipv4Addr; 4] = [APP1, APP2, APP3, BACKEND];
+
+/// A pod's question to a machine outside; ICMP has an identifier for its port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Question {
+    pod: Ipv4Addr,
+    to: Ipv4Addr,
+    protocol: u8,
+    port: u16,
+    to_port: u16,
+}
+
+/// How a question looks outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Outside {
+    from: Ipv4Addr,
+    to: Ipv4Addr,
+    protocol: u8,
+    port: u16,
+    to_port: u16,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Live {
+    question: Question,
+    answered: bool,
+    expires: Instant,
+}
+
+fn question() -> impl Strategy<Value = Question> {
+    let port = prop::sample::select(vec![0u16, 53, 1023, 1024, 1280, 1281, 8285, 30_080, 32_768, 40_000]);
+    let to = prop::sample::select(vec![INTERNET, USER]);
+    let protocol = prop::sample::select(vec![1u8, 6, 17]);
+    let to_port = prop::sample::select(vec![53u16, 80]);
+    (0..4usize, to, protocol, port, to_port).prop_map(|(pod, to, protocol, port, to_port)| Question {
+        pod: PODS[pod],
+        to,
+        protocol,
+        port,
+        to_port: if protocol == 1 { 0 } else { to_port },
+    })
+}
+
+#[derive(Debug, Clone)]
+enum Deed {
+    Ask(Question, u8),
+    /// The model's flow of this index is answered.
+    Answer(prop::sample::Index),
+    Pass(u64),
+}
+
+fn deed() -> impl Strategy<Value = Deed> {
+    prop_oneof![
+        5 => (question(), 1u8..4).prop_map(|(question, times)| Deed::Ask(question, times)),
+        4 => any::<prop::sample::Index>().prop_map(Deed::Answer),
+        1 => prop::sample::select(vec![1u64, 9, 31, 119, 121]).prop_map(Deed::Pass),
+    ]
+}
+
+fn ask(lab: &Lab, question: &Question) -> Vec<u8> {
+    let Question { pod, to, protocol, port, to_port } = *question;
+    match protocol {
+        1 => {
+            let gateway = lab.machines[&pod].gateway;
+            ethernet(gateway, mac(pod), &echo_packet(pod, to, IcmpType::EchoRequest, port, 64))
+        }
+        6 => lab.tcp(pod, to, (port, to_port), TcpFlags::ACK),
+        _ => lab.udp(pod, to, (port, to_port), b"question"),
+    }
+}
+
+fn seen_outside(frame: &[u8]) -> Outside {
+    let (from, to, _, payload) = packet(frame);
+    let protocol: u8 = Ipv4Packet::new_unchecked(&frame[14..]).protocol().into();
+    let (port, to_port) = if protocol == 1 {
+        (IcmpPacket::new_unchecked(&payload[..]).identifier(), 0)
+    } else {
+        ports(&payload)
+    };
+    Outside { from, to, protocol, port, to_port }
+}
+
+fn answer(lab: &Lab, outside: &Outside) -> Vec<u8> {
+    let Outside { from, to, protocol, port, to_port } = *outside;
+    let reply = match IpProtocol::from(protocol) {
+        IpProtocol::Icmp => echo_packet(to, from, IcmpType::EchoReply, port, 64),
+        IpProtocol::Tcp => tcp_packet(to, from, (to_port, port), TcpFlags::ACK),
+        IpProtocol::Udp | IpProtocol::Unknown(_) => udp_packet(to, from, (to_port, port), b"answer", 64),
+    };
+    let next = if to == USER { mac(from) } else { lab.machines[&to].gateway };
+    ethernet(next, mac(to), &reply)
+}
+
+/// How long a flow lives after a packet, as conntrack has it.
+fn lifetime(protocol: u8, answered: bool) -> Duration {
+    Duration::from_secs(match (protocol, answered) {
+        (6, _) => 432_000,
+        (17, true) => 120,
+        _ => 30,
+    })
+}
+
+/// The worker that owns a pod's port in the [`Lab`].
+fn worker_of(pod: Ipv4Addr, workers: u8) -> u8 {
+    if pod == APP2 || pod == BACKEND { workers - 1 } else { 0 }
+}
+
+fn node_of(pod: Ipv4Addr) -> Ipv4Addr {
+    if pod == APP1 || pod == APP2 { NODE1 } else { NODE2 }
+}
+
+fn check_outside(outside: &Outside, question: &Question, workers: u8) -> Result<(), TestCaseError> {
+    prop_assert_eq!((outside.from, outside.to), (node_of(question.pod), question.to));
+    prop_assert_eq!((outside.protocol, outside.to_port), (question.protocol, question.to_port));
+    prop_assert!(is_usable(outside.port, TUNNEL_PORT) && !NODE_PORTS.contains(&outside.port));
+    prop_assert_eq!(owner(outside.port, workers), worker_of(question.pod, workers));
+    Ok(())
+}
+
+fn run(workers: u8, deeds: &[Deed]) -> Result<(), TestCaseError> {
+    let mut lab = Lab::new(workers);
+    let mut live: BTreeMap<Outside, Live> = BTreeMap::new();
+    let mut known: Vec<Outside> = Vec::new();
+    for deed in deeds {
+        live.retain(|_, flow| flow.expires > lab.now);
+        match deed {
+            Deed::Ask(question, times) => {
+                for _ in 0..*times {
+                    let frame = ask(&lab, question);
+                    lab.send(question.pod, &frame);
+                    let got = lab.settle(question.to);
+                    prop_assert_eq!(got.len(), 1);
+                    let outside = seen_outside(&got[0]);
+                    check_outside(&outside, question, workers)?;
+                    let own = live.iter().find(|(_, flow)| flow.question == *question).map(|(key, _)| *key);
+                    prop_assert!(own.is_none_or(|own| own == outside), "a live flow changed its look");
+                    let holder = live.get(&outside).map(|flow| flow.question);
+                    prop_assert!(holder.is_none_or(|holder| holder == *question), "two flows are one");
+                    let answered = live.get(&outside).is_some_and(|flow| flow.answered);
+                    let expires = lab.now + lifetime(question.protocol, answered);
+                    live.insert(outside, Live { question: *question, answered, expires });
+                    known.push(outside);
+                }
+            }
+            Deed::Answer(index) if !known.is_empty() => {
+                let outside = *index.get(&known);
+                let frame = answer(&lab, &outside);
+                lab.send(outside.to, &frame);
+                for pod in PODS {
+                    let got = lab.receive(pod);
+                    let flow = live.get_mut(&outside).filter(|flow| flow.question.pod == pod);
+                    prop_assert_eq!(got.len(), usize::from(flow.is_some()), "{:?} at {}", outside, pod);
+                    let Some(flow) = flow else { continue };
+                    let seen = seen_outside(&got[0]);
+                    let question = flow.question;
+                    let (port, to_port) = if question.protocol == 1 {
+                        (question.port, 0)
+                    } else {
+                        (question.to_port, question.port)
+                    };
+                    prop_assert_eq!((seen.from, seen.to), (question.to, question.pod));
+                    prop_assert_eq!((seen.port, seen.to_port), (port, to_port));
+                    flow.answered = true;
+                    flow.expires = lab.now + lifetime(question.protocol, true);
+                }
+                // Who answers nobody's question is told so.
+                lab.receive(outside.to);
+            }
+            Deed::Answer(_) => {}
+            Deed::Pass(seconds) => lab.pass(Duration::from_secs(*seconds)),
+        }
+    }
+    lab.check();
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn what_is_masqueraded_comes_back_as_it_went(
+        workers in 1u8..3, deeds in prop::collection::vec(deed(), 1..60),
+    ) {
+        run(workers, &deeds)?;
+    }
+}
+
+#[test]
+fn a_port_is_kept_where_it_may_be() {
+    let mut lab = Lab::new(1);
+    let frame = lab.udp(APP1, INTERNET, (40_000, 53), b"");
+    lab.send(APP1, &frame);
+    assert_eq!(seen_outside(&lab.settle(INTERNET)[0]).port, 40_000);
+    let frame = lab.udp(APP2, INTERNET, (40_000, 53), b"");
+    lab.send(APP2, &frame);
+    assert_ne!(seen_outside(&lab.settle(INTERNET)[0]).port, 40_000, "it is taken");
+    lab.check();
+}
