@@ -9,9 +9,9 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use flatnet_engine::trace::Captured;
+use flatnet_engine::trace::{Captured, Taken};
 use pcap_file::pcapng::PcapNgWriter;
-use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketBlock;
+use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};
 use pcap_file::pcapng::blocks::interface_description::{
     InterfaceDescriptionBlock, InterfaceDescriptionOption,
 };
@@ -28,6 +28,8 @@ const NANOSECONDS: u8 = 9;
 pub struct Recorder {
     writer: PcapNgWriter<Vec<u8>>,
     epoch: Duration,
+    /// Frames lost since the last one written.
+    lost: u64,
 }
 
 impl Recorder {
@@ -51,7 +53,12 @@ impl Recorder {
                 InterfaceDescriptionOption::IfTsResol(NANOSECONDS),
             ],
         })?;
-        Ok(Self { writer, epoch })
+        Ok(Self { writer, epoch, lost: 0 })
+    }
+
+    /// Notes that frames were lost; the next one says so (`epb_dropcount`).
+    pub fn lose(&mut self, frames: u64) {
+        self.lost += frames;
     }
 
     /// Adds a frame.
@@ -59,12 +66,14 @@ impl Recorder {
     /// # Errors
     /// As [`Recorder::new`].
     pub fn add(&mut self, frame: &Captured) -> Result<(), PcapError> {
+        let lost = std::mem::take(&mut self.lost);
+        let options = if lost > 0 { vec![EnhancedPacketOption::DropCount(lost)] } else { Vec::new() };
         self.writer.write_pcapng_block(EnhancedPacketBlock {
             interface_id: 0,
             timestamp: self.epoch + Duration::from_nanos(frame.time.as_nanos()),
             original_len: u32::try_from(frame.bytes.len()).unwrap_or(u32::MAX),
             data: Cow::Borrowed(&frame.bytes),
-            options: Vec::new(),
+            options,
         })?;
         Ok(())
     }
@@ -84,25 +93,23 @@ pub fn listen(drive: &mut Drive, capture: u32, at: &Resolved) -> Result<(), Driv
     drive.ask_all(move |worker| worker.listen(capture, node, point)).map(drop)
 }
 
-/// Takes the frames that passed since the last call.
+/// Takes what passed since the last call.
 ///
 /// # Errors
 /// [`DriveError::Silent`].
-pub fn take(drive: &mut Drive, capture: u32) -> Result<Vec<Captured>, DriveError> {
-    Ok(in_order(drive.ask_all(move |worker| worker.observer.take(capture))?))
-}
-
-/// Closes a point; returns the frames that nobody took.
-///
-/// # Errors
-/// [`DriveError::Silent`].
-pub fn ignore(drive: &mut Drive, capture: u32, at: &Resolved) -> Result<Vec<Captured>, DriveError> {
-    let point = at.point;
-    Ok(in_order(drive.ask_all(move |worker| worker.ignore(capture, point))?))
-}
-
-fn in_order(by_worker: Vec<Vec<Captured>>) -> Vec<Captured> {
-    let mut frames = by_worker.concat();
+pub fn take(drive: &mut Drive, capture: u32) -> Result<Taken, DriveError> {
+    let by_worker = drive.ask_all(move |worker| worker.observer.take(capture))?;
+    let lost = by_worker.iter().map(|taken| taken.lost).sum();
+    let mut frames: Vec<Captured> = by_worker.into_iter().flat_map(|taken| taken.frames).collect();
     frames.sort_by_key(|frame| frame.time);
-    frames
+    Ok(Taken { frames, lost })
+}
+
+/// Closes a point.
+///
+/// # Errors
+/// [`DriveError::Silent`].
+pub fn ignore(drive: &mut Drive, capture: u32, at: &Resolved) -> Result<(), DriveError> {
+    let point = at.point;
+    drive.ask_all(move |worker| worker.ignore(capture, point)).map(drop)
 }

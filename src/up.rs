@@ -105,9 +105,11 @@ impl CheckCaptures {
 
     fn collect(&mut self, drive: &mut Drive) -> miette::Result<()> {
         for (number, recorder, bytes, _) in &mut self.0 {
-            for frame in recorder::take(drive, *number)? {
+            let taken = recorder::take(drive, *number)?;
+            for frame in taken.frames {
                 recorder.add(&frame).into_diagnostic()?;
             }
+            recorder.lose(taken.lost);
             bytes.append(&mut recorder.take());
         }
         Ok(())

@@ -138,26 +138,54 @@ pub struct Event {
 /// A frame seen at a point somebody listens at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Captured {
-    /// Which capture asked for it.
-    pub capture: u32,
     /// When.
     pub time: Instant,
     /// Its bytes there: an Ethernet frame, or an IPv4 packet at a raw point.
     pub bytes: Vec<u8>,
 }
 
-/// Events and captured frames a worker keeps at most until the control side takes them.
+/// What a capture saw since it was last asked.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Taken {
+    /// The frames, oldest first.
+    pub frames: Vec<Captured>,
+    /// How many there was no room for after them.
+    pub lost: u64,
+}
+
+/// Events a worker keeps at most until the control side takes them.
 const BACKLOG_LIMIT: usize = 1 << 16;
+/// Bytes a worker keeps at most for one capture until the control side takes them.
+pub const CAPTURE_LIMIT: usize = 16 << 20;
+
+/// Somebody who listens at a point.
+#[derive(Debug)]
+struct Listener {
+    capture: u32,
+    node: NodeId,
+    point: Point,
+    taken: Taken,
+    bytes: usize,
+}
+
+impl Listener {
+    fn keep(&mut self, time: Instant, bytes: &[u8]) {
+        if self.bytes + bytes.len() > CAPTURE_LIMIT {
+            self.taken.lost += 1;
+            return;
+        }
+        self.bytes += bytes.len();
+        self.taken.frames.push(Captured { time, bytes: bytes.to_vec() });
+    }
+}
 
 /// What a worker's listeners asked for, and what there is for them.
 #[derive(Debug, Default)]
 pub struct Observer {
-    captures: Vec<(u32, NodeId, Point)>,
+    listeners: Vec<Listener>,
     /// Hops of traced frames.
     pub events: Vec<Event>,
-    /// Frames at points somebody listens at.
-    pub captured: Vec<Captured>,
-    /// Events and frames lost because nobody took them.
+    /// Events lost because nobody took them.
     pub lost: u64,
 }
 
@@ -166,47 +194,52 @@ impl Observer {
     #[inline(always)]
     #[must_use]
     pub fn is_listening(&self) -> bool {
-        !self.captures.is_empty()
+        !self.listeners.is_empty()
     }
 
     /// Starts a capture at a point.
     pub fn listen(&mut self, capture: u32, node: NodeId, point: Point) {
-        self.captures.push((capture, node, point));
+        let taken = Taken::default();
+        self.listeners.push(Listener { capture, node, point, taken, bytes: 0 });
     }
 
     /// Ends a capture.
     pub fn ignore(&mut self, capture: u32) {
-        self.captures.retain(|&(other, ..)| other != capture);
+        self.listeners.retain(|listener| listener.capture != capture);
     }
 
     /// Tells whether somebody listens at a port's loopback.
     #[must_use]
     pub fn listens_at_loopback(&self, port: PortId) -> bool {
-        self.captures.iter().any(|&(_, _, point)| point == Point::Loopback(port))
+        self.listeners.iter().any(|listener| listener.point == Point::Loopback(port))
     }
 
-    /// Takes the frames of one capture, oldest first.
-    pub fn take(&mut self, capture: u32) -> Vec<Captured> {
-        self.captured.extract_if(.., |frame| frame.capture == capture).collect()
+    /// Takes what one capture saw.
+    pub fn take(&mut self, capture: u32) -> Taken {
+        let Some(listener) = self.listeners.iter_mut().find(|listener| listener.capture == capture) else {
+            return Taken::default();
+        };
+        listener.bytes = 0;
+        std::mem::take(&mut listener.taken)
     }
 
     /// Notes that a frame passed a point; `bytes` are the frame there, in the point's own form.
     pub fn pass(&mut self, event: Event, bytes: &[u8]) {
-        if self.events.len() + self.captured.len() >= BACKLOG_LIMIT {
-            self.lost += 1;
-            return;
-        }
         if event.mark != 0 {
-            self.events.push(event);
+            if self.events.len() < BACKLOG_LIMIT {
+                self.events.push(event);
+            } else {
+                self.lost += 1;
+            }
         }
         if bytes.is_empty() || !Self::shows_frame(event.action) {
             return;
         }
-        for &(capture, node, point) in &self.captures {
-            if point == event.point
-                && (node == event.node || matches!(point, Point::Port(_) | Point::Loopback(_)))
-            {
-                self.captured.push(Captured { capture, time: event.time, bytes: bytes.to_vec() });
+        for listener in self.listeners.iter_mut().filter(|listener| listener.point == event.point) {
+            // The number of a port says which node it is at.
+            let anywhere = matches!(event.point, Point::Port(_) | Point::Loopback(_));
+            if anywhere || listener.node == event.node {
+                listener.keep(event.time, bytes);
             }
         }
     }
@@ -230,5 +263,32 @@ impl Observer {
             | Action::Resolve
             | Action::Drop(_) => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(point: Point) -> Event {
+        Event { mark: 0, hop: 0, time: Instant::ZERO, node: NodeId(1), point, action: Action::Bridge }
+    }
+
+    #[test]
+    fn a_capture_takes_its_own_frames_and_counts_what_it_has_no_room_for() {
+        let mut observer = Observer::default();
+        observer.listen(1, NodeId(1), Point::Bridge);
+        observer.listen(2, NodeId(1), Point::Tunnel);
+        observer.listen(3, NodeId(2), Point::Bridge);
+        let frame = vec![0; CAPTURE_LIMIT / 2];
+        for _ in 0..3 {
+            observer.pass(event(Point::Bridge), &frame);
+        }
+        observer.pass(event(Point::Tunnel), &[1, 2]);
+        let taken = [1, 2, 3, 1].map(|capture| {
+            let Taken { frames, lost } = observer.take(capture);
+            (frames.len(), lost)
+        });
+        assert_eq!(taken, [(2, 1), (1, 0), (0, 0), (0, 0)]);
     }
 }

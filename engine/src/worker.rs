@@ -230,9 +230,9 @@ impl Worker {
     fn open_mailbox(&mut self) -> usize {
         let mut visits = 0;
         while let Some(visit) = self.mailbox.next() {
-            visit(self);
-            // A visit may follow a publication; it must see it.
+            // What was published before the visit was sent is there now, and the visit must see it.
             self.refresh_tables();
+            visit(self);
             visits += 1;
         }
         visits

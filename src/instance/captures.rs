@@ -5,7 +5,7 @@
 //!
 //! May depend on [`crate::point`], [`crate::recorder`]. Read first: `engine/src/trace.rs`.
 
-use flatnet_engine::trace::Captured;
+use flatnet_engine::trace::Taken;
 
 use super::{Instance, RequestError};
 use crate::point;
@@ -26,11 +26,11 @@ impl Instance {
         Ok((number, recorder))
     }
 
-    /// Takes the frames that passed since the last call.
+    /// Takes what passed since the last call.
     ///
     /// # Errors
     /// [`RequestError::Drive`].
-    pub fn take_captured(&mut self, number: u32) -> Result<Vec<Captured>, RequestError> {
+    pub fn take_captured(&mut self, number: u32) -> Result<Taken, RequestError> {
         Ok(recorder::take(&mut self.drive, number)?)
     }
 

@@ -261,13 +261,14 @@ async fn follow_capture(
         if left == 0 || rest(pieces).await.is_none() {
             return Ok(());
         }
-        let frames = desk.ask(move |instance| instance.take_captured(number)).await??;
-        for frame in frames {
+        let taken = desk.ask(move |instance| instance.take_captured(number)).await??;
+        for frame in taken.frames {
             if left == 0 {
                 break;
             }
             recorder.add(&frame)?;
             left -= 1;
         }
+        recorder.lose(taken.lost);
     }
 }

@@ -7,7 +7,7 @@
 use super::{Attached, DropReason, Frame, Instant, Link, NodeId, PortId, Term, Worker};
 use crate::link::pod_ring::Outbox;
 use crate::pod::{Pod, PodState};
-use crate::trace::{Action, Captured, Event, Point};
+use crate::trace::{Action, Event, Point, Taken};
 use crate::wire::ethernet;
 
 impl Worker {
@@ -30,8 +30,8 @@ impl Worker {
         }
     }
 
-    /// Ends a capture at a point and returns the frames nobody has taken.
-    pub fn ignore(&mut self, capture: u32, point: Point) -> Vec<Captured> {
+    /// Ends a capture at a point and returns what nobody has taken.
+    pub fn ignore(&mut self, capture: u32, point: Point) -> Taken {
         let left = self.observer.take(capture);
         self.observer.ignore(capture);
         if let Point::Loopback(port) = point

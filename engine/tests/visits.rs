@@ -1,0 +1,44 @@
+//! Visits to a worker that runs on a thread of its own.
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use flatnet_engine::clock::Clock;
+use flatnet_engine::control::{Control, EngineConfig};
+use flatnet_engine::link::{Link, rings};
+use flatnet_engine::tables::{Port, PortId, Role};
+
+#[test]
+fn a_visit_sees_what_was_published_before_it_was_sent() {
+    let config = EngineConfig { workers: 1, small_buffers: 16, large_buffers: 0, ..EngineConfig::default() };
+    let (mut control, mut workers) = Control::build(&config).unwrap();
+    let node = control.add_switch("switch").unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let (worker, stopped) = (workers.pop().unwrap(), Arc::clone(&stop));
+    let thread = std::thread::spawn(move || worker.run(&Clock::start(), &stopped));
+    let mut unseen = 0;
+    for number in 0..20_000 {
+        // Odd pauses, so that visits arrive at every moment of a batch.
+        for _ in 0..number % 97 {
+            std::hint::spin_loop();
+        }
+        let port = PortId(number);
+        let role = Role::Bridge(None);
+        control.tables.publish(|tables| {
+            tables.remove_port(PortId(number.wrapping_sub(1)));
+            tables.add_port(port, Port { node, worker: 0, name: Arc::from("machine"), role });
+        });
+        let (link, _peer) = rings(1);
+        let attached = control.posts[0].visit(move |worker| {
+            let attached = worker.attach(port, Link::Rings(link));
+            worker.detach(port);
+            attached
+        });
+        unseen += u32::from(!attached.unwrap().recv_timeout(Duration::from_secs(5)).unwrap());
+    }
+    stop.store(true, Ordering::Release);
+    thread.join().unwrap();
+    assert_eq!(unseen, 0, "ports that were published and could not be attached");
+}
