@@ -43,6 +43,8 @@ mod slow;
 
 /// Frames a batch has at most.
 pub const BATCH_LIMIT: usize = 64;
+/// Frames whose first bytes are on their way while one is parsed: more would wait for each other.
+const AHEAD: usize = 4;
 /// Bindings looked at per batch for expiry.
 const SWEEP: usize = 32;
 /// Adjacencies a worker keeps; one more clears the cache.
@@ -293,7 +295,12 @@ impl Worker {
         if batch.len() < frames.len() {
             batch.resize(BATCH_LIMIT.max(frames.len()), Parsed::default());
         }
-        for (frame, parsed) in frames.iter_mut().zip(batch) {
+        frames.iter().take(AHEAD).for_each(|frame| self.arena.prefetch(frame));
+        for index in 0..frames.len() {
+            if let Some(ahead) = frames.get(index + AHEAD) {
+                self.arena.prefetch(ahead);
+            }
+            let (Some(frame), Some(parsed)) = (frames.get_mut(index), batch.get_mut(index)) else { break };
             let open = self.arena.open(frame);
             let verified = open.record.checksum == ChecksumState::Verified;
             match parse_into(parsed, open.bytes(), ingress, verified) {

@@ -34,14 +34,16 @@ fn fixture() -> Vec<Vec<u8>> {
 
 fn listen(lab: &mut Lab, node: NodeId, point: Point) {
     for worker in &mut lab.workers {
-        worker.observer.listen(1, node, point);
+        worker.observer.listen(u32::from(node.0), node, point);
     }
 }
 
-/// Takes what was seen since, in the order of time.
+/// Takes what was seen since at all points, in the order of time.
 fn captured(lab: &mut Lab) -> Vec<Vec<u8>> {
+    let nodes = [lab.node1, lab.node2].map(|node| u32::from(node.0));
+    let workers = lab.workers.iter_mut();
     let mut seen: Vec<_> =
-        lab.workers.iter_mut().flat_map(|worker| std::mem::take(&mut worker.observer.captured)).collect();
+        workers.flat_map(|worker| nodes.map(|node| worker.observer.take(node).frames)).flatten().collect();
     seen.sort_by_key(|captured| captured.time);
     seen.into_iter().map(|captured| captured.bytes).collect()
 }

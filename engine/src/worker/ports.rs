@@ -110,11 +110,7 @@ impl Worker {
         attached.is_ready = false;
         match &mut attached.link {
             Link::Rings(rings) => {
-                let arena = &self.arena;
-                rings.incoming.pop(BATCH_LIMIT, |frame| {
-                    arena.prefetch(&frame);
-                    frames.push(frame);
-                });
+                rings.incoming.pop(BATCH_LIMIT, |frame| frames.push(frame));
             }
             Link::Wire { .. } | Link::Pod(_) => {
                 let count = attached.waiting.len().min(BATCH_LIMIT);
