@@ -20,7 +20,7 @@ pub struct Arguments {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Bring a network up; without -f the two-node network of the tour
+    /// Bring a network up; without -f the two-node network that README.md shows
     Up(Up),
     /// End a running network and print its packet ledger
     Down(Down),

@@ -5,7 +5,6 @@
 //! May depend on [`crate::client`]. Read first: [`crate::views::Status`].
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use hyper::Method;
 
@@ -51,7 +50,7 @@ fn table(found: &[Status]) -> String {
             status.pods.len().to_string(),
             status.hosts.len().to_string(),
             status.time.clone(),
-            format!("{:?}", Duration::from_secs(status.uptime as u64)),
+            format!("{}s", status.uptime as u64),
             short(frames),
             short(bits),
             short(drops.fold(0.0, |sum, rate| sum + rate)),

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use flatnet_engine::ledger::DropReason;
 use flatnet_engine::link::wire::Impairment;
 use miette::{Diagnostic, IntoDiagnostic, WrapErr};
 
@@ -175,10 +176,23 @@ fn table(reports: &[Report]) -> String {
         let _ =
             writeln!(text, "  {verdict:6} {:4} {} → {}  {found}", report.protocol, report.from, report.to);
         let _ = writeln!(text, "         {}", way(report));
+        if let Some(hint) = report.drop_reason.as_deref().and_then(hint) {
+            let _ = writeln!(text, "         {hint}");
+        }
+    }
+    if reports.is_empty() {
+        let _ =
+            writeln!(text, "nothing to ask: a way is tried with pods and hosts of the image flatnet/echo");
     }
     let failed = reports.iter().filter(|report| report.verdict == Verdict::Failed).count();
     let _ = writeln!(text, "{} checks, {} ok, {failed} failed", reports.len(), reports.len() - failed);
     text
+}
+
+/// Says what a drop means and what to do about it; nothing for what only the asking side saw.
+fn hint(reason: &str) -> Option<String> {
+    let reason = DropReason::ALL.iter().find(|known| known.name() == reason)?;
+    Some(format!("{} {}", reason.meaning(), reason.hint()))
 }
 
 /// Writes hops as `node: point action, point action; node: …`.
