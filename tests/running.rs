@@ -54,7 +54,8 @@ fn ctrl_c_ends_the_program_in_the_pod_and_shows_its_last_words() {
     interrupt(child.id());
     let mut rest = String::new();
     output.read_to_string(&mut rest).unwrap();
-    assert!(rest.contains("0% packet loss"), "{rest}");
+    // Whether an answer was still on its way is not this test's matter.
+    assert!(rest.contains("packets transmitted") && rest.contains("packet loss"), "{rest}");
     assert!(child.wait().unwrap().success());
 }
 
