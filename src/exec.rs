@@ -69,6 +69,10 @@ async fn print_piece(client: &Client, body: &mut Incoming) -> Result<Option<Exit
         Ok(bytes) => {
             let mut output = io::stdout().lock();
             let written = output.write_all(&bytes).and_then(|()| output.flush());
+            if written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+                // Whoever read has seen enough; the program in the pod ends with this connection.
+                return Ok(Some(ExitCode::SUCCESS));
+            }
             written
                 .map_err(|source| ClientError::Local { what: "output cannot be written".into(), source })?;
             Ok(None)

@@ -459,7 +459,12 @@ fn mesh(posts: &[Post]) -> Mesh {
             let (producer, consumer) = ring::ring(RING_LIMIT);
             let notices = Arc::new(ArrayQueue::new(RING_LIMIT));
             let alarm = posts.get(to).map(|post| Arc::clone(&post.alarm)).unwrap_or_default();
-            ways.push(Some(Outgoing { parcels: producer, notices: Arc::clone(&notices), alarm }));
+            ways.push(Some(Outgoing {
+                parcels: producer,
+                notices: Arc::clone(&notices),
+                alarm,
+                unannounced: false,
+            }));
             arrivals.push(Incoming { parcels: consumer, notices });
         }
         outgoing.push(ways);

@@ -123,6 +123,8 @@ pub mod flags {
     pub const TRANSLATE: u8 = 4;
     /// The packet is of the binding's reply half.
     pub const REPLY: u8 = 8;
+    /// Another worker decides; its number stands for the adjacency.
+    pub const HAND_OVER: u8 = 16;
 }
 
 /// One decision, replayed: exactly one cache line.
@@ -164,6 +166,13 @@ pub struct Slot {
 const _: () = assert!(size_of::<Slot>() == 64);
 
 impl Slot {
+    /// Makes the slot of a flow that another worker decides about, while a bucket stays as it is.
+    #[must_use]
+    pub fn hand_over(key: FlowKey, guard: LinkGuard, worker: u8, bucket: u8) -> Self {
+        let (adjacency, buckets) = (u32::from(worker), [bucket; 2]);
+        Self { key, guard, adjacency, buckets, flags: flags::USED | flags::HAND_OVER, ..Self::EMPTY }
+    }
+
     const EMPTY: Self = Self {
         key: FlowKey { high: 0, low: 0 },
         guard: [0; 12],

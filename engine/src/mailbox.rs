@@ -74,6 +74,8 @@ pub struct Outgoing {
     pub notices: Arc<ArrayQueue<Notice>>,
     /// To wake the other.
     pub alarm: Arc<Alarm>,
+    /// Whether something was sent since it was last woken.
+    pub unannounced: bool,
 }
 
 /// One worker's way from another.
@@ -85,7 +87,7 @@ pub struct Incoming {
     pub notices: Arc<ArrayQueue<Notice>>,
 }
 
-/// Wakes a worker that sleeps; costs its sender one load when it does not.
+/// Wakes a worker that sleeps; costs its sender a fence and a load when it does not, once per batch.
 #[derive(Debug, Default)]
 pub struct Alarm {
     asleep: AtomicBool,

@@ -32,7 +32,11 @@ pub fn candidates(
     reserved: u16,
     random: u16,
 ) -> impl Iterator<Item = u16> {
-    let rest = (0..=u16::MAX).map(move |offset| random.wrapping_add(offset));
+    // The start lies in a block of this worker's, so that the first port tried is as random as any.
+    let block = random / BLOCK;
+    let own_block = block - block % u16::from(workers.max(1)) + u16::from(worker);
+    let start = own_block.wrapping_mul(BLOCK).wrapping_add(random % BLOCK);
+    let rest = (0..=u16::MAX).map(move |offset| start.wrapping_add(offset));
     std::iter::once(own)
         .chain(rest)
         .filter(move |&port| owner(port, workers) == worker && is_usable(port, reserved))

@@ -201,6 +201,7 @@ impl Worker {
             self.cache.clear();
         }
         self.send_buffers_home();
+        self.announce();
         moved
     }
 
@@ -331,6 +332,14 @@ impl Worker {
         else {
             return Some(frame);
         };
+        if slot.flags & flags::HAND_OVER != 0 {
+            if open.record.steered {
+                return Some(frame);
+            }
+            let worker = slot.adjacency as u8;
+            self.hand_over(frame, worker, now);
+            return None;
+        }
         let adjacency = &self.adjacencies.list[slot.adjacency as usize];
         if adjacency.mtu != u16::MAX {
             let network = usize::from(parsed.network_offset);

@@ -24,7 +24,7 @@ use crate::topology::{
 const LEAST_MTU: u64 = 96;
 
 /// The most workers that can be asked for.
-const MOST_WORKERS: u64 = 256;
+const MOST_WORKERS: u64 = 64;
 
 /// The document as written.
 #[derive(Debug)]

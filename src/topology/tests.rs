@@ -44,6 +44,23 @@ fn findings(text: &str) -> Vec<String> {
 }
 
 #[test]
+fn a_pod_cannot_have_the_name_of_a_machine() {
+    let topology = "apiVersion: flatnet.dev/v1\nkind: Topology\nmetadata: {name: t}\nspec:\n  nodes:\n    \
+        - {name: alpha, address: 192.168.66.11/24}\n";
+    let pod = |namespace: &str| {
+        format!(
+            "{topology}---\napiVersion: v1\nkind: Pod\nmetadata: {{name: alpha, namespace: {namespace}}}\n\
+             spec: {{containers: [{{name: echo, image: flatnet/echo}}]}}\n"
+        )
+    };
+    let findings = parse(&[(PathBuf::from("t.yaml"), pod("default"))]).unwrap_err();
+    assert_eq!(findings.errors.len(), 1);
+    assert_eq!(findings.errors[0].to_string(), "a node is named alpha already");
+    assert_eq!(findings.errors[0].place().line(), 10);
+    assert!(parse(&[(PathBuf::from("t.yaml"), pod("other"))]).is_ok(), "it is named other/alpha");
+}
+
+#[test]
 fn the_networks_own_example_is_read_without_a_word() {
     let (topology, warnings) = parse(&file(TWO_NODES)).unwrap();
     assert!(warnings.is_empty(), "{warnings:?}");

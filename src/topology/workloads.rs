@@ -40,6 +40,7 @@ pub(crate) fn check(documents: &Documents, topology: Option<&Topology>, findings
     let mut addresses = HashMap::new();
     for pod in &documents.pods {
         check_name(pod, &mut names, findings);
+        check_machine_name(pod, topology, findings);
         check_annotations(pod, &[ADDRESS_ANNOTATION], findings);
         check_containers(pod, findings);
         check_pod_address(pod, topology, &mut addresses, findings);
@@ -70,6 +71,19 @@ fn check_name<T: Object>(
         }
         Err(error) => findings
             .push(Finding::error(manifest.node.place_of(&["metadata", "name"]).clone(), error.to_string())),
+    }
+}
+
+/// Commands and hops name a pod of the default namespace by its name alone: no machine may have it.
+fn check_machine_name(pod: &Manifest<Pod>, topology: Option<&Topology>, findings: &mut Vec<Finding>) {
+    let name = objects::name(&pod.object);
+    let Some(topology) = topology.filter(|_| objects::namespace(&pod.object) == "default") else { return };
+    let machines = topology.nodes.iter().map(|node| ("node", &node.name));
+    let machines = machines.chain(topology.hosts.iter().map(|host| ("host", &host.name)));
+    let machines = machines.chain(topology.routers.iter().map(|router| ("router", &router.name)));
+    for (kind, _) in machines.filter(|(_, other)| *other == name) {
+        let place = pod.node.place_of(&["metadata", "name"]).clone();
+        findings.push(Finding::error(place, format!("a {kind} is named {name} already")));
     }
 }
 

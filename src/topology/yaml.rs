@@ -123,10 +123,20 @@ impl Node {
     }
 }
 
+/// Documents in a file at most.
+const MOST_DOCUMENTS: usize = 200_000;
+/// Values in a file at most.
+const MOST_NODES: usize = 50_000_000;
+/// What the parser sees in a file at most: about two for each value.
+const MOST_EVENTS: usize = 2 * MOST_NODES;
+
 /// Reads all documents of a file; what cannot be parsed is one finding.
 pub(crate) fn documents(source: &Arc<Source>) -> Result<Vec<Node>, Box<Finding>> {
     // As in YAML 1.2, only true and false are booleans, so that a machine may be called n.
-    let options = serde_saphyr::options! { strict_booleans: true };
+    let options = serde_saphyr::options! {
+        strict_booleans: true,
+        budget: serde_saphyr::budget! { max_documents: MOST_DOCUMENTS, max_nodes: MOST_NODES, max_events: MOST_EVENTS },
+    };
     let raw: Vec<RawNode> =
         serde_saphyr::from_multiple_with_options(source.text(), options).map_err(|error| {
             let error = error.without_snippet();

@@ -19,14 +19,14 @@ impl Worker {
             Parcel::Ingress(frame) | Parcel::Egress(frame) => Some(self.arena.record(frame).node),
             Parcel::Home(_) | Parcel::Notice => None,
         };
+        // Counted first: the other may release it at once.
+        if let Some(counters) = node.and_then(|node| self.counters.get(usize::from(node))) {
+            counters.hold();
+        }
         match way.parcels.push(parcel) {
-            Ok(()) => {
-                way.alarm.ring();
-                if let Some(counters) = node.and_then(|node| self.counters.get(usize::from(node))) {
-                    counters.hold();
-                }
-            }
+            Ok(()) => way.unannounced = true,
             Err(Parcel::Ingress(frame) | Parcel::Egress(frame)) => {
+                self.release(crate::tables::NodeId(self.arena.record(&frame).node));
                 self.drop_frame(frame, DropReason::WorkerRingFull, now);
             }
             Err(Parcel::Home(frame)) => self.pool.welcome(frame),
@@ -43,7 +43,7 @@ impl Worker {
             if way.notices.push(notice).is_ok() && way.parcels.push(Parcel::Notice).is_err() {
                 way.notices.pop();
             }
-            way.alarm.ring();
+            way.unannounced = true;
         }
     }
 
@@ -54,9 +54,15 @@ impl Worker {
             let mut parcels = std::mem::take(&mut self.parcels);
             self.incoming[from].parcels.pop(super::BATCH_LIMIT * 4, |parcel| parcels.push(parcel));
             moved += parcels.len();
+            let mut batch = std::mem::take(&mut self.batch.frames);
             for parcel in parcels.drain(..) {
+                // Frames that came in by one port are run together; whatever else comes keeps its place in the order.
+                let continues = matches!(&parcel, Parcel::Ingress(frame) if self.is_of_batch(&batch, frame));
+                if !continues {
+                    self.take_over(&mut batch, now);
+                }
                 match parcel {
-                    Parcel::Ingress(frame) => self.take_over(frame, now),
+                    Parcel::Ingress(frame) => batch.push(frame),
                     Parcel::Egress(frame) => self.send_for_other(frame, now),
                     Parcel::Home(frame) => self.pool.welcome(frame),
                     Parcel::Notice => {
@@ -66,9 +72,18 @@ impl Worker {
                     }
                 }
             }
+            self.take_over(&mut batch, now);
+            self.batch.frames = batch;
             self.parcels = parcels;
         }
         moved
+    }
+
+    /// Tells whether a frame came in by the same port as those of a batch that has room for it.
+    fn is_of_batch(&self, batch: &[Frame], frame: &Frame) -> bool {
+        let ingress = self.arena.record(frame).ingress;
+        batch.len() < super::BATCH_LIMIT
+            && batch.first().is_none_or(|first| self.arena.record(first).ingress == ingress)
     }
 
     fn send_for_other(&mut self, frame: Frame, now: Instant) {
@@ -80,19 +95,17 @@ impl Worker {
         self.send(frame, egress, now);
     }
 
-    /// Decides about a frame that another worker took in: its bindings are here.
-    fn take_over(&mut self, frame: Frame, now: Instant) {
-        let record = *self.arena.record(&frame);
-        if let Some(counters) = self.counters.get(usize::from(record.node)) {
-            counters.release();
+    /// Runs frames of one port that another worker took in: their bindings are here.
+    fn take_over(&mut self, batch: &mut Vec<Frame>, now: Instant) {
+        let Some(first) = batch.first() else { return };
+        let record = *self.arena.record(first);
+        for _ in 0..batch.len() {
+            self.release(NodeId(record.node));
         }
-        let Some(ingress) = self.ingress_of(PortId(record.ingress)) else {
-            return self.drop_frame(frame, DropReason::LinkDown, now);
-        };
-        let mut frames = std::mem::take(&mut self.batch.frames);
-        frames.push(frame);
-        self.run_frames(&mut frames, NodeId(record.node), &ingress, true, now);
-        self.batch.frames = frames;
+        match self.ingress_of(PortId(record.ingress)) {
+            Some(ingress) => self.run_frames(batch, NodeId(record.node), &ingress, true, now),
+            None => batch.drain(..).for_each(|frame| self.drop_frame(frame, DropReason::LinkDown, now)),
+        }
     }
 
     fn heed(&mut self, notice: Notice, now: Instant) {
@@ -119,7 +132,16 @@ impl Worker {
                     break;
                 }
             }
-            way.alarm.ring();
+            way.unannounced = true;
+        }
+    }
+
+    /// Wakes the workers that something was sent to, once per batch.
+    pub(super) fn announce(&mut self) {
+        for way in self.outgoing.iter_mut().flatten() {
+            if std::mem::take(&mut way.unannounced) {
+                way.alarm.ring();
+            }
         }
     }
 

@@ -4,18 +4,20 @@
 //! step, so that every point shows what a wire would; a decision that may be replayed goes into the cache.
 //! Read first: `decide.rs`, `rewrite.rs`.
 
+use std::net::Ipv4Addr;
+
 use super::{
     ADJACENCY_LIMIT, Adjacency, Class, DropReason, Frame, Half, Instant, NodeId, ORIGINATED, Parsed, PortId,
     Term, Worker, flags,
 };
 use crate::bridge::News;
 use crate::decide::{Arrival, Decision, Refusal, Verdict, decide};
-use crate::flow::{Tuple, epoch_sum};
+use crate::flow::{Slot, Tuple, epoch_sum};
 use crate::frame::FrameMut;
 use crate::mailbox::{Notice, Parcel};
 use crate::neighbor::Neighbor;
 use crate::rewrite::{Step, Transform, apply, compose};
-use crate::tables::Role;
+use crate::tables::{Role, address_bucket};
 use crate::trace::{Action, Point};
 
 impl Worker {
@@ -44,9 +46,8 @@ impl Worker {
             Ok(Verdict::Consume) => self.consume(frame, parsed, now),
             Ok(Verdict::Resolve(neighbor)) => self.wait(frame, neighbor, now),
             Ok(Verdict::HandOver(worker)) => {
-                let mut frame = frame;
-                self.arena.open(&mut frame).record.steered = true;
-                self.send_parcel(worker, Parcel::Ingress(frame), now);
+                self.remember_worker(parsed, worker);
+                self.hand_over(frame, worker, now);
             }
             Err(refusal) => self.refuse(frame, parsed, refusal, now),
         }
@@ -99,6 +100,23 @@ impl Worker {
             }
         }
         self.cache.insert(parsed.hash, slot, &self.tables.epochs);
+    }
+
+    /// Keeps in the cache whose a flow is.
+    fn remember_worker(&mut self, parsed: &Parsed, worker: u8) {
+        if parsed.class != Class::Flow {
+            return;
+        }
+        let bucket = address_bucket(Ipv4Addr::from_bits(parsed.tuple().destination));
+        let mut slot = Slot::hand_over(parsed.key, parsed.guard, worker, bucket);
+        slot.epoch = epoch_sum(&self.tables.epochs, slot.buckets);
+        self.cache.insert(parsed.hash, slot, &self.tables.epochs);
+    }
+
+    /// Gives a frame to the worker that decides about it.
+    pub(super) fn hand_over(&mut self, mut frame: Frame, worker: u8, now: Instant) {
+        self.arena.open(&mut frame).record.steered = true;
+        self.send_parcel(worker, Parcel::Ingress(frame), now);
     }
 
     fn adjacency(&mut self, adjacency: Adjacency) -> u32 {
