@@ -12,7 +12,7 @@ use super::{
     VecDeque, Worker,
 };
 use crate::frame::Record;
-use crate::link::wire::Impairment;
+use crate::link::wire::{CABLE_LIMIT, Impairment};
 use crate::mailbox::Parcel;
 use crate::parse::Side;
 use crate::tables::{Node, Port, Role};
@@ -164,10 +164,7 @@ impl Worker {
                 let sent = wire.send(frame, origin, length, now);
                 let next = wire.next_arrival();
                 match sent {
-                    Ok(Some(frame)) => {
-                        self.arrive(peer, frame);
-                        Ok(())
-                    }
+                    Ok(Some(frame)) => self.arrive(peer, frame),
                     Ok(None) => {
                         if let Some(next) = next {
                             self.timers.set(next, egress);
@@ -191,15 +188,32 @@ impl Worker {
     }
 
     /// A frame comes in by a port.
-    fn arrive(&mut self, port: PortId, frame: Frame) {
-        match self.links.get_mut(port.0 as usize).and_then(Option::as_mut) {
-            Some(attached) => {
-                attached.waiting.push_back(frame);
-                self.make_ready(port);
-            }
-            // The far end of the cable was taken away: nobody is there to count it.
-            None => self.pool.free(frame),
+    fn arrive(&mut self, port: PortId, frame: Frame) -> Result<(), (Frame, DropReason)> {
+        let Some(attached) = self.links.get_mut(port.0 as usize).and_then(Option::as_mut) else {
+            return Err((frame, DropReason::LinkDown));
+        };
+        if attached.waiting.len() >= CABLE_LIMIT {
+            return Err((frame, DropReason::LinkQueueFull));
         }
+        attached.waiting.push_back(frame);
+        self.make_ready(port);
+        Ok(())
+    }
+
+    fn set_cable_timer(&mut self, port: PortId) {
+        if let Some(Attached { link: Link::Wire { wire, .. }, .. }) =
+            self.links.get(port.0 as usize).and_then(Option::as_ref)
+            && let Some(next) = wire.next_arrival()
+        {
+            self.timers.set(next, port);
+        }
+    }
+
+    /// Takes the next frame off a cable that has arrived by now, and says where.
+    fn next_arrival(&mut self, port: PortId, now: Instant) -> Option<(PortId, Frame)> {
+        let attached = self.links.get_mut(port.0 as usize).and_then(Option::as_mut)?;
+        let Link::Wire { wire, peer } = &mut attached.link else { return None };
+        Some((*peer, wire.arrival(now)?))
     }
 
     fn send_elsewhere(&mut self, mut frame: Frame, egress: PortId, now: Instant) {
@@ -224,18 +238,15 @@ impl Worker {
                 continue;
             };
             match &mut attached.link {
-                Link::Wire { wire, peer } => {
-                    let peer = *peer;
-                    let mut arrived = Vec::new();
-                    while let Some(frame) = wire.arrival(now) {
-                        arrived.push(frame);
+                Link::Wire { .. } => {
+                    while let Some((peer, frame)) = self.next_arrival(port, now) {
+                        if let Err((frame, reason)) = self.arrive(peer, frame) {
+                            // It comes back to the node that sent it.
+                            self.count(NodeId(self.arena.record(&frame).node), Term::Received, 1);
+                            self.refuse_to_send(frame, port, reason, now);
+                        }
                     }
-                    if let Some(next) = wire.next_arrival() {
-                        self.timers.set(next, port);
-                    }
-                    for frame in arrived {
-                        self.arrive(peer, frame);
-                    }
+                    self.set_cable_timer(port);
                 }
                 Link::Rings(_) => {}
                 Link::Pod(_) => self.poll_pod(port, now),
