@@ -155,7 +155,7 @@ impl Ways<'_> {
 
     fn inside_pod(&self) -> Vec<Check> {
         let echo = self.pods().into_iter().find(|(_, pod)| has_echo(pod));
-        echo.map(|(name, _)| all(Path::InsidePod, &name, "localhost", Ipv4Addr::LOCALHOST, true))
+        echo.map(|(name, _)| all(Path::InsidePod, &name, "localhost", Ipv4Addr::LOCALHOST))
             .unwrap_or_default()
     }
 
@@ -171,7 +171,7 @@ impl Ways<'_> {
                     && (near == far) == same
                     && let Some(address) = self.address(to)
                 {
-                    return all(path, from, to, address, true);
+                    return all(path, from, to, address);
                 }
             }
         }
@@ -208,7 +208,7 @@ impl Ways<'_> {
             !self.topology.nodes.iter().any(|node| node.interface.network == host.interface.network)
         });
         let (Some(host), Some(pod)) = (outside, self.topology.pods.first()) else { return Vec::new() };
-        all(Path::Internet, &pod_name(pod), &host.name, host.interface.address, true)
+        all(Path::Internet, &pod_name(pod), &host.name, host.interface.address)
     }
 
     /// The Service ports behind which an echo server is.
@@ -285,15 +285,11 @@ fn check(
     Check { path, protocol, from: from.to_owned(), to: to.to_owned(), destination, port }
 }
 
-/// TCP, UDP and, where it is answered, ICMP echo.
-fn all(path: Path, from: &str, to: &str, destination: Ipv4Addr, echo: bool) -> Vec<Check> {
-    let mut checks: Vec<_> = [ProbeProtocol::Tcp, ProbeProtocol::Udp]
-        .map(|protocol| check(path, protocol, from, to, destination, ECHO_PORT))
-        .into();
-    if echo {
-        checks.push(check(path, ProbeProtocol::IcmpEcho, from, to, destination, 0));
-    }
-    checks
+/// TCP, UDP and ICMP echo.
+fn all(path: Path, from: &str, to: &str, destination: Ipv4Addr) -> Vec<Check> {
+    let asked =
+        [(ProbeProtocol::Tcp, ECHO_PORT), (ProbeProtocol::Udp, ECHO_PORT), (ProbeProtocol::IcmpEcho, 0)];
+    asked.map(|(protocol, port)| check(path, protocol, from, to, destination, port)).into()
 }
 
 fn one_per_protocol(checks: impl Iterator<Item = Check>) -> Vec<Check> {

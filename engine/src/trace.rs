@@ -2,11 +2,12 @@
 //!
 //! The worker passes here only for frames with a trace mark, or while somebody listens; the control side reads
 //! the events from the mailbox. Invariants: a point costs nothing while nobody listens; events of one frame
-//! are in the order of its way. Allowed dependencies: `tables`, `clock`, `ledger`. Read first: `docs/architecture.md`,
-//! "Capture and trace points".
+//! are in the order of its way. Allowed dependencies: `tables`, `neighbor`, `clock`, `ledger`. Read first:
+//! `docs/architecture.md`, "Capture and trace points".
 
 use crate::clock::Instant;
 use crate::ledger::DropReason;
+use crate::neighbor::Attachment;
 use crate::tables::{NodeId, PortId, Tables};
 
 /// A place where frames pass.
@@ -59,6 +60,15 @@ impl Point {
     }
 }
 
+impl From<Attachment> for Point {
+    fn from(attachment: Attachment) -> Self {
+        match attachment {
+            Attachment::Bridge => Self::Bridge,
+            Attachment::Interface(index) => Self::Interface(index),
+        }
+    }
+}
+
 /// What happened to a packet at a point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
@@ -70,8 +80,6 @@ pub enum Action {
     Bridge,
     /// Was flooded to all ports.
     Flood,
-    /// Was routed.
-    Route,
     /// Got another destination: a Service's backend, or a translation undone.
     TranslateDestination,
     /// Got another source: MASQUERADE, or a translation undone.
@@ -103,7 +111,6 @@ impl Action {
             Self::Receive => "receive",
             Self::Bridge => "bridge",
             Self::Flood => "flood",
-            Self::Route => "route",
             Self::TranslateDestination => "translate-destination",
             Self::TranslateSource => "translate-source",
             Self::Encapsulate => "encapsulate",
@@ -255,8 +262,7 @@ impl Observer {
             | Action::Decapsulate
             | Action::Transmit
             | Action::Deliver => true,
-            Action::Route
-            | Action::TranslateDestination
+            Action::TranslateDestination
             | Action::TranslateSource
             | Action::Consume
             | Action::Originate

@@ -104,22 +104,8 @@ impl<T: AsRef<[u8]>> Packet<T> {
     /// Each variant of [`MalformedIpv4`].
     #[inline(always)]
     pub fn new_checked(buffer: T) -> Result<Self, MalformedIpv4> {
-        let bytes = buffer.as_ref();
-        if bytes.len() < HEADER_LENGTH {
-            return Err(MalformedIpv4::TooShort);
-        }
-        let packet = Packet { buffer };
-        if packet.version() != 4 {
-            return Err(MalformedIpv4::WrongVersion);
-        }
-        let (header, total) = (packet.header_length(), usize::from(packet.total_length()));
-        if header < HEADER_LENGTH {
-            return Err(MalformedIpv4::HeaderLength);
-        }
-        if header > packet.buffer.as_ref().len() {
-            return Err(MalformedIpv4::TooShort);
-        }
-        if total < header || total > packet.buffer.as_ref().len() {
+        let packet = Self::new_quoted(buffer)?;
+        if usize::from(packet.total_length()) > packet.buffer.as_ref().len() {
             return Err(MalformedIpv4::TotalLength);
         }
         Ok(packet)

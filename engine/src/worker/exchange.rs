@@ -26,7 +26,7 @@ impl Worker {
         match way.parcels.push(parcel) {
             Ok(()) => way.unannounced = true,
             Err(Parcel::Ingress(frame) | Parcel::Egress(frame)) => {
-                self.release(crate::tables::NodeId(self.arena.record(&frame).node));
+                self.release(NodeId(self.arena.record(&frame).node));
                 self.drop_frame(frame, DropReason::WorkerRingFull, now);
             }
             Err(Parcel::Home(frame)) => self.pool.welcome(frame),
@@ -88,10 +88,8 @@ impl Worker {
 
     fn send_for_other(&mut self, frame: Frame, now: Instant) {
         let record = self.arena.record(&frame);
-        let (node, egress) = (record.node, PortId(record.egress));
-        if let Some(counters) = self.counters.get(usize::from(node)) {
-            counters.release();
-        }
+        let (node, egress) = (NodeId(record.node), PortId(record.egress));
+        self.release(node);
         self.send(frame, egress, now);
     }
 

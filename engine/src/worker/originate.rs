@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use super::{ChecksumState, DropReason, Frame, Instant, NodeId, ORIGINATED, Parsed, Term, Worker};
 use crate::decide::{Hop, Refusal, is_local, originate, reach, route};
 use crate::icmp::{self, LINK_LENGTH, RESET_LENGTH};
-use crate::neighbor::{Attachment, Neighbor};
+use crate::neighbor::Neighbor;
 use crate::trace::{Action, Point};
 use crate::wire::{IcmpPacket, IcmpType, IpProtocol, Ipv4Packet};
 
@@ -152,10 +152,7 @@ impl Worker {
 
     /// A frame's next hop stayed silent: its sender is told, if it is not the node itself.
     pub(super) fn give_up(&mut self, frame: Frame, neighbor: Neighbor, now: Instant) {
-        let point = match neighbor.attachment {
-            Attachment::Bridge => Point::Bridge,
-            Attachment::Interface(index) => Point::Interface(index),
-        };
+        let point = Point::from(neighbor.attachment);
         let record = *self.arena.record(&frame);
         if record.ingress != ORIGINATED {
             let network = usize::from(record.network_offset);

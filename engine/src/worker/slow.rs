@@ -190,10 +190,7 @@ impl Worker {
 
     /// Lets a frame wait for a neighbour's MAC.
     pub(super) fn wait(&mut self, mut frame: Frame, neighbor: Neighbor, now: Instant) {
-        let point = match neighbor.attachment {
-            crate::neighbor::Attachment::Bridge => Point::Bridge,
-            crate::neighbor::Attachment::Interface(index) => Point::Interface(index),
-        };
+        let point = Point::from(neighbor.attachment);
         self.watch(&mut frame, point, Action::Resolve, now);
         if let Some(counters) = self.counters.get(usize::from(neighbor.node.0)) {
             counters.hold();
