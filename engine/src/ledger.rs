@@ -110,9 +110,12 @@ drop_reasons! {
     NoBackend "no-backend" "The Service has no ready backend; the sender is told." "See `flatnet show services NODE`.";
     ServicePortClosed "service-port-closed" "The Service address has no such port; the sender is told." "See `flatnet show services NODE`.";
     ServiceUnsupported "service-unsupported" "A Service address takes TCP and UDP only." "VIPs do not answer echo.";
+    BindingQuota "binding-quota" "The client has as many translated flows as one may have." "A flood of new flows, or a client that needs a larger quota.";
     BindingTableFull "binding-table-full" "The worker's table of bindings is full." "Fewer flows, or a larger table.";
     TuplesExhausted "tuples-exhausted" "No source port is left that gives the reply a tuple of its own." "Too many flows to one destination through one address.";
     Untranslatable "untranslatable" "The protocol cannot be masqueraded." "Only TCP, UDP and ICMP queries have what a translation needs.";
+    NatFiltered "nat-filtered" "The machine has not been asked by the pod behind that port (RFC 4787, REQ-8)." "The pod sends first; profile rfc filters by address.";
+    TcpResetOutOfWindow "tcp-reset-out-of-window" "A TCP reset of a translated flow that its receiver would not take." "A blind reset (RFC 5961, 3), or a very late one.";
     IcmpErrorUnmatched "icmp-error-unmatched" "The ICMP error belongs to no flow known here." "A late error, or a forged one.";
     HostClosed "host-closed" "The node itself has nothing on that port; the sender is told." "Nodes answer echo and traceroute only.";
     HostUnsupported "host-unsupported" "The node itself does not take this protocol." "Nodes answer echo and traceroute only.";

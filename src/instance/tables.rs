@@ -234,7 +234,8 @@ fn service_entry(service: &Service, frontend: Frontend, bindings: &[(Binding, In
             Ipv4Addr::from_bits(answer.source) == backend.address && answer.source_port == backend.port
         });
         let is_active = |binding: &&&Binding| {
-            binding.original.tuple.protocol == Protocol::Tcp.number() && binding.tcp == TcpState::Established
+            binding.original.tuple.protocol == Protocol::Tcp.number()
+                && binding.tcp_state() == TcpState::Established
         };
         let (all, active) = (flows.clone().count() as u64, flows.filter(is_active).count() as u64);
         BackendEntry { address: backend.address, port: backend.port, active, inactive: all - active }
@@ -263,7 +264,7 @@ fn flow(binding: &Binding, now: Instant) -> FlowEntry {
         (None, ICMP) => "icmp",
         (None, _) => "unknown",
     };
-    let state = (number == Protocol::Tcp.number()).then(|| tcp_state(binding.tcp).to_owned());
+    let state = (number == Protocol::Tcp.number()).then(|| tcp_state(binding.tcp_state()).to_owned());
     FlowEntry {
         protocol: protocol.to_owned(),
         number,
@@ -279,9 +280,12 @@ fn flow(binding: &Binding, now: Instant) -> FlowEntry {
 const fn tcp_state(state: TcpState) -> &'static str {
     match state {
         TcpState::SynSent => "SYN_SENT",
+        TcpState::SynSentBoth => "SYN_SENT2",
         TcpState::SynReceived => "SYN_RECV",
         TcpState::Established => "ESTABLISHED",
         TcpState::FinWait => "FIN_WAIT",
+        TcpState::CloseWait => "CLOSE_WAIT",
+        TcpState::LastAck => "LAST_ACK",
         TcpState::TimeWait => "TIME_WAIT",
         TcpState::Closed => "CLOSE",
     }
