@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use flatnet_agents::objects;
 use flatnet_engine::ledger::DropReason;
 use flatnet_engine::pod::{Probe, ProbeOutcome, ProbeProtocol};
 use flatnet_engine::trace::{Action, Event};
@@ -249,11 +250,7 @@ impl Ways<'_> {
 }
 
 fn pod_name(pod: &Pod) -> String {
-    let name = pod.metadata.name.clone().unwrap_or_default();
-    match pod.metadata.namespace.as_deref() {
-        None | Some("default") => name,
-        Some(namespace) => format!("{namespace}/{name}"),
-    }
+    objects::pod_name(objects::namespace(pod), objects::name(pod))
 }
 
 fn selects(service: &Service, pod: &Pod) -> bool {
