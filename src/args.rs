@@ -125,7 +125,7 @@ pub enum Table {
     Services,
     /// What NAT and Services chose, as `conntrack -L`
     Flows,
-    /// Dropped frames by reason, and what to do about them
+    /// What was dropped by reason, and what to do about it
     Drops,
 }
 
@@ -153,7 +153,7 @@ pub struct Show {
     /// What to show
     #[arg(value_enum)]
     pub table: Table,
-    /// A node, router or network
+    /// A node, router or network; for drops also a pod or host
     pub node: String,
     /// How to print it
     #[arg(short, long, value_enum, default_value = "table")]

@@ -94,6 +94,23 @@ fn tables_are_printed_as_the_usual_tools_do() {
     let through = flows.as_array().unwrap().iter().find(|flow| flow["original"]["destination_port"] == 30080);
     assert_eq!(through.unwrap()["protocol"], "tcp");
     assert!(home.error("show fdb node-9").contains("node-1, node-2, isp"));
+    assert!(home.error("show routes web-app-1").contains("flatnet show routes node-1"));
+}
+
+#[test]
+fn a_pods_own_drops_are_shown_and_stand_in_the_ledger() {
+    let home = Home::with_network();
+    assert_eq!(home.json("show drops web-app-2"), serde_json::json!([]));
+    let ping = home.run("exec web-app-2 -- ping -c 1 -W 5 10.1.15.77");
+    assert_eq!(ping.status.code(), Some(1), "{ping:?}");
+    let text = home.text("show drops web-app-2");
+    assert!(text.contains("pod-neighbor-unresolved      1  Nobody answered ARP for the next hop"), "{text}");
+    let drops = home.json("show drops default/web-app-2");
+    assert_eq!((&drops[0]["reason"], &drops[0]["count"]), (&"pod-neighbor-unresolved".into(), &1.into()));
+    assert!(drops[0]["hint"].as_str().unwrap().ends_with('.'));
+    assert_eq!(home.json("show drops user"), serde_json::json!([]), "a host, too");
+    let ledger = home.text("down");
+    assert!(ledger.contains("\nweb-app-2 dropped: pod-neighbor-unresolved 1\n"), "{ledger}");
 }
 
 #[test]
