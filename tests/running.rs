@@ -132,6 +132,18 @@ fn captures_are_read_by_tshark() {
     assert!(unknown.contains("no point node-1:eth7") && unknown.contains("node-1:flannel0"), "{unknown}");
 }
 
+#[test]
+fn a_capture_ends_with_its_reader_where_no_frame_passes() {
+    let home = Home::with_network();
+    let mut child = home.piped("capture web-app-2:lo");
+    let mut output = child.stdout.take().unwrap();
+    output.read_exact(&mut [0; 4]).unwrap();
+    drop(output);
+    // What does not end by itself is killed after a minute, and fails.
+    let ended = child.wait().unwrap();
+    assert!(ended.success(), "{ended}");
+}
+
 /// Captures while web-app-2 pings an address once; the capture runs when its first bytes are there.
 fn captured(home: &Home, words: &str, address: &str) -> std::path::PathBuf {
     let mut child = home.piped(words);
