@@ -175,7 +175,9 @@ fn down_prints_a_balanced_ledger_of_what_happened() {
 fn several_networks_run_side_by_side() {
     let home = Home::with_network();
     assert!(home.error("up -d").contains("a network two-nodes runs already"));
-    assert_eq!(home.text("up -d --name second --fault link:node-1:node-2"), "second\n");
+    assert!(
+        home.text("up -d --name second --fault link:node-1:node-2").contains("flatnet down --name second\n")
+    );
     let running = home.json("status");
     let named = |index: usize| running[index]["name"].as_str().unwrap().to_owned();
     assert_eq!([named(0), named(1)], ["second", "two-nodes"]);
@@ -195,7 +197,7 @@ fn a_socket_that_nobody_answers_at_is_replaced() {
     std::fs::create_dir(home.file("flatnet")).unwrap();
     drop(std::os::unix::net::UnixListener::bind(home.file("flatnet/two-nodes.sock")).unwrap());
     assert!(home.text("status").contains("no network runs"));
-    assert_eq!(home.text("up -d"), "two-nodes\n");
+    assert!(home.text("up -d").starts_with("network two-nodes is up"));
 }
 
 #[test]

@@ -18,6 +18,18 @@ fn a_whole_network_passes_all_checks() {
     assert!(reports.iter().all(|report| report["verdict"] == "ok"), "{reports:?}");
 }
 
+#[test]
+fn every_line_of_the_checks_fits_a_hundred_columns() {
+    let home = Home::new();
+    for words in ["up --check", "up --check --fault lease:node-2", "up --check --fault link:node-1:node-2"] {
+        let output = home.run(words);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains("→ switch of 192.168.66.0/24: bridge"), "{text}");
+        let longest = text.lines().max_by_key(|line| line.chars().count()).unwrap();
+        assert!(longest.chars().count() <= 100, "{longest}");
+    }
+}
+
 /// The failed reports of a check with a fault, and whether all others still work.
 fn failed(fault: &str, path: &str) -> Vec<Value> {
     let home = Home::new();
