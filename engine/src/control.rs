@@ -32,6 +32,8 @@ use crate::worker::{Parts, Worker};
 
 /// Frames on the way from one worker to another at most.
 const RING_LIMIT: usize = 4096;
+/// The name of a switch's only point.
+pub const SWITCH: &str = "switch";
 /// Nodes an engine has at most.
 pub const NODE_LIMIT: usize = 1024;
 
@@ -210,7 +212,7 @@ impl Control {
     /// # Errors
     /// [`ControlError::TooMany`].
     pub fn add_switch(&mut self, name: &str) -> Result<NodeId, ControlError> {
-        let bridge = Bridge { name: Arc::from("switch"), ports: Vec::new(), router: None, mtu: u16::MAX };
+        let bridge = Bridge { name: Arc::from(SWITCH), ports: Vec::new(), router: None, mtu: u16::MAX };
         self.add(Node { name: Arc::from(name), bridge: Some(bridge), ..Node::default() })
     }
 

@@ -71,6 +71,8 @@ pub struct Record {
     pub segment_size: u16,
     /// Hops told of since it was marked.
     pub hops: u16,
+    /// Whether it asks for the MAC that the frame of its mark waits for.
+    pub asks: bool,
     /// The port it came in by.
     pub ingress: u32,
     /// The port it leaves by, once decided.

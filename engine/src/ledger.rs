@@ -46,17 +46,18 @@ terms! {
     Merged "merged" "Frames that went into a superframe.";
 }
 
+/// Makes an enum of drop reasons: each with its name, its meaning and what to do about it.
 macro_rules! drop_reasons {
-    ($($reason:ident $name:literal $meaning:literal $hint:literal;)*) => {
-        /// Why a frame was dropped. There is no catch-all.
+    ($(#[$about:meta])* $reasons:ident; $($reason:ident $name:literal $meaning:literal $hint:literal;)*) => {
+        $(#[$about])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[repr(u8)]
-        pub enum DropReason {
+        pub enum $reasons {
             $(#[doc = $meaning] $reason,)*
         }
 
-        impl DropReason {
-            /// Every reason, in the order of the packet's way.
+        impl $reasons {
+            /// Every reason, in the order of the counters.
             pub const ALL: &'static [Self] = &[$(Self::$reason,)*];
 
             /// Returns the reason's name, as counters, traces and JSON have it.
@@ -79,8 +80,11 @@ macro_rules! drop_reasons {
         }
     };
 }
+pub(crate) use drop_reasons;
 
 drop_reasons! {
+    /// Why a node dropped a frame, in the order of the packet's way. There is no catch-all.
+    DropReason;
     RuntFrame "runt-frame" "The frame is shorter than an Ethernet header." "Look at the sender's link.";
     MulticastSource "multicast-source" "The frame's source MAC is a group address." "No station may send from a group address (IEEE 802.3).";
     MalformedArp "malformed-arp" "The ARP packet is truncated or not for IPv4 over Ethernet." "RFC 826.";

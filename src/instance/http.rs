@@ -116,9 +116,12 @@ fn router(desk: Desk) -> Router {
 impl IntoResponse for RequestError {
     fn into_response(self) -> Response {
         let status = match self {
-            Self::Machine { .. } | Self::Node { .. } | Self::Point(_) | Self::Table(_) | Self::Program(_) => {
-                StatusCode::NOT_FOUND
-            }
+            Self::Machine { .. }
+            | Self::Node { .. }
+            | Self::NoNode { .. }
+            | Self::Point(_)
+            | Self::Table(_)
+            | Self::Program(_) => StatusCode::NOT_FOUND,
             Self::Drive(_) | Self::Capture(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Ending => StatusCode::SERVICE_UNAVAILABLE,
         };

@@ -82,6 +82,16 @@ pub enum RequestError {
         /// All that there are.
         known: Vec<String>,
     },
+    /// A pod or host has none of a node's tables.
+    #[error("{name} is no node and has no table of {table}")]
+    NoNode {
+        /// What was asked for.
+        name: String,
+        /// The table.
+        table: String,
+        /// The node it is on; none for a host.
+        node: Option<String>,
+    },
     /// There is no such point.
     #[error(transparent)]
     Point(#[from] NoPoint),
@@ -109,9 +119,16 @@ impl RequestError {
             Self::Machine { known, .. } | Self::Node { known, .. } => {
                 Some(format!("there are {}", known.join(", ")))
             }
+            Self::NoNode { table, node: Some(node), .. } => {
+                Some(format!("flatnet show {table} {node} shows that of its node"))
+            }
             Self::Point(NoPoint { known, .. }) => Some(format!("there are {}", known.join(", "))),
             Self::Table(_) => Some("there are fdb, neighbors, routes, services, flows, drops".to_owned()),
-            Self::Program(_) | Self::Drive(_) | Self::Capture(_) | Self::Ending => None,
+            Self::NoNode { node: None, .. }
+            | Self::Program(_)
+            | Self::Drive(_)
+            | Self::Capture(_)
+            | Self::Ending => None,
         }
     }
 }
