@@ -371,10 +371,9 @@ fn leave(
         return Err(DropReason::TtlExpired.into());
     }
     let mtu = hop.mtu(arrival.node);
-    if packet.total_length() > mtu {
-        let reason =
-            if packet.dont_fragment() { DropReason::FragmentationNeeded } else { DropReason::MtuExceeded };
-        return Err(Refusal { reason, mtu });
+    let too_long = packet.total_length() > mtu;
+    if too_long && packet.dont_fragment() {
+        return Err(Refusal { reason: DropReason::FragmentationNeeded, mtu });
     }
     let reach = match reach(world, arrival.ingress.node, arrival.node, hop, leaving.destination)? {
         Ok(reach) => reach,
@@ -384,6 +383,9 @@ fn leave(
     if leaving.plan.out != leaving.plan.through {
         transform.push(Step::Translate(leaving.plan.out));
         transform.push(Step::Pass(hop.point(), Action::TranslateSource));
+    }
+    if too_long {
+        transform.push(Step::Fragment(mtu));
     }
     exit(&mut transform, &reach, mtu);
     let buckets = dependencies(world.tables, arrival, &reach, leaving.destination);

@@ -77,7 +77,11 @@ pub fn notice(reason: DropReason, protocol: u8, mtu: u16) -> Option<Notice> {
         | DropReason::BridgeSamePort
         | DropReason::BridgeNoPort
         | DropReason::MtuExceeded
-        | DropReason::UntranslatableFragment
+        | DropReason::FragmentMalformed
+        | DropReason::FragmentTiny
+        | DropReason::FragmentOverlap
+        | DropReason::FragmentLimit
+        | DropReason::FragmentTimeout
         | DropReason::NeighborQueueFull
         | DropReason::TunnelMalformed
         | DropReason::TunnelChecksum

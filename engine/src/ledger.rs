@@ -103,8 +103,12 @@ drop_reasons! {
     NoRoute "no-route" "The node has no route to the destination; the sender is told." "See `flatnet show routes NODE`.";
     NoLease "no-lease" "No node holds a lease for the destination's pod subnet; the sender is told." "See `flatnet show routes NODE`: the lease may have ended.";
     FragmentationNeeded "fragmentation-needed" "The packet is longer than the next link's MTU and must not be fragmented; the sender is told." "RFC 1191: the sender lowers its path MTU.";
-    MtuExceeded "mtu-exceeded" "The packet is longer than the next link's MTU; fragmentation on the way is not done yet." "Send less, or raise the link's MTU.";
-    UntranslatableFragment "untranslatable-fragment" "A later fragment has no ports to translate by." "Keep datagrams of translated flows within the MTU.";
+    MtuExceeded "mtu-exceeded" "The packet does not fit the next link, not even in fragments." "RFC 791: every link takes 68 bytes.";
+    FragmentMalformed "fragment-malformed" "The fragment is empty, not of whole eight bytes, or ends beyond 65,535." "RFC 791, 3.2; an attack, or a broken sender.";
+    FragmentTiny "fragment-tiny" "The fragment leaves part of the transport header to another." "RFC 1858 and 3128: an attack on filters.";
+    FragmentOverlap "fragment-overlap" "The fragment overlaps another of its datagram; nothing more of it passes." "RFC 1858, 4: an attack, or a link that duplicates.";
+    FragmentLimit "fragment-limit" "Too many datagrams in fragments, or fragments of one, are on their way." "A flood of fragments, or a very small MTU.";
+    FragmentTimeout "fragment-timeout" "The datagram's first fragment did not come within 30 seconds." "The first was lost: the sender should keep within the path's MTU.";
     NeighborQueueFull "neighbor-queue-full" "Too many packets wait for one neighbour's MAC." "RFC 1122, 2.3.2.2: only the latest few are kept.";
     NeighborUnresolved "neighbor-unresolved" "Nobody answered ARP for the next hop; the sender is told." "See `flatnet show neighbors NODE`; is the machine up.";
     TunnelMalformed "tunnel-malformed" "The tunnel datagram's payload is not a whole IPv4 packet." "Something else sends to the tunnel's port.";

@@ -30,6 +30,8 @@ pub mod route;
 
 pub mod masquerade;
 
+pub mod fragment;
+
 pub mod icmp;
 
 pub mod rewrite;

@@ -105,6 +105,12 @@ impl Parsed {
     pub fn tuple(&self) -> Tuple {
         self.key.tuple()
     }
+
+    /// Returns what would have been found, had a fragment its datagram's ports.
+    #[must_use]
+    pub fn with_ports(&self, ports: (u16, u16)) -> Self {
+        Self { key: self.key.with_ports(ports), ..*self }
+    }
 }
 
 /// Parses a frame; `verified` says that its transport checksums need no look.

@@ -20,6 +20,7 @@ use crate::clock::{Clock, Instant};
 use crate::control::EngineConfig;
 use crate::decide::World;
 use crate::flow::{FlowCache, NO_BINDING, flags};
+use crate::fragment::Fragments;
 use crate::frame::{Arena, ChecksumState, Course, Frame, Pool};
 use crate::ledger::{DropReason, NodeCounters, Term};
 use crate::link::Link;
@@ -36,6 +37,7 @@ use crate::wire::{IpProtocol, Ipv4Packet, TcpSegment};
 mod arp;
 mod exchange;
 mod finish;
+mod fragments;
 mod grant;
 mod inspect;
 mod originate;
@@ -112,6 +114,7 @@ pub struct Worker {
     waiting_for_ports: VecDeque<(PortPool, Frame)>,
     /// Notices that must not be lost and found no room yet.
     unsent: VecDeque<(u8, Notice)>,
+    fragments: Fragments,
     neighbors: Neighbors,
     fdb: Fdb,
     cursors: Cursors,
@@ -171,6 +174,7 @@ impl Worker {
             masquerade: Masquerade::new(id, config.workers),
             waiting_for_ports: VecDeque::new(),
             unsent: VecDeque::new(),
+            fragments: Fragments::default(),
             neighbors: Neighbors::default(),
             fdb: Fdb::default(),
             cursors: Cursors::new(u32::from(id)),
@@ -198,6 +202,7 @@ impl Worker {
         // 2. What the other workers sent, what is due, what the links have.
         moved += self.send_unsent() + self.receive_parcels(now);
         self.ask_neighbors_again(now);
+        self.expire_fragments(now);
         self.run_timers(now);
         // 3. A batch per port.
         for _ in 0..self.ready.len() {

@@ -239,19 +239,42 @@ fn provoke(reason: DropReason, lab: &mut Lab) -> Gained {
             TOLD
         }
         DropReason::MtuExceeded => {
-            let mut packet = udp_packet(APP2, BACKEND, (1000, 7), &[0; 1445], 64);
-            let mut header = Ipv4Packet::new_unchecked(&mut packet[..]);
-            header.set_fragmentation(false, false, 0);
-            header.fill_header_checksum();
-            from_pod(lab, &packet);
+            let id = lab.node1;
+            lab.control.tables.publish(|tables| {
+                let mut node = (**tables.node(id).unwrap()).clone();
+                node.interfaces[0].mtu = 27;
+                tables.set_node(id, Some(node));
+            });
+            from_pod(lab, &fragment_of(&datagram(INTERNET), 0..9, false, 0));
             ALONE
         }
-        DropReason::UntranslatableFragment => {
-            let mut packet = datagram(VIP);
-            let mut header = Ipv4Packet::new_unchecked(&mut packet[..]);
-            header.set_fragmentation(false, false, 64);
-            header.fill_header_checksum();
-            from_pod(lab, &packet);
+        DropReason::FragmentMalformed => {
+            from_pod(lab, &fragment_of(&datagram(VIP), 0..9, true, 0));
+            ALONE
+        }
+        DropReason::FragmentTiny => {
+            let segment = tcp_packet(APP2, VIP, (1000, 80), TcpFlags::SYN);
+            from_pod(lab, &fragment_of(&segment, 0..16, true, 0));
+            ALONE
+        }
+        DropReason::FragmentOverlap => {
+            let packet = udp_packet(APP2, APP1, (1000, 7), &[0; 64], 64);
+            from_pod(lab, &fragment_of(&packet, 0..40, true, 0));
+            from_pod(lab, &fragment_of(&packet, 32..72, false, 32));
+            Gained { received: 2, sent: 1, ..ALONE }
+        }
+        DropReason::FragmentLimit => {
+            for number in 0..129u16 {
+                let mut packet = fragment_of(&udp_packet(APP2, VIP, (1, 7), &[0; 64], 64), 32..72, false, 32);
+                Ipv4Packet::new_unchecked(&mut packet[..]).set_identification(number);
+                Ipv4Packet::new_unchecked(&mut packet[..]).fill_header_checksum();
+                from_pod(lab, &packet);
+            }
+            Gained { received: 129, held: 128, ..Gained::default() }
+        }
+        DropReason::FragmentTimeout => {
+            from_pod(lab, &fragment_of(&udp_packet(APP2, VIP, (1, 7), &[0; 64], 64), 32..72, false, 32));
+            lab.pass(Duration::from_secs(30));
             ALONE
         }
         DropReason::NeighborQueueFull => {

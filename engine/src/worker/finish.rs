@@ -32,6 +32,7 @@ impl Worker {
             }
         }
         found.extend(self.neighbors.drain().into_iter().map(|(_, frame)| frame));
+        found.extend(self.fragments.drain());
         found.extend(self.waiting_for_ports.drain(..).map(|(_, frame)| frame));
         for incoming in &mut self.incoming {
             incoming.parcels.pop(usize::MAX, |parcel| match parcel {

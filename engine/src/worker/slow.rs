@@ -24,6 +24,15 @@ use crate::trace::{Action, Point};
 impl Worker {
     /// Decides about a frame and does what was decided.
     pub(super) fn decide(&mut self, frame: Frame, parsed: &Parsed, now: Instant) {
+        if parsed.fragment {
+            self.decide_fragment(frame, parsed, now);
+        } else {
+            self.decide_known(frame, parsed, now);
+        }
+    }
+
+    /// Decides about a frame whose flow is known, though it be a fragment.
+    pub(super) fn decide_known(&mut self, frame: Frame, parsed: &Parsed, now: Instant) {
         let record = self.arena.record(&frame);
         let (node_id, port_id, course) = (NodeId(record.node), PortId(record.ingress), record.course);
         if parsed.class == Class::Arp {
@@ -162,22 +171,38 @@ impl Worker {
     }
 
     /// Applies a decision step by step and sends the frame.
-    pub(super) fn forward(
+    pub(super) fn forward(&mut self, frame: Frame, tuple: Tuple, transform: &Transform, now: Instant) {
+        self.forward_by(frame, tuple, transform, transform.steps(), now);
+    }
+
+    /// Applies the rest of a decision; `tuple` is the packet's by now.
+    pub(super) fn forward_by(
         &mut self,
         mut frame: Frame,
         mut tuple: Tuple,
         transform: &Transform,
+        steps: &[Step],
         now: Instant,
     ) {
         self.identification = self.identification.wrapping_add(1);
-        for step in transform.steps() {
-            if let Step::Pass(point, action) = *step {
-                self.watch(&mut frame, point, action, now);
-                continue;
-            }
-            let mut open: FrameMut<'_> = self.arena.open(&mut frame);
-            if !apply(&mut open, step, &mut tuple, self.identification) {
-                return self.drop_frame(frame, DropReason::MtuExceeded, now);
+        for (number, step) in steps.iter().enumerate() {
+            match *step {
+                Step::Pass(point, action) => self.watch(&mut frame, point, action, now),
+                Step::Fragment(mtu) => {
+                    let rest = steps.get(number + 1..).unwrap_or_default();
+                    return self.send_in_fragments(frame, mtu, (tuple, transform, rest), now);
+                }
+                Step::Decapsulate
+                | Step::Translate(_)
+                | Step::TranslateError(_)
+                | Step::DecrementTtl
+                | Step::Encapsulate(_)
+                | Step::Ethernet { .. } => {
+                    let mut open: FrameMut<'_> = self.arena.open(&mut frame);
+                    if !apply(&mut open, step, &mut tuple, self.identification) {
+                        return self.drop_frame(frame, DropReason::MtuExceeded, now);
+                    }
+                }
             }
         }
         self.send(frame, transform.egress, now);
@@ -246,14 +271,30 @@ impl Worker {
         if record.ingress == ORIGINATED {
             return self.send_originated(frame, now);
         }
-        let Some(ingress) = self.ingress_of(PortId(record.ingress)) else {
-            return self.drop_frame(frame, DropReason::LinkDown, now);
-        };
-        let verified = record.checksum == crate::frame::ChecksumState::Verified;
-        match crate::parse::parse(self.arena.bytes(&frame), &ingress, verified) {
-            Ok(parsed) => self.decide(frame, &Parsed { hash: record.flow_hash, ..parsed }, now),
+        match self.parsed_again(&frame) {
+            // It was taken note of before.
+            Ok(parsed) if parsed.fragment => {
+                self.decide_known(frame, &parsed.with_ports(record.fragment_ports.into()), now);
+            }
+            Ok(parsed) => self.decide_known(frame, &parsed, now),
             Err(reason) => self.drop_frame(frame, reason, now),
         }
+    }
+
+    /// A frame is decided about as if it came in now.
+    pub(super) fn take_again(&mut self, frame: Frame, now: Instant) {
+        match self.parsed_again(&frame) {
+            Ok(parsed) => self.decide(frame, &parsed, now),
+            Err(reason) => self.drop_frame(frame, reason, now),
+        }
+    }
+
+    fn parsed_again(&self, frame: &Frame) -> Result<Parsed, DropReason> {
+        let record = *self.arena.record(frame);
+        let ingress = self.ingress_of(PortId(record.ingress)).ok_or(DropReason::LinkDown)?;
+        let verified = record.checksum == crate::frame::ChecksumState::Verified;
+        let parsed = crate::parse::parse(self.arena.bytes(frame), &ingress, verified)?;
+        Ok(Parsed { hash: record.flow_hash, ..parsed })
     }
 
     /// Drops a refused frame and tells its sender, where that is done.
