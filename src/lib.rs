@@ -2,6 +2,7 @@
 //!
 //! - [`args`]: what may be typed.
 //! - [`topology`]: the topology file and the Kubernetes manifests beside it, with every finding at its line.
+//! - [`impairment`]: a link's settings as they are written.
 //! - [`network`]: a network's control plane in one process.
 //! - [`drive`]: what makes it go: virtual time, or workers on threads.
 //! - [`check`]: every way through a network, tried.
@@ -16,6 +17,8 @@
 pub mod args;
 
 pub mod topology;
+
+pub mod impairment;
 
 pub mod network;
 

@@ -37,6 +37,12 @@ impl Random {
         (self.next_u64() >> 48) as u16
     }
 
+    /// Returns a number, all equally likely, from 0 up to `bound`, that one not included; 0 when it is 0.
+    pub fn below(&mut self, bound: u64) -> u64 {
+        // The high half of the product: for bounds far below 2^64 no number is likelier than another by what counts.
+        ((u128::from(self.next_u64()) * u128::from(bound)) >> 64) as u64
+    }
+
     /// Returns true with the given probability, in parts per million.
     pub fn chance(&mut self, parts_per_million: u32) -> bool {
         parts_per_million > 0 && self.next_u64() % 1_000_000 < u64::from(parts_per_million)

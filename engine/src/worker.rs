@@ -33,6 +33,7 @@ use crate::trace::{Action, Event, Observer, Point};
 use crate::wire::Ipv4Packet;
 
 mod arp;
+mod cables;
 mod exchange;
 mod finish;
 mod inspect;

@@ -4,8 +4,13 @@
 //! gives a frame back with a reason when it cannot send it; nothing here decides anything. Allowed
 //! dependencies: `frame`, `ring`, `pod`. Read first: `docs/architecture.md`, "Links".
 
-pub mod pod_ring;
+pub mod impairment;
+
 pub mod wire;
+
+pub mod pod_ring;
+
+use std::collections::VecDeque;
 
 use crate::clock::Instant;
 use crate::frame::Frame;
@@ -37,8 +42,38 @@ pub struct PodLink {
     pub pod: Pod,
     /// The way to it.
     pub wire: Wire,
+    /// The way from it; none while nobody ever asked for other than a perfect one.
+    pub uplink: Option<Box<Uplink>>,
     /// When the worker is set to poll it next.
     pub scheduled: Option<Instant>,
+}
+
+impl PodLink {
+    /// Makes the link of a pod by perfect cables.
+    #[must_use]
+    pub fn new(pod: Pod, wire: Wire) -> Self {
+        Self { pod, wire, uplink: None, scheduled: None }
+    }
+}
+
+/// The way from a pod to its node.
+#[derive(Debug)]
+pub struct Uplink {
+    /// Frames that the pod has sent and that are not on the cable yet.
+    pub outbox: VecDeque<Frame>,
+    /// The cable.
+    pub wire: Wire,
+}
+
+/// A direction of a link, seen from the port at which it can be impaired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Direction {
+    /// Out of the port.
+    Out,
+    /// Out of the port, for frames that came to its node by this one.
+    OutFrom(PortId),
+    /// In by the port; a pod's only.
+    In,
 }
 
 /// The worker's end of a pair of rings.

@@ -25,7 +25,13 @@ impl Worker {
             found.extend(attached.waiting.drain(..));
             match &mut attached.link {
                 Link::Wire { wire, .. } => found.extend(std::iter::from_fn(|| wire.drain())),
-                Link::Pod(pod) => found.extend(std::iter::from_fn(|| pod.wire.drain())),
+                Link::Pod(pod) => {
+                    found.extend(std::iter::from_fn(|| pod.wire.drain()));
+                    if let Some(uplink) = &mut pod.uplink {
+                        found.extend(uplink.outbox.drain(..));
+                        found.extend(std::iter::from_fn(|| uplink.wire.drain()));
+                    }
+                }
                 Link::Rings(rings) => {
                     rings.incoming.pop(usize::MAX, |frame| found.push(frame));
                 }
