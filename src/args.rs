@@ -32,6 +32,8 @@ pub enum Command {
     Show(Show),
     /// Write the frames that pass a point as pcapng
     Capture(Capture),
+    /// Show how links differ from perfect ones, or change that
+    Link(Link),
 }
 
 /// How results are printed.
@@ -66,7 +68,7 @@ pub struct Up {
     /// Name of the running network, instead of the topology's
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
-    /// Break something first: lease:NODE or link:A:B (may be repeated)
+    /// Break something first: lease:NODE, or link:A:B of two machines or a pod and its node (may be repeated)
     #[arg(long, value_name = "FAULT")]
     pub fault: Vec<String>,
     /// Write the frames that pass a point during the checks to a pcapng file (may be repeated)
@@ -155,6 +157,30 @@ pub struct Show {
     pub table: Table,
     /// A node, router or network
     pub node: String,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub output: Output,
+}
+
+/// `flatnet link`.
+#[derive(Debug, Args)]
+pub struct Link {
+    /// Which network.
+    #[command(flatten)]
+    pub selection: Selection,
+    /// A node, host or router, or a pod; without it all links that are not perfect are shown
+    #[arg(value_name = "A", requires = "to")]
+    pub from: Option<String>,
+    /// Another on the same network, or the pod's node
+    #[arg(value_name = "B")]
+    pub to: Option<String>,
+    /// delay=50ms jitter=5ms loss=1% duplicate=1% reorder=1% corrupt=0.1% rate=10Mbit queue=100|64kB mtu=1400; =none
+    /// takes one back; down, up, reset (to the topology's). Those not named stay
+    #[arg(value_name = "SETTING")]
+    pub settings: Vec<String>,
+    /// Change frames from A to B only
+    #[arg(long, requires = "settings")]
+    pub one_way: bool,
     /// How to print it
     #[arg(short, long, value_enum, default_value = "table")]
     pub output: Output,

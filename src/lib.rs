@@ -12,7 +12,7 @@
 //! - [`views`]: what it answers.
 //! - [`output`]: how commands print.
 //! - [`client`]: the way to it.
-//! - [`exec`], [`show`], [`capture`], [`status`], [`down`]: the commands that ask it.
+//! - [`exec`], [`show`], [`capture`], [`link`], [`status`], [`down`]: the commands that ask it.
 
 pub mod args;
 
@@ -49,6 +49,8 @@ pub mod exec;
 pub mod show;
 
 pub mod capture;
+
+pub mod link;
 
 pub mod status;
 

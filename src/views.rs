@@ -264,6 +264,77 @@ pub struct FlowEntry {
     pub answered: bool,
 }
 
+/// A change of a link's settings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkRequest {
+    /// The one end.
+    pub from: String,
+    /// The other.
+    pub to: String,
+    /// Whether only frames from the one to the other are meant.
+    pub one_way: bool,
+    /// `NAME=VALUE`, `down`, `up` or `reset`, in the order in which they are to be done.
+    pub settings: Vec<String>,
+}
+
+/// One direction of a link.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkEntry {
+    /// Who sends.
+    pub from: String,
+    /// Who receives.
+    pub to: String,
+    /// What differs from a perfect link, as it can be typed; `perfect`.
+    pub settings: String,
+    /// Delay, nanoseconds.
+    pub delay_ns: u64,
+    /// What it varies by, nanoseconds.
+    pub jitter_ns: u64,
+    /// Frames lost, parts per million.
+    pub loss_ppm: u32,
+    /// Frames that arrive twice, parts per million.
+    pub duplicate_ppm: u32,
+    /// Frames that overtake, parts per million.
+    pub reorder_ppm: u32,
+    /// Frames with one bit turned over, parts per million.
+    pub corrupt_ppm: u32,
+    /// Bits a second.
+    pub rate_bps: Option<u64>,
+    /// The queue's limit, when it counts frames.
+    pub queue_frames: Option<u32>,
+    /// The queue's limit, when it counts bytes.
+    pub queue_bytes: Option<u64>,
+    /// Largest IP packet, bytes.
+    pub mtu: Option<u16>,
+    /// Whether it is down.
+    pub down: bool,
+    /// What happened while it was not perfect.
+    pub counters: LinkCounters,
+}
+
+/// What happened to the frames of one direction of a link while it was not perfect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkCounters {
+    /// Frames that were to be sent.
+    pub frames: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Lost by chance.
+    pub lost: u64,
+    /// Copies made.
+    pub duplicated: u64,
+    /// Frames that took no delay.
+    pub reordered: u64,
+    /// Frames with a bit turned over.
+    pub corrupted: u64,
+    /// Frames that found the queue full.
+    pub queue_full: u64,
+    /// Frames beyond the MTU.
+    pub too_long: u64,
+    /// Frames that found it down.
+    pub refused: u64,
+}
+
 /// Drops for one reason, explained.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DropEntry {

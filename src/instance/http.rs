@@ -27,7 +27,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Desk, RequestError};
 use crate::recorder::Recorder;
-use crate::views::{ExecRequest, LedgerReport, Problem, Status};
+use crate::views::{ExecRequest, LedgerReport, LinkEntry, LinkRequest, Problem, Status};
 
 /// The trailer with a program's exit code.
 pub const EXIT_CODE: &str = "flatnet-exit-code";
@@ -106,6 +106,7 @@ fn router(desk: Desk) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/down", post(down))
         .route("/v1/show/{table}", get(show))
+        .route("/v1/links", get(links).post(change_link))
         .route("/v1/exec", post(exec))
         .route("/v1/programs/{number}/input", post(input))
         .route("/v1/programs/{number}/signal", post(interrupt))
@@ -116,9 +117,13 @@ fn router(desk: Desk) -> Router {
 impl IntoResponse for RequestError {
     fn into_response(self) -> Response {
         let status = match self {
-            Self::Machine { .. } | Self::Node { .. } | Self::Point(_) | Self::Table(_) | Self::Program(_) => {
-                StatusCode::NOT_FOUND
-            }
+            Self::Machine { .. }
+            | Self::Node { .. }
+            | Self::Link { .. }
+            | Self::Point(_)
+            | Self::Table(_)
+            | Self::Program(_) => StatusCode::NOT_FOUND,
+            Self::Setting(_) => StatusCode::BAD_REQUEST,
             Self::Drive(_) | Self::Capture(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Ending => StatusCode::SERVICE_UNAVAILABLE,
         };
@@ -148,6 +153,27 @@ async fn show(
     Query(query): Query<ShowQuery>,
 ) -> Result<Json<Value>, RequestError> {
     desk.ask(move |instance| instance.show(&table, &query.node)).await?.map(Json)
+}
+
+/// Which pair; all that differ without one.
+#[derive(Debug, Deserialize)]
+struct LinksQuery {
+    from: Option<String>,
+    to: Option<String>,
+}
+
+async fn links(
+    State(desk): State<Desk>,
+    Query(LinksQuery { from, to }): Query<LinksQuery>,
+) -> Result<Json<Vec<LinkEntry>>, RequestError> {
+    desk.ask(move |instance| instance.links(from.as_deref().zip(to.as_deref()))).await?.map(Json)
+}
+
+async fn change_link(
+    State(desk): State<Desk>,
+    Json(request): Json<LinkRequest>,
+) -> Result<Json<Vec<LinkEntry>>, RequestError> {
+    desk.ask(move |instance| instance.change_link(&request)).await?.map(Json)
 }
 
 type Pieces = mpsc::Sender<Frame<Bytes>>;

@@ -6,7 +6,7 @@
 //!
 //! - [`socket`]: where instances listen, and which run;
 //! - [`http`]: the server, its paths and errors;
-//! - `programs`, `captures`, `tables`, `status`: what it asks of the instance.
+//! - `programs`, `captures`, `links`, `tables`, `status`: what it asks of the instance.
 //!
 //! Invariants: a job runs to its end between two rounds of the agents; when the instance ends every job that waits
 //! fails, and who asked for the end gets the ledger.
@@ -21,6 +21,8 @@ mod programs;
 
 mod captures;
 
+mod links;
+
 mod tables;
 
 mod status;
@@ -29,9 +31,11 @@ use std::collections::BTreeMap;
 use std::sync::mpsc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use flatnet_agents::publisher::PublishError;
 use tokio::sync::oneshot;
 
 use crate::drive::{Drive, DriveError};
+use crate::impairment;
 use crate::ledger;
 use crate::point::{NoPoint, Resolved};
 use crate::rates::Rates;
@@ -85,6 +89,17 @@ pub enum RequestError {
     /// There is no such point.
     #[error(transparent)]
     Point(#[from] NoPoint),
+    /// There is no such link, or it cannot be changed.
+    #[error("{error}")]
+    Link {
+        /// Why.
+        error: PublishError,
+        /// What has links.
+        known: Vec<String>,
+    },
+    /// A link's setting is wrong.
+    #[error("{0}")]
+    Setting(String),
     /// There is no such table.
     #[error("there is no table {0}")]
     Table(String),
@@ -111,7 +126,15 @@ impl RequestError {
             }
             Self::Point(NoPoint { known, .. }) => Some(format!("there are {}", known.join(", "))),
             Self::Table(_) => Some("there are fdb, neighbors, routes, services, flows, drops".to_owned()),
-            Self::Program(_) | Self::Drive(_) | Self::Capture(_) | Self::Ending => None,
+            Self::Link { known, .. } if !known.is_empty() => Some(format!(
+                "nodes, hosts and routers of one network have links, and a pod and its node; there are {}",
+                known.join(", ")
+            )),
+            Self::Setting(_) => Some(format!(
+                "write NAME=VALUE, down, up or reset; names are {}; none takes one back",
+                impairment::NAMES.join(", ")
+            )),
+            Self::Link { .. } | Self::Program(_) | Self::Drive(_) | Self::Capture(_) | Self::Ending => None,
         }
     }
 }

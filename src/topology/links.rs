@@ -51,7 +51,8 @@ impl LinkSpec {
 /// Reads an entry.
 pub(crate) fn link(item: &Node, findings: &mut Vec<Finding>) -> Option<LinkSpec> {
     let mut fields = Fields::open(item, "a link", findings);
-    let between = fields.node("between").is_some().then(|| fields.list("between"));
+    let list = fields.list("between");
+    let between = item.get("between").map(|_| list);
     let (from, to) = (fields.optional("from", text), fields.optional("to", text));
     let ends = match (between, from, to) {
         (Some(list), None, None) => {

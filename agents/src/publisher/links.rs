@@ -34,6 +34,11 @@ pub struct LinkPlace {
 }
 
 impl Publisher {
+    /// Lists the nodes, routers and hosts: what has links on a network.
+    pub fn machines(&self) -> impl Iterator<Item = &str> {
+        self.stations.keys().map(|name| &**name)
+    }
+
     /// Finds the direction of a link from one machine to another.
     ///
     /// # Errors
