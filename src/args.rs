@@ -32,6 +32,8 @@ pub enum Command {
     Show(Show),
     /// Write the frames that pass a point as pcapng
     Capture(Capture),
+    /// Play a pcap or pcapng file into the network, as if the machine at a point had sent it
+    Replay(Replay),
     /// Show how links differ from perfect ones, or change that
     Link(Link),
 }
@@ -158,6 +160,27 @@ pub struct Show {
     /// A node, router or network
     pub node: String,
     /// How to print it
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub output: Output,
+}
+
+/// `flatnet replay`.
+#[derive(Debug, Args)]
+pub struct Replay {
+    /// Which network.
+    #[command(flatten)]
+    pub selection: Selection,
+    /// [NAMESPACE/]POD, HOST or NODE:eth0: whose frames they are
+    pub point: String,
+    /// The file, of Ethernet frames
+    pub file: PathBuf,
+    /// original: at the file's own times; max: as fast as the port takes them; 2x, 0.5x: scaled
+    #[arg(long, default_value = "original")]
+    pub speed: String,
+    /// Play it so many times
+    #[arg(long = "loop", value_name = "N", default_value_t = 1)]
+    pub repeat: u32,
+    /// How to print what became of it
     #[arg(short, long, value_enum, default_value = "table")]
     pub output: Output,
 }

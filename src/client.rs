@@ -170,7 +170,15 @@ impl Client {
         request: &impl serde::Serialize,
     ) -> Result<T, ClientError> {
         let body = serde_json::to_vec(request).map_err(|error| self.misunderstood(error))?;
-        let response = self.send(Method::POST, path, Body::from(body)).await?;
+        self.upload(path, Body::from(body)).await
+    }
+
+    /// Sends a body piece by piece and reads the whole answer.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn upload<T: DeserializeOwned>(&self, path: &str, body: Body) -> Result<T, ClientError> {
+        let response = self.send(Method::POST, path, body).await?;
         let text = self.collect(response).await?;
         serde_json::from_slice(&text).map_err(|error| self.misunderstood(error))
     }

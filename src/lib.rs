@@ -7,12 +7,12 @@
 //! - [`drive`]: what makes it go: virtual time, or workers on threads.
 //! - [`check`]: every way through a network, tried.
 //! - [`up`]: the command that does all that, and keeps it running.
-//! - [`point`], [`recorder`], [`rates`], [`ledger`]: what can be watched and counted in a network that runs.
+//! - [`point`], [`recorder`], [`packets`], [`rates`], [`ledger`]: what can be watched and counted in a network that runs.
 //! - [`instance`]: a running network that answers.
 //! - [`views`]: what it answers.
 //! - [`output`]: how commands print.
 //! - [`client`]: the way to it.
-//! - [`exec`], [`show`], [`capture`], [`link`], [`status`], [`down`]: the commands that ask it.
+//! - [`exec`], [`show`], [`capture`], [`replay`], [`link`], [`status`], [`down`]: the commands that ask it.
 
 pub mod args;
 
@@ -32,6 +32,8 @@ pub mod point;
 
 pub mod recorder;
 
+pub mod packets;
+
 pub mod rates;
 
 pub mod ledger;
@@ -49,6 +51,8 @@ pub mod exec;
 pub mod show;
 
 pub mod capture;
+
+pub mod replay;
 
 pub mod link;
 

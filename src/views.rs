@@ -335,6 +335,43 @@ pub struct LinkCounters {
     pub refused: u64,
 }
 
+/// What became of a recording that was played.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct ReplayReport {
+    /// Frames in the file.
+    pub frames: u64,
+    /// Bytes of the frames that were to be sent.
+    pub bytes: u64,
+    /// Frames that set out.
+    pub sent: u64,
+    /// Frames that the file does not hold whole.
+    pub cut: u64,
+    /// Frames longer than any can be.
+    pub too_long: u64,
+    /// How long it took, by the machine's clock.
+    pub seconds: f64,
+    /// What the whole network dropped meanwhile, whoever sent it.
+    pub drops: Vec<DropCount>,
+}
+
+impl ReplayReport {
+    /// Adds what became of it the next time.
+    pub fn add(&mut self, next: Self) {
+        self.frames += next.frames;
+        self.bytes += next.bytes;
+        self.sent += next.sent;
+        self.cut += next.cut;
+        self.too_long += next.too_long;
+        self.seconds += next.seconds;
+        for drop in next.drops {
+            match self.drops.iter_mut().find(|known| known.reason == drop.reason) {
+                Some(known) => known.count += drop.count,
+                None => self.drops.push(drop),
+            }
+        }
+    }
+}
+
 /// Drops for one reason, explained.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DropEntry {

@@ -23,6 +23,7 @@ use crate::flow::{FlowCache, NO_BINDING, flags};
 use crate::frame::{Arena, ChecksumState, Frame, Pool};
 use crate::ledger::{DropReason, NodeCounters, Term};
 use crate::link::Link;
+use crate::link::replay::Replay;
 use crate::mailbox::{Incoming, Mailbox, Outgoing, Parcel};
 use crate::neighbor::Neighbors;
 use crate::parse::{Class, IngressPort, Parsed, parse_into};
@@ -40,7 +41,10 @@ mod inspect;
 mod originate;
 mod pods;
 mod ports;
+mod replays;
 mod slow;
+
+pub use replays::ReplayState;
 
 /// Frames a batch has at most.
 pub const BATCH_LIMIT: usize = 64;
@@ -114,6 +118,8 @@ pub struct Worker {
     pub observer: Observer,
     links: Vec<Option<Attached>>,
     ready: VecDeque<PortId>,
+    /// Recordings on their way into ports.
+    replays: Vec<Replay>,
     timers: ports::Timers,
     /// Ports whose links are rings: looked at in every batch.
     ring_ports: Vec<PortId>,
@@ -170,6 +176,7 @@ impl Worker {
             observer: Observer::default(),
             links: Vec::new(),
             ready: VecDeque::new(),
+            replays: Vec::new(),
             timers: ports::Timers::default(),
             ring_ports: Vec::new(),
             now: Instant::ZERO,
@@ -190,6 +197,7 @@ impl Worker {
         moved += self.receive_parcels(now);
         self.ask_neighbors_again(now);
         self.run_timers(now);
+        moved += self.run_replays(now);
         // 3. A batch per port.
         for _ in 0..self.ready.len() {
             if let Some(port) = self.ready.pop_front() {

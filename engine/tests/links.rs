@@ -17,6 +17,7 @@ use flatnet_engine::link::wire::Wire;
 use flatnet_engine::pod::{ContainerConfig, Image, Pod, PodConfig, PodDrop};
 use flatnet_engine::random::Random;
 use flatnet_engine::tables::{Guard, PortId};
+use flatnet_engine::wire::MacAddress;
 use std::collections::BTreeSet;
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -427,4 +428,68 @@ fn what_is_on_a_pods_cable_at_the_end_is_found() {
     lab.send(APP2, &ask);
     let buffers = lab.finish();
     assert_eq!(buffers.held, 2, "one on its way in, the pod's own question on its way out");
+}
+
+/// Frames in buffers of the control side, `gap` apart.
+fn recording(
+    lab: &mut Lab,
+    frames: &[Vec<u8>],
+    gap: Duration,
+) -> Vec<(Duration, flatnet_engine::frame::Frame)> {
+    let fill = |(number, bytes): (u32, &Vec<u8>)| {
+        let mut frame = lab.control.pool.allocate(bytes.len()).unwrap();
+        lab.control.arena().open(&mut frame).bytes_mut().copy_from_slice(bytes);
+        (gap * number, frame)
+    };
+    (0..).zip(frames).map(fill).collect()
+}
+
+#[test]
+fn a_recording_goes_by_the_pods_own_cable_at_its_own_times() {
+    let address = std::net::Ipv4Addr::new(10, 1, 15, 9);
+    let (mut lab, port) = lab_with_echo(address);
+    let frames: Vec<Vec<u8>> = (1..=3)
+        .map(|id| ethernet(mac(APP2), mac(address), &udp_packet(address, APP2, (id, 9), &[7; 20], 64)))
+        .collect();
+    for (delay, first) in [(0, 0), (5, 5)] {
+        let delay = milliseconds(delay);
+        lab.workers[0].impair(port, Direction::In, Impairment { delay, ..Impairment::default() });
+        let recorded = recording(&mut lab, &frames, milliseconds(10));
+        lab.run();
+        assert!(lab.workers[0].start_replay(1, port));
+        lab.workers[0].feed_replay(1, recorded);
+        let mut arrived = Vec::new();
+        for millisecond in 0..=30_u64 {
+            lab.run();
+            arrived.extend(lab.take(APP2).into_iter().map(|bytes| (millisecond, bytes)));
+            lab.pass(milliseconds(1));
+        }
+        let expected =
+            (0..).zip(&frames).map(|(number, frame): (u64, _)| (first + 10 * number, frame.clone()));
+        assert_eq!(arrived, expected.collect::<Vec<_>>());
+        assert_eq!(lab.workers[0].replay_state(1).unwrap().sent, 3);
+        lab.workers[0].end_replay(1);
+    }
+    assert!(!lab.workers[0].start_replay(2, PortId(9_999)), "there is no such port");
+    lab.check();
+}
+
+#[test]
+fn a_recording_that_ends_early_leaves_no_buffer_behind() {
+    let mut lab = Lab::new(1);
+    let frames = vec![ethernet(MacAddress::BROADCAST, mac(NODE1), &[0; 46]); 3];
+    let (near, _) = lab.wires[0];
+    for number in 1..=2 {
+        let recorded = recording(&mut lab, &frames, Duration::from_secs(1));
+        assert!(lab.workers[0].start_replay(number, near));
+        assert!(lab.workers[0].feed_replay(number, recorded).is_some());
+    }
+    lab.run();
+    assert_eq!(lab.ledger(lab.switch).term(Term::Received), 2, "an interface's frames come in at the switch");
+    lab.workers[0].end_replay(1);
+    let late = recording(&mut lab, &frames, Duration::ZERO);
+    assert_eq!(lab.workers[0].feed_replay(1, late), None, "it has ended");
+    lab.run();
+    assert_eq!(lab.take(USER).len(), 2);
+    assert_eq!(lab.finish().held, 2, "the other one still waits");
 }

@@ -6,7 +6,7 @@
 //!
 //! - [`socket`]: where instances listen, and which run;
 //! - [`http`]: the server, its paths and errors;
-//! - `programs`, `captures`, `links`, `tables`, `status`: what it asks of the instance.
+//! - `programs`, `captures`, `replays`, `links`, `tables`, `status`: what it asks of the instance.
 //!
 //! Invariants: a job runs to its end between two rounds of the agents; when the instance ends every job that waits
 //! fails, and who asked for the end gets the ledger.
@@ -20,6 +20,8 @@ pub mod http;
 mod programs;
 
 mod captures;
+
+pub(crate) mod replays;
 
 mod links;
 
@@ -65,6 +67,8 @@ pub struct Instance {
     next_program: u64,
     captures: BTreeMap<u32, Resolved>,
     next_capture: u32,
+    replays: BTreeMap<u32, replays::Playing>,
+    next_replay: u32,
 }
 
 /// Why a request fails.
@@ -100,6 +104,12 @@ pub enum RequestError {
     /// A link's setting is wrong.
     #[error("{0}")]
     Setting(String),
+    /// Nobody sends at the point.
+    #[error("nothing can be replayed at {0}: no machine sends there")]
+    NoMachine(String),
+    /// A recording cannot be played.
+    #[error("{0}")]
+    Replay(String),
     /// There is no such table.
     #[error("there is no table {0}")]
     Table(String),
@@ -134,6 +144,11 @@ impl RequestError {
                 "write NAME=VALUE, down, up or reset; names are {}; none takes one back",
                 impairment::NAMES.join(", ")
             )),
+            Self::NoMachine(_) => Some("name a pod, a host, or an interface such as node-1:eth0".to_owned()),
+            Self::Replay(_) => Some(
+                "a replay takes Ethernet frames in pcap or pcapng, as `flatnet capture` writes them"
+                    .to_owned(),
+            ),
             Self::Link { .. } | Self::Program(_) | Self::Drive(_) | Self::Capture(_) | Self::Ending => None,
         }
     }
@@ -170,6 +185,14 @@ impl Desk {
     }
 }
 
+impl Desk {
+    /// Leaves a job whose answer nobody waits for.
+    pub fn leave(&self, job: impl FnOnce(&mut Instance) + Send + 'static) {
+        // When it ends there is nothing to do.
+        let _ = self.jobs.send(Box::new(job));
+    }
+}
+
 impl Instance {
     /// Makes an instance of a network that is up.
     pub fn new(name: String, drive: Drive) -> Self {
@@ -191,6 +214,8 @@ impl Instance {
             next_program: 1,
             captures: BTreeMap::new(),
             next_capture: 1,
+            replays: BTreeMap::new(),
+            next_replay: 1,
         }
     }
 

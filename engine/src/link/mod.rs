@@ -10,6 +10,8 @@ pub mod wire;
 
 pub mod pod_ring;
 
+pub mod replay;
+
 use std::collections::VecDeque;
 
 use crate::clock::Instant;

@@ -3,7 +3,7 @@
 //! Called once, after the last batch. Invariants: every frame that waits somewhere is found once and its buffer given
 //! back; nothing is counted as dropped, since what waits is accounted for where it waits. Read first: `ledger.rs`.
 
-use super::{Frame, Link, Worker};
+use super::{Frame, Link, Replay, Worker};
 use crate::ledger::Buffers;
 use crate::mailbox::Parcel;
 
@@ -37,6 +37,7 @@ impl Worker {
                 }
             }
         }
+        found.extend(self.replays.iter_mut().flat_map(Replay::drain));
         found.extend(self.neighbors.drain().into_iter().map(|(_, frame)| frame));
         for incoming in &mut self.incoming {
             incoming.parcels.pop(usize::MAX, |parcel| match parcel {

@@ -118,7 +118,7 @@ impl Worker {
     }
 
     /// Has a pod's link looked at when it wants to be next.
-    fn schedule_pod(&mut self, port: PortId, now: Instant) {
+    pub(super) fn schedule_pod(&mut self, port: PortId, now: Instant) {
         let Some(Attached { link: Link::Pod(link), .. }) =
             self.links.get_mut(port.0 as usize).and_then(Option::as_mut)
         else {

@@ -232,7 +232,7 @@ impl Worker {
         if busy {
             return Some(now);
         }
-        [self.timers.next(), self.neighbors.next_poll()].into_iter().flatten().min()
+        [self.timers.next(), self.neighbors.next_poll(), self.next_replay()].into_iter().flatten().min()
     }
 
     /// The point that a port's ingress is at.
