@@ -135,9 +135,6 @@ impl Control {
             incoming.parcels.pop(usize::MAX, |parcel| match parcel {
                 Parcel::Home(frame) => self.pool.welcome(frame),
                 Parcel::Ingress(frame) | Parcel::Egress(frame) => self.pool.free(frame),
-                Parcel::Notice => {
-                    incoming.notices.pop();
-                }
             });
         }
     }

@@ -13,13 +13,13 @@ use std::net::Ipv4Addr;
 
 use flatnet_proxy::{Cursors, Ipv4Prefix, Protocol, Service, choose};
 
-use crate::binding::{BindingRef, Bindings, Half, HalfKey, Refused};
+use crate::binding::{Answers, BindingRef, Bindings, Half, HalfKey, Refused};
 use crate::bridge::Fdb;
 use crate::clock::Instant;
 use crate::flow::Tuple;
 use crate::icmp::{self, ErrorTranslation};
 use crate::ledger::DropReason;
-use crate::masquerade;
+use crate::masquerade::{self, Masquerade};
 use crate::neighbor::{Attachment, Neighbor, Neighbors};
 use crate::parse::{self, Class, Parsed};
 use crate::random::Random;
@@ -47,6 +47,8 @@ pub struct World<'a> {
     pub neighbors: &'a mut Neighbors,
     /// What this worker learned of MACs.
     pub fdb: &'a mut Fdb,
+    /// The ports this worker may use.
+    pub masquerade: &'a mut Masquerade,
     /// This worker's round-robin cursors.
     pub cursors: &'a mut Cursors,
     /// This worker's generator.
@@ -107,8 +109,10 @@ pub enum Verdict {
     Consume,
     /// It waits until a neighbour's MAC is known.
     Resolve(Neighbor),
-    /// Another worker decides.
-    HandOver(u8),
+    /// Another worker decides; when it is known to hold the binding, by which redirect.
+    HandOver(u8, Option<BindingRef>),
+    /// It waits until another worker has granted a port: this one has none left.
+    AskForPort(masquerade::Pool),
 }
 
 /// A transform and what it depends on.
@@ -150,14 +154,16 @@ pub fn decide(world: &mut World<'_>, arrival: &Arrival<'_>) -> Result<Verdict, R
     if arrival.parsed.tunneled {
         tunnel_peer(world, arrival)?;
     }
-    if let Some(worker) = home(world, arrival) {
-        return Ok(Verdict::HandOver(worker));
+    if let Some((worker, redirect)) = home(world, arrival) {
+        return Ok(Verdict::HandOver(worker, redirect));
     }
     if arrival.parsed.icmp_error {
         return forward_error(world, arrival);
     }
-    let plan = translate::plan(world, arrival)?;
-    forward(world, arrival, plan)
+    match translate::plan(world, arrival)? {
+        Translation::Plan(plan) => forward(world, arrival, plan),
+        Translation::AskForPort(pool) => Ok(Verdict::AskForPort(pool)),
+    }
 }
 
 /// 1. A pod sends from its own MAC and address only.
@@ -207,9 +213,9 @@ fn tunnel_peer(world: &World<'_>, arrival: &Arrival<'_>) -> Result<(), DropReaso
     }
 }
 
-/// 2. Whoever holds the binding decides: the worker of the destination's endpoint, or of the MASQUERADE port.
-fn home(world: &World<'_>, arrival: &Arrival<'_>) -> Option<u8> {
-    if arrival.steered || world.workers == 1 {
+/// 2. Whoever holds the binding decides: the worker that said so, or that of the destination's endpoint or port.
+fn home(world: &World<'_>, arrival: &Arrival<'_>) -> Option<(u8, Option<BindingRef>)> {
+    if world.workers == 1 {
         return None;
     }
     let tuple = if arrival.parsed.icmp_error {
@@ -218,6 +224,13 @@ fn home(world: &World<'_>, arrival: &Arrival<'_>) -> Option<u8> {
     } else {
         arrival.parsed.tuple()
     };
+    if let Some((redirect, worker)) = world.bindings.elsewhere(&HalfKey { node: arrival.ingress.node, tuple })
+    {
+        return Some((worker, Some(redirect)));
+    }
+    if arrival.steered {
+        return None;
+    }
     let destination = Ipv4Addr::from_bits(arrival.parsed.tuple().destination);
     let worker = if let Some(endpoint) = world.tables.endpoints.get(&destination) {
         (endpoint.node == arrival.ingress.node).then_some(endpoint.worker)?
@@ -226,7 +239,7 @@ fn home(world: &World<'_>, arrival: &Arrival<'_>) -> Option<u8> {
     } else {
         return None;
     };
-    (worker != world.worker).then_some(worker)
+    (worker != world.worker).then_some((worker, None))
 }
 
 /// Tells whether a packet to the node's own address may answer a masqueraded one.
@@ -281,6 +294,15 @@ pub struct Plan {
     /// After the source was translated too, on the way out.
     out: Tuple,
     binding: Option<(BindingRef, Half)>,
+}
+
+/// How a packet is translated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Translation {
+    /// Like this.
+    Plan(Plan),
+    /// That cannot be said before another worker has granted a port.
+    AskForPort(masquerade::Pool),
 }
 
 /// 5. Bridge or route, then lay the steps out in the order in which they happen.

@@ -2,7 +2,7 @@
 //!
 //! A worker opens its mailbox once per batch. Invariants: a visit runs on the worker between two batches, so it
 //! sees whole state and needs no lock; every way is bounded; a sleeping worker is woken, a running one costs
-//! its sender one load. Allowed dependencies: `ring`, `frame`, `worker`. Read first: `docs/architecture.md`.
+//! its sender one load. Allowed dependencies: `ring`, `frame`, `worker`, and what notices are about. Read first: `docs/architecture.md`.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, OnceLock, mpsc};
@@ -10,7 +10,9 @@ use std::thread::Thread;
 
 use crossbeam::queue::ArrayQueue;
 
+use crate::binding::HalfKey;
 use crate::frame::Frame;
+use crate::masquerade::Pool;
 use crate::neighbor::Neighbor;
 use crate::ring::{Consumer, Popped, Producer, Word};
 use crate::tables::{NodeId, PortId};
@@ -32,8 +34,6 @@ pub enum Parcel {
     Egress(Frame),
     /// An empty buffer, back to its owner.
     Home(Frame),
-    /// Look into the notices: the next one belongs here in the order.
-    Notice,
 }
 
 impl Word for Parcel {
@@ -42,7 +42,6 @@ impl Word for Parcel {
             Self::Ingress(frame) => frame.into_word(),
             Self::Egress(frame) => (1 << 32) | frame.into_word(),
             Self::Home(frame) => (2 << 32) | frame.into_word(),
-            Self::Notice => 3 << 32,
         }
     }
 
@@ -50,19 +49,28 @@ impl Word for Parcel {
         match word >> 32 {
             0 => Self::Ingress(Frame::from_word(word, popped)),
             1 => Self::Egress(Frame::from_word(word, popped)),
-            2 => Self::Home(Frame::from_word(word, popped)),
-            _ => Self::Notice,
+            _ => Self::Home(Frame::from_word(word, popped)),
         }
     }
 }
 
-/// What one worker tells the others, in order with its frames.
+/// What one worker tells the others, ahead of the frames it sends afterwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Notice {
     /// A bridge learned a MAC.
     Station(NodeId, MacAddress, PortId),
     /// A neighbour's MAC became known.
     Neighbor(Neighbor, MacAddress),
+    /// Answers with this tuple are for this worker.
+    AnswersBegin(HalfKey, u8),
+    /// They no longer are.
+    AnswersEnd(HalfKey, u8),
+    /// This worker is out of ports; who has none either passes it on.
+    PortWanted(Pool, u8),
+    /// A port for a flow of the receiver's; answers to it will be sent on.
+    PortGranted(Pool, u16),
+    /// No worker has a port.
+    PortRefused(Pool),
 }
 
 /// One worker's way to another.
@@ -70,7 +78,7 @@ pub enum Notice {
 pub struct Outgoing {
     /// The frames.
     pub parcels: Producer<Parcel>,
-    /// The notices among them.
+    /// The notices: whoever takes a frame has heeded what was told before it.
     pub notices: Arc<ArrayQueue<Notice>>,
     /// To wake the other.
     pub alarm: Arc<Alarm>,
@@ -83,7 +91,7 @@ pub struct Outgoing {
 pub struct Incoming {
     /// The frames.
     pub parcels: Consumer<Parcel>,
-    /// The notices among them.
+    /// The notices, to be read once frames have been taken and before they are looked at.
     pub notices: Arc<ArrayQueue<Notice>>,
 }
 

@@ -1,9 +1,18 @@
-//! MASQUERADE's ports: which worker may hand out which, and in what order they are tried.
+//! MASQUERADE's ports: which worker may hand out which, and which are free towards a remote endpoint.
 //!
-//! `decide` asks for candidates when a source must be translated, and for a port's owner when an answer comes.
-//! Invariants: a port belongs to one worker, by block; NodePorts and the tunnel's port are never used; a port
-//! is preserved where it may be. Allowed dependencies: none. Read first: `docs/architecture.md`, "MASQUERADE ports";
-//! RFC 4787, 4.2.
+//! `decide` asks for a port when a source must be translated, and for a port's owner when an answer comes; the
+//! worker asks when another worker is out of ports. Invariants: a port belongs to one worker, by block, and is
+//! used by another only when granted, for one reply tuple; NodePorts and the tunnel's port are never used; a port
+//! is preserved where it may be; none is refused while one is free. Allowed dependencies: `binding`. Read first:
+//! `docs/architecture.md`, "MASQUERADE ports"; RFC 4787, 4.2.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::binding::{Bindings, HalfKey};
+use crate::clock::Instant;
+use crate::flow::Tuple;
+use crate::tables::NodeId;
 
 /// Ports in a block; all of a block belong to one worker.
 pub const BLOCK: u16 = 256;
@@ -11,6 +20,10 @@ pub const BLOCK: u16 = 256;
 pub const NODE_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
 /// The lowest port that is handed out: those below are for well-known services.
 pub const FIRST_PORT: u16 = 1024;
+/// Ports tried one after the other before a list of the free ones is made.
+const PROBES: usize = 16;
+/// How often a list without a free port is made anew, or the other workers are asked again.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// Returns the worker that a port belongs to.
 #[must_use]
@@ -24,34 +37,265 @@ pub fn is_usable(port: u16, reserved: u16) -> bool {
     port >= FIRST_PORT && port != reserved && !NODE_PORTS.contains(&port)
 }
 
-/// Yields the ports a worker may use for a flow: the flow's own first, then all others from a random start.
-pub fn candidates(
+/// What ports are shared out for: one source address towards one remote endpoint. Towards another, the same ports
+/// are free again, because the reply's tuple differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Pool {
+    /// The node that translates.
+    pub node: NodeId,
+    /// A reply's tuple but for its destination port.
+    reply: Tuple,
+}
+
+impl Pool {
+    /// Returns the pool of a binding's reply half, and its port there.
+    #[must_use]
+    pub fn of(reply: &HalfKey) -> (Self, u16) {
+        let tuple = Tuple { destination_port: 0, ..reply.tuple };
+        (Self { node: reply.node, reply: tuple }, reply.tuple.destination_port)
+    }
+
+    /// Returns the tuple of a reply to a port.
+    #[must_use]
+    pub fn reply(&self, port: u16) -> HalfKey {
+        HalfKey { node: self.node, tuple: Tuple { destination_port: port, ..self.reply } }
+    }
+}
+
+/// How a port was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// One of this worker's.
+    Own(u16),
+    /// One of another's, granted for this.
+    Granted(u16),
+    /// This worker has none; another may.
+    Ask,
+    /// No worker has one.
+    Exhausted,
+}
+
+/// Which of a worker's ports are free in a pool that is short of them: a bit per port, and one per 64 of those.
+#[derive(Debug)]
+struct FreePorts {
+    words: Box<[u64; 1024]>,
+    summary: [u64; 16],
+    count: usize,
+    /// How many there can be.
+    all: usize,
+    /// When the list was made.
+    made: Instant,
+    /// When the other workers said that they have none either.
+    refused: Option<Instant>,
+}
+
+impl FreePorts {
+    fn new(now: Instant) -> Self {
+        let words = Box::new([0; 1024]);
+        Self { words, summary: [0; 16], count: 0, all: 0, made: now, refused: None }
+    }
+
+    fn insert(&mut self, port: u16) {
+        let (word, bit) = (usize::from(port / 64), 1 << (port % 64));
+        self.count += usize::from(self.words[word] & bit == 0);
+        self.words[word] |= bit;
+        self.summary[word / 64] |= 1 << (word % 64);
+    }
+
+    fn remove(&mut self, port: u16) {
+        let (word, bit) = (usize::from(port / 64), 1 << (port % 64));
+        self.count -= usize::from(self.words[word] & bit != 0);
+        self.words[word] &= !bit;
+        if self.words[word] == 0 {
+            self.summary[word / 64] &= !(1 << (word % 64));
+        }
+    }
+
+    /// Returns the first free port at or after `start`, or else the first of all.
+    fn first_from(&self, start: u16) -> Option<u16> {
+        let from = |word: usize, bit: u32| {
+            let rest = self.words.get(word)? & (u64::MAX << bit);
+            if rest != 0 {
+                return Some(word * 64 + rest.trailing_zeros() as usize);
+            }
+            let next = (word + 1..).take_while(|word| word % 64 != 0).find(|&word| self.words[word] != 0);
+            let word = next.or_else(|| {
+                let group = (word / 64 + 1..16).find(|&group| self.summary[group] != 0)?;
+                Some(group * 64 + self.summary[group].trailing_zeros() as usize)
+            })?;
+            Some(word * 64 + self.words[word].trailing_zeros() as usize)
+        };
+        from(usize::from(start / 64), u32::from(start % 64))
+            .or_else(|| from(0, 0))
+            .and_then(|port| u16::try_from(port).ok())
+    }
+}
+
+/// A worker's view of the ports.
+#[derive(Debug)]
+pub struct Masquerade {
     worker: u8,
     workers: u8,
-    own: u16,
-    reserved: u16,
-    random: u16,
-) -> impl Iterator<Item = u16> {
-    // The start lies in a block of this worker's, so that the first port tried is as random as any.
-    let block = random / BLOCK;
-    let own_block = block - block % u16::from(workers.max(1)) + u16::from(worker);
-    let start = own_block.wrapping_mul(BLOCK).wrapping_add(random % BLOCK);
-    let rest = (0..=u16::MAX).map(move |offset| start.wrapping_add(offset));
-    std::iter::once(own)
-        .chain(rest)
-        .filter(move |&port| owner(port, workers) == worker && is_usable(port, reserved))
+    /// The pools that are short of ports; there is none in normal life.
+    short: BTreeMap<Pool, FreePorts>,
+    /// A port that another worker has granted for the frame about to be decided.
+    pub granted: Option<(Pool, u16)>,
+}
+
+impl Masquerade {
+    /// Makes the view of one worker of several.
+    #[must_use]
+    pub fn new(worker: u8, workers: u8) -> Self {
+        Self { worker, workers: workers.max(1), short: BTreeMap::new(), granted: None }
+    }
+
+    /// Returns the worker that a port belongs to, when it is another.
+    #[must_use]
+    pub fn other_owner(&self, port: u16) -> Option<u8> {
+        Some(owner(port, self.workers)).filter(|&owner| owner != self.worker)
+    }
+
+    /// Tells whether there are other workers.
+    #[must_use]
+    pub fn has_others(&self) -> bool {
+        self.workers > 1
+    }
+
+    /// Finds a port that makes the reply unambiguous: the flow's own where that may be, else any, from a random start.
+    /// To the last free port it takes the same time.
+    pub fn find(
+        &mut self,
+        bindings: &mut Bindings,
+        pool: Pool,
+        (wish, reserved, random): (u16, u16, u16),
+        now: Instant,
+    ) -> Found {
+        if let Some((_, port)) = self.granted.take_if(|(granted, _)| *granted == pool) {
+            return Found::Granted(port);
+        }
+        let mut free = |port: u16| bindings.is_free(&pool.reply(port), now);
+        let is_own = |port: u16| owner(port, self.workers) == self.worker && is_usable(port, reserved);
+        if is_own(wish) && free(wish) {
+            return Found::Own(wish);
+        }
+        if !self.short.contains_key(&pool)
+            && let Some(port) = self.own_from(reserved, random).take(PROBES).find(|&port| free(port))
+        {
+            return Found::Own(port);
+        }
+        if let Some(port) = self.pick(bindings, pool, reserved, random, now) {
+            return Found::Own(port);
+        }
+        let refused = self.short.get(&pool).and_then(|list| list.refused);
+        let may_ask = self.workers > 1 && refused.is_none_or(|at| at + PATIENCE <= now);
+        if may_ask { Found::Ask } else { Found::Exhausted }
+    }
+
+    /// Finds a port of this worker's for another's flow.
+    pub fn find_for_other(
+        &mut self,
+        bindings: &mut Bindings,
+        pool: Pool,
+        (reserved, random): (u16, u16),
+        now: Instant,
+    ) -> Option<u16> {
+        self.pick(bindings, pool, reserved, random, now)
+    }
+
+    /// Picks from the list of a pool's free ports.
+    fn pick(
+        &mut self,
+        bindings: &mut Bindings,
+        pool: Pool,
+        reserved: u16,
+        random: u16,
+        now: Instant,
+    ) -> Option<u16> {
+        let outdated =
+            self.short.get(&pool).is_none_or(|list| list.count == 0 && list.made + PATIENCE <= now);
+        if outdated {
+            let refused = self.short.get(&pool).and_then(|list| list.refused);
+            let mut list = FreePorts { refused, ..FreePorts::new(now) };
+            for port in self.own_from(reserved, random) {
+                list.all += 1;
+                if bindings.is_free(&pool.reply(port), now) {
+                    list.insert(port);
+                }
+            }
+            self.short.insert(pool, list);
+            bindings.tell_ends = true;
+        }
+        let list = self.short.get_mut(&pool)?;
+        while let Some(port) = list.first_from(random) {
+            // Whatever takes it ends as a binding or redirect, and frees it then.
+            list.remove(port);
+            if bindings.is_free(&pool.reply(port), now) {
+                return Some(port);
+            }
+        }
+        None
+    }
+
+    /// Notes that a port is free again.
+    pub fn free(&mut self, bindings: &mut Bindings, reply: &HalfKey) {
+        let (pool, port) = Pool::of(reply);
+        let Some(list) = self.short.get_mut(&pool) else { return };
+        if owner(port, self.workers) == self.worker {
+            list.insert(port);
+        }
+        if list.count > list.all / 2 {
+            self.short.remove(&pool);
+            bindings.tell_ends = !self.short.is_empty();
+        }
+    }
+
+    /// Notes that no worker has a port.
+    pub fn note_refusal(&mut self, pool: &Pool, now: Instant) {
+        if let Some(list) = self.short.get_mut(pool) {
+            list.refused = Some(now);
+        }
+    }
+
+    /// Yields this worker's ports, from a random one in one of its blocks.
+    fn own_from(&self, reserved: u16, random: u16) -> impl Iterator<Item = u16> + use<> {
+        let (worker, workers) = (self.worker, self.workers);
+        // The start lies in a block of this worker's, so that the first port tried is as random as any.
+        let block = random / BLOCK;
+        let own_block = block - block % u16::from(workers) + u16::from(worker);
+        let start = own_block.wrapping_mul(BLOCK).wrapping_add(random % BLOCK);
+        (0..=u16::MAX)
+            .map(move |offset| start.wrapping_add(offset))
+            .filter(move |&port| owner(port, workers) == worker && is_usable(port, reserved))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::binding::Answers;
+    use crate::wire::TcpFlags;
+    use proptest::prelude::*;
     use std::collections::BTreeSet;
+
+    fn pool(remote: u32) -> Pool {
+        let reply =
+            Tuple { source: remote, destination: 9, source_port: 80, destination_port: 0, protocol: 17 };
+        Pool::of(&HalfKey { node: NodeId(0), tuple: reply }).0
+    }
+
+    /// Binds a flow of client number `client` to a port.
+    fn bind(bindings: &mut Bindings, pool: Pool, client: u32, port: u16) {
+        let tuple =
+            Tuple { source: client, destination: 7, source_port: 1, destination_port: 80, protocol: 17 };
+        let halves = (HalfKey { node: NodeId(0), tuple }, pool.reply(port));
+        bindings.insert(halves, Answers::Steered, TcpFlags::default(), Instant::ZERO).unwrap();
+    }
 
     #[test]
     fn workers_share_all_usable_ports_without_overlap() {
         let mut seen = BTreeSet::new();
         for worker in 0..3 {
-            for port in candidates(worker, 3, 0, 8285, 77) {
+            for port in Masquerade::new(worker, 3).own_from(8285, 77) {
                 assert!(seen.insert(port), "{port} twice");
             }
         }
@@ -62,9 +306,63 @@ mod tests {
 
     #[test]
     fn a_flows_own_port_comes_first_when_it_may_be_used() {
-        assert_eq!(candidates(0, 1, 40_000, 8285, 5_000).next(), Some(40_000));
-        assert_eq!(candidates(0, 1, 80, 8285, 5_000).next(), Some(5_000), "too low");
-        assert_eq!(candidates(0, 1, 8285, 8285, 5_000).next(), Some(5_000), "the tunnel's");
-        assert_eq!(candidates(1, 2, 1024, 8285, 1280).next(), Some(1280), "another worker's block");
+        let mut bindings = Bindings::new(9, [1, 2]);
+        for (worker, workers, wish, random, found, why) in [
+            (0, 1, 40_000, 5_000, 40_000, "its own"),
+            (0, 1, 80, 5_000, 5_000, "too low"),
+            (0, 1, 8285, 5_000, 5_000, "the tunnel's"),
+            (1, 2, 1024, 1280, 1280, "another worker's block"),
+        ] {
+            let mut ports = Masquerade::new(worker, workers);
+            let answer = ports.find(&mut bindings, pool(1), (wish, 8285, random), Instant::ZERO);
+            assert_eq!(answer, Found::Own(found), "{why}");
+        }
+    }
+
+    #[test]
+    fn every_port_is_used_before_one_is_refused_and_a_freed_one_is_found_at_once() {
+        let (mut bindings, mut ports) = (Bindings::new(70_000, [1, 2]), Masquerade::new(0, 1));
+        let mut seen = BTreeSet::new();
+        let usable = (0..=u16::MAX).filter(|&port| is_usable(port, 8285)).count();
+        for client in 0..usable as u32 {
+            let random = client.wrapping_mul(40_503) as u16;
+            let found = ports.find(&mut bindings, pool(1), (0, 8285, random), Instant::ZERO);
+            let Found::Own(port) = found else { panic!("{found:?} for client {client}") };
+            assert!(seen.insert(port), "{port} twice");
+            bind(&mut bindings, pool(1), client, port);
+        }
+        assert_eq!(ports.find(&mut bindings, pool(1), (0, 8285, 1), Instant::ZERO), Found::Exhausted);
+        assert!(
+            matches!(ports.find(&mut bindings, pool(2), (0, 8285, 1), Instant::ZERO), Found::Own(_)),
+            "another remote"
+        );
+        bindings.end_where(|binding| binding.original.tuple.source == 77);
+        for ended in std::mem::take(&mut bindings.news) {
+            let crate::binding::News::Ended(reply, _) = ended else { panic!("{ended:?}") };
+            ports.free(&mut bindings, &reply);
+        }
+        assert!(matches!(ports.find(&mut bindings, pool(1), (0, 8285, 1), Instant::ZERO), Found::Own(_)));
+    }
+
+    proptest! {
+        #[test]
+        fn the_list_of_free_ports_is_a_plain_set(
+            deeds in prop::collection::vec((any::<bool>(), prop_oneof![any::<u16>(), 0u16..130, 65_400u16..]), 1..200),
+            start in prop_oneof![any::<u16>(), 0u16..130, 65_400u16..],
+        ) {
+            let (mut list, mut plain) = (FreePorts::new(Instant::ZERO), BTreeSet::new());
+            for (add, port) in deeds {
+                if add {
+                    list.insert(port);
+                    plain.insert(port);
+                } else {
+                    list.remove(port);
+                    plain.remove(&port);
+                }
+                let first = plain.range(start..).next().or_else(|| plain.first()).copied();
+                prop_assert_eq!(list.first_from(start), first);
+                prop_assert_eq!(list.count, plain.len());
+            }
+        }
     }
 }

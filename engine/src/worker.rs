@@ -24,7 +24,8 @@ use crate::frame::{Arena, ChecksumState, Frame, Pool};
 use crate::ledger::{DropReason, NodeCounters, Term};
 use crate::link::Link;
 use crate::link::replay::Replay;
-use crate::mailbox::{Incoming, Mailbox, Outgoing, Parcel};
+use crate::mailbox::{Incoming, Mailbox, Notice, Outgoing, Parcel};
+use crate::masquerade::{Masquerade, Pool as PortPool};
 use crate::neighbor::Neighbors;
 use crate::parse::{Class, IngressPort, Parsed, parse_into};
 use crate::random::Random;
@@ -37,6 +38,7 @@ mod arp;
 mod cables;
 mod exchange;
 mod finish;
+mod grant;
 mod inspect;
 mod originate;
 mod pods;
@@ -110,6 +112,11 @@ pub struct Worker {
     cache: FlowCache,
     adjacencies: Adjacencies,
     bindings: Bindings,
+    masquerade: Masquerade,
+    /// Frames whose source cannot be translated before another worker has granted a port.
+    waiting_for_ports: VecDeque<(PortPool, Frame)>,
+    /// Notices that must not be lost and found no room yet.
+    unsent: VecDeque<(u8, Notice)>,
     neighbors: Neighbors,
     fdb: Fdb,
     cursors: Cursors,
@@ -168,6 +175,9 @@ impl Worker {
             cache: FlowCache::new(config.cache_slots, secret)?,
             adjacencies: Adjacencies::default(),
             bindings: Bindings::new(config.bindings, secret),
+            masquerade: Masquerade::new(id, config.workers),
+            waiting_for_ports: VecDeque::new(),
+            unsent: VecDeque::new(),
             neighbors: Neighbors::default(),
             fdb: Fdb::default(),
             cursors: Cursors::new(u32::from(id)),
@@ -194,7 +204,7 @@ impl Worker {
         self.refresh_tables();
         let mut moved = self.open_mailbox();
         // 2. What the other workers sent, what is due, what the links have.
-        moved += self.receive_parcels(now);
+        moved += self.send_unsent() + self.receive_parcels(now);
         self.ask_neighbors_again(now);
         self.run_timers(now);
         moved += self.run_replays(now);
@@ -206,6 +216,7 @@ impl Worker {
         }
         // 4. What can wait.
         self.bindings.sweep(SWEEP, now);
+        self.spread_news();
         if self.fdb.renewal_is_due(now) {
             self.cache.clear();
         }
@@ -342,7 +353,10 @@ impl Worker {
             return Some(frame);
         };
         if slot.flags & flags::HAND_OVER != 0 {
-            if open.record.steered {
+            // A frame is handed on again only to who is known to hold its binding.
+            let known = slot.binding != NO_BINDING;
+            if known && !self.bindings.is_live(slot.binding, slot.generation) || !known && open.record.steered
+            {
                 return Some(frame);
             }
             let worker = slot.adjacency as u8;
@@ -391,6 +405,7 @@ impl Worker {
             fdb: &mut self.fdb,
             cursors: &mut self.cursors,
             random: &mut self.random,
+            masquerade: &mut self.masquerade,
             worker: self.id,
             workers: self.workers,
             now,

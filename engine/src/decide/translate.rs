@@ -6,13 +6,14 @@
 //! RFC 3022; Kubernetes, "Virtual IPs and Service Proxies".
 
 use super::{
-    Arrival, BindingRef, DropReason, Half, HalfKey, Hop, Ipv4Addr, Plan, Protocol, Refusal, Refused, Role,
-    Service, Tuple, World, choose, is_local, masquerade, route,
+    Answers, Arrival, BindingRef, DropReason, Half, HalfKey, Hop, Ipv4Addr, Plan, Protocol, Refusal, Refused,
+    Role, Service, Translation, Tuple, World, choose, is_local, route,
 };
+use crate::masquerade::{Found, Pool};
 use crate::wire::{IcmpPacket, IcmpType, IpProtocol, Ipv4Packet};
 
 /// 3. The binding's translation; 4. else a Service's; 6. else MASQUERADE, or none.
-pub(super) fn plan(world: &mut World<'_>, arrival: &Arrival<'_>) -> Result<Plan, Refusal> {
+pub(super) fn plan(world: &mut World<'_>, arrival: &Arrival<'_>) -> Result<Translation, Refusal> {
     let tuple = arrival.parsed.tuple();
     let has_ports = !arrival.parsed.fragment || tuple.source_port != 0 || tuple.destination_port != 0;
     if has_ports {
@@ -20,7 +21,7 @@ pub(super) fn plan(world: &mut World<'_>, arrival: &Arrival<'_>) -> Result<Plan,
         if let Some((binding, half, to)) = world.bindings.follow(&key, arrival.parsed.tcp_flags, world.now) {
             let through =
                 Tuple { destination: to.destination, destination_port: to.destination_port, ..tuple };
-            return Ok(Plan { through, out: to, binding: Some((binding, half)) });
+            return Ok(Translation::Plan(Plan { through, out: to, binding: Some((binding, half)) }));
         }
     }
     let to_vip = world.tables.services.is_vip(Ipv4Addr::from_bits(tuple.destination));
@@ -32,15 +33,12 @@ pub(super) fn plan(world: &mut World<'_>, arrival: &Arrival<'_>) -> Result<Plan,
     {
         return balance(world, arrival, &service, node_port);
     }
-    let untranslated = Plan { through: tuple, out: tuple, binding: None };
+    let untranslated = Translation::Plan(Plan { through: tuple, out: tuple, binding: None });
     if !leaves_pod_network(arrival, &tuple) {
         return Ok(untranslated);
     }
     match route(world.tables, arrival.node, Ipv4Addr::from_bits(tuple.destination))? {
-        hop @ Hop::Interface { .. } if has_ports => {
-            let (binding, out) = masqueraded(world, arrival, hop, tuple)?;
-            Ok(Plan { through: tuple, out, binding: Some((binding, Half::Original)) })
-        }
+        hop @ Hop::Interface { .. } if has_ports => masqueraded(world, arrival, hop, tuple),
         Hop::Interface { .. } => Err(DropReason::UntranslatableFragment.into()),
         Hop::Local | Hop::Bridge { .. } | Hop::Tunnel { .. } => Ok(untranslated),
     }
@@ -73,7 +71,7 @@ fn balance(
     arrival: &Arrival<'_>,
     service: &Service,
     node_port: bool,
-) -> Result<Plan, Refusal> {
+) -> Result<Translation, Refusal> {
     let tuple = arrival.parsed.tuple();
     let random = world.random.next_u64();
     let outsider =
@@ -86,20 +84,20 @@ fn balance(
         let hairpin = backend.address.to_bits() == tuple.source;
         // The answer must come back through this node.
         if outsider || hairpin {
-            let (binding, out) = masqueraded(world, arrival, hop, through)?;
-            return Ok(Plan { through, out, binding: Some((binding, Half::Original)) });
+            return masqueraded(world, arrival, hop, through);
         }
-        match insert(world, arrival, through) {
-            Ok(binding) => {
-                return Ok(Plan { through, out: through, binding: Some((binding, Half::Original)) });
-            }
+        match insert(world, arrival, through, None) {
+            Ok(binding) => return Ok(bound(through, through, binding)),
             Err(Refused::Full) => return Err(DropReason::BindingTableFull.into()),
             Err(Refused::TupleTaken) => last_resort = last_resort.or(Some(through)),
         }
     }
     let through = last_resort.ok_or(DropReason::NoBackend)?;
-    let (binding, out) = with_free_port(world, arrival, through, through.source)?;
-    Ok(Plan { through, out, binding: Some((binding, Half::Original)) })
+    with_free_port(world, arrival, through, through.source)
+}
+
+fn bound(through: Tuple, out: Tuple, binding: BindingRef) -> Translation {
+    Translation::Plan(Plan { through, out, binding: Some((binding, Half::Original)) })
 }
 
 /// Tells whether a packet goes from the pod network to somewhere else.
@@ -116,32 +114,41 @@ fn masqueraded(
     arrival: &Arrival<'_>,
     hop: Hop,
     through: Tuple,
-) -> Result<(BindingRef, Tuple), Refusal> {
+) -> Result<Translation, Refusal> {
     let address = hop.address(arrival.node).ok_or(DropReason::NoRoute)?;
     with_free_port(world, arrival, through, address.to_bits())
 }
 
-/// Binds a packet with a source address and the first of this worker's ports that makes the reply unambiguous.
+/// Binds a packet with a source address and a port that makes the reply unambiguous.
 fn with_free_port(
     world: &mut World<'_>,
     arrival: &Arrival<'_>,
     through: Tuple,
     source: u32,
-) -> Result<(BindingRef, Tuple), Refusal> {
+) -> Result<Translation, Refusal> {
     if !is_translatable(arrival) {
         return Err(DropReason::Untranslatable.into());
     }
     let reserved = arrival.node.tunnel.map_or(0, |tunnel| tunnel.port);
-    let random = world.random.next_u16();
-    for port in masquerade::candidates(world.worker, world.workers, through.source_port, reserved, random) {
-        let out = Tuple { source, source_port: port, ..through };
-        match insert(world, arrival, out) {
-            Ok(binding) => return Ok((binding, out)),
-            Err(Refused::Full) => return Err(DropReason::BindingTableFull.into()),
-            Err(Refused::TupleTaken) => {}
-        }
-    }
-    Err(DropReason::TuplesExhausted.into())
+    let choice = (through.source_port, reserved, world.random.next_u16());
+    let out = Tuple { source, ..through };
+    let (pool, _) = Pool::of(&HalfKey { node: arrival.ingress.node, tuple: out.reversed() });
+    let (port, granted) = match world.masquerade.find(world.bindings, pool, choice, world.now) {
+        Found::Own(port) => (port, false),
+        Found::Granted(port) => (port, true),
+        Found::Ask => return Ok(Translation::AskForPort(pool)),
+        Found::Exhausted => return Err(DropReason::TuplesExhausted.into()),
+    };
+    let out = Tuple { source_port: port, ..out };
+    let lender = world.masquerade.other_owner(port).filter(|_| granted);
+    let reason = match insert(world, arrival, out, lender) {
+        Ok(binding) => return Ok(bound(through, out, binding)),
+        Err(Refused::Full) => DropReason::BindingTableFull,
+        Err(Refused::TupleTaken) => DropReason::TuplesExhausted,
+    };
+    // The port goes back to who granted it.
+    world.masquerade.granted = granted.then_some((pool, port));
+    Err(reason.into())
 }
 
 /// Tells whether a first packet has what a translation needs: ports, or the identifier of an ICMP query. An answer
@@ -158,9 +165,24 @@ fn is_translatable(arrival: &Arrival<'_>) -> bool {
     }
 }
 
-fn insert(world: &mut World<'_>, arrival: &Arrival<'_>, out: Tuple) -> Result<BindingRef, Refused> {
+/// Makes a binding; `lender` is the worker whose port it uses.
+fn insert(
+    world: &mut World<'_>,
+    arrival: &Arrival<'_>,
+    out: Tuple,
+    lender: Option<u8>,
+) -> Result<BindingRef, Refused> {
     let node = arrival.ingress.node;
-    let original = HalfKey { node, tuple: arrival.parsed.tuple() };
-    let reply = HalfKey { node, tuple: out.reversed() };
-    world.bindings.insert(original, reply, arrival.parsed.tcp_flags, world.now)
+    let halves = (HalfKey { node, tuple: arrival.parsed.tuple() }, HalfKey { node, tuple: out.reversed() });
+    let client = Ipv4Addr::from_bits(out.source);
+    // By its destination an answer is steered to a pod's worker or a port's; nobody else's has a known one.
+    let is_steered = world.workers == 1
+        || is_local(arrival.node, client)
+        || world.tables.endpoints.get(&client).is_some_and(|endpoint| endpoint.node == node);
+    let answers = match lender {
+        _ if !is_steered => Answers::Announced,
+        Some(lender) => Answers::Granted(lender),
+        None => Answers::Steered,
+    };
+    world.bindings.insert(halves, answers, arrival.parsed.tcp_flags, world.now)
 }

@@ -1,7 +1,7 @@
 //! What workers send each other: frames, empty buffers, and what they learned.
 //!
-//! Called once per batch, and wherever a frame is another's. Invariants: notices and frames keep their order;
-//! a full ring drops by name. Read first: `mailbox.rs`, `ring.rs`.
+//! Called once per batch, and wherever a frame is another's. Invariants: a notice is heeded before the
+//! frames sent after it; a full ring drops by name. Read first: `mailbox.rs`, `ring.rs`.
 
 use super::{DropReason, Frame, Instant, NodeId, PortId, Worker};
 use crate::mailbox::{Notice, Parcel};
@@ -17,7 +17,7 @@ impl Worker {
         };
         let node = match &parcel {
             Parcel::Ingress(frame) | Parcel::Egress(frame) => Some(self.arena.record(frame).node),
-            Parcel::Home(_) | Parcel::Notice => None,
+            Parcel::Home(_) => None,
         };
         // Counted first: the other may release it at once.
         if let Some(counters) = node.and_then(|node| self.counters.get(usize::from(node))) {
@@ -30,19 +30,16 @@ impl Worker {
                 self.drop_frame(frame, DropReason::WorkerRingFull, now);
             }
             Err(Parcel::Home(frame)) => self.pool.welcome(frame),
-            Err(Parcel::Notice) => {}
         }
     }
 
-    /// Tells all other workers, ahead of what is sent to them next.
+    /// Tells all other workers what they can do without, ahead of what is sent to them next.
     pub(super) fn tell(&mut self, notice: Notice) {
         // The control side, the last, takes no part in forwarding.
         let others = self.outgoing.iter_mut().take(usize::from(self.workers)).flatten();
         for way in others {
             // A lost notice costs a flood or an ARP request, nothing else.
-            if way.notices.push(notice).is_ok() && way.parcels.push(Parcel::Notice).is_err() {
-                way.notices.pop();
-            }
+            let _ = way.notices.push(notice);
             way.unannounced = true;
         }
     }
@@ -54,6 +51,13 @@ impl Worker {
             let mut parcels = std::mem::take(&mut self.parcels);
             self.incoming[from].parcels.pop(super::BATCH_LIMIT * 4, |parcel| parcels.push(parcel));
             moved += parcels.len();
+            // What was told before these frames were sent is there now; what comes later is heeded next time.
+            for _ in 0..self.incoming[from].notices.len() {
+                if let Some(notice) = self.incoming[from].notices.pop() {
+                    self.heed(notice, now);
+                    moved += 1;
+                }
+            }
             let mut batch = std::mem::take(&mut self.batch.frames);
             for parcel in parcels.drain(..) {
                 // Frames that came in by one port are run together; whatever else comes keeps its place in the order.
@@ -65,11 +69,6 @@ impl Worker {
                     Parcel::Ingress(frame) => batch.push(frame),
                     Parcel::Egress(frame) => self.send_for_other(frame, now),
                     Parcel::Home(frame) => self.pool.welcome(frame),
-                    Parcel::Notice => {
-                        if let Some(notice) = self.incoming[from].notices.pop() {
-                            self.heed(notice, now);
-                        }
-                    }
                 }
             }
             self.take_over(&mut batch, now);
@@ -113,6 +112,16 @@ impl Worker {
                 self.heed_station(news);
             }
             Notice::Neighbor(neighbor, mac) => self.learn_neighbor(neighbor, mac, now),
+            Notice::AnswersBegin(reply, worker) => {
+                self.bindings.redirect(reply, worker, now);
+            }
+            Notice::AnswersEnd(reply, worker) => {
+                self.bindings.end_redirect(&reply, worker);
+                self.masquerade.free(&mut self.bindings, &reply);
+            }
+            Notice::PortWanted(pool, asker) => self.grant_port(pool, asker, now),
+            Notice::PortGranted(pool, port) => self.use_granted_port(pool, port, now),
+            Notice::PortRefused(pool) => self.do_without_port(pool, now),
         }
     }
 
@@ -145,6 +154,6 @@ impl Worker {
 
     /// Tells whether another worker sent something.
     pub(super) fn has_parcels(&self) -> bool {
-        self.incoming.iter().any(|incoming| !incoming.parcels.is_empty())
+        self.incoming.iter().any(|way| !way.parcels.is_empty() || !way.notices.is_empty())
     }
 }

@@ -39,13 +39,11 @@ impl Worker {
         }
         found.extend(self.replays.iter_mut().flat_map(Replay::drain));
         found.extend(self.neighbors.drain().into_iter().map(|(_, frame)| frame));
+        found.extend(self.waiting_for_ports.drain(..).map(|(_, frame)| frame));
         for incoming in &mut self.incoming {
             incoming.parcels.pop(usize::MAX, |parcel| match parcel {
                 Parcel::Ingress(frame) | Parcel::Egress(frame) => found.push(frame),
                 Parcel::Home(frame) => self.pool.welcome(frame),
-                Parcel::Notice => {
-                    incoming.notices.pop();
-                }
             });
         }
         found

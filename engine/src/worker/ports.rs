@@ -228,7 +228,10 @@ impl Worker {
     /// Returns when something is to be done next: now, if frames wait.
     #[must_use]
     pub fn next_event(&self, now: Instant) -> Option<Instant> {
-        let busy = !self.ready.is_empty() || !self.mailbox.is_empty() || self.has_parcels();
+        let busy = !self.ready.is_empty()
+            || !self.mailbox.is_empty()
+            || !self.unsent.is_empty()
+            || self.has_parcels();
         if busy {
             return Some(now);
         }

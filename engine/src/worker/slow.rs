@@ -10,6 +10,7 @@ use super::{
     ADJACENCY_LIMIT, Adjacency, Class, DropReason, Frame, Half, Instant, NodeId, ORIGINATED, Parsed, PortId,
     Term, Worker, flags,
 };
+use crate::binding::BindingRef;
 use crate::bridge::News;
 use crate::decide::{Arrival, Decision, Refusal, Verdict, decide};
 use crate::flow::{Slot, Tuple, epoch_sum};
@@ -37,6 +38,8 @@ impl Worker {
         let bytes = arena.bytes(&frame);
         let arrival = Arrival { bytes, parsed, port: port_id, ingress, node, steered };
         let verdict = decide(&mut self.world(now), &arrival);
+        // Ahead of the frame, so that its answer finds the way.
+        self.spread_news();
         match verdict {
             Ok(Verdict::Forward(decision)) => {
                 self.remember(parsed, &decision);
@@ -45,10 +48,11 @@ impl Worker {
             Ok(Verdict::Flood) => self.flood(frame, node_id, port_id, now),
             Ok(Verdict::Consume) => self.consume(frame, parsed, now),
             Ok(Verdict::Resolve(neighbor)) => self.wait(frame, neighbor, now),
-            Ok(Verdict::HandOver(worker)) => {
-                self.remember_worker(parsed, worker);
+            Ok(Verdict::HandOver(worker, redirect)) => {
+                self.remember_worker(parsed, worker, redirect);
                 self.hand_over(frame, worker, now);
             }
+            Ok(Verdict::AskForPort(pool)) => self.ask_for_port(frame, pool, now),
             Err(refusal) => self.refuse(frame, parsed, refusal, now),
         }
     }
@@ -103,12 +107,15 @@ impl Worker {
     }
 
     /// Keeps in the cache whose a flow is.
-    fn remember_worker(&mut self, parsed: &Parsed, worker: u8) {
+    fn remember_worker(&mut self, parsed: &Parsed, worker: u8, redirect: Option<BindingRef>) {
         if parsed.class != Class::Flow {
             return;
         }
         let bucket = address_bucket(Ipv4Addr::from_bits(parsed.tuple().destination));
         let mut slot = Slot::hand_over(parsed.key, parsed.guard, worker, bucket);
+        if let Some(redirect) = redirect {
+            (slot.binding, slot.generation) = (redirect.index, redirect.generation);
+        }
         slot.epoch = epoch_sum(&self.tables.epochs, slot.buckets);
         self.cache.insert(parsed.hash, slot, &self.tables.epochs);
     }
