@@ -105,6 +105,22 @@ fn tcp_gets_everything_through_a_link_that_does_its_worst() {
 }
 
 #[test]
+fn an_mtu_changes_while_frames_pass() {
+    let home = virtual_home("");
+    let ping = "exec web-app-2 -- ping -c 1 -W 1 -s 1000 10.1.20.3";
+    home.text(ping);
+    home.text("link node-1 node-2 mtu=1000");
+    assert_eq!(home.run(ping).status.code(), Some(1));
+    assert_eq!(home.json("link node-1 node-2")[0]["counters"]["too_long"], 1);
+    assert!(home.text("show drops 192.168.66.0/24").contains("link-mtu"));
+    home.text("link node-1 node-2 mtu=none");
+    home.text(ping);
+    home.text("link backend node-2 mtu=1000 --one-way");
+    assert_eq!(home.run(ping).status.code(), Some(1), "the answer is too long");
+    assert!(home.text("show drops node-2").contains("link-mtu"));
+}
+
+#[test]
 fn mistakes_are_named_with_what_there_is() {
     let home = Home::with_network();
     for (words, expected) in [

@@ -56,6 +56,20 @@ impl PodLink {
     pub fn new(pod: Pod, wire: Wire) -> Self {
         Self { pod, wire, uplink: None, scheduled: None }
     }
+
+    /// Returns when the link wants to be looked at next, unless that is known already.
+    pub fn schedule(&mut self, now: Instant) -> Option<Instant> {
+        let up = self.uplink.as_ref().and_then(|uplink| uplink.wire.next_arrival());
+        let next = [self.pod.next_poll(), self.wire.next_arrival(), up].into_iter().flatten().min();
+        // The past means at once: in the next batch.
+        let next = next.map(|next| next.max(now));
+        let is_news = next.is_some_and(|next| self.scheduled.is_none_or(|set| next < set || set <= now));
+        if !is_news {
+            return None;
+        }
+        self.scheduled = next;
+        next
+    }
 }
 
 /// The way from a pod to its node.

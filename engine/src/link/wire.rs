@@ -248,6 +248,19 @@ mod tests {
     }
 
     #[test]
+    fn nobody_trusts_the_checksums_of_a_damaged_frame() {
+        let (arena, mut pools) = Arena::new(1, 8, 0).unwrap();
+        let mut wire = Wire::new(Random::new(1));
+        for (corrupt, expected) in [(0, ChecksumState::Verified), (1_000_000, ChecksumState::Unknown)] {
+            wire.impair(None, Impairment { corrupt, mtu: Some(1500), ..Impairment::default() });
+            let mut frame = pools[0].allocate(60).unwrap();
+            arena.open(&mut frame).record.checksum = ChecksumState::Verified;
+            let sent = wire.send(frame, ORIGIN, Instant::ZERO, &mut pools[0]).unwrap();
+            assert_eq!(arena.record(&sent.arrived.unwrap()).checksum, expected);
+        }
+    }
+
+    #[test]
     fn a_setting_holds_for_what_sets_out_after_it_and_nothing_is_overtaken() {
         let (arena, mut pools) = Arena::new(1, 8, 0).unwrap();
         let mut wire = Wire::new(Random::new(1));

@@ -107,32 +107,27 @@ impl Worker {
                 self.observer.pass(Event { mark: self.next_mark, hop, time: now, node, point, action }, &[]);
             }
         }
-        let (has_uplink, has_sent) = (link.uplink.is_some(), !attached.waiting.is_empty());
-        if has_uplink {
+        if link.uplink.is_some() {
             self.send_up(port, now);
-        } else if has_sent {
+            self.schedule_pod(port, now);
+            return Some(result);
+        }
+        if let Some(next) = link.schedule(now) {
+            self.timers.set(next, port);
+        }
+        if !attached.waiting.is_empty() {
             self.make_ready(port);
         }
-        self.schedule_pod(port, now);
         Some(result)
     }
 
     /// Has a pod's link looked at when it wants to be next.
     pub(super) fn schedule_pod(&mut self, port: PortId, now: Instant) {
-        let Some(Attached { link: Link::Pod(link), .. }) =
+        if let Some(Attached { link: Link::Pod(link), .. }) =
             self.links.get_mut(port.0 as usize).and_then(Option::as_mut)
-        else {
-            return;
-        };
-        let up = link.uplink.as_ref().and_then(|uplink| uplink.wire.next_arrival());
-        let next = [link.pod.next_poll(), link.wire.next_arrival(), up].into_iter().flatten().min();
-        // The past means at once: in the next batch.
-        let next = next.map(|next| next.max(now));
-        if next.is_some_and(|next| link.scheduled.is_none_or(|set| next < set || set <= now)) {
-            link.scheduled = next;
-            if let Some(next) = next {
-                self.timers.set(next, port);
-            }
+            && let Some(next) = link.schedule(now)
+        {
+            self.timers.set(next, port);
         }
     }
 
