@@ -108,7 +108,7 @@ pub struct LedgerRow {
     pub received: u64,
     /// Made by the node itself.
     pub originated: u64,
-    /// Copies made by flooding.
+    /// Copies made by flooding, or by a link that duplicates.
     pub copied: u64,
     /// Made by cutting superframes.
     pub split: u64,

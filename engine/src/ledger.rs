@@ -39,7 +39,7 @@ macro_rules! terms {
 terms! {
     Received "received" "Came in from a link.";
     Originated "originated" "Made by the node itself: ICMP errors, ARP, answers.";
-    Copied "copied" "Copies made by flooding.";
+    Copied "copied" "Copies made by flooding, or by a link that duplicates.";
     Split "split" "Frames made by cutting a superframe, beyond the first.";
     Sent "sent" "Given to a link.";
     Consumed "consumed" "Taken by the node itself.";
