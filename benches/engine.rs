@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant as Time};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use flatnet_engine::binding::Profile;
 use flatnet_engine::clock::{Instant, timestamp_counter};
 use flatnet_engine::control::{Control, EngineConfig, NodeSpec};
 use flatnet_engine::frame::Frame;
@@ -51,6 +52,7 @@ impl Lab {
             gateway: None,
             subnet: "10.1.15.0/24".parse().unwrap(),
             pod_network: "10.1.0.0/16".parse().unwrap(),
+            profile: Profile::Linux,
             tunnel_port: 8285,
             mtu: 1500,
         };

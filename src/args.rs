@@ -4,6 +4,7 @@
 //!
 //! May depend on clap only. Read first: `README.md`.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -76,8 +77,8 @@ pub struct Up {
     /// Write the frames that pass a point during the checks to a pcapng file (may be repeated)
     #[arg(long, value_name = "POINT=FILE", requires = "check")]
     pub capture: Vec<String>,
-    /// How to print the checks
-    #[arg(short, long, value_enum, default_value = "table")]
+    /// How to print the checks: `table` for people, `json` for programs
+    #[arg(short, long, value_enum, default_value = "table", hide_possible_values = true)]
     pub output: Output,
     /// The process is the background one.
     #[arg(long, hide = true)]
@@ -90,16 +91,16 @@ pub struct Down {
     /// Which one.
     #[command(flatten)]
     pub selection: Selection,
-    /// How to print the ledger
-    #[arg(short, long, value_enum, default_value = "table")]
+    /// How to print the ledger: `table` for people, `json` for programs
+    #[arg(short, long, value_enum, default_value = "table", hide_possible_values = true)]
     pub output: Output,
 }
 
 /// `flatnet status`.
 #[derive(Debug, Args)]
 pub struct Status {
-    /// How to print it
-    #[arg(short, long, value_enum, default_value = "table")]
+    /// How to print it: `table` for people, `json` for programs
+    #[arg(short, long, value_enum, default_value = "table", hide_possible_values = true)]
     pub output: Output,
 }
 
@@ -129,7 +130,7 @@ pub enum Table {
     Services,
     /// What NAT and Services chose, as `conntrack -L`
     Flows,
-    /// Dropped frames by reason, and what to do about them
+    /// What was dropped by reason, and what to do about it
     Drops,
 }
 
@@ -148,19 +149,30 @@ impl Table {
     }
 }
 
+/// Lists the tables and what they are, for `show --help`.
+fn tables() -> String {
+    let mut text = String::from("Tables:\n");
+    for table in Table::value_variants().iter().filter_map(Table::to_possible_value) {
+        let help = table.get_help().map(ToString::to_string).unwrap_or_default();
+        let _ = writeln!(text, "  {:<9}  {help}", table.get_name());
+    }
+    text
+}
+
 /// `flatnet show`.
 #[derive(Debug, Args)]
+#[command(after_help = tables())]
 pub struct Show {
     /// Which network.
     #[command(flatten)]
     pub selection: Selection,
-    /// What to show
-    #[arg(value_enum)]
+    /// What to show, see below
+    #[arg(value_enum, hide_possible_values = true)]
     pub table: Table,
-    /// A node, router or network
+    /// A node, router or network; for drops also a pod or host
     pub node: String,
-    /// How to print it
-    #[arg(short, long, value_enum, default_value = "table")]
+    /// How to print it: `table` for people, `json` for programs
+    #[arg(short, long, value_enum, default_value = "table", hide_possible_values = true)]
     pub output: Output,
 }
 
@@ -223,4 +235,24 @@ pub struct Capture {
     /// End after this many frames
     #[arg(short, long)]
     pub count: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn help_fits_the_screen_and_says_what_each_table_is_once() {
+        for command in Arguments::command().get_subcommands_mut() {
+            let help = command.render_long_help().to_string();
+            assert!(!help.contains("Possible values"), "{help}");
+            assert!(help.lines().all(|line| line.chars().count() <= 120), "{help}");
+        }
+        let mut arguments = Arguments::command();
+        let help = arguments.find_subcommand_mut("show").unwrap().render_help().to_string();
+        for table in Table::value_variants() {
+            assert_eq!(help.matches(&format!("\n  {:<9}  ", table.name())).count(), 1, "{help}");
+        }
+    }
 }

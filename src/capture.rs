@@ -1,7 +1,7 @@
 //! `flatnet capture`: the frames that pass a point, as pcapng to a file or standard output.
 //!
 //! Asks the instance and copies what it sends. Invariant: every frame is flushed as it comes, so that
-//! `flatnet capture web-app-1 | wireshark -k -i -` shows it at once.
+//! `flatnet capture web-app-1 | wireshark -k -i -` shows it at once; it ends when its reader does, also where no frame passes.
 //!
 //! May depend on [`crate::client`]. Read first: [`crate::recorder`].
 
@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use axum::body::Body;
 use http_body_util::BodyExt as _;
 use hyper::Method;
+use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::args::Capture;
 use crate::client::{self, Client, ClientError, encode};
@@ -43,15 +44,18 @@ async fn copy(client: &Client, arguments: &Capture) -> Result<(), ClientError> {
     let response = client.send(Method::GET, &path, Body::empty()).await?;
     let name = arguments.write.as_ref().map_or("standard output".to_owned(), |it| it.display().to_string());
     let failed = |source| ClientError::Local { what: format!("{name} cannot be written"), source };
+    let is_piped = arguments.write.is_none();
     let mut output: Box<dyn Write> = match &arguments.write {
         Some(path) => Box::new(File::create(path).map_err(failed)?),
         None => Box::new(io::stdout()),
     };
+    let mut gone = std::pin::pin!(reader_gone());
     let mut body = response.into_body();
     loop {
         let frame = tokio::select! {
             frame = body.frame() => frame,
             pressed = tokio::signal::ctrl_c() => return pressed.map_err(failed),
+            () = &mut gone, if is_piped => return Ok(()),
         };
         let Some(frame) = frame else { return Ok(()) };
         if let Ok(bytes) = frame.map_err(|error| client.misunderstood(error))?.into_data() {
@@ -61,5 +65,17 @@ async fn copy(client: &Client, arguments: &Capture) -> Result<(), ClientError> {
                 written => written.map_err(failed)?,
             }
         }
+    }
+}
+
+/// Waits until nobody can read standard output any more: a pipe's write end then reports POLLERR, asked for or not (poll(2)).
+async fn reader_gone() {
+    let waited = tokio::task::spawn_blocking(|| {
+        let output = io::stdout();
+        poll(&mut [PollFd::new(&output, PollFlags::empty())], None)
+    });
+    if !matches!(waited.await, Ok(Ok(_))) {
+        // It cannot be waited for: the next frame will tell.
+        std::future::pending().await
     }
 }

@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use flatnet_agents::objects;
+use flatnet_engine::ledger::DropReason;
 use flatnet_engine::pod::{Probe, ProbeOutcome, ProbeProtocol};
 use flatnet_engine::trace::{Action, Event};
 use k8s_openapi::api::core::v1::{Pod, Service, ServicePort};
@@ -248,11 +250,7 @@ impl Ways<'_> {
 }
 
 fn pod_name(pod: &Pod) -> String {
-    let name = pod.metadata.name.clone().unwrap_or_default();
-    match pod.metadata.namespace.as_deref() {
-        None | Some("default") => name,
-        Some(namespace) => format!("{namespace}/{name}"),
-    }
+    objects::pod_name(objects::namespace(pod), objects::name(pod))
 }
 
 fn selects(service: &Service, pod: &Pod) -> bool {
@@ -380,22 +378,24 @@ fn take_events(drive: &mut Drive) -> Result<Vec<Event>, DriveError> {
 }
 
 /// Picks the frame that tells: of a way that works the last one delivered, else the last one dropped; its hops and, if
-/// it was dropped, why.
+/// it was dropped, why. Where it was dropped because a neighbour stayed silent, and the request for the neighbour was
+/// dropped itself, the way goes on with the request's.
 fn hops(drive: &Drive, events: &[Event], works: bool) -> (Vec<Hop>, Option<&'static str>) {
-    let mut frames: BTreeMap<u32, Vec<&Event>> = BTreeMap::new();
-    for event in events {
-        frames.entry(event.mark).or_default().push(event);
-    }
-    for hops in frames.values_mut() {
-        hops.sort_by_key(|event| event.hop);
-    }
+    let (mut frames, mut requests) = (by_mark(events, false), by_mark(events, true));
     // On a slow link the end of the check before may still arrive: its frames set out before this one.
     frames.retain(|_, hops| hops.first().is_some_and(|event| event.hop == 1));
-    let reason = |hops: &[&Event]| {
-        hops.last().and_then(
-            |event| if let Action::Drop(reason) = event.action { Some(reason.name()) } else { None },
-        )
-    };
+    for (mark, hops) in &mut frames {
+        let request = requests.remove(mark).and_then(|request| until_drop(&request));
+        if let Some(request) = request
+            && reason(hops) == Some(DropReason::NeighborUnresolved)
+        {
+            hops.pop();
+            hops.extend(request);
+        }
+    }
+    // What a pod asked for packets that never left it; what else is left belongs to the check before.
+    requests.retain(|_, hops| hops.first().is_some_and(|event| event.action == Action::Send));
+    frames.extend(requests.into_iter().filter_map(|(mark, request)| Some((mark, until_drop(&request)?))));
     let mut by_time: Vec<&Vec<&Event>> = frames.values().collect();
     by_time.sort_by_key(|hops| hops.first().map(|event| (event.time, event.mark)));
     let delivered = |hops: &&&Vec<&Event>| hops.last().is_some_and(|event| event.action == Action::Deliver);
@@ -410,5 +410,31 @@ fn hops(drive: &Drive, events: &[Event], works: bool) -> (Vec<Hop>, Option<&'sta
         let (node, point) = event.point.names(event.node, &tables);
         Hop { node, point, action: event.action.name() }
     });
-    (named.collect(), reason(telling))
+    (named.collect(), reason(telling).map(DropReason::name))
+}
+
+/// Sorts the events of frames, or of the requests for what they wait for, by mark and hop.
+fn by_mark(events: &[Event], asks: bool) -> BTreeMap<u32, Vec<&Event>> {
+    let mut marks: BTreeMap<u32, Vec<&Event>> = BTreeMap::new();
+    for event in events.iter().filter(|event| event.asks == asks) {
+        marks.entry(event.mark).or_default().push(event);
+    }
+    for hops in marks.values_mut() {
+        hops.sort_by_key(|event| event.hop);
+    }
+    marks
+}
+
+/// Tells why a frame was dropped, from its hops.
+fn reason(hops: &[&Event]) -> Option<DropReason> {
+    if let Action::Drop(reason) = hops.last()?.action { Some(reason) } else { None }
+}
+
+/// Picks the way of a request to where it was dropped: of one that was asked again, and flooded, a hop of each number.
+fn until_drop<'a>(request: &[&'a Event]) -> Option<Vec<&'a Event>> {
+    let dropped = request.iter().rev().find(|event| matches!(event.action, Action::Drop(_)))?;
+    let mut hops: Vec<&Event> = request.iter().filter(|event| event.hop < dropped.hop).copied().collect();
+    hops.dedup_by_key(|event| event.hop);
+    hops.push(dropped);
+    Some(hops)
 }

@@ -9,14 +9,16 @@ use std::fmt::Write as _;
 
 use flatnet_agents::publisher::Publisher;
 use flatnet_engine::ledger::{Buffers, DropReason, Ledger, Term};
+use flatnet_engine::worker::Worker;
 
 use crate::drive::Drive;
 use crate::output::plain_table;
-use crate::views::{BufferReport, DropCount, LedgerReport, LedgerRow};
+use crate::views::{BufferReport, DropCount, LedgerReport, LedgerRow, PodDropCounts};
 
 /// Ends a network and tells what became of everything.
 pub fn close(drive: Drive) -> LedgerReport {
     let (mut network, mut workers) = drive.stop();
+    let pods = pods(&network.publisher, &mut workers);
     let control = &mut network.publisher.control;
     control.collect_buffers();
     let (allocated, freed) = control.pool.turnover();
@@ -26,7 +28,7 @@ pub fn close(drive: Drive) -> LedgerReport {
     let balances = buffers.balances() && nodes.iter().all(|row| row.balances);
     let Buffers { allocated, freed, held } = buffers;
     let buffers = BufferReport { allocated, freed, held, balances: buffers.balances() };
-    LedgerReport { nodes, buffers, balances }
+    LedgerReport { nodes, pods, buffers, balances }
 }
 
 fn rows(publisher: &Publisher) -> Vec<LedgerRow> {
@@ -52,10 +54,26 @@ fn row(node: String, ledger: &Ledger) -> LedgerRow {
 }
 
 /// Lists the reasons for which a node dropped, with their counts.
-pub fn drops(ledger: &Ledger) -> Vec<DropCount> {
+fn drops(ledger: &Ledger) -> Vec<DropCount> {
     let reasons = DropReason::ALL.iter().map(|&reason| (reason, ledger.drops(reason)));
     let happened = reasons.filter(|&(_, count)| count > 0);
     happened.map(|(reason, count)| DropCount { reason: reason.name().to_owned(), count }).collect()
+}
+
+/// Lists what the pods and hosts dropped that did.
+fn pods(publisher: &Publisher, workers: &mut [Worker]) -> Vec<PodDropCounts> {
+    let mut pods = Vec::new();
+    for (name, place) in publisher.places() {
+        let worker = workers.get_mut(usize::from(place.worker));
+        let drops = worker.and_then(|worker| worker.with_pod(place.port, |pod, _| pod.drops().clone()));
+        let drops = drops.unwrap_or_default();
+        let drops = drops.iter().map(|(reason, count)| DropCount { reason: reason.name().to_owned(), count });
+        let drops: Vec<DropCount> = drops.collect();
+        if !drops.is_empty() {
+            pods.push(PodDropCounts { pod: name.to_owned(), drops });
+        }
+    }
+    pods
 }
 
 /// Prints a ledger for people.
@@ -88,9 +106,11 @@ pub fn table(report: &LedgerReport) -> String {
     }
     let mut text = table.trim_fmt();
     text.push('\n');
-    for row in report.nodes.iter().filter(|row| row.dropped > 0) {
-        let drops = row.drops.iter().map(|drop| format!("{} {}", drop.reason, drop.count));
-        let _ = writeln!(text, "{} dropped: {}", row.node, drops.collect::<Vec<_>>().join(", "));
+    let nodes = report.nodes.iter().map(|row| (&row.node, &row.drops));
+    let pods = report.pods.iter().map(|row| (&row.pod, &row.drops));
+    for (name, drops) in nodes.chain(pods).filter(|(_, drops)| !drops.is_empty()) {
+        let drops = drops.iter().map(|drop| format!("{} {}", drop.reason, drop.count));
+        let _ = writeln!(text, "{name} dropped: {}", drops.collect::<Vec<_>>().join(", "));
     }
     for row in report.nodes.iter().filter(|row| !row.balances) {
         let _ = writeln!(text, "{} DOES NOT BALANCE", row.node);

@@ -177,6 +177,7 @@ impl Network {
             gateway: node.gateway,
             subnet: lease.subnet,
             pod_network: topology.pod_network,
+            profile: topology.nat,
             tunnel_port: topology.port,
             mtu: ETHERNET_MTU,
         })?;

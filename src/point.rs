@@ -89,10 +89,7 @@ fn points(publisher: &Publisher, owner: &str, node: NodeId) -> Vec<Resolved> {
 
 /// Lists all points by name.
 fn list(publisher: &Publisher) -> Vec<String> {
-    let machines = publisher.places().flat_map(|(name, _)| {
-        let name = name.strip_prefix("default/").unwrap_or(name);
-        [name.to_owned(), format!("{name}:lo")]
-    });
+    let machines = publisher.places().flat_map(|(name, _)| [name.to_owned(), format!("{name}:lo")]);
     let nodes = publisher.nodes();
     let nodes = nodes.iter().flat_map(|(name, node)| points(publisher, name, *node));
     machines.chain(nodes.map(|resolved| resolved.name)).collect()

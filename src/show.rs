@@ -123,6 +123,9 @@ fn flow(row: &FlowEntry) -> String {
 }
 
 fn drops(rows: &[DropEntry]) -> String {
+    if rows.is_empty() {
+        return "nothing was dropped\n".to_owned();
+    }
     let mut table = plain_table(["REASON", "COUNT", "MEANING", "HINT"]);
     for column in table.column_iter_mut().skip(2) {
         column.set_cell_alignment(comfy_table::CellAlignment::Left);

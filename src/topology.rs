@@ -36,6 +36,7 @@ mod findings;
 
 use std::{net::Ipv4Addr, path::PathBuf, sync::Arc};
 
+use flatnet_engine::binding::Profile;
 use flatnet_engine::link::impairment::Impairment;
 use flatnet_proxy::Ipv4Prefix;
 use k8s_openapi::api::core::v1::{Pod, Service};
@@ -59,6 +60,8 @@ pub struct Topology {
     pub backend: BackendKind,
     /// The backend's UDP port, host byte order.
     pub port: u16,
+    /// How nodes translate what leaves the pod network.
+    pub nat: Profile,
     /// The cluster's nodes; at least one.
     pub nodes: Vec<Node>,
     /// Machines outside the cluster.

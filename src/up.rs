@@ -5,21 +5,19 @@
 //!
 //! May depend on all of the command line. Read first: [`crate::check`].
 
-mod serve;
-
 mod background;
+mod serve;
+mod table;
 
-use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use flatnet_engine::ledger::DropReason;
 use flatnet_engine::link::impairment::Impairment;
 use miette::{Diagnostic, IntoDiagnostic, WrapErr};
 
 use crate::args::{Output, Up};
-use crate::check::{self, Report, Verdict};
+use crate::check::{self, Verdict};
 use crate::drive::Drive;
 use crate::output::{print, print_json};
 use crate::point;
@@ -82,7 +80,7 @@ fn check(arguments: &Up, topology: &Topology) -> miette::Result<ExitCode> {
     captures.write()?;
     match arguments.output {
         Output::Json => print_json(&reports)?,
-        Output::Table => print(&table(&reports))?,
+        Output::Table => print(&table::table(&reports))?,
     }
     let works = !reports.is_empty() && reports.iter().all(|report| report.verdict == Verdict::Ok);
     Ok(if works { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -156,65 +154,4 @@ fn break_something(drive: &mut Drive, fault: &str) -> miette::Result<()> {
         _ => return Err(UpError::Fault(fault.to_owned()).into()),
     }
     Ok(())
-}
-
-fn table(reports: &[Report]) -> String {
-    let mut text = String::new();
-    let mut last = None;
-    for report in reports {
-        if last != Some(report.path) {
-            let _ = writeln!(text, "{}", report.path.name());
-            last = Some(report.path);
-        }
-        let verdict = match report.verdict {
-            Verdict::Ok => "ok",
-            Verdict::Failed => "FAILED",
-        };
-        let found = match (&report.rtt_ns, &report.drop_reason) {
-            (Some(rtt), _) => format!("{:?}", Duration::from_nanos(*rtt)),
-            (None, Some(reason)) => reason.clone(),
-            (None, None) => String::new(),
-        };
-        let _ =
-            writeln!(text, "  {verdict:6} {:4} {} → {}  {found}", report.protocol, report.from, report.to);
-        let _ = writeln!(text, "         {}", way(report));
-        if let Some(hint) = report.drop_reason.as_deref().and_then(hint) {
-            let _ = writeln!(text, "         {hint}");
-        }
-    }
-    if reports.is_empty() {
-        let _ =
-            writeln!(text, "nothing to ask: a way is tried with pods and hosts of the image flatnet/echo");
-    }
-    let failed = reports.iter().filter(|report| report.verdict == Verdict::Failed).count();
-    let _ = writeln!(text, "{} checks, {} ok, {failed} failed", reports.len(), reports.len() - failed);
-    text
-}
-
-/// Says what a drop means and what to do about it; nothing for what only the asking side saw.
-fn hint(reason: &str) -> Option<String> {
-    let reason = DropReason::ALL.iter().find(|known| known.name() == reason)?;
-    Some(format!("{} {}", reason.meaning(), reason.hint()))
-}
-
-/// Writes hops as `node: point action, point action; node: …`.
-fn way(report: &Report) -> String {
-    let mut text = String::new();
-    let mut node = "";
-    for hop in &report.hops {
-        if hop.node == node {
-            let _ = write!(text, ", {} {}", hop.point, hop.action);
-        } else {
-            let _ = write!(
-                text,
-                "{}{}: {} {}",
-                if node.is_empty() { "" } else { "; " },
-                hop.node,
-                hop.point,
-                hop.action
-            );
-            node = &hop.node;
-        }
-    }
-    text
 }

@@ -93,6 +93,8 @@ pub struct MachineStatus {
 pub struct LedgerReport {
     /// A row per node, router and network.
     pub nodes: Vec<LedgerRow>,
+    /// What pods and hosts dropped; only those that did.
+    pub pods: Vec<PodDropCounts>,
     /// What became of the buffers.
     pub buffers: BufferReport,
     /// Whether every frame and every buffer is accounted for.
@@ -126,6 +128,15 @@ pub struct LedgerRow {
     pub drops: Vec<DropCount>,
     /// Whether both sides are equal.
     pub balances: bool,
+}
+
+/// What a pod or host dropped. Its node's ledger ends at its link.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodDropCounts {
+    /// The pod, as `[NAMESPACE/]POD`, or the host.
+    pub pod: String,
+    /// Drops by reason.
+    pub drops: Vec<DropCount>,
 }
 
 /// Drops for one reason.

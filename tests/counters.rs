@@ -41,10 +41,10 @@ fn page() -> String {
         let _ = writeln!(page, "| `{}` | {} | {} |", reason.name(), reason.meaning(), reason.hint());
     }
     page += "\n## Why a pod drops something\n\n";
-    page += "A pod takes frames from its link and counts on its own; the node's ledger ends at the link.\n\n";
-    page += "| reason | what it means |\n| --- | --- |\n";
+    page += "A pod or host takes frames from its link and counts on its own; the node's ledger ends at the link.\n`flatnet show drops POD` prints them.\n\n";
+    page += "| reason | what it means | what to do |\n| --- | --- | --- |\n";
     for reason in PodDrop::ALL {
-        let _ = writeln!(page, "| `{}` | {} |", reason.name(), reason.meaning());
+        let _ = writeln!(page, "| `{}` | {} | {} |", reason.name(), reason.meaning(), reason.hint());
     }
     page
 }

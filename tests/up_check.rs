@@ -18,6 +18,18 @@ fn a_whole_network_passes_all_checks() {
     assert!(reports.iter().all(|report| report["verdict"] == "ok"), "{reports:?}");
 }
 
+#[test]
+fn every_line_of_the_checks_fits_a_hundred_columns() {
+    let home = Home::new();
+    for words in ["up --check", "up --check --fault lease:node-2", "up --check --fault link:node-1:node-2"] {
+        let output = home.run(words);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains("→ switch of 192.168.66.0/24: bridge"), "{text}");
+        let longest = text.lines().max_by_key(|line| line.chars().count()).unwrap();
+        assert!(longest.chars().count() <= 100, "{longest}");
+    }
+}
+
 /// The failed reports of a check with a fault, and whether all others still work.
 fn failed(fault: &str, path: &str) -> Vec<Value> {
     let home = Home::new();
@@ -42,12 +54,21 @@ fn a_lost_lease_is_named_where_the_packet_is_dropped() {
 }
 
 #[test]
-fn behind_a_broken_link_the_neighbour_stays_silent() {
-    for report in failed("link:node-1:node-2", "other-node") {
-        // The link loses ARP, too.
-        assert_eq!(report["drop_reason"], "neighbor-unresolved", "{report}");
-        let last = report["hops"].as_array().unwrap().last().unwrap();
-        assert_eq!((&last["node"], &last["action"]), (&"node-1".into(), &"drop".into()), "{report}");
+fn a_broken_link_is_named_though_it_loses_the_request_for_the_neighbour_first() {
+    // The node's own request, and that of a pod's stack: a host asks as a pod does.
+    for (fault, path, hops) in [
+        ("link:node-1:node-2", "other-node", &["send", "resolve", "transmit", "flood", "drop"][..]),
+        ("link:user:node-1", "node-port", &["send", "flood", "drop"]),
+    ] {
+        for report in failed(fault, path) {
+            assert_eq!(report["drop_reason"], "link-loss", "{report}");
+            let way = report["hops"].as_array().unwrap();
+            let actions: Vec<&str> = way.iter().map(|hop| hop["action"].as_str().unwrap()).collect();
+            assert_eq!(actions, hops, "{report}");
+            // Where the link leads to.
+            let end = fault.rsplit(':').next().unwrap();
+            assert_eq!(way.last().unwrap()["node"], end, "{report}");
+        }
     }
 }
 

@@ -14,7 +14,7 @@
 //! - [`services`]: Service and EndpointSlices as the proxy's plain data; pure.
 //! - [`cluster`]: all of it as a stream of plain changes for the publisher.
 //! - [`publisher`]: the owner of the engine's control side.
-//! - [`seed`]: randomness and uids that a seed determines.
+//! - [`seed`]: numbers and uids that a seed determines.
 
 pub mod store;
 

@@ -14,6 +14,7 @@ pub mod routes;
 
 use std::{net::Ipv4Addr, sync::Arc};
 
+use flatnet_engine::random::Random;
 use flatnet_proxy::Ipv4Prefix;
 use thiserror::Error;
 
@@ -21,7 +22,6 @@ use crate::{
     lease::{
         self, AllocateError, Attributes, Claim, ConfigError, Lease, LeaseError, NetworkConfig, allocate::Wish,
     },
-    seed::Random,
     store::{Compare, KeyValue, Op, Outcome, Revision, Store, StoreError},
 };
 

@@ -130,6 +130,11 @@ pub fn parse_key<T: Object>(key: &str) -> Option<(&str, &str)> {
         .then_some((namespace, name))
 }
 
+/// Writes a pod's name as commands take and print it, `[NAMESPACE/]POD`: [`DEFAULT_NAMESPACE`] is left out.
+pub fn pod_name(namespace: &str, name: &str) -> String {
+    if namespace == DEFAULT_NAMESPACE { name.to_owned() } else { format!("{namespace}/{name}") }
+}
+
 /// Gives an object's namespace, [`DEFAULT_NAMESPACE`] if it names none.
 pub fn namespace<T: Object>(object: &T) -> &str {
     object.metadata().namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE)

@@ -28,6 +28,7 @@ use thiserror::Error;
 
 use crate::{
     cluster::{Change, PodView},
+    objects::{self, DEFAULT_NAMESPACE},
     seed,
 };
 
@@ -46,7 +47,7 @@ pub enum PublishError {
     /// A container's image is not known.
     #[error("{pod}: image {image} is not known; there are {known}")]
     Image {
-        /// `namespace/name` of the pod.
+        /// The pod, as `[NAMESPACE/]POD`.
         pod: String,
         /// The image.
         image: String,
@@ -56,7 +57,7 @@ pub enum PublishError {
     /// A container does not start.
     #[error("{pod}: a container does not start")]
     Container {
-        /// `namespace/name` of the pod.
+        /// The pod, as `[NAMESPACE/]POD`.
         pod: String,
         /// Why.
         #[source]
@@ -65,7 +66,7 @@ pub enum PublishError {
     /// A pod is bound to a node that is not here.
     #[error("{pod}: node {node} is not known here")]
     Node {
-        /// `namespace/name` of the pod.
+        /// The pod, as `[NAMESPACE/]POD`.
         pod: String,
         /// The node's name.
         node: String,
@@ -171,12 +172,13 @@ impl Publisher {
         named.chain(self.switches.iter().map(|(network, &id)| (network.to_string(), id))).collect()
     }
 
-    /// Finds a pod by `namespace/name` (or a name in `default`) or a host by name.
+    /// Finds a pod by `[NAMESPACE/]POD` or a host by name.
     pub fn place(&self, name: &str) -> Option<&Place> {
-        self.places.get(name).or_else(|| self.places.get(&format!("default/{name}")))
+        let (namespace, name) = name.split_once('/').unwrap_or((DEFAULT_NAMESPACE, name));
+        self.places.get(&objects::pod_name(namespace, name))
     }
 
-    /// Lists all pods and hosts.
+    /// Lists all pods, as `[NAMESPACE/]POD`, and hosts.
     pub fn places(&self) -> impl Iterator<Item = (&str, &Place)> {
         self.places.iter().map(|(name, place)| (name.as_str(), place))
     }
@@ -318,7 +320,7 @@ impl Publisher {
     }
 
     fn add_pod(&mut self, view: &PodView) -> Result<(), PublishError> {
-        let name = format!("{}/{}", view.namespace, view.name);
+        let name = objects::pod_name(&view.namespace, &view.name);
         let node = self.nodes.get(view.node.as_str()).copied();
         let node = node.ok_or_else(|| PublishError::Node { pod: name.clone(), node: view.node.clone() })?;
         let tables = self.control.tables.current();
@@ -344,7 +346,7 @@ impl Publisher {
         let worker = self.worker();
         let guard = Some(Guard { mac, address: view.address });
         let failed = |source| PublishError::Control { what: format!("pod {name}"), source };
-        let port = self.control.attach_pod(node, &view.name, guard, worker, pod).map_err(failed)?;
+        let port = self.control.attach_pod(node, &name, guard, worker, pod).map_err(failed)?;
         self.pods.insert(view.identity, (port, name.clone()));
         let place = Place { port, worker, address: view.address, node: Some(Arc::from(&*view.node)) };
         self.places.insert(name.clone(), place);

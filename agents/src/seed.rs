@@ -1,34 +1,14 @@
-//! Randomness and identifiers that a seed determines.
+//! Numbers and identifiers that a seed and some texts determine.
 //!
-//! Used wherever a choice must be free but repeatable: subnets, uids. Nothing else in this package is random.
+//! Used wherever a choice must be free but repeatable: uids, seeds of pods and nodes, ports.
 //!
 //! Invariants: the same inputs give the same outputs on every machine. Not for secrets.
 //!
-//! May depend on `std` only.
+//! May depend on the engine's generator only.
 //!
-//! Read first: Steele, Lea, Flood: Fast splittable pseudorandom number generators (splitmix64); RFC 9562 section 5.4.
+//! Read first: `engine/src/random.rs`; RFC 9562 section 5.4.
 
-/// A generator of 64-bit numbers (splitmix64).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Random(u64);
-
-impl Random {
-    /// Starts from a seed.
-    pub const fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    /// Gives 64 uniform bits.
-    pub fn next_u64(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        mix(self.0)
-    }
-
-    /// Gives a number below `bound`, each with the same probability; 0 if `bound` is 0.
-    pub fn below(&mut self, bound: usize) -> usize {
-        ((u128::from(self.next_u64()) * bound as u128) >> 64) as usize
-    }
-}
+use flatnet_engine::random::{Random, mix};
 
 /// Hashes texts to 64 bits; the boundaries between them count.
 pub fn hash(seed: u64, parts: &[&str]) -> u64 {
@@ -45,7 +25,7 @@ pub fn hash(seed: u64, parts: &[&str]) -> u64 {
 
 /// Makes the uid of an object, a version 4 UUID whose random bits come from the seed and these texts.
 pub fn uid(seed: u64, parts: &[&str]) -> String {
-    let mut random = Random(hash(seed, parts));
+    let mut random = Random::new(hash(seed, parts));
     let high = random.next_u64() & !0xf000 | 0x4000;
     let low = random.next_u64() & !(0b11 << 62) | (0b10 << 62);
     format!(
@@ -58,17 +38,17 @@ pub fn uid(seed: u64, parts: &[&str]) -> String {
     )
 }
 
-const fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
 
     use super::*;
+
+    #[test]
+    fn what_was_derived_once_stays() {
+        assert_eq!(hash(7, &["pod", "x"]), 4_435_593_584_653_367_086);
+        assert_eq!(uid(7, &["Pod", "default", "web"]), "70066394-915a-443f-84f9-0ebabbdffbd6");
+    }
 
     #[test]
     fn same_seed_gives_the_same_uid_and_every_part_counts() {
@@ -90,13 +70,5 @@ mod tests {
             assert_eq!((uid.len(), &uid[14..15]), (36, "4"));
             assert!(matches!(&uid[19..20], "8" | "9" | "a" | "b"), "{uid}");
         }
-    }
-
-    #[test]
-    fn numbers_below_a_bound_reach_all_of_them() {
-        let mut random = Random::new(1);
-        let seen: HashSet<usize> = (0..200).map(|_| random.below(5)).collect();
-        assert_eq!(seen, (0..5).collect());
-        assert_eq!(random.below(0), 0);
     }
 }

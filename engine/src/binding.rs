@@ -9,20 +9,24 @@
 //!
 //! Above 400 lines because what a binding is and the table's two kinds of entries belong together.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque, hash_map};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use crate::clock::Instant;
 use crate::flow::Tuple;
 use crate::tables::NodeId;
-use crate::wire::TcpFlags;
+use crate::wire::IpProtocol;
 use hash::KeyedState;
+use mapping::{Mapping, Mappings};
+use tcp::Connection;
 
 mod hash;
+mod mapping;
 mod tcp;
 
-pub use tcp::TcpState;
+pub use mapping::{inside_key, outside_key};
+pub use tcp::{Segment, TcpState};
 
 /// The key of a half: node and tuple as the packet carries it on arrival.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -62,6 +66,31 @@ pub enum News {
     Ended(HalfKey, Answers),
 }
 
+/// How translation behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Profile {
+    /// As Linux does: a port serves many remotes, timeouts are conntrack's (`nf_conntrack_*_timeout`).
+    #[default]
+    Linux,
+    /// As RFC 4787, 5382, 5508 and 7857 ask: endpoint-independent mapping, address-dependent filtering.
+    Rfc,
+}
+
+/// A binding to be made.
+#[derive(Debug, Clone, Copy)]
+pub struct Opening {
+    /// The tuple on arrival of packets from the client.
+    pub original: HalfKey,
+    /// The answers' tuple on arrival.
+    pub reply: HalfKey,
+    /// How answers come here.
+    pub answers: Answers,
+    /// How it behaves.
+    pub profile: Profile,
+    /// The mapping it belongs to, in profile `rfc`.
+    pub mapping: Option<u32>,
+}
+
 /// One connection's translation.
 #[derive(Debug, Clone, Copy)]
 pub struct Binding {
@@ -71,10 +100,10 @@ pub struct Binding {
     pub reply: HalfKey,
     /// How answers come here.
     pub answers: Answers,
-    /// State, for TCP.
-    pub tcp: TcpState,
-    /// Who closed so far: original, reply.
-    fins: [bool; 2],
+    /// How it behaves.
+    pub profile: Profile,
+    connection: Connection,
+    mapping: Option<u32>,
     /// Whether an answer was seen.
     pub answered: bool,
     /// When it ends unless a packet comes.
@@ -84,6 +113,25 @@ pub struct Binding {
 }
 
 impl Binding {
+    fn new(opening: &Opening, first: &Segment, now: Instant) -> Self {
+        let Opening { original, reply, answers, profile, mapping } = *opening;
+        let connection = Connection::before(first);
+        let (expires, last_seen) = (now, now);
+        let mut made = Self {
+            original,
+            reply,
+            answers,
+            profile,
+            connection,
+            mapping,
+            answered: false,
+            expires,
+            last_seen,
+        };
+        made.expires = now + made.timeout();
+        made
+    }
+
     /// Returns the tuple that a packet of this half has after translation.
     #[must_use]
     pub fn translated(&self, half: Half) -> Tuple {
@@ -93,20 +141,44 @@ impl Binding {
         }
     }
 
-    /// Returns how long it lives without packets, as conntrack does (`nf_conntrack_*_timeout`).
+    /// Returns the state of a TCP connection.
+    #[must_use]
+    pub fn tcp_state(&self) -> TcpState {
+        self.connection.state
+    }
+
+    /// Returns how long it lives without packets.
     #[must_use]
     pub fn timeout(&self) -> Duration {
-        let seconds = match self.original.tuple.protocol {
-            6 => match self.tcp {
-                TcpState::SynSent | TcpState::FinWait | TcpState::TimeWait => 120,
-                TcpState::SynReceived => 60,
+        let protocol = IpProtocol::from(self.original.tuple.protocol);
+        Duration::from_secs(match (self.profile, protocol) {
+            (Profile::Linux, IpProtocol::Tcp) => match self.connection.state {
+                TcpState::SynSent | TcpState::SynSentBoth | TcpState::FinWait | TcpState::TimeWait => 120,
+                TcpState::SynReceived | TcpState::CloseWait => 60,
                 TcpState::Established => 432_000,
+                TcpState::LastAck => 30,
                 TcpState::Closed => 10,
             },
-            17 if self.answered => 120,
-            _ => 30,
-        };
-        Duration::from_secs(seconds)
+            (Profile::Linux, IpProtocol::Udp) if self.answered => 120,
+            (Profile::Linux, IpProtocol::Udp | IpProtocol::Icmp | IpProtocol::Unknown(_)) => 30,
+            (Profile::Rfc, IpProtocol::Tcp) => match self.connection.state {
+                // RFC 5382, REQ-5: two hours and four minutes.
+                TcpState::Established => 7_440,
+                // REQ-5: four minutes while it opens or closes; RFC 7857, 2.2: and after a reset.
+                TcpState::SynSent
+                | TcpState::SynSentBoth
+                | TcpState::SynReceived
+                | TcpState::FinWait
+                | TcpState::CloseWait
+                | TcpState::LastAck
+                | TcpState::TimeWait
+                | TcpState::Closed => 240,
+            },
+            // RFC 4787, REQ-5: five minutes are recommended.
+            (Profile::Rfc, IpProtocol::Udp) => 300,
+            // RFC 5508, REQ-2: not less than a minute.
+            (Profile::Rfc, IpProtocol::Icmp | IpProtocol::Unknown(_)) => 60,
+        })
     }
 
     /// Tells whether a machine is one of its ends: as the client, or as the backend that was chosen.
@@ -122,10 +194,10 @@ impl Binding {
         backend.protocol == 17 && (backend.source, backend.source_port) == (address.to_bits(), port)
     }
 
-    fn note(&mut self, half: Half, flags: TcpFlags, now: Instant) {
+    fn note(&mut self, half: Half, segment: &Segment, now: Instant) {
         self.answered |= half == Half::Reply;
-        if self.original.tuple.protocol == 6 {
-            self.tcp = self.tcp.next(half, flags, &mut self.fins);
+        if self.original.tuple.protocol == u8::from(IpProtocol::Tcp) {
+            self.connection.note(half, segment, self.profile);
         }
         self.last_seen = now;
         self.expires = now + self.timeout();
@@ -148,13 +220,23 @@ pub enum Refused {
     TupleTaken,
     /// [`Bindings`] is at its limit.
     Full,
+    /// The client has as many as it may.
+    Quota,
 }
+
+/// A TCP reset that its receiver would not take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutOfWindow;
+
+/// What a packet's binding says: which it is, which half the packet is of, and its tuple after translation.
+pub type Followed = (BindingRef, Half, Tuple);
 
 /// What a place holds.
 #[derive(Debug, Clone, Copy)]
 enum Entry {
     Free,
     Here(Binding),
+    Mapping(Mapping),
     /// Answers with this tuple are for another worker, until it says that its binding ended.
     Elsewhere(HalfKey, u8),
 }
@@ -169,7 +251,7 @@ impl Place {
     fn binding(&self) -> Option<&Binding> {
         match &self.entry {
             Entry::Here(binding) => Some(binding),
-            Entry::Free | Entry::Elsewhere(..) => None,
+            Entry::Free | Entry::Mapping(_) | Entry::Elsewhere(..) => None,
         }
     }
 
@@ -188,6 +270,10 @@ pub struct Bindings {
     swept: usize,
     /// How many places are redirects.
     redirects: usize,
+    /// How many bindings each client has, and how many it may have.
+    clients: HashMap<(NodeId, u32), u32, KeyedState>,
+    quota: u32,
+    mappings: Mappings,
     /// What the other workers have not been told yet.
     pub news: Vec<News>,
     /// Whether every end is news, and not only those that other workers wait for: ports are short.
@@ -195,9 +281,9 @@ pub struct Bindings {
 }
 
 impl Bindings {
-    /// Makes a table of at most `limit` bindings, hashed with a secret.
+    /// Makes a table of at most `limit` bindings, and `quota` of one client, hashed with a secret.
     #[must_use]
-    pub fn new(limit: usize, secret: [u64; 2]) -> Self {
+    pub fn new(limit: usize, quota: u32, secret: [u64; 2]) -> Self {
         Self {
             halves: HashMap::with_hasher(KeyedState(secret)),
             places: Vec::new(),
@@ -205,23 +291,32 @@ impl Bindings {
             limit: limit.min(u32::MAX as usize - 1),
             swept: 0,
             redirects: 0,
+            clients: HashMap::with_hasher(KeyedState(secret)),
+            quota,
+            mappings: Mappings::new(secret),
             news: Vec::new(),
             tell_ends: false,
         }
     }
 
     /// Finds the binding of a packet and notes the packet: state, time.
+    ///
+    /// # Errors
+    /// [`OutOfWindow`]; nothing is noted then.
     pub fn follow(
         &mut self,
         key: &HalfKey,
-        flags: TcpFlags,
+        segment: &Segment,
         now: Instant,
-    ) -> Option<(BindingRef, Half, Tuple)> {
-        let (found, half, _) = self.find(key, now)?;
-        let Entry::Here(binding) = &mut self.places[found.index as usize].entry else { return None };
-        binding.note(half, flags, now);
+    ) -> Result<Option<Followed>, OutOfWindow> {
+        let Some((found, half, _)) = self.find(key, now) else { return Ok(None) };
+        let Entry::Here(binding) = &mut self.places[found.index as usize].entry else { return Ok(None) };
+        if segment.flags.rst() && !binding.connection.takes_reset(half, segment) {
+            return Err(OutOfWindow);
+        }
+        binding.note(half, segment, now);
         let translated = binding.translated(half);
-        Some((found, half, translated))
+        Ok(Some((found, half, translated)))
     }
 
     /// Finds the binding of a half without noting a packet.
@@ -241,49 +336,53 @@ impl Bindings {
         if self.redirects == 0 {
             return None;
         }
-        let &(index, _) = self.halves.get(key)?;
+        // A granted port may be of one reply tuple or, in profile `rfc`, of all.
+        let keys = [*key, outside_key(key)];
+        let &(index, _) = keys.iter().find_map(|key| self.halves.get(key))?;
         let place = &self.places[index as usize];
         match place.entry {
             Entry::Elsewhere(_, worker) => Some((BindingRef { index, generation: place.generation }, worker)),
-            Entry::Free | Entry::Here(_) => None,
+            Entry::Free | Entry::Here(_) | Entry::Mapping(_) => None,
         }
     }
 
-    /// Tells whether no binding has this half, here or, as far as is known, elsewhere.
+    /// Tells whether no binding or mapping has this half, here or, as far as is known, elsewhere.
     pub fn is_free(&mut self, key: &HalfKey, now: Instant) -> bool {
         self.find(key, now).is_none() && !self.halves.contains_key(key)
     }
 
-    /// Makes a binding for the first packet of a connection.
+    /// Tells whether a client may not have one more.
+    #[must_use]
+    pub fn is_at_quota(&self, client: &HalfKey) -> bool {
+        let client = (client.node, client.tuple.source);
+        self.clients.get(&client).is_some_and(|&bindings| bindings >= self.quota)
+    }
+
+    /// Makes a binding for the first packet of a connection, which is still to be followed.
     ///
     /// # Errors
     /// [`Refused`]; nothing is changed then.
     pub fn insert(
         &mut self,
-        (original, reply): (HalfKey, HalfKey),
-        answers: Answers,
-        flags: TcpFlags,
+        opening: &Opening,
+        first: &Segment,
         now: Instant,
     ) -> Result<BindingRef, Refused> {
+        let Opening { original, reply, answers, mapping, .. } = *opening;
         if original == reply || !self.is_free(&original, now) || !self.is_free(&reply, now) {
             return Err(Refused::TupleTaken);
         }
-        // A connection that was open before is taken as open (conntrack's `tcp_loose`).
-        let tcp = if flags.syn() { TcpState::SynSent } else { TcpState::Established };
-        let mut binding = Binding {
-            original,
-            reply,
-            answers,
-            tcp,
-            fins: [false; 2],
-            answered: false,
-            expires: now,
-            last_seen: now,
-        };
-        binding.note(Half::Original, flags, now);
+        if self.is_at_quota(&original) {
+            return Err(Refused::Quota);
+        }
+        let binding = Binding::new(opening, first, now);
         let made = self.occupy(Entry::Here(binding)).ok_or(Refused::Full)?;
         self.halves.insert(original, (made.index, Half::Original));
         self.halves.insert(reply, (made.index, Half::Reply));
+        *self.clients.entry((original.node, original.tuple.source)).or_default() += 1;
+        if let Some(mapping) = mapping {
+            self.join(mapping, reply.tuple.source);
+        }
         if answers == Answers::Announced {
             self.news.push(News::Begun(reply));
         }
@@ -316,8 +415,9 @@ impl Bindings {
     pub fn renew(&mut self, index: u32, generation: u32, half: Half, now: Instant) -> bool {
         let Some(place) = self.places.get_mut(index as usize) else { return false };
         let Entry::Here(binding) = &mut place.entry else { return false };
-        let handshake = binding.tcp == TcpState::SynReceived;
-        if place.generation != generation || binding.expires <= now || handshake {
+        // RFC 9293 leaves other protocols in the state a connection that was open before has.
+        let steady = binding.connection.state.is_steady();
+        if place.generation != generation || binding.expires <= now || !steady {
             return false;
         }
         binding.answered |= half == Half::Reply;
@@ -326,6 +426,14 @@ impl Bindings {
             binding.expires = now + binding.timeout();
         }
         true
+    }
+
+    /// Notes what a TCP segment that the cache answered says its sender expects; its binding has been renewed.
+    #[inline(always)]
+    pub fn hear(&mut self, index: u32, half: Half, acknowledgement: u32, window: u16) {
+        if let Some(Place { entry: Entry::Here(binding), .. }) = self.places.get_mut(index as usize) {
+            binding.connection.hear(half, acknowledgement, window);
+        }
     }
 
     /// Tells whether a binding or redirect has not ended.
@@ -391,8 +499,19 @@ impl Bindings {
             Entry::Here(binding) => {
                 self.halves.remove(&binding.original);
                 self.halves.remove(&binding.reply);
+                self.forget_client(&binding.original);
+                if let Some(mapping) = binding.mapping {
+                    self.part(mapping, binding.reply.tuple.source);
+                }
                 if self.tell_ends || binding.answers != Answers::Steered {
                     self.news.push(News::Ended(binding.reply, binding.answers));
+                }
+            }
+            Entry::Mapping(mapping) => {
+                self.halves.remove(&mapping.inside);
+                self.halves.remove(&mapping.outside);
+                if self.tell_ends || mapping.answers != Answers::Steered {
+                    self.news.push(News::Ended(mapping.outside, mapping.answers));
                 }
             }
             Entry::Elsewhere(reply, _) => {
@@ -400,8 +519,20 @@ impl Bindings {
                 self.redirects -= 1;
             }
         }
+        let place = &mut self.places[index as usize];
         place.generation = place.generation.wrapping_add(1);
         self.free.push_back(index);
+    }
+
+    fn forget_client(&mut self, original: &HalfKey) {
+        if let hash_map::Entry::Occupied(mut client) =
+            self.clients.entry((original.node, original.tuple.source))
+        {
+            *client.get_mut() -= 1;
+            if *client.get() == 0 {
+                client.remove();
+            }
+        }
     }
 }
 

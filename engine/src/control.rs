@@ -13,6 +13,7 @@ use crossbeam::queue::ArrayQueue;
 use flatnet_proxy::{Backend, Frontend, Ipv4Prefix, NodePort, Service, TableError};
 
 use crate::binding::Binding;
+use crate::binding::Profile;
 use crate::frame::{Arena, ArenaError, Pool};
 use crate::ledger::{Ledger, NodeCounters};
 use crate::link::wire::Wire;
@@ -22,7 +23,8 @@ use crate::pod::Pod;
 use crate::random::Random;
 use crate::ring;
 use crate::tables::{
-    Bridge, Endpoint, Guard, Interface, NextHop, Node, NodeId, Port, PortId, Role, RouterPort, Tunnel, Writer,
+    Bridge, Endpoint, Guard, Interface, Masquerading, NextHop, Node, NodeId, Port, PortId, Role, RouterPort,
+    Tunnel, Writer,
 };
 use crate::tunnel::OUTER_LENGTH;
 use crate::wire::MacAddress;
@@ -30,6 +32,8 @@ use crate::worker::{Parts, Worker};
 
 /// Frames on the way from one worker to another at most.
 const RING_LIMIT: usize = 4096;
+/// The name of a switch's only point.
+pub const SWITCH: &str = "switch";
 /// Nodes an engine has at most.
 pub const NODE_LIMIT: usize = 1024;
 
@@ -46,6 +50,8 @@ pub struct EngineConfig {
     pub cache_slots: usize,
     /// Bindings of each.
     pub bindings: usize,
+    /// Bindings of each that one client may have.
+    pub client_bindings: u32,
     /// Where all chance comes from.
     pub seed: u64,
 }
@@ -58,6 +64,7 @@ impl Default for EngineConfig {
             large_buffers: 64,
             cache_slots: 1 << 16,
             bindings: 1 << 18,
+            client_bindings: 1 << 15,
             seed: 7,
         }
     }
@@ -180,6 +187,8 @@ pub struct NodeSpec {
     pub subnet: Ipv4Prefix,
     /// All pods' network.
     pub pod_network: Ipv4Prefix,
+    /// How its translations behave.
+    pub profile: Profile,
     /// flannel's UDP port.
     pub tunnel_port: u16,
     /// Largest IP packet eth0 takes, bytes.
@@ -203,7 +212,7 @@ impl Control {
     /// # Errors
     /// [`ControlError::TooMany`].
     pub fn add_switch(&mut self, name: &str) -> Result<NodeId, ControlError> {
-        let bridge = Bridge { name: Arc::from("switch"), ports: Vec::new(), router: None, mtu: u16::MAX };
+        let bridge = Bridge { name: Arc::from(SWITCH), ports: Vec::new(), router: None, mtu: u16::MAX };
         self.add(Node { name: Arc::from(name), bridge: Some(bridge), ..Node::default() })
     }
 
@@ -241,7 +250,7 @@ impl Control {
                 port: spec.tunnel_port,
                 mtu: overlay_mtu,
             }),
-            masquerade: Some(spec.pod_network),
+            masquerade: Some(Masquerading { pods: spec.pod_network, profile: spec.profile }),
             services: true,
             ..Node::default()
         };

@@ -13,10 +13,13 @@ use std::net::Ipv4Addr;
 
 use flatnet_proxy::{Cursors, Ipv4Prefix, Protocol, Service, choose};
 
-use crate::binding::{Answers, BindingRef, Bindings, Half, HalfKey, Refused};
+use crate::binding::{
+    Answers, BindingRef, Bindings, Half, HalfKey, Opening, Profile, Refused, Segment, inside_key,
+};
 use crate::bridge::Fdb;
 use crate::clock::Instant;
 use crate::flow::Tuple;
+use crate::frame::Course;
 use crate::icmp::{self, ErrorTranslation};
 use crate::ledger::DropReason;
 use crate::masquerade::{self, Masquerade};
@@ -29,7 +32,7 @@ use crate::tables::{
 };
 use crate::trace::{Action, Point};
 use crate::tunnel::Outer;
-use crate::wire::{EthernetFrame, IpProtocol, Ipv4Packet, MacAddress};
+use crate::wire::{EthernetFrame, IpProtocol, Ipv4Packet, MacAddress, TcpSegment};
 
 mod route;
 mod translate;
@@ -74,8 +77,8 @@ pub struct Arrival<'a> {
     pub ingress: &'a Port,
     /// Its node.
     pub node: &'a Node,
-    /// Whether another worker has passed it on already.
-    pub steered: bool,
+    /// How it came to be decided here.
+    pub course: Course,
 }
 
 impl<'a> Arrival<'a> {
@@ -83,6 +86,14 @@ impl<'a> Arrival<'a> {
     #[must_use]
     pub fn packet(&self) -> &'a [u8] {
         &self.bytes[usize::from(self.parsed.network_offset)..]
+    }
+
+    /// Returns what a binding's state depends on.
+    fn segment(&self) -> Segment {
+        let is_tcp = self.parsed.tuple().protocol == u8::from(IpProtocol::Tcp) && !self.parsed.fragment;
+        let transport = self.bytes.get(usize::from(self.parsed.transport_offset)..).filter(|_| is_tcp);
+        let segment = transport.and_then(|bytes| TcpSegment::new_checked(bytes).ok());
+        segment.map_or_else(Segment::default, |segment| Segment::of(&segment))
     }
 
     fn destination_mac(&self) -> MacAddress {
@@ -113,6 +124,8 @@ pub enum Verdict {
     HandOver(u8, Option<BindingRef>),
     /// It waits until another worker has granted a port: this one has none left.
     AskForPort(masquerade::Pool),
+    /// It leaves the pod network and comes back, with this tuple: a hairpin (RFC 4787, 6).
+    Reflect(Tuple),
 }
 
 /// A transform and what it depends on.
@@ -168,6 +181,10 @@ pub fn decide(world: &mut World<'_>, arrival: &Arrival<'_>) -> Result<Verdict, R
 
 /// 1. A pod sends from its own MAC and address only.
 fn may_send(arrival: &Arrival<'_>) -> Result<(), DropReason> {
+    // What the node has translated and takes in again was looked at before.
+    if arrival.course == Course::Reflected {
+        return Ok(());
+    }
     let Role::Bridge(Some(guard)) = arrival.ingress.role else { return Ok(()) };
     if arrival.source_mac() != guard.mac {
         return Err(DropReason::SpoofedMac);
@@ -183,17 +200,18 @@ fn may_send(arrival: &Arrival<'_>) -> Result<(), DropReason> {
 fn martian(arrival: &Arrival<'_>) -> Result<(), DropReason> {
     let tuple = arrival.parsed.tuple();
     let (source, destination) = (Ipv4Addr::from_bits(tuple.source), Ipv4Addr::from_bits(tuple.destination));
+    let reflected = arrival.course == Course::Reflected;
     let bad_source = source.is_loopback()
         || source.is_multicast()
         || source.is_broadcast()
         || source.is_unspecified()
-        || is_local(arrival.node, source);
+        || (is_local(arrival.node, source) || source == destination) && !reflected;
     let bad_destination = destination.is_loopback() || destination.is_unspecified();
     // RFC 1812, 5.3.4: what the link layer broadcast is not forwarded to one host; every router would.
     if matches!(arrival.ingress.role, Role::Interface(_)) && arrival.destination_mac().is_multicast() {
         route::is_broadcast(arrival.node, destination).then_some(()).ok_or(DropReason::NotForUs)?;
     }
-    if bad_source || bad_destination || source == destination { Err(DropReason::Martian) } else { Ok(()) }
+    if bad_source || bad_destination { Err(DropReason::Martian) } else { Ok(()) }
 }
 
 /// The outer source must hold the lease of the inner source, and the inner destination must be ours.
@@ -215,7 +233,7 @@ fn tunnel_peer(world: &World<'_>, arrival: &Arrival<'_>) -> Result<(), DropReaso
 
 /// 2. Whoever holds the binding decides: the worker that said so, or that of the destination's endpoint or port.
 fn home(world: &World<'_>, arrival: &Arrival<'_>) -> Option<(u8, Option<BindingRef>)> {
-    if world.workers == 1 {
+    if world.workers == 1 || translate::may_hairpin(arrival) {
         return None;
     }
     let tuple = if arrival.parsed.icmp_error {
@@ -228,7 +246,7 @@ fn home(world: &World<'_>, arrival: &Arrival<'_>) -> Option<(u8, Option<BindingR
     {
         return Some((worker, Some(redirect)));
     }
-    if arrival.steered {
+    if arrival.course == Course::Steered {
         return None;
     }
     let destination = Ipv4Addr::from_bits(arrival.parsed.tuple().destination);
@@ -327,7 +345,9 @@ fn forward(world: &mut World<'_>, arrival: &Arrival<'_>, plan: Plan) -> Result<V
     let destination = Ipv4Addr::from_bits(plan.through.destination);
     let hop = route(world.tables, arrival.node, destination)?;
     if matches!(hop, Hop::Local) {
-        return Ok(Verdict::Consume);
+        let is_hairpin =
+            plan.binding.is_some() && is_local(arrival.node, Ipv4Addr::from_bits(plan.out.source));
+        return Ok(if is_hairpin { Verdict::Reflect(plan.out) } else { Verdict::Consume });
     }
     leave(world, arrival, hop, transform, Leaving { plan, destination })
 }

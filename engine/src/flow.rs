@@ -65,6 +65,13 @@ impl FlowKey {
         }
     }
 
+    /// Returns an IPv4 flow's protocol number.
+    #[inline(always)]
+    #[must_use]
+    pub const fn protocol(self) -> u8 {
+        self.low as u8
+    }
+
     /// Hashes the key with a secret, so that nobody can choose colliding flows.
     #[inline(always)]
     #[must_use]

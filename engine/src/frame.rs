@@ -71,6 +71,8 @@ pub struct Record {
     pub segment_size: u16,
     /// Hops told of since it was marked.
     pub hops: u16,
+    /// Whether it asks for the MAC that the frame of its mark waits for.
+    pub asks: bool,
     /// The port it came in by.
     pub ingress: u32,
     /// The port it leaves by, once decided.
@@ -85,8 +87,21 @@ pub struct Record {
     pub checksum: ChecksumState,
     /// Kind of superframe.
     pub segmentation: Segmentation,
-    /// Whether a worker has passed it on to the one whose bindings decide.
-    pub steered: bool,
+    /// How it came to be decided where it is.
+    pub course: Course,
+}
+
+/// How a frame came to be decided where it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(u8)]
+pub enum Course {
+    /// From its link.
+    #[default]
+    Direct,
+    /// From a worker, to the one that its destination names.
+    Steered,
+    /// From the node itself, which has translated it: a hairpin.
+    Reflected,
 }
 
 const _: () = assert!(size_of::<Record>() == 64);

@@ -85,9 +85,12 @@ pub fn notice(reason: DropReason, protocol: u8, mtu: u16) -> Option<Notice> {
         | DropReason::TunnelForeignSource
         | DropReason::TunnelForeignDestination
         | DropReason::ServiceUnsupported
+        | DropReason::BindingQuota
         | DropReason::BindingTableFull
         | DropReason::TuplesExhausted
         | DropReason::Untranslatable
+        | DropReason::NatFiltered
+        | DropReason::TcpResetOutOfWindow
         | DropReason::IcmpErrorUnmatched
         | DropReason::LinkDown
         | DropReason::LinkLoss

@@ -46,17 +46,18 @@ terms! {
     Merged "merged" "Frames that went into a superframe.";
 }
 
+/// Makes an enum of drop reasons: each with its name, its meaning and what to do about it.
 macro_rules! drop_reasons {
-    ($($reason:ident $name:literal $meaning:literal $hint:literal;)*) => {
-        /// Why a frame was dropped. There is no catch-all.
+    ($(#[$about:meta])* $reasons:ident; $($reason:ident $name:literal $meaning:literal $hint:literal;)*) => {
+        $(#[$about])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[repr(u8)]
-        pub enum DropReason {
+        pub enum $reasons {
             $(#[doc = $meaning] $reason,)*
         }
 
-        impl DropReason {
-            /// Every reason, in the order of the packet's way.
+        impl $reasons {
+            /// Every reason, in the order of the counters.
             pub const ALL: &'static [Self] = &[$(Self::$reason,)*];
 
             /// Returns the reason's name, as counters, traces and JSON have it.
@@ -79,8 +80,11 @@ macro_rules! drop_reasons {
         }
     };
 }
+pub(crate) use drop_reasons;
 
 drop_reasons! {
+    /// Why a node dropped a frame, in the order of the packet's way. There is no catch-all.
+    DropReason;
     RuntFrame "runt-frame" "The frame is shorter than an Ethernet header." "Look at the sender's link.";
     MulticastSource "multicast-source" "The frame's source MAC is a group address." "No station may send from a group address (IEEE 802.3).";
     MalformedArp "malformed-arp" "The ARP packet is truncated or not for IPv4 over Ethernet." "RFC 826.";
@@ -110,9 +114,12 @@ drop_reasons! {
     NoBackend "no-backend" "The Service has no ready backend; the sender is told." "See `flatnet show services NODE`.";
     ServicePortClosed "service-port-closed" "The Service address has no such port; the sender is told." "See `flatnet show services NODE`.";
     ServiceUnsupported "service-unsupported" "A Service address takes TCP and UDP only." "VIPs do not answer echo.";
+    BindingQuota "binding-quota" "The client has as many translated flows as one may have." "A flood of new flows, or a client that needs a larger quota.";
     BindingTableFull "binding-table-full" "The worker's table of bindings is full." "Fewer flows, or a larger table.";
     TuplesExhausted "tuples-exhausted" "No source port is left that gives the reply a tuple of its own." "Too many flows to one destination through one address.";
     Untranslatable "untranslatable" "The protocol cannot be masqueraded." "Only TCP, UDP and ICMP queries have what a translation needs.";
+    NatFiltered "nat-filtered" "The machine has not been asked by the pod behind that port (RFC 4787, REQ-8)." "The pod sends first; profile rfc filters by address.";
+    TcpResetOutOfWindow "tcp-reset-out-of-window" "A TCP reset of a translated flow that its receiver would not take." "A blind reset (RFC 5961, 3), or a very late one.";
     IcmpErrorUnmatched "icmp-error-unmatched" "The ICMP error belongs to no flow known here." "A late error, or a forged one.";
     TransportChecksum "transport-checksum" "The TCP, UDP or ICMP checksum of a packet for the node itself is wrong." "The frame was damaged on its way; what is only forwarded is left to its receiver.";
     HostClosed "host-closed" "The node itself has nothing on that port; the sender is told." "Nodes answer echo and traceroute only.";

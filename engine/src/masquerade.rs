@@ -75,11 +75,23 @@ pub enum Found {
     Exhausted,
 }
 
-/// Which of a worker's ports are free in a pool that is short of them: a bit per port, and one per 64 of those.
+/// What a port is chosen by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Choice {
+    /// The flow's own port: taken where it may be.
+    pub wish: u16,
+    /// The tunnel's port.
+    pub reserved: u16,
+    /// Where to start.
+    pub random: u16,
+    /// Whether an even port is exchanged for an even one and an odd one for an odd (RFC 4787, REQ-4), while there are.
+    pub parity: bool,
+}
+
+/// Which of a worker's ports are free in a pool that is short of them, a bit each.
 #[derive(Debug)]
 struct FreePorts {
     words: Box<[u64; 1024]>,
-    summary: [u64; 16],
     count: usize,
     /// How many there can be.
     all: usize,
@@ -91,43 +103,31 @@ struct FreePorts {
 
 impl FreePorts {
     fn new(now: Instant) -> Self {
-        let words = Box::new([0; 1024]);
-        Self { words, summary: [0; 16], count: 0, all: 0, made: now, refused: None }
+        Self { words: Box::new([0; 1024]), count: 0, all: 0, made: now, refused: None }
     }
 
     fn insert(&mut self, port: u16) {
         let (word, bit) = (usize::from(port / 64), 1 << (port % 64));
         self.count += usize::from(self.words[word] & bit == 0);
         self.words[word] |= bit;
-        self.summary[word / 64] |= 1 << (word % 64);
     }
 
     fn remove(&mut self, port: u16) {
         let (word, bit) = (usize::from(port / 64), 1 << (port % 64));
         self.count -= usize::from(self.words[word] & bit != 0);
         self.words[word] &= !bit;
-        if self.words[word] == 0 {
-            self.summary[word / 64] &= !(1 << (word % 64));
-        }
     }
 
-    /// Returns the first free port at or after `start`, or else the first of all.
-    fn first_from(&self, start: u16) -> Option<u16> {
-        let from = |word: usize, bit: u32| {
-            let rest = self.words.get(word)? & (u64::MAX << bit);
-            if rest != 0 {
-                return Some(word * 64 + rest.trailing_zeros() as usize);
-            }
-            let next = (word + 1..).take_while(|word| word % 64 != 0).find(|&word| self.words[word] != 0);
-            let word = next.or_else(|| {
-                let group = (word / 64 + 1..16).find(|&group| self.summary[group] != 0)?;
-                Some(group * 64 + self.summary[group].trailing_zeros() as usize)
-            })?;
-            Some(word * 64 + self.words[word].trailing_zeros() as usize)
-        };
-        from(usize::from(start / 64), u32::from(start % 64))
-            .or_else(|| from(0, 0))
-            .and_then(|port| u16::try_from(port).ok())
+    /// Returns the first free port at or after `start`, or else the first of all; of those in `mask`, a word's bits.
+    fn first_from(&self, start: u16, mask: u64) -> Option<u16> {
+        let (first, bit) = (usize::from(start / 64), start % 64);
+        let from_start = (first, mask & (u64::MAX << bit));
+        let all = (first + 1..1024).chain(0..=first).map(|word| (word, mask));
+        let (word, bits) = std::iter::once(from_start)
+            .chain(all)
+            .map(|(word, mask)| (word, self.words[word] & mask))
+            .find(|(_, bits)| *bits != 0)?;
+        u16::try_from(word * 64 + bits.trailing_zeros() as usize).ok()
     }
 }
 
@@ -162,28 +162,24 @@ impl Masquerade {
     }
 
     /// Finds a port that makes the reply unambiguous: the flow's own where that may be, else any, from a random start.
-    /// To the last free port it takes the same time.
-    pub fn find(
-        &mut self,
-        bindings: &mut Bindings,
-        pool: Pool,
-        (wish, reserved, random): (u16, u16, u16),
-        now: Instant,
-    ) -> Found {
+    /// The last free port is found as fast as the first.
+    pub fn find(&mut self, bindings: &mut Bindings, pool: Pool, choice: &Choice, now: Instant) -> Found {
         if let Some((_, port)) = self.granted.take_if(|(granted, _)| *granted == pool) {
             return Found::Granted(port);
         }
+        let Choice { wish, reserved, random, parity } = *choice;
         let mut free = |port: u16| bindings.is_free(&pool.reply(port), now);
-        let is_own = |port: u16| owner(port, self.workers) == self.worker && is_usable(port, reserved);
-        if is_own(wish) && free(wish) {
+        if owner(wish, self.workers) == self.worker && is_usable(wish, reserved) && free(wish) {
             return Found::Own(wish);
         }
-        if !self.short.contains_key(&pool)
-            && let Some(port) = self.own_from(reserved, random).take(PROBES).find(|&port| free(port))
-        {
-            return Found::Own(port);
+        if !self.short.contains_key(&pool) {
+            let suits = |port: &u16| !parity || port % 2 == wish % 2;
+            let tried = self.own_from(reserved, random).filter(suits).take(PROBES).find(|&port| free(port));
+            if let Some(port) = tried {
+                return Found::Own(port);
+            }
         }
-        if let Some(port) = self.pick(bindings, pool, reserved, random, now) {
+        if let Some(port) = self.pick(bindings, pool, choice, now) {
             return Found::Own(port);
         }
         let refused = self.short.get(&pool).and_then(|list| list.refused);
@@ -191,26 +187,15 @@ impl Masquerade {
         if may_ask { Found::Ask } else { Found::Exhausted }
     }
 
-    /// Finds a port of this worker's for another's flow.
-    pub fn find_for_other(
+    /// Picks from the list of a pool's free ports, and makes that where there is none: also for another worker's flow.
+    pub fn pick(
         &mut self,
         bindings: &mut Bindings,
         pool: Pool,
-        (reserved, random): (u16, u16),
+        choice: &Choice,
         now: Instant,
     ) -> Option<u16> {
-        self.pick(bindings, pool, reserved, random, now)
-    }
-
-    /// Picks from the list of a pool's free ports.
-    fn pick(
-        &mut self,
-        bindings: &mut Bindings,
-        pool: Pool,
-        reserved: u16,
-        random: u16,
-        now: Instant,
-    ) -> Option<u16> {
+        let Choice { wish, reserved, random, parity } = *choice;
         let outdated =
             self.short.get(&pool).is_none_or(|list| list.count == 0 && list.made + PATIENCE <= now);
         if outdated {
@@ -226,7 +211,9 @@ impl Masquerade {
             bindings.tell_ends = true;
         }
         let list = self.short.get_mut(&pool)?;
-        while let Some(port) = list.first_from(random) {
+        let even = 0x5555_5555_5555_5555 << (wish % 2);
+        let wanted = if parity { [even, u64::MAX] } else { [u64::MAX; 2] };
+        while let Some(port) = wanted.iter().find_map(|&mask| list.first_from(random, mask)) {
             // Whatever takes it ends as a binding or redirect, and frees it then.
             list.remove(port);
             if bindings.is_free(&pool.reply(port), now) {
@@ -272,8 +259,7 @@ impl Masquerade {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::binding::Answers;
-    use crate::wire::TcpFlags;
+    use crate::binding::{Answers, Opening, Profile, Segment};
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
@@ -283,12 +269,19 @@ mod tests {
         Pool::of(&HalfKey { node: NodeId(0), tuple: reply }).0
     }
 
+    fn choice(wish: u16, random: u16) -> Choice {
+        Choice { wish, reserved: 8285, random, parity: false }
+    }
+
     /// Binds a flow of client number `client` to a port.
     fn bind(bindings: &mut Bindings, pool: Pool, client: u32, port: u16) {
         let tuple =
             Tuple { source: client, destination: 7, source_port: 1, destination_port: 80, protocol: 17 };
         let halves = (HalfKey { node: NodeId(0), tuple }, pool.reply(port));
-        bindings.insert(halves, Answers::Steered, TcpFlags::default(), Instant::ZERO).unwrap();
+        let (original, reply) = halves;
+        let opening =
+            Opening { original, reply, answers: Answers::Steered, profile: Profile::Linux, mapping: None };
+        bindings.insert(&opening, &Segment::default(), Instant::ZERO).unwrap();
     }
 
     #[test]
@@ -306,7 +299,7 @@ mod tests {
 
     #[test]
     fn a_flows_own_port_comes_first_when_it_may_be_used() {
-        let mut bindings = Bindings::new(9, [1, 2]);
+        let mut bindings = Bindings::new(9, 9, [1, 2]);
         for (worker, workers, wish, random, found, why) in [
             (0, 1, 40_000, 5_000, 40_000, "its own"),
             (0, 1, 80, 5_000, 5_000, "too low"),
@@ -314,26 +307,26 @@ mod tests {
             (1, 2, 1024, 1280, 1280, "another worker's block"),
         ] {
             let mut ports = Masquerade::new(worker, workers);
-            let answer = ports.find(&mut bindings, pool(1), (wish, 8285, random), Instant::ZERO);
+            let answer = ports.find(&mut bindings, pool(1), &choice(wish, random), Instant::ZERO);
             assert_eq!(answer, Found::Own(found), "{why}");
         }
     }
 
     #[test]
     fn every_port_is_used_before_one_is_refused_and_a_freed_one_is_found_at_once() {
-        let (mut bindings, mut ports) = (Bindings::new(70_000, [1, 2]), Masquerade::new(0, 1));
+        let (mut bindings, mut ports) = (Bindings::new(70_000, 1, [1, 2]), Masquerade::new(0, 1));
         let mut seen = BTreeSet::new();
         let usable = (0..=u16::MAX).filter(|&port| is_usable(port, 8285)).count();
         for client in 0..usable as u32 {
             let random = client.wrapping_mul(40_503) as u16;
-            let found = ports.find(&mut bindings, pool(1), (0, 8285, random), Instant::ZERO);
+            let found = ports.find(&mut bindings, pool(1), &choice(0, random), Instant::ZERO);
             let Found::Own(port) = found else { panic!("{found:?} for client {client}") };
             assert!(seen.insert(port), "{port} twice");
             bind(&mut bindings, pool(1), client, port);
         }
-        assert_eq!(ports.find(&mut bindings, pool(1), (0, 8285, 1), Instant::ZERO), Found::Exhausted);
+        assert_eq!(ports.find(&mut bindings, pool(1), &choice(0, 1), Instant::ZERO), Found::Exhausted);
         assert!(
-            matches!(ports.find(&mut bindings, pool(2), (0, 8285, 1), Instant::ZERO), Found::Own(_)),
+            matches!(ports.find(&mut bindings, pool(2), &choice(0, 1), Instant::ZERO), Found::Own(_)),
             "another remote"
         );
         bindings.end_where(|binding| binding.original.tuple.source == 77);
@@ -341,7 +334,7 @@ mod tests {
             let crate::binding::News::Ended(reply, _) = ended else { panic!("{ended:?}") };
             ports.free(&mut bindings, &reply);
         }
-        assert!(matches!(ports.find(&mut bindings, pool(1), (0, 8285, 1), Instant::ZERO), Found::Own(_)));
+        assert!(matches!(ports.find(&mut bindings, pool(1), &choice(0, 1), Instant::ZERO), Found::Own(_)));
     }
 
     proptest! {
@@ -360,8 +353,10 @@ mod tests {
                     plain.remove(&port);
                 }
                 let first = plain.range(start..).next().or_else(|| plain.first()).copied();
-                prop_assert_eq!(list.first_from(start), first);
+                prop_assert_eq!(list.first_from(start, u64::MAX), first);
                 prop_assert_eq!(list.count, plain.len());
+                let mut odd = plain.range(start..).chain(&plain).copied().filter(|port| port % 2 == 1);
+                prop_assert_eq!(list.first_from(start, 0xaaaa_aaaa_aaaa_aaaa), odd.next());
             }
         }
     }

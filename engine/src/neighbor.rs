@@ -130,6 +130,15 @@ impl Neighbors {
         self.states.contains_key(neighbor)
     }
 
+    /// Returns the frames that wait for a neighbour, oldest first.
+    pub fn waiting(&self, neighbor: &Neighbor) -> impl Iterator<Item = &Frame> {
+        let waiting = match self.states.get(neighbor) {
+            Some(State::Asking { waiting, .. }) => Some(waiting),
+            Some(State::Known { .. }) | None => None,
+        };
+        waiting.into_iter().flatten()
+    }
+
     /// Returns the neighbours to ask again, and the frames whose neighbour did not answer.
     pub fn poll(&mut self, now: Instant) -> (Vec<Neighbor>, Vec<(Neighbor, Frame)>) {
         let (mut again, mut failed) = (Vec::new(), Vec::new());

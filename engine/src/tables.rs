@@ -14,8 +14,18 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use flatnet_proxy::{Frontend, Ipv4Prefix, NodePort, Service, Shards, Table, TableError};
 
+use crate::binding::Profile;
 use crate::route::Routes;
 use crate::wire::MacAddress;
+
+/// What a node masquerades, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Masquerading {
+    /// The pod network: what leaves it by an interface takes the interface's address.
+    pub pods: Ipv4Prefix,
+    /// How its translations behave.
+    pub profile: Profile,
+}
 
 /// A node: a cluster's node, a switch, or a router between networks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -69,8 +79,8 @@ pub struct Node {
     pub tunnel: Option<Tunnel>,
     /// The node's own routes.
     pub routes: Routes<NextHop>,
-    /// The pod network: what leaves it by an interface takes the interface's address.
-    pub masquerade: Option<Ipv4Prefix>,
+    /// MASQUERADE, where there is any.
+    pub masquerade: Option<Masquerading>,
     /// Whether VIPs and NodePorts work here.
     pub services: bool,
 }

@@ -130,6 +130,8 @@ impl Action {
 pub struct Event {
     /// The frame's mark.
     pub mark: u32,
+    /// Whether this is an ARP request for the MAC that the frame of the mark waits for, and not that frame.
+    pub asks: bool,
     /// Which hop of the frame's it is: workers share no clock finer than a batch.
     pub hop: u16,
     /// When.
@@ -277,7 +279,15 @@ mod tests {
     use super::*;
 
     fn event(point: Point) -> Event {
-        Event { mark: 0, hop: 0, time: Instant::ZERO, node: NodeId(1), point, action: Action::Bridge }
+        Event {
+            mark: 0,
+            asks: false,
+            hop: 0,
+            time: Instant::ZERO,
+            node: NodeId(1),
+            point,
+            action: Action::Bridge,
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::clock::{Clock, Instant};
 use crate::control::EngineConfig;
 use crate::decide::World;
 use crate::flow::{FlowCache, NO_BINDING, flags};
-use crate::frame::{Arena, ChecksumState, Frame, Pool};
+use crate::frame::{Arena, ChecksumState, Course, Frame, Pool};
 use crate::ledger::{DropReason, NodeCounters, Term};
 use crate::link::Link;
 use crate::link::replay::Replay;
@@ -32,7 +32,7 @@ use crate::random::Random;
 use crate::rewrite::{Adjacency, replay};
 use crate::tables::{NodeId, PortId, Reader, Tables};
 use crate::trace::{Action, Event, Observer, Point};
-use crate::wire::Ipv4Packet;
+use crate::wire::{IpProtocol, Ipv4Packet, TcpSegment};
 
 mod arp;
 mod cables;
@@ -174,7 +174,7 @@ impl Worker {
             incoming,
             cache: FlowCache::new(config.cache_slots, secret)?,
             adjacencies: Adjacencies::default(),
-            bindings: Bindings::new(config.bindings, secret),
+            bindings: Bindings::new(config.bindings, config.client_bindings, secret),
             masquerade: Masquerade::new(id, config.workers),
             waiting_for_ports: VecDeque::new(),
             unsent: VecDeque::new(),
@@ -273,7 +273,7 @@ impl Worker {
             counters.receive(count as u64, bytes as u64);
         }
         self.watch_arrivals(&mut frames, node, port, now);
-        self.run_frames(&mut frames, node, &ingress, false, now);
+        self.run_frames(&mut frames, node, &ingress, Course::Direct, now);
         self.batch.frames = frames;
         count
     }
@@ -284,11 +284,11 @@ impl Worker {
         frames: &mut Vec<Frame>,
         node: NodeId,
         ingress: &IngressPort,
-        steered: bool,
+        course: Course,
         now: Instant,
     ) {
         let mut batch = std::mem::take(&mut self.batch.parsed);
-        self.parse_pass(frames, &mut batch, node, ingress, steered, now);
+        self.parse_pass(frames, &mut batch, node, ingress, course, now);
         let listening = self.observer.is_listening();
         for (frame, parsed) in frames.drain(..).zip(&batch) {
             if let Some(frame) = self.cached(frame, parsed, listening, now) {
@@ -310,7 +310,7 @@ impl Worker {
         batch: &mut Vec<Parsed>,
         node: NodeId,
         ingress: &IngressPort,
-        steered: bool,
+        course: Course,
         now: Instant,
     ) {
         if batch.len() < frames.len() {
@@ -336,7 +336,7 @@ impl Worker {
             open.record.ingress = ingress.port;
             open.record.flow_hash = parsed.hash;
             open.record.time = now.as_nanos();
-            open.record.steered = steered;
+            open.record.course = course;
         }
     }
 
@@ -355,7 +355,8 @@ impl Worker {
         if slot.flags & flags::HAND_OVER != 0 {
             // A frame is handed on again only to who is known to hold its binding.
             let known = slot.binding != NO_BINDING;
-            if known && !self.bindings.is_live(slot.binding, slot.generation) || !known && open.record.steered
+            if known && !self.bindings.is_live(slot.binding, slot.generation)
+                || !known && open.record.course == Course::Steered
             {
                 return Some(frame);
             }
@@ -374,6 +375,11 @@ impl Worker {
             let half = if slot.flags & flags::REPLY != 0 { Half::Reply } else { Half::Original };
             if !self.bindings.renew(slot.binding, slot.generation, half, now) {
                 return Some(frame);
+            }
+            if slot.key.protocol() == u8::from(IpProtocol::Tcp) {
+                let segment =
+                    TcpSegment::new_unchecked(&open.bytes()[usize::from(parsed.transport_offset)..]);
+                self.bindings.hear(slot.binding, half, segment.acknowledgement(), segment.window());
             }
         }
         self.identification = self.identification.wrapping_add(1);

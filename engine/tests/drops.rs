@@ -9,6 +9,7 @@
 mod common;
 
 use common::*;
+use flatnet_engine::binding::Profile;
 use flatnet_engine::control::EngineConfig;
 use flatnet_engine::ledger::{DropReason, Ledger, Term};
 use flatnet_engine::link::Direction;
@@ -79,8 +80,8 @@ impl Totals {
 }
 
 /// A network whose machines have all spoken, so that nobody must be looked for.
-fn warm(config: &EngineConfig) -> Lab {
-    let mut lab = Lab::build(config);
+fn warm(config: &EngineConfig, profile: Profile) -> Lab {
+    let mut lab = Lab::build_with(config, profile);
     for host in [USER, INTERNET] {
         lab.send(host, &arp(ArpOperation::Request, (mac(host), host), (MacAddress::default(), host)));
     }
@@ -113,6 +114,13 @@ fn datagram(to: Ipv4Addr) -> Vec<u8> {
     udp_packet(APP2, to, (1000, 7), b"x", 64)
 }
 
+/// The port that the node gave the warm-up's flows of APP2.
+fn warm_port(lab: &Lab) -> u16 {
+    let bindings = lab.workers[0].bindings();
+    let ports = bindings.iter(lab.node1).filter(|it| it.original.tuple.source == APP2.to_bits());
+    ports.map(|binding| binding.reply.tuple.destination_port).next().unwrap()
+}
+
 /// A datagram as flannel would send it, from the user's machine.
 fn tunneled(outer: Ipv4Addr, inner: &[u8]) -> Vec<u8> {
     udp_packet(outer, NODE1, (8285, 8285), inner, 64)
@@ -121,15 +129,22 @@ fn tunneled(outer: Ipv4Addr, inner: &[u8]) -> Vec<u8> {
 /// The network in which a reason comes up: small where a bound is to be met.
 fn network(reason: DropReason) -> Lab {
     let usual = EngineConfig { workers: 1, small_buffers: 2048, large_buffers: 2, ..EngineConfig::default() };
-    warm(&if reason == DropReason::BindingTableFull {
+    let profile = if reason == DropReason::NatFiltered { Profile::Rfc } else { Profile::Linux };
+    let config = if reason == DropReason::BindingTableFull {
         EngineConfig { bindings: 2, ..usual }
+    } else if reason == DropReason::BindingQuota {
+        // The warm-up has taken them.
+        EngineConfig { client_bindings: 2, ..usual }
+    } else if reason == DropReason::TuplesExhausted {
+        EngineConfig { client_bindings: u32::MAX, ..usual }
     } else if reason == DropReason::PoolEmpty {
         EngineConfig { large_buffers: 1, ..usual }
     } else if reason == DropReason::WorkerRingFull {
         EngineConfig { workers: 2, small_buffers: 8192, ..usual }
     } else {
         usual
-    })
+    };
+    warm(&config, profile)
 }
 
 /// Has a reason come up once; returns what the ledgers must have gained beside.
@@ -285,6 +300,25 @@ fn provoke(reason: DropReason, lab: &mut Lab) -> Gained {
         DropReason::ServiceUnsupported => {
             from_pod(lab, &echo_packet(APP2, VIP, IcmpType::EchoRequest, 1, 64));
             ALONE
+        }
+        DropReason::BindingQuota => {
+            from_pod(lab, &datagram(INTERNET));
+            ALONE
+        }
+        DropReason::NatFiltered => {
+            // The warm-up has asked the internet and the user, the node's gateway has not been asked.
+            let stranger = udp_packet(ISP, NODE1, (9, warm_port(lab)), b"", 64);
+            lab.send(USER, &ethernet(mac(NODE1), mac(USER), &stranger));
+            FROM_USER
+        }
+        DropReason::TcpResetOutOfWindow => {
+            from_pod(lab, &tcp_packet(APP2, INTERNET, (1500, 80), TcpFlags::SYN));
+            lab.take(INTERNET);
+            let before = lab.ledger(lab.node1).term(Term::Received);
+            to_node(lab, &tcp_packet(INTERNET, NODE1, (80, 1500), TcpFlags::RST));
+            assert_eq!(lab.ledger(lab.node1).term(Term::Received) - before, 1);
+            // Node, switch, router, switch for the SYN.
+            Gained { received: 4 + FROM_USER.received, sent: 4 + FROM_USER.sent, ..ALONE }
         }
         DropReason::BindingTableFull => {
             // The warm-up has taken both.

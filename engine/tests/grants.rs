@@ -5,6 +5,7 @@
 mod common;
 
 use common::*;
+use flatnet_engine::binding::Profile;
 use flatnet_engine::control::EngineConfig;
 use flatnet_engine::ledger::DropReason;
 use flatnet_engine::masquerade::is_usable;
@@ -16,10 +17,19 @@ use std::time::Duration;
 const WORKERS: u8 = 3;
 const PORTS_OF_A_NODE: usize = 65_536 - 1024 - 2768 - 1;
 
+fn lab_with(profile: Profile) -> Lab {
+    let config = EngineConfig {
+        workers: WORKERS,
+        small_buffers: 4096,
+        large_buffers: 2,
+        client_bindings: u32::MAX,
+        ..EngineConfig::default()
+    };
+    Lab::build_with(&config, profile)
+}
+
 fn lab() -> Lab {
-    let config =
-        EngineConfig { workers: WORKERS, small_buffers: 4096, large_buffers: 2, ..EngineConfig::default() };
-    Lab::build(&config)
+    lab_with(Profile::Linux)
 }
 
 /// Has a pod ask the internet from each of its ports in a range; returns which port the node chose for each.

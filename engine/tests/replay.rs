@@ -9,6 +9,8 @@
 mod common;
 
 use common::*;
+use flatnet_engine::binding::Profile;
+use flatnet_engine::control::EngineConfig;
 use flatnet_engine::tables::{Endpoint, Lease, Tables};
 use flatnet_engine::wire::{
     ArpOperation, EtherType, EthernetFrame, IcmpPacket, IcmpType, IpProtocol, Ipv4Packet, MacAddress,
@@ -121,6 +123,10 @@ fn change() -> impl Strategy<Value = Change> {
     ]
 }
 
+fn profile() -> impl Strategy<Value = Profile> {
+    prop_oneof![Just(Profile::Linux), Just(Profile::Rfc)]
+}
+
 fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         10 => sent().prop_map(Act::Send),
@@ -138,8 +144,10 @@ struct Side {
 }
 
 impl Side {
-    fn new(workers: u8) -> Self {
-        let mut lab = Lab::new(workers);
+    fn new(workers: u8, profile: Profile) -> Self {
+        let config =
+            EngineConfig { workers, small_buffers: 2048, large_buffers: 2, ..EngineConfig::default() };
+        let mut lab = Lab::build_with(&config, profile);
         // Both switches hear of the hosts, as from any machine that starts.
         for host in [USER, INTERNET] {
             let announcement = arp(ArpOperation::Request, (mac(host), host), (MacAddress::default(), host));
@@ -377,8 +385,8 @@ fn ipv4_in(frame: &[u8]) -> Option<Views<'_>> {
     (is_ipv4 && ethernet.destination().is_unicast()).then_some((ethernet, packet))
 }
 
-fn compare(workers: u8, acts: &[Act]) -> Result<(), TestCaseError> {
-    let (mut cached, mut decided) = (Side::new(workers), Side::new(workers));
+fn compare(workers: u8, profile: Profile, acts: &[Act]) -> Result<(), TestCaseError> {
+    let (mut cached, mut decided) = (Side::new(workers, profile), Side::new(workers, profile));
     decided.lab.decide_always();
     for (step, act) in acts.iter().enumerate() {
         cached.act(act);
@@ -401,12 +409,16 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn the_cache_of_one_worker_answers_as_the_tables_would(acts in prop::collection::vec(act(), 1..50)) {
-        compare(1, &acts)?;
+    fn the_cache_of_one_worker_answers_as_the_tables_would(
+        profile in profile(), acts in prop::collection::vec(act(), 1..50),
+    ) {
+        compare(1, profile, &acts)?;
     }
 
     #[test]
-    fn the_caches_of_two_workers_answer_as_the_tables_would(acts in prop::collection::vec(act(), 1..50)) {
-        compare(2, &acts)?;
+    fn the_caches_of_two_workers_answer_as_the_tables_would(
+        profile in profile(), acts in prop::collection::vec(act(), 1..50),
+    ) {
+        compare(2, profile, &acts)?;
     }
 }

@@ -123,6 +123,7 @@ impl IntoResponse for RequestError {
         let status = match self {
             Self::Machine { .. }
             | Self::Node { .. }
+            | Self::NoNode { .. }
             | Self::Link { .. }
             | Self::Point(_)
             | Self::Table(_)

@@ -90,6 +90,16 @@ pub enum RequestError {
         /// All that there are.
         known: Vec<String>,
     },
+    /// A pod or host has none of a node's tables.
+    #[error("{name} is no node and has no table of {table}")]
+    NoNode {
+        /// What was asked for.
+        name: String,
+        /// The table.
+        table: String,
+        /// The node it is on; none for a host.
+        node: Option<String>,
+    },
     /// There is no such point.
     #[error(transparent)]
     Point(#[from] NoPoint),
@@ -134,6 +144,9 @@ impl RequestError {
             Self::Machine { known, .. } | Self::Node { known, .. } => {
                 Some(format!("there are {}", known.join(", ")))
             }
+            Self::NoNode { table, node: Some(node), .. } => {
+                Some(format!("flatnet show {table} {node} shows that of its node"))
+            }
             Self::Point(NoPoint { known, .. }) => Some(format!("there are {}", known.join(", "))),
             Self::Table(_) => Some("there are fdb, neighbors, routes, services, flows, drops".to_owned()),
             Self::Link { known, .. } if !known.is_empty() => Some(format!(
@@ -149,7 +162,12 @@ impl RequestError {
                 "a replay takes Ethernet frames in pcap or pcapng, as `flatnet capture` writes them"
                     .to_owned(),
             ),
-            Self::Link { .. } | Self::Program(_) | Self::Drive(_) | Self::Capture(_) | Self::Ending => None,
+            Self::NoNode { node: None, .. }
+            | Self::Link { .. }
+            | Self::Program(_)
+            | Self::Drive(_)
+            | Self::Capture(_)
+            | Self::Ending => None,
         }
     }
 }

@@ -33,10 +33,7 @@ impl Instance {
         let publisher = &self.drive.network.publisher;
         let missing = || RequestError::Machine {
             name: machine.to_owned(),
-            known: publisher
-                .places()
-                .map(|(name, _)| name.strip_prefix("default/").unwrap_or(name).to_owned())
-                .collect(),
+            known: publisher.places().map(|(name, _)| name.to_owned()).collect(),
         };
         let place = publisher.place(machine).ok_or_else(missing)?;
         let (worker, port) = (place.worker, place.port);

@@ -16,7 +16,7 @@ impl Instance {
             let places = self.drive.network.publisher.places();
             let wanted = places.filter(move |(_, place)| place.node.is_some() == pods);
             wanted.map(|(name, place)| MachineStatus {
-                name: name.strip_prefix("default/").unwrap_or(name).to_owned(),
+                name: name.to_owned(),
                 address: place.address,
                 node: place.node.as_ref().map(ToString::to_string),
             })

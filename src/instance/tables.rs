@@ -1,4 +1,4 @@
-//! A node's tables as `show` prints them: what is published, and what the workers learned and chose.
+//! A node's tables, and a pod's drops, as `show` prints them: what is published, and what the workers learned and chose.
 //!
 //! `http` answers `/v1/show/TABLE` with it. Invariants: what several workers know is one row; rows are sorted.
 //!
@@ -18,7 +18,6 @@ use flatnet_proxy::{Row, Service};
 use serde_json::Value;
 
 use super::{Instance, RequestError};
-use crate::ledger;
 use crate::views::{
     BackendEntry, DropEntry, FdbEntry, FlowEntry, Half, NeighborEntry, RouteEntry, ServiceEntry,
 };
@@ -30,13 +29,12 @@ impl Instance {
     /// Lists the rows of one of a node's tables.
     ///
     /// # Errors
-    /// [`RequestError::Node`], [`RequestError::Table`], [`RequestError::Drive`].
+    /// [`RequestError::Node`], [`RequestError::NoNode`], [`RequestError::Table`], [`RequestError::Drive`].
     pub fn show(&mut self, table: &str, name: &str) -> Result<Value, RequestError> {
         let publisher = &self.drive.network.publisher;
-        let known = || publisher.nodes().into_iter().map(|(name, _)| name).collect();
-        let id = publisher
-            .node(name)
-            .ok_or_else(|| RequestError::Node { name: name.to_owned(), known: known() })?;
+        let Some(id) = publisher.node(name) else {
+            return self.show_machine(table, name);
+        };
         let rows = match table {
             "fdb" => serde_json::to_value(self.fdb(id)?),
             "neighbors" => serde_json::to_value(self.neighbors(id)?),
@@ -47,6 +45,26 @@ impl Instance {
             _ => return Err(RequestError::Table(table.to_owned())),
         };
         Ok(rows.unwrap_or_default())
+    }
+
+    /// Lists what a pod or host has of the tables.
+    fn show_machine(&mut self, table: &str, name: &str) -> Result<Value, RequestError> {
+        let publisher = &self.drive.network.publisher;
+        let Some(place) = publisher.place(name).cloned() else {
+            let known = publisher.nodes().into_iter().map(|(name, _)| name).collect();
+            return Err(RequestError::Node { name: name.to_owned(), known });
+        };
+        if table != "drops" {
+            let node = place.node.as_ref().map(ToString::to_string);
+            return Err(RequestError::NoNode { name: name.to_owned(), table: table.to_owned(), node });
+        }
+        let drops = self.drive.ask(place.worker, move |worker| {
+            worker.with_pod(place.port, |pod, _| pod.drops().clone()).unwrap_or_default()
+        })?;
+        let rows = drops
+            .iter()
+            .map(|(reason, count)| drop_entry(reason.name(), count, reason.meaning(), reason.hint()));
+        Ok(serde_json::to_value(rows.collect::<Vec<_>>()).unwrap_or_default())
     }
 
     fn tables(&self) -> std::sync::Arc<Tables> {
@@ -178,15 +196,18 @@ impl Instance {
     }
 
     fn drops(&self, id: NodeId) -> Vec<DropEntry> {
-        let counts = ledger::drops(&self.drive.network.publisher.control.ledger(id));
-        let reasons = DropReason::ALL.iter();
-        let rows = reasons.filter_map(|reason| {
-            let count = counts.iter().find(|drop| drop.reason == reason.name())?.count;
-            let (meaning, hint) = (reason.meaning().to_owned(), reason.hint().to_owned());
-            Some(DropEntry { reason: reason.name().to_owned(), count, meaning, hint })
-        });
-        rows.collect()
+        let ledger = self.drive.network.publisher.control.ledger(id);
+        let counts = DropReason::ALL.iter().map(|&reason| (reason, ledger.drops(reason)));
+        let happened = counts.filter(|&(_, count)| count > 0);
+        let row = |(reason, count): (DropReason, u64)| {
+            drop_entry(reason.name(), count, reason.meaning(), reason.hint())
+        };
+        happened.map(row).collect()
     }
+}
+
+fn drop_entry(reason: &str, count: u64, meaning: &str, hint: &str) -> DropEntry {
+    DropEntry { reason: reason.to_owned(), count, meaning: meaning.to_owned(), hint: hint.to_owned() }
 }
 
 fn port_name(tables: &Tables, port: PortId) -> String {
@@ -234,7 +255,8 @@ fn service_entry(service: &Service, frontend: Frontend, bindings: &[(Binding, In
             Ipv4Addr::from_bits(answer.source) == backend.address && answer.source_port == backend.port
         });
         let is_active = |binding: &&&Binding| {
-            binding.original.tuple.protocol == Protocol::Tcp.number() && binding.tcp == TcpState::Established
+            binding.original.tuple.protocol == Protocol::Tcp.number()
+                && binding.tcp_state() == TcpState::Established
         };
         let (all, active) = (flows.clone().count() as u64, flows.filter(is_active).count() as u64);
         BackendEntry { address: backend.address, port: backend.port, active, inactive: all - active }
@@ -263,7 +285,7 @@ fn flow(binding: &Binding, now: Instant) -> FlowEntry {
         (None, ICMP) => "icmp",
         (None, _) => "unknown",
     };
-    let state = (number == Protocol::Tcp.number()).then(|| tcp_state(binding.tcp).to_owned());
+    let state = (number == Protocol::Tcp.number()).then(|| tcp_state(binding.tcp_state()).to_owned());
     FlowEntry {
         protocol: protocol.to_owned(),
         number,
@@ -279,9 +301,12 @@ fn flow(binding: &Binding, now: Instant) -> FlowEntry {
 const fn tcp_state(state: TcpState) -> &'static str {
     match state {
         TcpState::SynSent => "SYN_SENT",
+        TcpState::SynSentBoth => "SYN_SENT2",
         TcpState::SynReceived => "SYN_RECV",
         TcpState::Established => "ESTABLISHED",
         TcpState::FinWait => "FIN_WAIT",
+        TcpState::CloseWait => "CLOSE_WAIT",
+        TcpState::LastAck => "LAST_ACK",
         TcpState::TimeWait => "TIME_WAIT",
         TcpState::Closed => "CLOSE",
     }

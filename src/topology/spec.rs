@@ -9,6 +9,7 @@
 //! Read first: `docs/topology.md`.
 
 use flatnet_agents::{lease::config::DEFAULT_UDP_PORT, objects::is_dns_name};
+use flatnet_engine::binding::Profile;
 use flatnet_proxy::Ipv4Prefix;
 
 use crate::topology::{
@@ -31,6 +32,7 @@ pub(crate) struct Spec {
     pub(crate) service_network: Option<Located<Ipv4Prefix>>,
     pub(crate) backend: BackendKind,
     pub(crate) port: u16,
+    pub(crate) nat: Profile,
     pub(crate) nodes: Vec<Machine>,
     pub(crate) hosts: Vec<Machine>,
     pub(crate) routers: Vec<Machine>,
@@ -73,6 +75,7 @@ pub(crate) fn read(document: &Node, findings: &mut Vec<Finding>) -> Spec {
         service_network: fields.optional("serviceNetwork", prefix),
         backend,
         port,
+        nat: fields.optional("nat", nat).map_or(Profile::Linux, |nat| nat.value),
         nodes: machines(&mut fields, "nodes", node),
         hosts: machines(&mut fields, "hosts", host),
         routers: machines(&mut fields, "routers", router),
@@ -92,6 +95,14 @@ fn metadata(node: &Node, findings: &mut Vec<Finding>) -> Option<String> {
     let name = fields.optional("name", name);
     fields.close();
     name.map(|name| name.value)
+}
+
+fn nat(node: &Node) -> Result<Profile, String> {
+    match text(node)?.as_str() {
+        "linux" => Ok(Profile::Linux),
+        "rfc" => Ok(Profile::Rfc),
+        other => Err(format!("{other:?} is not a way to translate; linux and rfc are")),
+    }
 }
 
 fn read_backend(node: &Node, findings: &mut Vec<Finding>) -> (BackendKind, u16) {

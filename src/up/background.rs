@@ -17,7 +17,7 @@ use crate::args::Up;
 use crate::client::{self, Client};
 use crate::instance::socket;
 use crate::output::print;
-use crate::views::Status;
+use crate::views::{NodeKind, Status};
 
 /// How long the network may take to answer.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -56,8 +56,8 @@ pub(super) fn run(arguments: &Up, name: &str) -> miette::Result<ExitCode> {
             let said = std::fs::read_to_string(&log).unwrap_or_default();
             return Err(BackgroundError::Ended { name: name.to_owned(), said, log }.into());
         }
-        if answers(name, child.id()) {
-            print(&format!("{name}\n"))?;
+        if let Some(status) = answers(name, child.id()) {
+            print(&welcome(&status, socket::running().len() > 1))?;
             return Ok(ExitCode::SUCCESS);
         }
         std::thread::sleep(POLL);
@@ -85,11 +85,68 @@ fn spawn(arguments: &Up, name: &str, log: &Path) -> miette::Result<Child> {
     command.spawn().into_diagnostic().wrap_err("the background process cannot be started")
 }
 
-fn answers(name: &str, pid: u32) -> bool {
-    let Ok(client) = Client::find(Some(name)) else { return false };
+/// Says what runs and what to do next; with several networks the commands say which.
+fn welcome(status: &Status, several: bool) -> String {
+    let Status { name, nodes, pods, hosts, .. } = status;
+    let nodes = nodes.iter().filter(|node| node.kind == NodeKind::Node).count();
+    let which = if several { format!(" --name {name}") } else { String::new() };
+    let try_it = match &pods[..] {
+        [from, .., to] => format!("exec{which} {} -- ping -c 2 {}", from.name, to.address),
+        [_] | [] => "status".to_owned(),
+    };
+    format!(
+        "network {name} is up: {}, {}, {}\n  flatnet {try_it}\n  flatnet down{which}\n",
+        counted(nodes, "node"),
+        counted(pods.len(), "pod"),
+        counted(hosts.len(), "host")
+    )
+}
+
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+fn answers(name: &str, pid: u32) -> Option<Status> {
+    let client = Client::find(Some(name)).ok()?;
     let status = client::run(async {
         let asked = client.ask::<Status>(Method::GET, "/v1/status");
         tokio::time::timeout(POLL * 10, asked).await.unwrap_or(Err(client.misunderstood("it is late")))
     });
-    status.is_ok_and(|status| status.pid == pid)
+    status.ok().filter(|status| status.pid == pid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::views::MachineStatus;
+
+    #[test]
+    fn who_starts_a_network_reads_what_runs_and_what_to_do_next() {
+        let pod = |name: &str, address: [u8; 4]| MachineStatus {
+            name: name.to_owned(),
+            address: address.into(),
+            node: Some("node-1".to_owned()),
+        };
+        let mut status = Status {
+            name: "lab".to_owned(),
+            pid: 1,
+            time: "real".to_owned(),
+            uptime: 0.0,
+            nodes: Vec::new(),
+            pods: vec![pod("a", [10, 1, 5, 2]), pod("shop/b", [10, 1, 5, 3])],
+            hosts: Vec::new(),
+        };
+        let up = "network lab is up: 0 nodes";
+        assert_eq!(
+            welcome(&status, true),
+            format!(
+                "{up}, 2 pods, 0 hosts\n  flatnet exec --name lab a -- ping -c 2 10.1.5.3\n  flatnet down --name lab\n"
+            )
+        );
+        status.pods.truncate(1);
+        assert_eq!(
+            welcome(&status, false),
+            format!("{up}, 1 pod, 0 hosts\n  flatnet status\n  flatnet down\n")
+        );
+    }
 }

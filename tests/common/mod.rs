@@ -25,7 +25,7 @@ impl Home {
     /// A home with the tour's network running in the background.
     pub fn with_network() -> Self {
         let home = Self::new();
-        assert_eq!(home.text("up -d"), "two-nodes\n");
+        assert!(home.text("up -d").starts_with("network two-nodes is up: 2 nodes, 4 pods, 2 hosts\n"));
         home
     }
 

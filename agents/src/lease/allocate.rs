@@ -5,19 +5,17 @@
 //! Invariants: a planned subnet overlaps no lease of another holder, also when the subnet's length was changed; the
 //! same list and seed give the same plan.
 //!
-//! May depend on [`crate::lease`] and [`crate::seed`].
+//! May depend on [`crate::lease`] and the engine's generator.
 //!
 //! Read first: flannel's `pkg/subnet/etcd/local_manager.go` (`tryAcquireLease`).
 
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
+use flatnet_engine::random::Random;
 use flatnet_proxy::Ipv4Prefix;
 use thiserror::Error;
 
-use crate::{
-    lease::{Lease, NetworkConfig},
-    seed::Random,
-};
+use crate::lease::{Lease, NetworkConfig};
 
 /// Among how many free subnets a node chooses at least: flannel's number. It grows with the cluster, so that nodes
 /// which start together seldom want the same.

@@ -1,6 +1,7 @@
 //! A worker's bindings against a plain list; TCP's states; redirects.
 
 use super::*;
+use crate::wire::TcpFlags;
 use proptest::prelude::*;
 
 /// What a binding of UDP is in a plain list.
@@ -9,6 +10,27 @@ struct Plain {
     halves: [HalfKey; 2],
     answered: bool,
     expires: Instant,
+}
+
+fn opening(original: HalfKey, reply: HalfKey) -> Opening {
+    Opening { original, reply, answers: Answers::Steered, profile: Profile::Linux, mapping: None }
+}
+
+fn with(flags: TcpFlags) -> Segment {
+    Segment { flags, ..Segment::default() }
+}
+
+/// Makes a binding and has it follow its first packet.
+fn bind(
+    bindings: &mut Bindings,
+    original: HalfKey,
+    reply: HalfKey,
+    flags: TcpFlags,
+    now: Instant,
+) -> Result<BindingRef, Refused> {
+    let made = bindings.insert(&opening(original, reply), &with(flags), now)?;
+    bindings.follow(&original, &with(flags), now).unwrap();
+    Ok(made)
 }
 
 #[derive(Debug, Clone)]
@@ -33,8 +55,8 @@ fn deed() -> impl Strategy<Value = Deed> {
 proptest! {
     #[test]
     fn bindings_are_a_plain_list_with_timeouts(deeds in prop::collection::vec(deed(), 1..80)) {
-        let (mut bindings, mut plain, mut now) = (Bindings::new(3, [1, 2]), Vec::<Plain>::new(), Instant::ZERO);
-        let none = TcpFlags::default();
+        let (mut bindings, mut plain, mut now) = (Bindings::new(3, 100, [1, 2]), Vec::<Plain>::new(), Instant::ZERO);
+        let none = Segment::default();
         for deed in deeds {
             plain.retain(|it| it.expires > now);
             match deed {
@@ -42,19 +64,20 @@ proptest! {
                     let halves = [key(original, 9, 17), key(reply, 9, 17)];
                     let taken = original == reply
                         || plain.iter().any(|it| it.halves.iter().any(|half| halves.contains(half)));
-                    match bindings.insert((halves[0], halves[1]), Answers::Steered, none, now) {
+                    match bind(&mut bindings, halves[0], halves[1], TcpFlags::default(), now) {
                         Ok(_) => {
                             prop_assert!(!taken);
                             plain.push(Plain { halves, answered: false, expires: now + Duration::from_secs(30) });
                         }
                         Err(Refused::TupleTaken) => prop_assert!(taken),
-                        // What has expired fills the table until it is swept.
+                        Err(Refused::Quota) => prop_assert!(false, "nobody has a hundred"),
+                    // What has expired fills the table until it is swept.
                         Err(Refused::Full) => prop_assert!(!taken && bindings.len() == 3),
                     }
                 }
                 Deed::Follow(number) => {
                     let asked = key(number, 9, 17);
-                    let found = bindings.follow(&asked, none, now).map(|(_, half, tuple)| (half, tuple));
+                    let found = bindings.follow(&asked, &none, now).unwrap().map(|(_, half, tuple)| (half, tuple));
                     let model = plain.iter_mut().find(|it| it.halves.contains(&asked)).map(|it| {
                         let half = if it.halves[0] == asked { Half::Original } else { Half::Reply };
                         it.answered |= half == Half::Reply;
@@ -93,22 +116,22 @@ fn masqueraded(protocol: u8) -> (HalfKey, HalfKey) {
 #[test]
 fn out_and_back_through_a_binding_is_the_identity() {
     let (original, reply) = masqueraded(17);
-    let mut bindings = Bindings::new(4, [1, 2]);
-    bindings.insert((original, reply), Answers::Steered, TcpFlags::default(), Instant::ZERO).unwrap();
-    let (_, half, out) = bindings.follow(&original, TcpFlags::default(), Instant::ZERO).unwrap();
+    let mut bindings = Bindings::new(4, 100, [1, 2]);
+    bind(&mut bindings, original, reply, TcpFlags::default(), Instant::ZERO).unwrap();
+    let (_, half, out) = bindings.follow(&original, &Segment::default(), Instant::ZERO).unwrap().unwrap();
     assert_eq!((half, out), (Half::Original, reply.tuple.reversed()));
     let back = HalfKey { tuple: out.reversed(), ..original };
-    let (_, half, home) = bindings.follow(&back, TcpFlags::default(), Instant::ZERO).unwrap();
+    let (_, half, home) = bindings.follow(&back, &Segment::default(), Instant::ZERO).unwrap().unwrap();
     assert_eq!((half, home), (Half::Reply, original.tuple.reversed()));
 }
 
 #[test]
 fn a_taken_reply_tuple_is_refused_and_changes_nothing() {
     let (original, reply) = masqueraded(17);
-    let mut bindings = Bindings::new(4, [1, 2]);
-    bindings.insert((original, reply), Answers::Steered, TcpFlags::default(), Instant::ZERO).unwrap();
+    let mut bindings = Bindings::new(4, 100, [1, 2]);
+    bind(&mut bindings, original, reply, TcpFlags::default(), Instant::ZERO).unwrap();
     let other = key(7, 2, 17);
-    let refused = bindings.insert((other, reply), Answers::Steered, TcpFlags::default(), Instant::ZERO);
+    let refused = bind(&mut bindings, other, reply, TcpFlags::default(), Instant::ZERO);
     assert_eq!((refused, bindings.len()), (Err(Refused::TupleTaken), 1));
     assert!(bindings.is_free(&other, Instant::ZERO));
 }
@@ -116,17 +139,15 @@ fn a_taken_reply_tuple_is_refused_and_changes_nothing() {
 #[test]
 fn an_ended_binding_renews_no_cached_flow() {
     let (original, reply) = masqueraded(17);
-    let mut bindings = Bindings::new(1, [1, 2]);
-    let first =
-        bindings.insert((original, reply), Answers::Steered, TcpFlags::default(), Instant::ZERO).unwrap();
+    let mut bindings = Bindings::new(1, 100, [1, 2]);
+    let first = bind(&mut bindings, original, reply, TcpFlags::default(), Instant::ZERO).unwrap();
     assert!(bindings.renew(first.index, first.generation, Half::Original, Instant::ZERO));
-    let refused =
-        bindings.insert((key(5, 6, 17), key(6, 5, 17)), Answers::Steered, TcpFlags::default(), Instant::ZERO);
+    let refused = bind(&mut bindings, key(5, 6, 17), key(6, 5, 17), TcpFlags::default(), Instant::ZERO);
     assert_eq!(refused, Err(Refused::Full));
     let later = Instant::ZERO + Duration::from_secs(31);
     bindings.sweep(10, later);
     assert!(bindings.is_empty());
-    let second = bindings.insert((original, reply), Answers::Steered, TcpFlags::default(), later).unwrap();
+    let second = bind(&mut bindings, original, reply, TcpFlags::default(), later).unwrap();
     assert_eq!(second.index, first.index);
     assert!(!bindings.renew(first.index, first.generation, Half::Original, later));
 }
@@ -134,66 +155,277 @@ fn an_ended_binding_renews_no_cached_flow() {
 #[test]
 fn a_connection_opened_anew_is_established_although_the_cache_knows_it() {
     let (original, reply) = masqueraded(6);
-    let mut bindings = Bindings::new(1, [1, 2]);
+    let mut bindings = Bindings::new(1, 100, [1, 2]);
     let (syn, ack) = (TcpFlags::SYN, TcpFlags::ACK);
-    let first = bindings.insert((original, reply), Answers::Steered, ack, Instant::ZERO).unwrap();
+    let first = bind(&mut bindings, original, reply, ack, Instant::ZERO).unwrap();
     for (key, flags) in [(reply, TcpFlags::RST), (original, syn), (reply, syn.with(ack))] {
-        bindings.follow(&key, flags, Instant::ZERO).unwrap();
+        bindings.follow(&key, &with(flags), Instant::ZERO).unwrap().unwrap();
     }
     assert!(!bindings.renew(first.index, first.generation, Half::Original, Instant::ZERO));
-    bindings.follow(&original, ack, Instant::ZERO).unwrap();
+    bindings.follow(&original, &with(ack), Instant::ZERO).unwrap().unwrap();
     assert!(bindings.renew(first.index, first.generation, Half::Original, Instant::ZERO));
-    assert_eq!(bindings.iter(NodeId(0)).next().unwrap().tcp, TcpState::Established);
+    assert_eq!(bindings.iter(NodeId(0)).next().unwrap().tcp_state(), TcpState::Established);
+}
+
+/// A way through conntrack's states: who sends what, the state afterwards, and the seconds it may last.
+type Way = &'static [(Half, TcpFlags, TcpState, u64)];
+
+const SYN: TcpFlags = TcpFlags::SYN;
+const ACK: TcpFlags = TcpFlags::ACK;
+const SYN_ACK: TcpFlags = TcpFlags::SYN.with(TcpFlags::ACK);
+const FIN: TcpFlags = TcpFlags::FIN.with(TcpFlags::ACK);
+use Half::{Original, Reply};
+
+/// `tcp_conntracks` and `tcp_timeouts` of Linux's `nf_conntrack_proto_tcp.c`.
+const WAYS: [(&str, Way); 6] = [
+    (
+        "open, close by the client, open anew from the same port (RFC 5382, REQ-2)",
+        &[
+            (Original, SYN, TcpState::SynSent, 120),
+            (Original, SYN, TcpState::SynSent, 120),
+            (Reply, SYN_ACK, TcpState::SynReceived, 60),
+            (Reply, SYN_ACK, TcpState::SynReceived, 60),
+            (Original, ACK, TcpState::Established, 432_000),
+            (Reply, ACK, TcpState::Established, 432_000),
+            (Original, FIN, TcpState::FinWait, 120),
+            (Reply, ACK, TcpState::CloseWait, 60),
+            (Reply, FIN, TcpState::LastAck, 30),
+            (Original, ACK, TcpState::TimeWait, 120),
+            (Original, SYN, TcpState::SynSent, 120),
+        ],
+    ),
+    (
+        "half-closed by the server, data go on the other way (RFC 9293, 3.6)",
+        &[
+            (Original, SYN, TcpState::SynSent, 120),
+            (Reply, SYN_ACK, TcpState::SynReceived, 60),
+            (Original, ACK, TcpState::Established, 432_000),
+            (Reply, FIN, TcpState::FinWait, 120),
+            (Original, ACK, TcpState::CloseWait, 60),
+            (Original, ACK, TcpState::CloseWait, 60),
+            (Reply, ACK, TcpState::CloseWait, 60),
+            (Original, FIN, TcpState::LastAck, 30),
+            (Original, FIN, TcpState::LastAck, 30),
+            (Reply, ACK, TcpState::TimeWait, 120),
+        ],
+    ),
+    (
+        "simultaneous open (RFC 9293, figure 8; RFC 5382, REQ-2)",
+        &[
+            (Original, SYN, TcpState::SynSent, 120),
+            (Reply, SYN, TcpState::SynSentBoth, 120),
+            (Original, SYN_ACK, TcpState::SynReceived, 60),
+            (Reply, SYN_ACK, TcpState::SynReceived, 60),
+            (Original, ACK, TcpState::Established, 432_000),
+        ],
+    ),
+    (
+        "simultaneous close (RFC 9293, figure 14)",
+        &[
+            (Original, ACK, TcpState::Established, 432_000),
+            (Original, FIN, TcpState::FinWait, 120),
+            (Reply, FIN, TcpState::LastAck, 30),
+            (Original, ACK, TcpState::TimeWait, 120),
+            (Reply, ACK, TcpState::TimeWait, 120),
+        ],
+    ),
+    (
+        "a SYN into an open connection changes nothing (RFC 5961, 4)",
+        &[
+            (Original, ACK, TcpState::Established, 432_000),
+            (Reply, SYN, TcpState::Established, 432_000),
+            (Original, SYN, TcpState::Established, 432_000),
+            (Reply, SYN_ACK, TcpState::Established, 432_000),
+        ],
+    ),
+    (
+        "refused, and asked again from the same port",
+        &[
+            (Original, SYN, TcpState::SynSent, 120),
+            (Reply, TcpFlags::RST.with(TcpFlags::ACK), TcpState::Closed, 10),
+            (Original, SYN, TcpState::SynSent, 120),
+        ],
+    ),
+];
+
+#[test]
+fn tcp_goes_through_conntracks_states_with_its_timeouts() {
+    for (name, way) in WAYS {
+        let (original, reply) = masqueraded(6);
+        let mut bindings = Bindings::new(4, 100, [1, 2]);
+        let sent = |flags: TcpFlags| Segment {
+            flags,
+            acknowledgement: u32::from(flags.rst()),
+            ..Segment::default()
+        };
+        bindings.insert(&opening(original, reply), &sent(way[0].1), Instant::ZERO).unwrap();
+        for (number, &(half, flags, state, seconds)) in way.iter().enumerate() {
+            let key = if half == Original { original } else { reply };
+            bindings.follow(&key, &sent(flags), Instant::ZERO).unwrap().unwrap();
+            let binding = bindings.iter(NodeId(0)).next().unwrap();
+            assert_eq!(
+                (binding.tcp_state(), binding.timeout().as_secs()),
+                (state, seconds),
+                "{name}: step {number}"
+            );
+        }
+    }
+}
+
+/// RFC 5382, REQ-5; RFC 4787, REQ-5; RFC 5508, REQ-2; RFC 7857, 2.2.
+#[test]
+fn profile_rfc_has_the_rfcs_timeouts() {
+    let rfc = |protocol| {
+        let (original, reply) = masqueraded(protocol);
+        (original, reply, Opening { profile: Profile::Rfc, ..opening(original, reply) })
+    };
+    for (protocol, first, seconds) in [(6, SYN, 240), (6, ACK, 7_440), (17, ACK, 300), (1, ACK, 60)] {
+        let (original, _, opening) = rfc(protocol);
+        let mut bindings = Bindings::new(4, 100, [1, 2]);
+        bindings.insert(&opening, &with(first), Instant::ZERO).unwrap();
+        bindings.follow(&original, &with(first), Instant::ZERO).unwrap();
+        assert_eq!(
+            bindings.iter(NodeId(0)).next().unwrap().timeout().as_secs(),
+            seconds,
+            "{protocol} {first}"
+        );
+    }
+    // A reset that ended nothing is forgotten when data follow (RFC 7857, 2.2).
+    let (original, reply, opening) = rfc(6);
+    let mut bindings = Bindings::new(4, 100, [1, 2]);
+    bindings.insert(&opening, &with(ACK), Instant::ZERO).unwrap();
+    for (key, flags, state) in
+        [(reply, TcpFlags::RST, TcpState::Closed), (original, ACK, TcpState::Established)]
+    {
+        bindings.follow(&key, &with(flags), Instant::ZERO).unwrap().unwrap();
+        assert_eq!(bindings.iter(NodeId(0)).next().unwrap().tcp_state(), state);
+    }
+}
+
+/// RFC 5961, 3.2, as far as a middlebox sees it; RFC 9293, 3.10.7.3 for the answer to a SYN.
+#[test]
+fn a_reset_ends_a_binding_only_where_its_receiver_would_take_it() {
+    let (original, reply) = masqueraded(6);
+    let rst = |sequence: u32, acknowledgement: u32| Segment {
+        flags: TcpFlags::RST.with(ACK),
+        sequence,
+        acknowledgement,
+        ..Segment::default()
+    };
+    let says = |flags, acknowledgement, scale| Segment {
+        flags,
+        acknowledgement,
+        window: 1000,
+        scale,
+        ..Segment::default()
+    };
+    let open = |bindings: &mut Bindings| {
+        let syn = Segment { sequence: u32::MAX, ..says(SYN, 0, Some(2)) };
+        bindings.insert(&opening(original, reply), &syn, Instant::ZERO).unwrap();
+        bindings.follow(&original, &syn, Instant::ZERO).unwrap();
+    };
+    for (name, opened, half, reset, taken) in [
+        ("answers the SYN", false, Reply, rst(0, 0), true),
+        ("answers another SYN", false, Reply, rst(0, 1), false),
+        ("answers no SYN", false, Reply, Segment { flags: TcpFlags::RST, ..rst(0, 0) }, false),
+        ("what the client expects next", true, Reply, rst(5000, 0), true),
+        ("the last of the client's window, which it scaled", true, Reply, rst(8999, 0), true),
+        ("beyond it", true, Reply, rst(9000, 0), false),
+        ("before it", true, Reply, rst(4999, 0), false),
+        ("what the server expects next", true, Original, rst(0, 0), true),
+        ("beyond the server's window, which it did not scale", true, Original, rst(1000, 0), false),
+    ] {
+        let mut bindings = Bindings::new(4, 100, [1, 2]);
+        open(&mut bindings);
+        if opened {
+            for (key, segment) in [(reply, says(SYN_ACK, 0, None)), (original, says(ACK, 7, None))] {
+                bindings.follow(&key, &segment, Instant::ZERO).unwrap();
+            }
+            // By the cache: it notes what is acknowledged.
+            let (found, ..) = bindings.find(&original, Instant::ZERO).unwrap();
+            bindings.hear(found.index, Original, 5000, 1000);
+        }
+        let before = bindings.iter(NodeId(0)).next().unwrap().tcp_state();
+        let key = if half == Original { original } else { reply };
+        let followed = bindings.follow(&key, &reset, Instant::ZERO);
+        let after = bindings.iter(NodeId(0)).next().unwrap().tcp_state();
+        let expected = if taken { TcpState::Closed } else { before };
+        assert_eq!((followed.is_ok(), after), (taken, expected), "{name}");
+    }
 }
 
 #[test]
-fn tcp_goes_through_its_states_with_conntracks_timeouts() {
-    let (original, reply) = masqueraded(6);
-    let mut bindings = Bindings::new(4, [1, 2]);
-    let (syn, ack, fin) = (TcpFlags::SYN, TcpFlags::ACK, TcpFlags::FIN.with(TcpFlags::ACK));
-    bindings.insert((original, reply), Answers::Steered, syn, Instant::ZERO).unwrap();
-    let steps = [
-        (original, syn, TcpState::SynSent, 120),
-        (reply, syn.with(ack), TcpState::SynReceived, 60),
-        (original, ack, TcpState::Established, 432_000),
-        (reply, ack, TcpState::Established, 432_000),
-        (original, fin, TcpState::FinWait, 120),
-        (reply, ack, TcpState::FinWait, 120),
-        (reply, fin, TcpState::TimeWait, 120),
-        (original, ack, TcpState::TimeWait, 120),
-        (original, syn, TcpState::SynSent, 120),
-        (reply, TcpFlags::RST, TcpState::Closed, 10),
-    ];
-    for (number, (key, flags, state, seconds)) in steps.into_iter().enumerate() {
-        bindings.follow(&key, flags, Instant::ZERO).unwrap();
-        let binding = bindings.iter(NodeId(0)).next().unwrap();
-        assert_eq!((binding.tcp, binding.timeout().as_secs()), (state, seconds), "step {number}");
+fn a_client_at_its_quota_takes_nothing_from_others() {
+    let mut bindings = Bindings::new(10, 2, [1, 2]);
+    let try_one = |bindings: &mut Bindings, client: u32, to: u32| {
+        bindings.insert(
+            &opening(key(client, to, 17), key(to + 50, client + 100, 17)),
+            &Segment::default(),
+            Instant::ZERO,
+        )
+    };
+    let first = [1, 2, 3].map(|to| try_one(&mut bindings, 7, to).err());
+    assert_eq!(first, [None, None, Some(Refused::Quota)]);
+    assert!(try_one(&mut bindings, 8, 1).is_ok());
+    bindings.end_where(|binding| binding.original.tuple.destination == 2);
+    assert!(try_one(&mut bindings, 7, 3).is_ok(), "one has ended");
+}
+
+/// RFC 4787, REQ-1 and REQ-8: what a mapping is, and how long.
+#[test]
+fn a_mapping_lives_as_long_as_a_binding_of_it() {
+    let mut bindings = Bindings::new(10, 9, [1, 2]);
+    let (first, reply) = masqueraded(17);
+    let second = HalfKey { tuple: Tuple { destination: 3, ..first.tuple }, ..first };
+    let second_reply = HalfKey { tuple: Tuple { source: 3, ..reply.tuple }, ..reply };
+    let (inside, outside) = (inside_key(&first, 9), outside_key(&reply));
+    assert_eq!((inside, outside), (inside_key(&second, 9), outside_key(&second_reply)));
+    let mapping = bindings.map(inside, outside, Answers::Granted(1), Instant::ZERO).unwrap();
+    assert_eq!(bindings.map(inside, key(1, 1, 1), Answers::Steered, Instant::ZERO), None, "it has one");
+    for (original, reply) in [(first, reply), (second, second_reply)] {
+        let opening = Opening { mapping: Some(mapping), profile: Profile::Rfc, ..opening(original, reply) };
+        bindings.insert(&opening, &Segment::default(), Instant::ZERO).unwrap();
     }
+    let port = reply.tuple.destination_port;
+    assert_eq!(bindings.mapping_from(&inside), Some((mapping, port)));
+    let anybody = HalfKey { tuple: Tuple { source: 77, source_port: 5, ..reply.tuple }, ..reply };
+    let (found, original) = bindings.mapping_to(&anybody).unwrap();
+    assert_eq!(
+        (found, original.tuple.reversed().source, original.tuple.source),
+        (mapping, 77, first.tuple.source)
+    );
+    assert_eq!([2, 3, 77].map(|remote| bindings.permits(mapping, remote)), [true, true, false]);
+    bindings.end_where(|binding| binding.original == first);
+    assert_eq!([2, 3].map(|remote| bindings.permits(mapping, remote)), [false, true]);
+    assert!(bindings.news.is_empty());
+    bindings.end_where(|_| true);
+    assert_eq!((bindings.mapping_from(&inside), bindings.is_empty()), (None, true));
+    assert_eq!(bindings.news, [News::Ended(outside, Answers::Granted(1))], "the port goes home");
 }
 
 #[test]
 fn a_redirect_takes_its_tuple_until_its_holder_says_that_the_binding_ended() {
     let (original, reply) = masqueraded(17);
-    let mut bindings = Bindings::new(4, [1, 2]);
+    let mut bindings = Bindings::new(4, 100, [1, 2]);
     assert!(bindings.elsewhere(&reply).is_none());
     assert!(bindings.redirect(reply, 3, Instant::ZERO));
     let (found, worker) = bindings.elsewhere(&reply).unwrap();
     assert_eq!((worker, bindings.is_live(found.index, found.generation)), (3, true));
-    let refused = bindings.insert((original, reply), Answers::Steered, TcpFlags::default(), Instant::ZERO);
+    let refused = bind(&mut bindings, original, reply, TcpFlags::default(), Instant::ZERO);
     assert_eq!(refused, Err(Refused::TupleTaken));
     bindings.end_redirect(&reply, 2);
     assert!(bindings.elsewhere(&reply).is_some(), "another worker's word");
     bindings.end_redirect(&reply, 3);
     assert!(bindings.elsewhere(&reply).is_none() && bindings.is_empty());
     assert!(!bindings.is_live(found.index, found.generation));
-    bindings.insert((original, reply), Answers::Steered, TcpFlags::default(), Instant::ZERO).unwrap();
+    bind(&mut bindings, original, reply, TcpFlags::default(), Instant::ZERO).unwrap();
     assert!(!bindings.redirect(reply, 3, Instant::ZERO), "a binding has the tuple");
 }
 
 #[test]
 fn only_what_others_wait_for_is_news() {
     let (original, reply) = masqueraded(17);
-    let mut bindings = Bindings::new(4, [1, 2]);
+    let mut bindings = Bindings::new(4, 100, [1, 2]);
     for (answers, tell_ends, news) in [
         (Answers::Steered, false, vec![]),
         (Answers::Steered, true, vec![News::Ended(reply, Answers::Steered)]),
@@ -201,7 +433,9 @@ fn only_what_others_wait_for_is_news() {
         (Answers::Announced, false, vec![News::Begun(reply), News::Ended(reply, Answers::Announced)]),
     ] {
         bindings.tell_ends = tell_ends;
-        bindings.insert((original, reply), answers, TcpFlags::default(), Instant::ZERO).unwrap();
+        bindings
+            .insert(&Opening { answers, ..opening(original, reply) }, &Segment::default(), Instant::ZERO)
+            .unwrap();
         bindings.end_where(|_| true);
         assert_eq!(std::mem::take(&mut bindings.news), news, "{answers:?}");
     }

@@ -6,23 +6,22 @@
 //! RFC 3022; Kubernetes, "Virtual IPs and Service Proxies".
 
 use super::{
-    Answers, Arrival, BindingRef, DropReason, Half, HalfKey, Hop, Ipv4Addr, Plan, Protocol, Refusal, Refused,
-    Role, Service, Translation, Tuple, World, choose, is_local, route,
+    Answers, Arrival, BindingRef, Course, DropReason, Half, HalfKey, Hop, Ipv4Addr, Opening, Plan, Profile,
+    Protocol, Refusal, Refused, Role, Service, Translation, Tuple, World, choose, inside_key, is_local,
+    masquerade, route,
 };
-use crate::masquerade::{Found, Pool};
+use crate::binding::{Followed, OutOfWindow, outside_key};
+use crate::masquerade::{Choice, Found, Pool};
+use crate::tables::{Interface, Masquerading};
 use crate::wire::{IcmpPacket, IcmpType, IpProtocol, Ipv4Packet};
 
 /// 3. The binding's translation; 4. else a Service's; 6. else MASQUERADE, or none.
 pub(super) fn plan(world: &mut World<'_>, arrival: &Arrival<'_>) -> Result<Translation, Refusal> {
     let tuple = arrival.parsed.tuple();
     let has_ports = !arrival.parsed.fragment || tuple.source_port != 0 || tuple.destination_port != 0;
-    if has_ports {
-        let key = HalfKey { node: arrival.ingress.node, tuple };
-        if let Some((binding, half, to)) = world.bindings.follow(&key, arrival.parsed.tcp_flags, world.now) {
-            let through =
-                Tuple { destination: to.destination, destination_port: to.destination_port, ..tuple };
-            return Ok(Translation::Plan(Plan { through, out: to, binding: Some((binding, half)) }));
-        }
+    if has_ports && let Some((binding, half, to)) = followed(world, arrival)? {
+        let through = Tuple { destination: to.destination, destination_port: to.destination_port, ..tuple };
+        return Ok(Translation::Plan(Plan { through, out: to, binding: Some((binding, half)) }));
     }
     let to_vip = world.tables.services.is_vip(Ipv4Addr::from_bits(tuple.destination));
     if !has_ports && arrival.node.services && to_vip {
@@ -39,9 +38,57 @@ pub(super) fn plan(world: &mut World<'_>, arrival: &Arrival<'_>) -> Result<Trans
     }
     match route(world.tables, arrival.node, Ipv4Addr::from_bits(tuple.destination))? {
         hop @ Hop::Interface { .. } if has_ports => masqueraded(world, arrival, hop, tuple),
+        Hop::Local if has_ports && may_hairpin(arrival) => mapped(world, arrival, tuple, tuple.destination),
         Hop::Interface { .. } => Err(DropReason::UntranslatableFragment.into()),
         Hop::Local | Hop::Bridge { .. } | Hop::Tunnel { .. } => Ok(untranslated),
     }
+}
+
+/// Follows the packet's binding; in profile `rfc`, whom the pod asked may also come from another port.
+fn followed(world: &mut World<'_>, arrival: &Arrival<'_>) -> Result<Option<Followed>, DropReason> {
+    let key = HalfKey { node: arrival.ingress.node, tuple: arrival.parsed.tuple() };
+    let segment = arrival.segment();
+    let mut follow = || world.bindings.follow(&key, &segment, world.now);
+    let followed = follow().map_err(|OutOfWindow| DropReason::TcpResetOutOfWindow)?;
+    // What comes from a pod is translated on its way out before anybody asks whom it is for.
+    if followed.is_some() || profile(arrival) == Profile::Linux || is_pods(arrival, key.tuple.source) {
+        return Ok(followed);
+    }
+    let Some((mapping, original)) = world.bindings.mapping_to(&key) else { return Ok(None) };
+    if !world.bindings.permits(mapping, key.tuple.source) || segment.flags.rst() {
+        return Err(DropReason::NatFiltered);
+    }
+    let answers = Answers::Steered;
+    let opening = Opening { original, reply: key, answers, profile: Profile::Rfc, mapping: Some(mapping) };
+    world.bindings.insert(&opening, &segment, world.now).map_err(reason)?;
+    world.bindings.follow(&key, &segment, world.now).map_err(|OutOfWindow| DropReason::TcpResetOutOfWindow)
+}
+
+fn profile(arrival: &Arrival<'_>) -> Profile {
+    arrival.node.masquerade.map_or(Profile::Linux, |masquerade| masquerade.profile)
+}
+
+/// Says why a packet without a binding is dropped.
+fn reason(refused: Refused) -> DropReason {
+    match refused {
+        Refused::Full => DropReason::BindingTableFull,
+        Refused::Quota => DropReason::BindingQuota,
+        Refused::TupleTaken => DropReason::TuplesExhausted,
+    }
+}
+
+/// Tells whether a pod's packet to its own node may be for another pod behind it (RFC 4787, REQ-9; RFC 5382, REQ-8): then
+/// it is translated on its way out first, and the port it was sent to says nothing about whose it is.
+pub(super) fn may_hairpin(arrival: &Arrival<'_>) -> bool {
+    let tuple = arrival.parsed.tuple();
+    let reserved = arrival.node.tunnel.map_or(0, |tunnel| tunnel.port);
+    let to_uplink = |interface: &Interface| interface.address.to_bits() == tuple.destination;
+    profile(arrival) == Profile::Rfc
+        && arrival.course != Course::Reflected
+        && is_pods(arrival, tuple.source)
+        && matches!(IpProtocol::from(tuple.protocol), IpProtocol::Tcp | IpProtocol::Udp)
+        && masquerade::is_usable(tuple.destination_port, reserved)
+        && arrival.node.interfaces.iter().any(to_uplink)
 }
 
 /// Finds the Service a packet is for; the second tells whether it came for a NodePort.
@@ -88,8 +135,8 @@ fn balance(
         }
         match insert(world, arrival, through, None) {
             Ok(binding) => return Ok(bound(through, through, binding)),
-            Err(Refused::Full) => return Err(DropReason::BindingTableFull.into()),
             Err(Refused::TupleTaken) => last_resort = last_resort.or(Some(through)),
+            Err(refused @ (Refused::Full | Refused::Quota)) => return Err(reason(refused).into()),
         }
     }
     let through = last_resort.ok_or(DropReason::NoBackend)?;
@@ -102,10 +149,13 @@ fn bound(through: Tuple, out: Tuple, binding: BindingRef) -> Translation {
 
 /// Tells whether a packet goes from the pod network to somewhere else.
 fn leaves_pod_network(arrival: &Arrival<'_>, tuple: &Tuple) -> bool {
-    arrival.node.masquerade.is_some_and(|pods| {
-        pods.contains(Ipv4Addr::from_bits(tuple.source))
-            && !pods.contains(Ipv4Addr::from_bits(tuple.destination))
-    })
+    is_pods(arrival, tuple.source) && !is_pods(arrival, tuple.destination)
+}
+
+/// Tells whether an address is of the pod network, where that is masqueraded.
+fn is_pods(arrival: &Arrival<'_>, address: u32) -> bool {
+    let masquerade = arrival.node.masquerade;
+    masquerade.is_some_and(|Masquerading { pods, .. }| pods.contains(Ipv4Addr::from_bits(address)))
 }
 
 /// Binds a packet whose source becomes the node's address on the way out.
@@ -115,8 +165,13 @@ fn masqueraded(
     hop: Hop,
     through: Tuple,
 ) -> Result<Translation, Refusal> {
-    let address = hop.address(arrival.node).ok_or(DropReason::NoRoute)?;
-    with_free_port(world, arrival, through, address.to_bits())
+    let address = hop.address(arrival.node).ok_or(DropReason::NoRoute)?.to_bits();
+    // What a Service's backend sees of a client is chosen per connection in both profiles.
+    let is_service = through != arrival.parsed.tuple();
+    match profile(arrival) {
+        Profile::Rfc if !is_service => mapped(world, arrival, through, address),
+        Profile::Rfc | Profile::Linux => with_free_port(world, arrival, through, address),
+    }
 }
 
 /// Binds a packet with a source address and a port that makes the reply unambiguous.
@@ -126,29 +181,96 @@ fn with_free_port(
     through: Tuple,
     source: u32,
 ) -> Result<Translation, Refusal> {
-    if !is_translatable(arrival) {
-        return Err(DropReason::Untranslatable.into());
-    }
-    let reserved = arrival.node.tunnel.map_or(0, |tunnel| tunnel.port);
-    let choice = (through.source_port, reserved, world.random.next_u16());
     let out = Tuple { source, ..through };
-    let (pool, _) = Pool::of(&HalfKey { node: arrival.ingress.node, tuple: out.reversed() });
-    let (port, granted) = match world.masquerade.find(world.bindings, pool, choice, world.now) {
-        Found::Own(port) => (port, false),
-        Found::Granted(port) => (port, true),
-        Found::Ask => return Ok(Translation::AskForPort(pool)),
-        Found::Exhausted => return Err(DropReason::TuplesExhausted.into()),
+    let reply = HalfKey { node: arrival.ingress.node, tuple: out.reversed() };
+    let (port, lender) = match free_port(world, arrival, &reply, false)? {
+        Ok(found) => found,
+        Err(pool) => return Ok(Translation::AskForPort(pool)),
     };
     let out = Tuple { source_port: port, ..out };
-    let lender = world.masquerade.other_owner(port).filter(|_| granted);
-    let reason = match insert(world, arrival, out, lender) {
-        Ok(binding) => return Ok(bound(through, out, binding)),
-        Err(Refused::Full) => DropReason::BindingTableFull,
-        Err(Refused::TupleTaken) => DropReason::TuplesExhausted,
+    match insert(world, arrival, out, lender) {
+        Ok(binding) => Ok(bound(through, out, binding)),
+        Err(refused) => {
+            give_back(world, &reply, port, lender);
+            Err(reason(refused).into())
+        }
+    }
+}
+
+/// Binds a packet with the outside port that its source has towards all (RFC 4787, REQ-1), or gets now.
+fn mapped(
+    world: &mut World<'_>,
+    arrival: &Arrival<'_>,
+    through: Tuple,
+    source: u32,
+) -> Result<Translation, Refusal> {
+    let node = arrival.ingress.node;
+    let original = HalfKey { node, tuple: arrival.parsed.tuple() };
+    let reply = HalfKey { node, tuple: Tuple { source, ..through }.reversed() };
+    let inside = inside_key(&original, source);
+    let (mapping, port) = match world.bindings.mapping_from(&inside) {
+        Some(found) => found,
+        None => {
+            let all = outside_key(&reply);
+            let (port, lender) = match free_port(world, arrival, &all, true)? {
+                Ok(found) => found,
+                Err(pool) => return Ok(Translation::AskForPort(pool)),
+            };
+            let outside = HalfKey { tuple: Tuple { destination_port: port, ..all.tuple }, ..all };
+            let answers = lender.map_or(Answers::Steered, Answers::Granted);
+            let Some(made) = world.bindings.map(inside, outside, answers, world.now) else {
+                give_back(world, &all, port, lender);
+                return Err(DropReason::BindingTableFull.into());
+            };
+            (made, port)
+        }
     };
-    // The port goes back to who granted it.
-    world.masquerade.granted = granted.then_some((pool, port));
-    Err(reason.into())
+    let out = Tuple { source, source_port: port, ..through };
+    let reply = HalfKey { node, tuple: out.reversed() };
+    let answers = Answers::Steered;
+    let opening = Opening { original, reply, answers, profile: Profile::Rfc, mapping: Some(mapping) };
+    match open(world, arrival, &opening) {
+        Ok(binding) => Ok(bound(through, out, binding)),
+        Err(refused) => {
+            world.bindings.end_unused(mapping);
+            Err(reason(refused).into())
+        }
+    }
+}
+
+/// Finds a port for a reply tuple's destination, and who lends it; or says what to ask the other workers for.
+fn free_port(
+    world: &mut World<'_>,
+    arrival: &Arrival<'_>,
+    reply: &HalfKey,
+    parity: bool,
+) -> Result<Result<(u16, Option<u8>), Pool>, DropReason> {
+    if !is_translatable(arrival) {
+        return Err(DropReason::Untranslatable);
+    }
+    let client = HalfKey { node: reply.node, tuple: arrival.parsed.tuple() };
+    if world.bindings.is_at_quota(&client) {
+        return Err(DropReason::BindingQuota);
+    }
+    let choice = Choice {
+        wish: client.tuple.source_port,
+        reserved: arrival.node.tunnel.map_or(0, |tunnel| tunnel.port),
+        random: world.random.next_u16(),
+        parity,
+    };
+    let (pool, _) = Pool::of(reply);
+    match world.masquerade.find(world.bindings, pool, &choice, world.now) {
+        Found::Own(port) => Ok(Ok((port, None))),
+        Found::Granted(port) => Ok(Ok((port, world.masquerade.other_owner(port)))),
+        Found::Ask => Ok(Err(pool)),
+        Found::Exhausted => Err(DropReason::TuplesExhausted),
+    }
+}
+
+/// A granted port that was not used goes back to who granted it.
+fn give_back(world: &mut World<'_>, reply: &HalfKey, port: u16, lender: Option<u8>) {
+    let (pool, _) = Pool::of(reply);
+    world.masquerade.granted = lender.map(|_| (pool, port));
 }
 
 /// Tells whether a first packet has what a translation needs: ports, or the identifier of an ICMP query. An answer
@@ -173,7 +295,6 @@ fn insert(
     lender: Option<u8>,
 ) -> Result<BindingRef, Refused> {
     let node = arrival.ingress.node;
-    let halves = (HalfKey { node, tuple: arrival.parsed.tuple() }, HalfKey { node, tuple: out.reversed() });
     let client = Ipv4Addr::from_bits(out.source);
     // By its destination an answer is steered to a pod's worker or a port's; nobody else's has a known one.
     let is_steered = world.workers == 1
@@ -184,5 +305,21 @@ fn insert(
         Some(lender) => Answers::Granted(lender),
         None => Answers::Steered,
     };
-    world.bindings.insert(halves, answers, arrival.parsed.tcp_flags, world.now)
+    let opening = Opening {
+        original: HalfKey { node, tuple: arrival.parsed.tuple() },
+        reply: HalfKey { node, tuple: out.reversed() },
+        answers,
+        profile: profile(arrival),
+        mapping: None,
+    };
+    open(world, arrival, &opening)
+}
+
+/// Makes a binding and has it follow its first packet.
+fn open(world: &mut World<'_>, arrival: &Arrival<'_>, opening: &Opening) -> Result<BindingRef, Refused> {
+    let segment = arrival.segment();
+    let made = world.bindings.insert(opening, &segment, world.now)?;
+    // A reset of a connection nobody knows is followed too: nothing says that its receiver would not take it.
+    let _ = world.bindings.follow(&opening.original, &segment, world.now);
+    Ok(made)
 }

@@ -151,7 +151,7 @@ impl Course {
             return None;
         }
         self.counts.corrupted += 1;
-        Some(random.below(length as u64 * 8) as usize)
+        Some(random.below(length * 8))
     }
 }
 
@@ -159,7 +159,7 @@ impl Course {
 fn draw(delay: Duration, jitter: Duration, random: &mut Random) -> Duration {
     let least = delay.saturating_sub(jitter).as_nanos() as u64;
     let most = (delay + jitter).as_nanos() as u64;
-    Duration::from_nanos(least + random.below(most - least + 1))
+    Duration::from_nanos(least + random.below((most - least + 1) as usize) as u64)
 }
 
 /// Puts frames on the cable one after another, at a rate.

@@ -18,14 +18,34 @@ pub struct Outbox<'a> {
     pub pool: &'a mut Pool,
     /// Frames on their way to the bridge.
     pub queue: &'a mut VecDeque<Frame>,
-    /// The next trace mark; taken by traced frames.
+    /// The trace mark taken last; see [`take_mark`].
     pub next_mark: &'a mut u32,
 }
 
+/// Takes the mark of a frame that is followed hop by hop.
+pub fn take_mark(last: &mut u32) -> u32 {
+    *last = last.wrapping_add(1).max(1);
+    *last
+}
+
+/// What a frame is to whoever follows one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Trace {
+    /// Its mark; 0 when nobody follows it.
+    pub mark: u32,
+    /// Whether it asks for the MAC that the frame of this mark waits for.
+    pub asks: bool,
+}
+
 impl Outbox<'_> {
-    /// Sends an Ethernet frame of `length` bytes that `write` fills in; every byte of it must be written. A
-    /// `traced` frame is followed hop by hop. False when no buffer is free or the queue is full.
-    pub fn emit(&mut self, length: usize, traced: bool, write: impl FnOnce(&mut [u8])) -> bool {
+    /// Returns the mark for a packet: one of its own when it is `traced`, else 0.
+    pub fn mark(&mut self, traced: bool) -> u32 {
+        if traced { take_mark(self.next_mark) } else { 0 }
+    }
+
+    /// Sends an Ethernet frame of `length` bytes that `write` fills in; every byte of it must be written. False when
+    /// no buffer is free or the queue is full.
+    pub fn emit(&mut self, length: usize, trace: Trace, write: impl FnOnce(&mut [u8])) -> bool {
         if self.queue.len() >= QUEUE_LIMIT {
             return false;
         }
@@ -33,10 +53,7 @@ impl Outbox<'_> {
         let mut open = self.pool.arena().open(&mut frame);
         write(open.bytes_mut());
         open.record.checksum = ChecksumState::Verified;
-        if traced {
-            *self.next_mark = self.next_mark.wrapping_add(1).max(1);
-            open.record.mark = *self.next_mark;
-        }
+        (open.record.mark, open.record.asks) = (trace.mark, trace.asks);
         self.queue.push_back(frame);
         true
     }

@@ -12,7 +12,7 @@ use super::drops::{PodDrop, PodDrops};
 use super::neighbor::{Expiry, Lookup, Neighbors, Waiting};
 use super::path_mtu::PathMtu;
 use crate::clock::Instant;
-use crate::link::pod_ring::Outbox;
+use crate::link::pod_ring::{Outbox, Trace};
 use crate::random::Random;
 use crate::wire::{ArpOperation, ArpPacket, EtherType, EthernetFrame, MacAddress, arp, ethernet};
 use std::collections::VecDeque;
@@ -152,7 +152,7 @@ impl Device {
             Route::Via(hop) => match self.neighbors.lookup(hop, now) {
                 Lookup::Known { mac, ask } => {
                     if ask {
-                        self.send_arp(ArpOperation::Request, mac, hop, out);
+                        self.send_arp(ArpOperation::Request, mac, hop, 0, out);
                     }
                     mac
                 }
@@ -162,11 +162,12 @@ impl Device {
                 }
                 Lookup::Unknown { ask } => {
                     let (packet, result) = write_vec(length, write);
-                    if self.neighbors.wait(hop, Waiting { packet, traced }).is_some() {
+                    let mark = out.mark(traced);
+                    if self.neighbors.wait(hop, Waiting { packet, mark }).is_some() {
                         self.drops.count(PodDrop::NeighborQueueFull);
                     }
                     if ask {
-                        self.send_arp(ArpOperation::Request, MacAddress::BROADCAST, hop, out);
+                        self.send_arp(ArpOperation::Request, MacAddress::BROADCAST, hop, mark, out);
                     }
                     return result;
                 }
@@ -183,7 +184,8 @@ impl Device {
                 return result;
             }
         };
-        self.emit(mac, EtherType::Ipv4, length, traced, out, write)
+        let mark = out.mark(traced);
+        self.emit(mac, EtherType::Ipv4, length, mark, out, write)
     }
 
     /// Handles a received ARP packet.
@@ -200,14 +202,14 @@ impl Device {
         }
         if !sender.is_unspecified() && mac.is_unicast() {
             for waiting in self.neighbors.learn(sender, mac, for_us, now) {
-                let Waiting { packet, traced } = waiting;
-                self.emit(mac, EtherType::Ipv4, packet.len(), traced, out, |bytes| {
+                let Waiting { packet, mark } = waiting;
+                self.emit(mac, EtherType::Ipv4, packet.len(), mark, out, |bytes| {
                     bytes.copy_from_slice(&packet)
                 });
             }
         }
         if for_us && packet.operation() == ArpOperation::Request {
-            self.send_arp(ArpOperation::Reply, mac, sender, out);
+            self.send_arp(ArpOperation::Reply, mac, sender, 0, out);
         }
     }
 
@@ -215,8 +217,8 @@ impl Device {
     pub(super) fn poll(&mut self, now: Instant, out: &mut Outbox<'_>) {
         while let Some(expiry) = self.neighbors.expire(now) {
             match expiry {
-                Expiry::Ask(address) => {
-                    self.send_arp(ArpOperation::Request, MacAddress::BROADCAST, address, out)
+                Expiry::Ask(address, mark) => {
+                    self.send_arp(ArpOperation::Request, MacAddress::BROADCAST, address, mark, out)
                 }
                 Expiry::Failed(packets) => {
                     for Waiting { packet, .. } in packets {
@@ -266,10 +268,18 @@ impl Device {
         self.loopback.push_back(Looped { packet });
     }
 
-    fn send_arp(&mut self, operation: ArpOperation, mac: MacAddress, target: Ipv4Addr, out: &mut Outbox<'_>) {
+    /// Sends an ARP packet; `mark` is that of the waiting packet for which it asks.
+    fn send_arp(
+        &mut self,
+        operation: ArpOperation,
+        mac: MacAddress,
+        target: Ipv4Addr,
+        mark: u32,
+        out: &mut Outbox<'_>,
+    ) {
         let (own_mac, own_address) = (self.mac, self.address);
         let target_mac = if operation == ArpOperation::Request { MacAddress::default() } else { mac };
-        self.emit(mac, EtherType::Arp, arp::LENGTH, false, out, |bytes| {
+        self.emit(mac, EtherType::Arp, arp::LENGTH, mark, out, |bytes| {
             let mut packet = ArpPacket::new_unchecked(bytes);
             packet.fill_types();
             packet.set_operation(operation);
@@ -284,14 +294,15 @@ impl Device {
         destination: MacAddress,
         ethertype: EtherType,
         length: usize,
-        traced: bool,
+        mark: u32,
         out: &mut Outbox<'_>,
         write: impl FnOnce(&mut [u8]) -> R,
     ) -> R {
         let source = self.mac;
         let mut write = Some(write);
         let mut result = None;
-        let sent = out.emit(ethernet::HEADER_LENGTH + length, traced, |bytes| {
+        let trace = Trace { mark, asks: ethertype == EtherType::Arp };
+        let sent = out.emit(ethernet::HEADER_LENGTH + length, trace, |bytes| {
             let mut frame = EthernetFrame::new_unchecked(bytes);
             frame.set_destination(destination);
             frame.set_source(source);

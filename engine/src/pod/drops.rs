@@ -1,54 +1,30 @@
 //! Why a pod threw something away, and how often.
 //!
 //! Every part of the pod counts here; the worker reads the sums. Invariant: nothing is discarded without a count, and there
-//! is no catch-all. Depends on nothing. Read first: this enum.
+//! is no catch-all. Depends on `ledger` for the form of the list. Read first: this list.
 
-macro_rules! pod_drops {
-    ($($reason:ident $name:literal $meaning:literal;)*) => {
-        /// Why a pod dropped a frame, a packet or a connection attempt.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        #[repr(u8)]
-        pub enum PodDrop {
-            $(#[doc = $meaning] $reason,)*
-        }
+use crate::ledger::drop_reasons;
 
-        impl PodDrop {
-            /// Every reason, in the order of the counters.
-            pub const ALL: &'static [Self] = &[$(Self::$reason,)*];
-
-            /// Returns the reason's name, as counters and JSON have it.
-            #[must_use]
-            pub const fn name(self) -> &'static str {
-                match self { $(Self::$reason => $name,)* }
-            }
-
-            /// Returns what the reason means, in one sentence.
-            #[must_use]
-            pub const fn meaning(self) -> &'static str {
-                match self { $(Self::$reason => $meaning,)* }
-            }
-        }
-    };
-}
-
-pod_drops! {
-    Dead "pod-dead" "The pod is dead and takes no frames any more.";
-    NotForUs "pod-not-for-us" "The frame's destination is another card.";
-    Malformed "pod-malformed" "A header is truncated or its lengths disagree.";
-    BadChecksum "pod-bad-checksum" "A checksum is wrong.";
-    Martian "pod-martian" "An address cannot be on this interface: loopback or another's address from the wire.";
-    UnknownProtocol "pod-unknown-protocol" "Neither ARP nor IPv4, or a transport that the pod does not speak.";
-    ReassemblyFull "pod-reassembly-full" "Too many fragmented packets are waiting for their rest.";
-    ReassemblyTimeout "pod-reassembly-timeout" "The rest of a fragmented packet did not come in 30 s.";
-    HalfOpenFull "pod-half-open-full" "A listener or the pod holds as many half-open connections as it may.";
-    HalfOpenTimeout "pod-half-open-timeout" "A half-open connection got no answer for 63 s.";
-    SocketQueueFull "pod-socket-queue-full" "The application does not read its datagrams fast enough.";
-    NeighborQueueFull "pod-neighbor-queue-full" "Too many packets wait for one neighbour's answer.";
-    NeighborUnresolved "pod-neighbor-unresolved" "Nobody answered ARP for the next hop.";
-    NoRoute "pod-no-route" "There is no route to the destination.";
-    LoFull "pod-lo-full" "The queue of `lo` is full.";
-    LinkFull "pod-link-full" "The link took no more frames, or no buffer was free.";
-    ErrorUnmatched "pod-error-unmatched" "An ICMP error belongs to no socket of the pod.";
+drop_reasons! {
+    /// Why a pod dropped a frame, a packet or a connection attempt. There is no catch-all.
+    PodDrop;
+    Dead "pod-dead" "The pod is dead and takes no frames any more." "An autonomous pod that dies stays dead.";
+    NotForUs "pod-not-for-us" "The frame's or packet's destination is another machine." "A switch floods frames whose destination it does not know yet.";
+    Malformed "pod-malformed" "A header is truncated or its lengths disagree." "Capture at the pod's eth0 and look at the sender.";
+    BadChecksum "pod-bad-checksum" "A checksum is wrong." "The packet was damaged on its way.";
+    Martian "pod-martian" "An address cannot be on this interface: loopback, the pod's own, or a group's as source or of a TCP segment." "RFC 1122, 3.2.1.3: look for two machines with one address.";
+    UnknownProtocol "pod-unknown-protocol" "Neither ARP nor IPv4, or a transport or ICMP type that the pod does not speak." "Pods speak TCP, UDP and ICMP echo and errors; nobody answers an echo to all.";
+    ReassemblyFull "pod-reassembly-full" "Too many fragmented packets wait for their rest." "Send what fits the path's MTU; 64 packets may wait.";
+    ReassemblyTimeout "pod-reassembly-timeout" "The rest of a fragmented packet did not come in 30 s." "A fragment was lost: look at `flatnet show drops NODE` on its way.";
+    HalfOpenFull "pod-half-open-full" "A listener or the pod holds as many half-open connections as it may." "A SYN flood, or answers that do not reach the clients.";
+    HalfOpenTimeout "pod-half-open-timeout" "A half-open connection got no answer for 63 s." "The answer does not reach the client: ping it from the pod.";
+    SocketQueueFull "pod-socket-queue-full" "The application does not read its datagrams fast enough." "Send more slowly; 512 datagrams may wait.";
+    NeighborQueueFull "pod-neighbor-queue-full" "Too many packets wait for one neighbour's answer." "RFC 1122, 2.3.2.2: only the latest few are kept.";
+    NeighborUnresolved "pod-neighbor-unresolved" "Nobody answered ARP for the next hop; the application is told." "Is the machine up, and the link to it whole.";
+    NoRoute "pod-no-route" "There is no route to the destination; the application is told." "The pod has no gateway: give the host one in the topology.";
+    LoFull "pod-lo-full" "The queue of `lo` is full." "Send more slowly; 4,096 packets may wait.";
+    LinkFull "pod-link-full" "The link took no more frames, or no buffer was free." "The pod sends faster than its node takes.";
+    ErrorUnmatched "pod-error-unmatched" "An ICMP error or echo reply belongs to no socket of the pod." "A late answer, or a forged one.";
 }
 
 /// How often each reason happened in one pod.
@@ -78,14 +54,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_reason_has_its_own_counter_and_name() {
+    fn every_reason_has_its_own_counter_name_meaning_and_hint() {
         let mut drops = PodDrops::default();
         for (index, &reason) in PodDrop::ALL.iter().enumerate() {
             assert_eq!(reason as usize, index);
+            assert!(reason.meaning().ends_with('.') && reason.hint().ends_with('.'), "{reason:?}");
             drops.count(reason);
         }
         assert!(drops.iter().all(|(_, count)| count == 1));
         let names: std::collections::BTreeSet<_> = PodDrop::ALL.iter().map(|reason| reason.name()).collect();
         assert_eq!(names.len(), PodDrop::ALL.len());
+        assert!(names.iter().all(|name| name.starts_with("pod-")), "told apart from a node's");
     }
 }

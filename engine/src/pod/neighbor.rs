@@ -28,8 +28,8 @@ const FRESH: Duration = Duration::from_secs(60);
 pub(super) struct Waiting {
     /// The whole IPv4 packet.
     pub(super) packet: Vec<u8>,
-    /// Whether its way is to be recorded.
-    pub(super) traced: bool,
+    /// Its trace mark; 0 when nobody follows it.
+    pub(super) mark: u32,
 }
 
 /// What to do with a packet for a neighbour.
@@ -54,8 +54,8 @@ pub(super) enum Lookup {
 /// What a timer found.
 #[derive(Debug)]
 pub(super) enum Expiry {
-    /// Ask for this neighbour once more.
-    Ask(Ipv4Addr),
+    /// Ask for this neighbour once more, for the waiting packet of this trace mark.
+    Ask(Ipv4Addr, u32),
     /// Nobody answered: these packets are undeliverable.
     Failed(Vec<Waiting>),
 }
@@ -136,7 +136,7 @@ impl Neighbors {
         if attempts < ATTEMPTS {
             neighbor.asking = Some((attempts + 1, now + RETRY));
             self.timers.insert((now + RETRY, address));
-            return Some(Expiry::Ask(address));
+            return Some(Expiry::Ask(address, latest_mark(&neighbor.queue)));
         }
         let failed = self.table.remove(&address).map(|neighbor| neighbor.queue).unwrap_or_default();
         Some(Expiry::Failed(failed))
@@ -166,6 +166,11 @@ impl Neighbors {
     }
 }
 
+/// Returns the mark of the latest packet that somebody follows; 0 when there is none.
+fn latest_mark(queue: &[Waiting]) -> u32 {
+    queue.iter().rev().map(|waiting| waiting.mark).find(|&mark| mark != 0).unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,7 +179,7 @@ mod tests {
     const MAC: MacAddress = MacAddress::for_ipv4(ADDRESS);
 
     fn packet(number: u8) -> Waiting {
-        Waiting { packet: vec![number], traced: false }
+        Waiting { packet: vec![number], mark: u32::from(number) }
     }
 
     #[test]
@@ -195,15 +200,16 @@ mod tests {
     fn three_requests_without_answer_fail_the_packets() {
         let mut neighbors = Neighbors::default();
         neighbors.lookup(ADDRESS, Instant::ZERO);
+        neighbors.wait(ADDRESS, packet(7));
         neighbors.wait(ADDRESS, packet(0));
         let mut now = Instant::ZERO;
         for _ in 0..2 {
             now = now + RETRY;
-            assert!(matches!(neighbors.expire(now), Some(Expiry::Ask(ADDRESS))));
+            assert!(matches!(neighbors.expire(now), Some(Expiry::Ask(ADDRESS, 7))));
             assert!(neighbors.expire(now).is_none());
         }
         now = now + RETRY;
-        assert!(matches!(neighbors.expire(now), Some(Expiry::Failed(packets)) if packets.len() == 1));
+        assert!(matches!(neighbors.expire(now), Some(Expiry::Failed(packets)) if packets.len() == 2));
     }
 
     #[test]

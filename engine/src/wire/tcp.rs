@@ -27,6 +27,7 @@ mod field {
 const OPTION_END: u8 = 0;
 const OPTION_NOP: u8 = 1;
 const OPTION_MSS: u8 = 2;
+const OPTION_WINDOW_SCALE: u8 = 3;
 
 /// The control bits of a segment.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -224,6 +225,19 @@ impl<T: AsRef<[u8]>> Segment<T> {
     /// Returns where in the segment the value of the maximum segment size option stands, and the value.
     #[inline(always)]
     pub fn maximum_segment_size(&self) -> Option<(usize, u16)> {
+        let (at, value) = self.option(OPTION_MSS, 2)?;
+        Some((HEADER_LENGTH + at, read_u16(value, &(0..2))))
+    }
+
+    /// Returns the window scale (RFC 7323, 2.2), if the segment has one; never above 14.
+    pub fn window_scale(&self) -> Option<u8> {
+        let (_, value) = self.option(OPTION_WINDOW_SCALE, 1)?;
+        value.first().map(|&scale| scale.min(14))
+    }
+
+    /// Finds an option's value of a given length, and where among the options it stands.
+    #[inline(always)]
+    fn option(&self, kind: u8, value_length: usize) -> Option<(usize, &[u8])> {
         let options = self.options();
         let mut at = 0;
         while at < options.len() {
@@ -232,8 +246,8 @@ impl<T: AsRef<[u8]>> Segment<T> {
                 OPTION_NOP => 1,
                 _ => usize::from(*options.get(at + 1)?),
             };
-            if options[at] == OPTION_MSS && length == 4 && at + 4 <= options.len() {
-                return Some((HEADER_LENGTH + at + 2, read_u16(options, &(at + 2..at + 4))));
+            if options[at] == kind && length == value_length + 2 && at + length <= options.len() {
+                return Some((at + 2, &options[at + 2..at + length]));
             }
             if length == 0 || (options[at] != OPTION_NOP && length < 2) {
                 return None;

@@ -24,6 +24,15 @@ struct Said {
     about_itself: bool,
 }
 
+/// What an ARP packet of the node's says.
+#[derive(Debug, Clone, Copy)]
+enum Saying {
+    /// Who has this address? Asked for the waiting frame of this mark; 0 when nobody follows one.
+    Request(Ipv4Addr, u32),
+    /// It is here: to whom that is told.
+    Reply(MacAddress, Ipv4Addr),
+}
+
 impl Worker {
     /// Answers, learns from, forwards or drops an ARP frame.
     pub(super) fn take_arp(&mut self, frame: Frame, node_id: NodeId, port: PortId, now: Instant) {
@@ -60,14 +69,8 @@ impl Worker {
         }
         self.take_in(frame, id, Point::Interface(index), now);
         if said.request && for_us {
-            self.send_arp(
-                id,
-                port,
-                ArpOperation::Reply,
-                (interface.mac, interface.address),
-                (said.sender_mac, said.sender),
-                now,
-            );
+            let reply = Saying::Reply(said.sender_mac, said.sender);
+            self.send_arp(id, port, reply, (interface.mac, interface.address), now);
         }
     }
 
@@ -98,8 +101,8 @@ impl Worker {
                 && let Some(owner) = owner
             {
                 self.take_in(frame, id, Point::Bridge, now);
-                let to = (said.sender_mac, said.sender);
-                return self.send_arp(id, port, ArpOperation::Reply, (owner, said.target), to, now);
+                let reply = Saying::Reply(said.sender_mac, said.sender);
+                return self.send_arp(id, port, reply, (owner, said.target), now);
             }
             if EthernetFrame::new_unchecked(self.arena.bytes(&frame)).destination() == router.mac {
                 return self.take_in(frame, id, Point::Bridge, now);
@@ -135,30 +138,24 @@ impl Worker {
         }
     }
 
-    /// Asks for a neighbour's MAC.
+    /// Asks for a neighbour's MAC; who follows the latest frame that waits for it follows the request, too.
     pub(super) fn ask(&mut self, neighbor: Neighbor, now: Instant) {
         let tables = std::sync::Arc::clone(&self.tables);
         let Some(node) = tables.node(neighbor.node) else { return };
-        let target = (MacAddress::default(), neighbor.address);
+        let marks = self.neighbors.waiting(&neighbor).map(|frame| self.arena.record(frame).mark);
+        let mark = marks.filter(|&mark| mark != 0).last().unwrap_or(0);
+        let request = Saying::Request(neighbor.address, mark);
         match neighbor.attachment {
             Attachment::Interface(index) => {
                 if let Some(it) = node.interfaces.get(usize::from(index)) {
-                    self.send_arp(
-                        neighbor.node,
-                        it.port,
-                        ArpOperation::Request,
-                        (it.mac, it.address),
-                        target,
-                        now,
-                    );
+                    self.send_arp(neighbor.node, it.port, request, (it.mac, it.address), now);
                 }
             }
             Attachment::Bridge => {
                 let Some(bridge) = &node.bridge else { return };
                 let Some(router) = bridge.router else { return };
                 for &port in &bridge.ports {
-                    let own = (router.mac, router.address);
-                    self.send_arp(neighbor.node, port, ArpOperation::Request, own, target, now);
+                    self.send_arp(neighbor.node, port, request, (router.mac, router.address), now);
                 }
             }
         }
@@ -180,9 +177,8 @@ impl Worker {
         &mut self,
         node: NodeId,
         port: PortId,
-        operation: ArpOperation,
+        saying: Saying,
         (own_mac, own): (MacAddress, Ipv4Addr),
-        (target_mac, target): (MacAddress, Ipv4Addr),
         now: Instant,
     ) {
         self.count(node, Term::Originated, 1);
@@ -191,9 +187,15 @@ impl Worker {
         };
         let mut open = self.arena.open(&mut frame);
         (open.record.node, open.record.ingress) = (node.0, ORIGINATED);
-        let asks = operation == ArpOperation::Request;
+        let (operation, destination, target_mac, target) = match saying {
+            Saying::Request(address, mark) => {
+                (open.record.mark, open.record.asks) = (mark, true);
+                (ArpOperation::Request, MacAddress::BROADCAST, MacAddress::default(), address)
+            }
+            Saying::Reply(mac, address) => (ArpOperation::Reply, mac, mac, address),
+        };
         let mut header = EthernetFrame::new_unchecked(open.bytes_mut());
-        header.set_destination(if asks { MacAddress::BROADCAST } else { target_mac });
+        header.set_destination(destination);
         header.set_source(own_mac);
         header.set_ethertype(EtherType::Arp);
         let mut packet = ArpPacket::new_unchecked(header.payload_mut());

@@ -80,9 +80,8 @@ impl Worker {
 
     /// Tells whether a frame came in by the same port as those of a batch that has room for it.
     fn is_of_batch(&self, batch: &[Frame], frame: &Frame) -> bool {
-        let ingress = self.arena.record(frame).ingress;
-        batch.len() < super::BATCH_LIMIT
-            && batch.first().is_none_or(|first| self.arena.record(first).ingress == ingress)
+        let of = |frame: &Frame| (self.arena.record(frame).ingress, self.arena.record(frame).course);
+        batch.len() < super::BATCH_LIMIT && batch.first().is_none_or(|first| of(first) == of(frame))
     }
 
     fn send_for_other(&mut self, frame: Frame, now: Instant) {
@@ -100,7 +99,7 @@ impl Worker {
             self.release(NodeId(record.node));
         }
         match self.ingress_of(PortId(record.ingress)) {
-            Some(ingress) => self.run_frames(batch, NodeId(record.node), &ingress, true, now),
+            Some(ingress) => self.run_frames(batch, NodeId(record.node), &ingress, record.course, now),
             None => batch.drain(..).for_each(|frame| self.drop_frame(frame, DropReason::LinkDown, now)),
         }
     }

@@ -6,6 +6,7 @@
 
 use super::{DropReason, Frame, Instant, Notice, PortPool, Worker};
 use crate::binding::{Answers, News};
+use crate::masquerade::Choice;
 
 /// Frames that wait for a port at most.
 const WAITING_LIMIT: usize = 256;
@@ -49,8 +50,8 @@ impl Worker {
     pub(super) fn grant_port(&mut self, pool: PortPool, asker: u8, now: Instant) {
         let reserved =
             self.tables.node(pool.node).and_then(|node| node.tunnel).map_or(0, |tunnel| tunnel.port);
-        let choice = (reserved, self.random.next_u16());
-        let found = self.masquerade.find_for_other(&mut self.bindings, pool, choice, now);
+        let choice = Choice { wish: 0, reserved, random: self.random.next_u16(), parity: false };
+        let found = self.masquerade.pick(&mut self.bindings, pool, &choice, now);
         match found.filter(|&port| self.bindings.redirect(pool.reply(port), asker, now)) {
             Some(port) => self.notify(asker, Notice::PortGranted(pool, port)),
             None if self.next_worker() == asker => self.notify(asker, Notice::PortRefused(pool)),

@@ -5,7 +5,7 @@
 //! `pod/mod.rs`.
 
 use super::{Attached, DropReason, Frame, Instant, Link, NodeId, PortId, Term, Worker};
-use crate::link::pod_ring::Outbox;
+use crate::link::pod_ring::{Outbox, take_mark};
 use crate::pod::{Pod, PodState};
 use crate::trace::{Action, Event, Point, Taken};
 
@@ -95,16 +95,17 @@ impl Worker {
         if self.observer.is_listening() {
             let point = Point::Loopback(port);
             for frame in link.pod.take_lo_capture() {
-                let event = Event { mark: 0, hop: 0, time: now, node, point, action: Action::Deliver };
+                let event =
+                    Event { mark: 0, asks: false, hop: 0, time: now, node, point, action: Action::Deliver };
                 self.observer.pass(event, &frame);
             }
         }
         let looped = link.pod.take_lo_hops().len();
         for _ in 0..looped {
-            self.next_mark = self.next_mark.wrapping_add(1).max(1);
+            let mark = take_mark(&mut self.next_mark);
             for (hop, action) in [(1, Action::Send), (2, Action::Deliver)] {
                 let point = Point::Loopback(port);
-                self.observer.pass(Event { mark: self.next_mark, hop, time: now, node, point, action }, &[]);
+                self.observer.pass(Event { mark, asks: false, hop, time: now, node, point, action }, &[]);
             }
         }
         if link.uplink.is_some() {

@@ -270,7 +270,8 @@ impl Worker {
 /// Makes the next event of a frame.
 pub(super) fn event(record: &mut Record, point: Point, action: Action, now: Instant) -> Event {
     record.hops = record.hops.saturating_add(1);
-    Event { mark: record.mark, hop: record.hops, time: now, node: NodeId(record.node), point, action }
+    let Record { mark, asks, hops: hop, node, .. } = *record;
+    Event { mark, asks, hop, time: now, node: NodeId(node), point, action }
 }
 
 /// Says how frames are taken at a port.

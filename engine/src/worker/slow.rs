@@ -14,7 +14,7 @@ use crate::binding::BindingRef;
 use crate::bridge::News;
 use crate::decide::{Arrival, Decision, Refusal, Verdict, decide};
 use crate::flow::{Slot, Tuple, epoch_sum};
-use crate::frame::FrameMut;
+use crate::frame::{Course, FrameMut};
 use crate::mailbox::{Notice, Parcel};
 use crate::neighbor::Neighbor;
 use crate::rewrite::{Step, Transform, apply, compose};
@@ -25,7 +25,7 @@ impl Worker {
     /// Decides about a frame and does what was decided.
     pub(super) fn decide(&mut self, frame: Frame, parsed: &Parsed, now: Instant) {
         let record = self.arena.record(&frame);
-        let (node_id, port_id, steered) = (NodeId(record.node), PortId(record.ingress), record.steered);
+        let (node_id, port_id, course) = (NodeId(record.node), PortId(record.ingress), record.course);
         if parsed.class == Class::Arp {
             return self.take_arp(frame, node_id, port_id, now);
         }
@@ -36,23 +36,29 @@ impl Worker {
         self.learn_station(&frame, node_id, port_id, ingress.role, now);
         let arena = std::sync::Arc::clone(&self.arena);
         let bytes = arena.bytes(&frame);
-        let arrival = Arrival { bytes, parsed, port: port_id, ingress, node, steered };
+        let arrival = Arrival { bytes, parsed, port: port_id, ingress, node, course };
         let verdict = decide(&mut self.world(now), &arrival);
         // Ahead of the frame, so that its answer finds the way.
         self.spread_news();
         match verdict {
             Ok(Verdict::Forward(decision)) => {
-                self.remember(parsed, &decision);
+                if course != Course::Reflected {
+                    self.remember(parsed, &decision);
+                }
                 self.forward(frame, parsed.tuple(), &decision.transform, now);
             }
             Ok(Verdict::Flood) => self.flood(frame, node_id, port_id, now),
             Ok(Verdict::Consume) => self.consume(frame, parsed, now),
             Ok(Verdict::Resolve(neighbor)) => self.wait(frame, neighbor, now),
             Ok(Verdict::HandOver(worker, redirect)) => {
+                if course == Course::Reflected {
+                    return self.send_parcel(worker, Parcel::Ingress(frame), now);
+                }
                 self.remember_worker(parsed, worker, redirect);
                 self.hand_over(frame, worker, now);
             }
             Ok(Verdict::AskForPort(pool)) => self.ask_for_port(frame, pool, now),
+            Ok(Verdict::Reflect(out)) => self.reflect(frame, parsed, out, now),
             Err(refusal) => self.refuse(frame, parsed, refusal, now),
         }
     }
@@ -122,8 +128,23 @@ impl Worker {
 
     /// Gives a frame to the worker that decides about it.
     pub(super) fn hand_over(&mut self, mut frame: Frame, worker: u8, now: Instant) {
-        self.arena.open(&mut frame).record.steered = true;
+        self.arena.open(&mut frame).record.course = Course::Steered;
         self.send_parcel(worker, Parcel::Ingress(frame), now);
+    }
+
+    /// Translates a packet on its way out to the node's own address, and takes it in again: it is for another pod.
+    fn reflect(&mut self, mut frame: Frame, parsed: &Parsed, out: Tuple, now: Instant) {
+        let mut tuple = parsed.tuple();
+        let mut open = self.arena.open(&mut frame);
+        let (node, port) = (NodeId(open.record.node), PortId(open.record.ingress));
+        if !apply(&mut open, &Step::Translate(out), &mut tuple, 0) {
+            return self.drop_frame(frame, DropReason::MtuExceeded, now);
+        }
+        self.watch(&mut frame, Point::Bridge, Action::TranslateSource, now);
+        let Some(ingress) = self.ingress_of(port) else {
+            return self.drop_frame(frame, DropReason::LinkDown, now);
+        };
+        self.run_frames(&mut vec![frame], node, &ingress, Course::Reflected, now);
     }
 
     fn adjacency(&mut self, adjacency: Adjacency) -> u32 {

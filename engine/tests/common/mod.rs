@@ -11,6 +11,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use flatnet_engine::binding::Profile;
 use flatnet_engine::clock::Instant;
 use flatnet_engine::control::{Control, EngineConfig, InterfaceSpec, NodeSpec};
 use flatnet_engine::ledger::{Buffers, DropReason, Ledger};
@@ -73,6 +74,10 @@ impl Lab {
     }
 
     pub fn build(config: &EngineConfig) -> Self {
+        Self::build_with(config, Profile::Linux)
+    }
+
+    pub fn build_with(config: &EngineConfig, profile: Profile) -> Self {
         let (mut control, workers) = Control::build(config).unwrap();
         let last = workers.len() as u8 - 1;
         let switch = control.add_switch("192.168.66.0/24").unwrap();
@@ -85,6 +90,7 @@ impl Lab {
                 gateway: Some(Ipv4Addr::new(192, 168, 66, 1)),
                 subnet: prefix(subnet),
                 pod_network: prefix("10.1.0.0/16"),
+                profile,
                 tunnel_port: 8285,
                 mtu: 1500,
             };

@@ -1,0 +1,184 @@
+//! Every reason for which a pod drops something, provoked once in a real pod, by frames or by its own programs.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::too_many_lines,
+    reason = "a test stops at the first surprise; one case per reason"
+)]
+
+mod common;
+
+use common::*;
+use flatnet_engine::clock::Instant;
+use flatnet_engine::frame::{Arena, Frame, Pool};
+use flatnet_engine::link::pod_ring::{Outbox, QUEUE_LIMIT};
+use flatnet_engine::pod::{ContainerConfig, Image, Pod, PodConfig, PodDrop};
+use flatnet_engine::wire::{ArpOperation, EtherType, EthernetFrame, IcmpType, Ipv4Packet, TcpFlags};
+use std::collections::VecDeque;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+/// The pod, which echoes; a neighbour that it knows, one that it does not, somebody behind no gateway.
+const POD: Ipv4Addr = APP1;
+const KNOWN: Ipv4Addr = APP2;
+const SILENT: Ipv4Addr = Ipv4Addr::new(10, 1, 15, 77);
+const AWAY: Ipv4Addr = INTERNET;
+const ECHO: u16 = 7;
+
+struct Bench {
+    pod: Pod,
+    pool: Pool,
+    sent: VecDeque<Frame>,
+    mark: u32,
+    now: Instant,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let (_, mut pools) = Arena::new(1, 2048, 16).unwrap();
+        let mut pod = Pod::new(PodConfig { mac: mac(POD), address: POD, ..PodConfig::default() });
+        let echo =
+            ContainerConfig { name: "echo".into(), image: Image::Echo, ports: Vec::new(), args: Vec::new() };
+        pod.start_container(echo).unwrap();
+        let (pool, now) = (pools.pop().unwrap(), Instant::ZERO);
+        let mut bench = Self { pod, pool, sent: VecDeque::new(), mark: 0, now };
+        bench.receive(&arp(ArpOperation::Request, (mac(KNOWN), KNOWN), (mac(POD), POD)));
+        bench.take();
+        bench
+    }
+
+    fn with(&mut self, act: impl FnOnce(&mut Pod, Instant, &mut Outbox<'_>)) {
+        let Self { pod, pool, sent, mark, now } = self;
+        act(pod, *now, &mut Outbox { pool, queue: sent, next_mark: mark });
+    }
+
+    fn receive(&mut self, frame: &[u8]) {
+        self.with(|pod, now, out| pod.receive(frame, now, out));
+    }
+
+    /// A packet comes in whose answer, if there is one, goes to the neighbour that is known.
+    fn packet(&mut self, packet: &[u8]) {
+        self.receive(&ethernet(mac(POD), mac(KNOWN), packet));
+    }
+
+    fn udp(&mut self, from: Ipv4Addr) {
+        self.packet(&udp_packet(from, POD, (999, ECHO), b"x", 64));
+    }
+
+    /// What the pod sent has left.
+    fn take(&mut self) {
+        for frame in self.sent.drain(..) {
+            self.pool.free(frame);
+        }
+    }
+
+    /// Lets time pass from timer to timer.
+    fn pass(&mut self, duration: Duration) {
+        let until = self.now + duration;
+        while let Some(next) = self.pod.next_poll().filter(|&next| next <= until) {
+            self.now = self.now.max(next);
+            self.with(|pod, now, out| pod.poll(now, out));
+            self.take();
+        }
+        self.now = until;
+    }
+
+    /// Has a program of the pod send datagrams at once to its own address.
+    fn flood_lo(&mut self, port: u16, datagrams: usize) {
+        let words = ["nc", "-u", "127.0.0.1", &port.to_string()].map(String::from);
+        let program = self.pod.exec(&words, self.now);
+        self.pod.input(program, &vec![0; datagrams * DATAGRAM]);
+        self.pass(Duration::from_secs(1));
+    }
+}
+
+/// Bytes that `nc` puts into one datagram.
+const DATAGRAM: usize = 8192;
+
+fn fragment(identification: u16) -> Vec<u8> {
+    let mut packet = udp_packet(KNOWN, POD, (999, ECHO), &[0; 8], 64);
+    let mut header = Ipv4Packet::new_unchecked(&mut packet[..]);
+    header.set_identification(identification);
+    header.set_fragmentation(false, true, 0);
+    header.fill_header_checksum();
+    packet
+}
+
+fn syn(port: u16) -> Vec<u8> {
+    tcp_packet(KNOWN, POD, (port, ECHO), TcpFlags::SYN)
+}
+
+fn provoke(reason: PodDrop, bench: &mut Bench) {
+    match reason {
+        PodDrop::Dead => {
+            bench.pod.kill();
+            bench.udp(KNOWN);
+        }
+        PodDrop::NotForUs => {
+            bench.receive(&ethernet(mac(SILENT), mac(KNOWN), &udp_packet(KNOWN, POD, (1, ECHO), b"x", 64)));
+        }
+        PodDrop::Malformed => bench.receive(&[0; 13]),
+        PodDrop::BadChecksum => {
+            let mut packet = udp_packet(KNOWN, POD, (999, ECHO), b"x", 64);
+            packet[28] ^= 1;
+            bench.packet(&packet);
+        }
+        PodDrop::Martian => bench.udp(Ipv4Addr::LOCALHOST),
+        PodDrop::UnknownProtocol => {
+            let mut frame = ethernet(mac(POD), mac(KNOWN), &[0; 40]);
+            EthernetFrame::new_unchecked(&mut frame[..]).set_ethertype(EtherType::Ipv6);
+            bench.receive(&frame);
+        }
+        PodDrop::ReassemblyFull => {
+            for identification in 0..65 {
+                bench.packet(&fragment(identification));
+            }
+        }
+        PodDrop::ReassemblyTimeout => {
+            bench.packet(&fragment(1));
+            bench.pass(Duration::from_secs(30));
+        }
+        PodDrop::HalfOpenFull => {
+            for port in 0..129 {
+                bench.packet(&syn(1024 + port));
+            }
+        }
+        PodDrop::HalfOpenTimeout => {
+            // The neighbour's entry lives as long as the handshake, so that only the latter ends.
+            bench.packet(&syn(1024));
+            for _ in 0..7 {
+                bench.pass(Duration::from_secs(9));
+                bench.receive(&arp(ArpOperation::Request, (mac(KNOWN), KNOWN), (mac(POD), POD)));
+            }
+        }
+        PodDrop::SocketQueueFull => bench.flood_lo(ECHO, 513),
+        PodDrop::NeighborQueueFull => {
+            for _ in 0..4 {
+                bench.udp(SILENT);
+            }
+        }
+        PodDrop::NeighborUnresolved => {
+            bench.udp(SILENT);
+            bench.pass(Duration::from_secs(3));
+        }
+        PodDrop::NoRoute => bench.udp(AWAY),
+        PodDrop::LoFull => bench.flood_lo(9, 4097),
+        PodDrop::LinkFull => {
+            for _ in 0..=QUEUE_LIMIT {
+                bench.udp(KNOWN);
+            }
+        }
+        PodDrop::ErrorUnmatched => bench.packet(&echo_packet(KNOWN, POD, IcmpType::EchoReply, 1, 64)),
+    }
+}
+
+#[test]
+fn every_reason_is_given_once_and_no_other() {
+    for &reason in PodDrop::ALL {
+        let mut bench = Bench::new();
+        assert_eq!(bench.pod.drops().iter().count(), 0, "{reason:?}: nothing before");
+        provoke(reason, &mut bench);
+        let drops: Vec<_> = bench.pod.drops().iter().collect();
+        assert_eq!(drops, [(reason, 1)]);
+    }
+}
