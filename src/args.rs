@@ -71,7 +71,7 @@ pub struct Up {
     /// Name of the running network, instead of the topology's
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
-    /// Break something first: lease:NODE, or link:A:B of two machines or a pod and its node (may be repeated)
+    /// Break something first: lease:NODE, link:A:B or link:POD:NODE (may be repeated)
     #[arg(long, value_name = "FAULT")]
     pub fault: Vec<String>,
     /// Write the frames that pass a point during the checks to a pcapng file (may be repeated)
@@ -186,14 +186,14 @@ pub struct Replay {
     pub point: String,
     /// The file, of Ethernet frames
     pub file: PathBuf,
-    /// original: at the file's own times; max: as fast as the port takes them; 2x, 0.5x: scaled
+    /// original, max (as fast as the port takes them), or a factor: 2x, 0.5x
     #[arg(long, default_value = "original")]
     pub speed: String,
     /// Play it so many times
     #[arg(long = "loop", value_name = "N", default_value_t = 1)]
     pub repeat: u32,
-    /// How to print what became of it
-    #[arg(short, long, value_enum, default_value = "table")]
+    /// How to print what became of it: `table` for people, `json` for programs
+    #[arg(short, long, value_enum, default_value = "table", hide_possible_values = true)]
     pub output: Output,
 }
 
@@ -203,21 +203,20 @@ pub struct Link {
     /// Which network.
     #[command(flatten)]
     pub selection: Selection,
-    /// A node, host or router, or a pod; without it all links that are not perfect are shown
+    /// A node, host, router or pod; without it all links that are not perfect
     #[arg(value_name = "A", requires = "to")]
     pub from: Option<String>,
     /// Another on the same network, or the pod's node
     #[arg(value_name = "B")]
     pub to: Option<String>,
-    /// delay=50ms jitter=5ms loss=1% duplicate=1% reorder=1% corrupt=0.1% rate=10Mbit queue=100|64kB mtu=1400; =none
-    /// takes one back; down, up, reset (to the topology's). Those not named stay
+    /// delay=50ms, jitter, loss=1%, duplicate, reorder, corrupt, rate=10Mbit, queue, mtu; down, up, reset
     #[arg(value_name = "SETTING")]
     pub settings: Vec<String>,
     /// Change frames from A to B only
     #[arg(long, requires = "settings")]
     pub one_way: bool,
-    /// How to print it
-    #[arg(short, long, value_enum, default_value = "table")]
+    /// How to print it: `table` for people, `json` for programs
+    #[arg(short, long, value_enum, default_value = "table", hide_possible_values = true)]
     pub output: Output,
 }
 

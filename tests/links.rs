@@ -12,7 +12,7 @@ fn virtual_home(extra: &str) -> Home {
     let topology = home.file("virtual.yaml");
     let text = include_str!("../scripts/topologies/two-nodes.yaml");
     std::fs::write(&topology, text.replace("seed: 7", &format!("seed: 7\n  time: virtual{extra}"))).unwrap();
-    assert_eq!(home.text(&format!("up -d -f {}", topology.display())), "two-nodes\n");
+    home.text(&format!("up -d -f {}", topology.display()));
     home
 }
 
