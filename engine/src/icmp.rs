@@ -85,6 +85,7 @@ pub fn notice(reason: DropReason, protocol: u8, mtu: u16) -> Option<Notice> {
         | DropReason::NeighborQueueFull
         | DropReason::TunnelMalformed
         | DropReason::TunnelChecksum
+        | DropReason::TransportChecksum
         | DropReason::TunnelForeignSource
         | DropReason::TunnelForeignDestination
         | DropReason::ServiceUnsupported

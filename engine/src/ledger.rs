@@ -39,7 +39,7 @@ macro_rules! terms {
 terms! {
     Received "received" "Came in from a link.";
     Originated "originated" "Made by the node itself: ICMP errors, ARP, answers.";
-    Copied "copied" "Copies made by flooding.";
+    Copied "copied" "Copies made by flooding, or by a link that duplicates.";
     Split "split" "Frames made by cutting a superframe, beyond the first.";
     Sent "sent" "Given to a link.";
     Consumed "consumed" "Taken by the node itself.";
@@ -125,12 +125,13 @@ drop_reasons! {
     NatFiltered "nat-filtered" "The machine has not been asked by the pod behind that port (RFC 4787, REQ-8)." "The pod sends first; profile rfc filters by address.";
     TcpResetOutOfWindow "tcp-reset-out-of-window" "A TCP reset of a translated flow that its receiver would not take." "A blind reset (RFC 5961, 3), or a very late one.";
     IcmpErrorUnmatched "icmp-error-unmatched" "The ICMP error belongs to no flow known here." "A late error, or a forged one.";
+    TransportChecksum "transport-checksum" "The TCP, UDP or ICMP checksum of a packet for the node itself is wrong." "The frame was damaged on its way; what is only forwarded is left to its receiver.";
     HostClosed "host-closed" "The node itself has nothing on that port; the sender is told." "Nodes answer echo and traceroute only.";
     HostUnsupported "host-unsupported" "The node itself does not take this protocol." "Nodes answer echo and traceroute only.";
-    LinkDown "link-down" "The egress has no link." "The port was removed while the frame was on its way.";
-    LinkLoss "link-loss" "The link lost the frame, as it is set to." "See the topology's `links`.";
-    LinkMtu "link-mtu" "The frame is longer than the link takes." "See the topology's `links`.";
-    LinkQueueFull "link-queue-full" "The link's queue is full." "The receiver is slower than the sender.";
+    LinkDown "link-down" "The link is down, or was removed." "See `flatnet link`; `flatnet link A B up` brings a pair's link up.";
+    LinkLoss "link-loss" "The link lost the frame, as it is set to." "See `flatnet link` and the topology's `links`.";
+    LinkMtu "link-mtu" "The frame is longer than the link takes." "See `flatnet link` and the topology's `links`.";
+    LinkQueueFull "link-queue-full" "The link's queue is full." "The receiver, or the link's `rate`, is slower than the sender.";
     PodStopped "pod-stopped" "The pod is dead; nothing takes its frames." "An autonomous pod that dies stays dead.";
     WorkerRingFull "worker-ring-full" "The ring to the worker of the egress is full." "That worker is slower than this one.";
     PoolEmpty "pool-empty" "No buffer was free." "More buffers, or fewer frames in flight.";

@@ -24,6 +24,7 @@ use crate::fragment::Fragments;
 use crate::frame::{Arena, ChecksumState, Course, Frame, Pool};
 use crate::ledger::{DropReason, NodeCounters, Term};
 use crate::link::Link;
+use crate::link::replay::Replay;
 use crate::mailbox::{Incoming, Mailbox, Notice, Outgoing, Parcel};
 use crate::masquerade::{Masquerade, Pool as PortPool};
 use crate::neighbor::Neighbors;
@@ -35,6 +36,7 @@ use crate::trace::{Action, Event, Observer, Point};
 use crate::wire::{IpProtocol, Ipv4Packet, TcpSegment};
 
 mod arp;
+mod cables;
 mod exchange;
 mod finish;
 mod fragments;
@@ -43,7 +45,10 @@ mod inspect;
 mod originate;
 mod pods;
 mod ports;
+mod replays;
 mod slow;
+
+pub use replays::ReplayState;
 
 /// Frames a batch has at most.
 pub const BATCH_LIMIT: usize = 64;
@@ -123,6 +128,8 @@ pub struct Worker {
     pub observer: Observer,
     links: Vec<Option<Attached>>,
     ready: VecDeque<PortId>,
+    /// Recordings on their way into ports.
+    replays: Vec<Replay>,
     timers: ports::Timers,
     /// Ports whose links are rings: looked at in every batch.
     ring_ports: Vec<PortId>,
@@ -183,6 +190,7 @@ impl Worker {
             observer: Observer::default(),
             links: Vec::new(),
             ready: VecDeque::new(),
+            replays: Vec::new(),
             timers: ports::Timers::default(),
             ring_ports: Vec::new(),
             now: Instant::ZERO,
@@ -204,6 +212,7 @@ impl Worker {
         self.ask_neighbors_again(now);
         self.expire_fragments(now);
         self.run_timers(now);
+        moved += self.run_replays(now);
         // 3. A batch per port.
         for _ in 0..self.ready.len() {
             if let Some(port) = self.ready.pop_front() {

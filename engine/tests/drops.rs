@@ -12,7 +12,8 @@ use common::*;
 use flatnet_engine::binding::Profile;
 use flatnet_engine::control::EngineConfig;
 use flatnet_engine::ledger::{DropReason, Ledger, Term};
-use flatnet_engine::link::wire::Impairment;
+use flatnet_engine::link::Direction;
+use flatnet_engine::link::impairment::Impairment;
 use flatnet_engine::masquerade::is_usable;
 use flatnet_engine::pod::{Pod, PodConfig};
 use flatnet_engine::tables::{Guard, NodeId};
@@ -374,6 +375,12 @@ fn provoke(reason: DropReason, lab: &mut Lab) -> Gained {
             to_node(lab, &ipv4_packet(USER, NODE1, IpProtocol::Icmp, 64, &message));
             FROM_USER
         }
+        DropReason::TransportChecksum => {
+            let mut packet = echo_packet(USER, NODE1, IcmpType::EchoRequest, 1, 64);
+            packet[22] ^= 1;
+            to_node(lab, &packet);
+            FROM_USER
+        }
         DropReason::HostClosed => {
             from_pod(lab, &datagram(NODE1));
             TOLD
@@ -392,13 +399,17 @@ fn provoke(reason: DropReason, lab: &mut Lab) -> Gained {
         DropReason::LinkLoss => {
             let (near, _) = lab.wires[0];
             let lossy = Impairment { loss: 1_000_000, ..Impairment::default() };
-            lab.workers[0].impair(near, None, lossy);
+            lab.workers[0].impair(near, Direction::Out, lossy);
             from_pod(lab, &datagram(BACKEND));
             ALONE
         }
         DropReason::LinkMtu => {
             let (near, _) = lab.wires[0];
-            lab.workers[0].impair(near, None, Impairment { mtu: Some(100), ..Impairment::default() });
+            lab.workers[0].impair(
+                near,
+                Direction::Out,
+                Impairment { mtu: Some(100), ..Impairment::default() },
+            );
             from_pod(lab, &udp_packet(APP2, BACKEND, (1, 2), &[0; 100], 64));
             ALONE
         }

@@ -11,7 +11,22 @@ use crate::decide::{Hop, Refusal, is_local, originate, reach, route};
 use crate::icmp::{self, LINK_LENGTH, RESET_LENGTH};
 use crate::neighbor::Neighbor;
 use crate::trace::{Action, Point};
-use crate::wire::{IcmpPacket, IcmpType, IpProtocol, Ipv4Packet};
+use crate::wire::{IcmpPacket, IcmpType, IpProtocol, Ipv4Packet, TcpSegment, UdpDatagram};
+
+/// Verifies the checksum of a whole packet's payload, where its protocol has one.
+fn is_intact(packet: &Ipv4Packet<&[u8]>) -> bool {
+    let (source, destination, payload) = (packet.source(), packet.destination(), packet.payload());
+    match packet.protocol() {
+        IpProtocol::Tcp => {
+            TcpSegment::new_checked(payload).is_ok_and(|it| it.verify_checksum(source, destination))
+        }
+        IpProtocol::Udp => {
+            UdpDatagram::new_checked(payload).is_ok_and(|it| it.verify_checksum(source, destination))
+        }
+        IpProtocol::Icmp => IcmpPacket::new_checked(payload).is_ok_and(|it| it.verify_checksum()),
+        IpProtocol::Unknown(_) => true,
+    }
+}
 
 impl Worker {
     /// Takes a packet for the node itself: answers an echo request, refuses the rest.
@@ -25,6 +40,12 @@ impl Worker {
         if !addressed {
             // A broadcast: nobody is told that it was not taken (RFC 1122, 3.2.2).
             return self.drop_frame(frame, DropReason::HostUnsupported, now);
+        }
+        let record = self.arena.record(&frame);
+        let packet = Ipv4Packet::new_unchecked(&self.arena.bytes(&frame)[network..]);
+        if record.checksum != ChecksumState::Verified && !parsed.fragment && !is_intact(&packet) {
+            // Before anybody is told anything: even the ports may be damaged.
+            return self.drop_frame(frame, DropReason::TransportChecksum, now);
         }
         let refused = match protocol {
             _ if parsed.fragment => Some(DropReason::HostUnsupported),
@@ -41,7 +62,7 @@ impl Worker {
         let arena = std::sync::Arc::clone(&self.arena);
         let packet = Ipv4Packet::new_unchecked(&arena.bytes(&frame)[network..]);
         let echo = IcmpPacket::new_checked(packet.payload())
-            .is_ok_and(|icmp| icmp.icmp_type() == IcmpType::EchoRequest && icmp.verify_checksum());
+            .is_ok_and(|icmp| icmp.icmp_type() == IcmpType::EchoRequest);
         if echo {
             let request = &arena.bytes(&frame)[network..network + usize::from(packet.total_length())];
             let (to, mark) = (packet.source(), arena.record(&frame).mark);
