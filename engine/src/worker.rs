@@ -8,6 +8,7 @@
 //! Above 400 lines because the loop and its three passes are the tour through everything else.
 
 use std::collections::{HashMap, VecDeque};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -29,6 +30,7 @@ use crate::mailbox::{Incoming, Mailbox, Notice, Outgoing, Parcel};
 use crate::masquerade::{Masquerade, Pool as PortPool};
 use crate::neighbor::Neighbors;
 use crate::parse::{Class, IngressPort, Parsed, parse_into};
+use crate::path_mtu::PathMtu;
 use crate::random::Random;
 use crate::rewrite::{Adjacency, replay};
 use crate::tables::{NodeId, PortId, Reader, Tables};
@@ -120,6 +122,7 @@ pub struct Worker {
     /// Notices that must not be lost and found no room yet.
     unsent: VecDeque<(u8, Notice)>,
     fragments: Fragments,
+    path_mtu: PathMtu<(NodeId, Ipv4Addr)>,
     neighbors: Neighbors,
     fdb: Fdb,
     cursors: Cursors,
@@ -139,6 +142,7 @@ pub struct Worker {
     parcels: Vec<Parcel>,
     error_budget: originate::ErrorBudget,
     identification: u16,
+    originated_identification: u16,
     batch: Batch,
 }
 
@@ -182,10 +186,12 @@ impl Worker {
             waiting_for_ports: VecDeque::new(),
             unsent: VecDeque::new(),
             fragments: Fragments::default(),
+            path_mtu: PathMtu::default(),
             neighbors: Neighbors::default(),
             fdb: Fdb::default(),
             cursors: Cursors::new(u32::from(id)),
             identification: random.next_u16(),
+            originated_identification: u16::from(id),
             random,
             observer: Observer::default(),
             links: Vec::new(),
@@ -413,6 +419,7 @@ impl Worker {
             tables: &self.tables,
             bindings: &mut self.bindings,
             neighbors: &mut self.neighbors,
+            path_mtu: &self.path_mtu,
             fdb: &mut self.fdb,
             cursors: &mut self.cursors,
             random: &mut self.random,

@@ -121,7 +121,7 @@ impl Worker {
         }
     }
 
-    fn take_in(&mut self, mut frame: Frame, node: NodeId, point: Point, now: Instant) {
+    pub(super) fn take_in(&mut self, mut frame: Frame, node: NodeId, point: Point, now: Instant) {
         self.watch(&mut frame, point, Action::Receive, now);
         self.count(node, Term::Consumed, 1);
         self.pool.free(frame);

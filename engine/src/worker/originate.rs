@@ -101,8 +101,8 @@ impl Worker {
             }
             Some(icmp::Notice::Reset) => {
                 let mut made = [0; RESET_LENGTH];
-                self.identification = self.identification.wrapping_add(1);
-                if icmp::write_reset(&mut made, quoted, self.identification).is_some() {
+                let identification = self.next_identification();
+                if icmp::write_reset(&mut made, quoted, identification).is_some() {
                     self.originate(node, to, RESET_LENGTH, 0, now, |packet, _, _| {
                         packet.copy_from_slice(&made)
                     });
@@ -131,15 +131,23 @@ impl Worker {
         let Some(mut frame) = self.pool.allocate(LINK_LENGTH + length) else {
             return self.lack_buffer(node);
         };
-        self.identification = self.identification.wrapping_add(1);
+        let identification = self.next_identification();
         let mut open = self.arena.open(&mut frame);
         open.record.node = node.0;
         open.record.ingress = ORIGINATED;
         open.record.network_offset = LINK_LENGTH as u16;
         open.record.checksum = ChecksumState::Verified;
         open.record.mark = mark;
-        write(&mut open.bytes_mut()[LINK_LENGTH..], source, self.identification);
+        write(&mut open.bytes_mut()[LINK_LENGTH..], source, identification);
         self.send_originated(frame, now);
+    }
+
+    /// What a node makes may be cut on its way: no other worker may give the same identification from the same address
+    /// (RFC 6864, 4.3). Outer headers forbid cutting; theirs may be any (4.1).
+    fn next_identification(&mut self) -> u16 {
+        let next = self.originated_identification.checked_add(u16::from(self.workers));
+        self.originated_identification = next.unwrap_or(u16::from(self.id));
+        self.originated_identification
     }
 
     /// Routes a packet that the node made.
@@ -153,7 +161,7 @@ impl Worker {
             if hop == Hop::Local {
                 return Err(DropReason::NoRoute);
             }
-            Ok((hop.mtu(at), reach(&self.world(now), node, at, hop, to)?))
+            Ok((hop.mtu(&self.world(now), node, at), reach(&self.world(now), node, at, hop, to)?))
         });
         match way {
             Ok((mtu, Ok(reach))) => {

@@ -67,6 +67,11 @@ impl Worker {
                 self.hand_over(frame, worker, now);
             }
             Ok(Verdict::AskForPort(pool)) => self.ask_for_port(frame, pool, now),
+            Ok(Verdict::LowerPathMtu(peer, mtu)) => {
+                self.lower_path_mtu(node_id, peer, mtu, now);
+                self.tell(Notice::PathMtu(node_id, peer, mtu));
+                self.take_in(frame, node_id, self.ingress_point(port_id), now);
+            }
             Ok(Verdict::Reflect(out)) => self.reflect(frame, parsed, out, now),
             Err(refusal) => self.refuse(frame, parsed, refusal, now),
         }
@@ -139,6 +144,13 @@ impl Worker {
     pub(super) fn hand_over(&mut self, mut frame: Frame, worker: u8, now: Instant) {
         self.arena.open(&mut frame).record.course = Course::Steered;
         self.send_parcel(worker, Parcel::Ingress(frame), now);
+    }
+
+    /// Believes what a router said about the path to a peer of the tunnel; cached flows know of the old one.
+    pub(super) fn lower_path_mtu(&mut self, node: NodeId, peer: Ipv4Addr, mtu: u16, now: Instant) {
+        if self.path_mtu.lower((node, peer), mtu, now) {
+            self.cache.clear();
+        }
     }
 
     /// Translates a packet on its way out to the node's own address, and takes it in again: it is for another pod.
