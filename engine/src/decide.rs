@@ -165,7 +165,7 @@ impl From<DropReason> for Refusal {
 /// # Errors
 /// [`Refusal`]: why it is dropped.
 pub fn decide(world: &mut World<'_>, arrival: &Arrival<'_>) -> Result<Verdict, Refusal> {
-    may_send(arrival)?;
+    may_send(world, arrival)?;
     if arrival.parsed.class == Class::LayerTwo {
         return bridge(world, arrival, Transform::new(), None);
     }
@@ -185,21 +185,27 @@ pub fn decide(world: &mut World<'_>, arrival: &Arrival<'_>) -> Result<Verdict, R
     }
 }
 
-/// 1. A pod sends from its own MAC and address only.
-fn may_send(arrival: &Arrival<'_>) -> Result<(), DropReason> {
+/// 1. A pod sends from its own MAC and address only, and no other machine from a pod's.
+fn may_send(world: &World<'_>, arrival: &Arrival<'_>) -> Result<(), DropReason> {
     // What the node has translated and takes in again was looked at before.
     if arrival.course == Course::Reflected {
         return Ok(());
     }
-    let Role::Bridge(Some(guard)) = arrival.ingress.role else { return Ok(()) };
-    if arrival.source_mac() != guard.mac {
+    let source = Ipv4Addr::from_bits(arrival.parsed.tuple().source);
+    let is_ipv4 = arrival.parsed.class != Class::LayerTwo;
+    let (owns_mac, owns_address) = match arrival.ingress.role {
+        Role::Interface(_) => return Ok(()),
+        Role::Bridge(Some(guard)) => (arrival.source_mac() == guard.mac, source == guard.address),
+        Role::Bridge(None) => {
+            let station = world.tables.stations.get(&(arrival.ingress.node, arrival.source_mac()));
+            let pod = world.tables.endpoints.get(&source).filter(|pod| pod.node == arrival.ingress.node);
+            (station.is_none_or(|&port| port == arrival.port), pod.is_none_or(|pod| pod.port == arrival.port))
+        }
+    };
+    if !owns_mac {
         return Err(DropReason::SpoofedMac);
     }
-    let is_ipv4 = arrival.parsed.class != Class::LayerTwo;
-    if is_ipv4 && arrival.parsed.tuple().source != guard.address.to_bits() {
-        return Err(DropReason::SpoofedAddress);
-    }
-    Ok(())
+    if is_ipv4 && !owns_address { Err(DropReason::SpoofedAddress) } else { Ok(()) }
 }
 
 /// RFC 1812, 5.3.7: addresses that are never on a wire, or are the node's own.

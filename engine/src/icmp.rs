@@ -75,6 +75,8 @@ pub fn notice(reason: DropReason, protocol: u8, mtu: u16) -> Option<Notice> {
         | DropReason::SpoofedAddress
         | DropReason::SpoofedArp
         | DropReason::Martian
+        | DropReason::RouterAdvertisement
+        | DropReason::FloodLimit
         | DropReason::BridgeSamePort
         | DropReason::BridgeNoPort
         | DropReason::MtuExceeded

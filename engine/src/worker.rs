@@ -38,6 +38,7 @@ use crate::trace::{Action, Event, Observer, Point};
 use crate::wire::{IpProtocol, Ipv4Packet, TcpSegment};
 
 mod arp;
+mod budget;
 mod cables;
 mod exchange;
 mod finish;
@@ -50,13 +51,15 @@ mod ports;
 mod replays;
 mod slow;
 
+use budget::TokenBucket;
+
 pub use replays::ReplayState;
 
 /// Frames a batch has at most.
 pub const BATCH_LIMIT: usize = 64;
 /// Frames whose first bytes are on their way while one is parsed: more would wait for each other.
 const AHEAD: usize = 4;
-/// Bindings looked at per batch for expiry.
+/// Bindings, and learned MACs, looked at per batch for expiry.
 const SWEEP: usize = 32;
 /// Adjacencies a worker keeps; one more clears the cache.
 const ADJACENCY_LIMIT: usize = 1 << 16;
@@ -140,7 +143,10 @@ pub struct Worker {
     now: Instant,
     next_mark: u32,
     parcels: Vec<Parcel>,
-    error_budget: originate::ErrorBudget,
+    /// Errors it may still send.
+    errors: TokenBucket,
+    /// Frames that ports of bridges may still have flooded.
+    floods: HashMap<PortId, TokenBucket>,
     identification: u16,
     originated_identification: u16,
     batch: Batch,
@@ -202,7 +208,8 @@ impl Worker {
             now: Instant::ZERO,
             next_mark: u32::from(id) << 24,
             parcels: Vec::new(),
-            error_budget: originate::ErrorBudget::default(),
+            errors: TokenBucket::full(originate::ERRORS),
+            floods: HashMap::new(),
             batch: Batch::default(),
         })
     }
@@ -228,6 +235,7 @@ impl Worker {
         // 4. What can wait.
         self.bindings.sweep(SWEEP, now);
         self.spread_news();
+        self.fdb.sweep(SWEEP, now);
         if self.fdb.renewal_is_due(now) {
             self.cache.clear();
         }

@@ -6,6 +6,7 @@
 
 use std::net::Ipv4Addr;
 
+use super::budget::{Rate, TokenBucket};
 use super::{
     ADJACENCY_LIMIT, Adjacency, Class, DropReason, Frame, Half, Instant, NodeId, ORIGINATED, Parsed, PortId,
     Term, Worker, flags,
@@ -20,6 +21,9 @@ use crate::neighbor::Neighbor;
 use crate::rewrite::{Step, Transform, apply, compose};
 use crate::tables::{Role, address_bucket};
 use crate::trace::{Action, Point};
+
+/// Frames that one port may have flooded.
+const FLOODS: Rate = Rate { per_second: 4096, burst: 4096 };
 
 impl Worker {
     /// Decides about a frame and does what was decided.
@@ -225,6 +229,12 @@ impl Worker {
         let tables = std::sync::Arc::clone(&self.tables);
         let bridge = tables.node(node).and_then(|node| node.bridge.as_ref());
         let Some(bridge) = bridge else { return self.drop_frame(frame, DropReason::BridgeNoPort, now) };
+        // A switch of the node network stands for the outside: what it floods is not ours to bound.
+        let storm = bridge.router.is_some()
+            && !self.floods.entry(ingress).or_insert_with(|| TokenBucket::full(FLOODS)).take(now);
+        if storm {
+            return self.drop_frame(frame, DropReason::FloodLimit, now);
+        }
         self.watch(&mut frame, Point::Bridge, Action::Flood, now);
         let mut others = bridge.ports.iter().copied().filter(|&port| port != ingress).peekable();
         if others.peek().is_none() {
