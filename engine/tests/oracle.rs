@@ -60,7 +60,13 @@ trait Node {
     fn exchange(&mut self, at: Ipv4Addr, frames: &[Vec<u8>]) -> BTreeMap<Ipv4Addr, Vec<Vec<u8>>>;
 }
 
-struct Kernel(BTreeMap<Ipv4Addr, (Box<dyn DataLinkSender>, Box<dyn DataLinkReceiver>)>);
+/// A raw socket at the far end of a cable.
+struct Socket {
+    sender: Box<dyn DataLinkSender>,
+    receiver: Box<dyn DataLinkReceiver>,
+}
+
+struct Kernel(BTreeMap<Ipv4Addr, Socket>);
 
 impl Kernel {
     fn new() -> Self {
@@ -71,7 +77,7 @@ impl Kernel {
             let interface = interfaces.iter().find(|it| it.name == name).unwrap();
             let config = Config { read_timeout: Some(Duration::from_millis(20)), ..Config::default() };
             match pnet_datalink::channel(interface, config).unwrap() {
-                Channel::Ethernet(sender, receiver) => (sender, receiver),
+                Channel::Ethernet(sender, receiver) => Socket { sender, receiver },
                 _ => panic!("no Ethernet at {name}"),
             }
         };
@@ -79,7 +85,7 @@ impl Kernel {
     }
 
     fn send(&mut self, at: Ipv4Addr, frame: &[u8]) {
-        self.0.get_mut(&at).unwrap().0.send_to(frame, None).unwrap().unwrap();
+        self.0.get_mut(&at).unwrap().sender.send_to(frame, None).unwrap().unwrap();
     }
 }
 
@@ -100,7 +106,7 @@ impl Node for Kernel {
         // The end where frames go in is read first: when the answer is there, all else is.
         let order = std::iter::once(at).chain(ENDS.iter().map(|end| end.0).filter(|&end| end != at));
         for end in order {
-            let receiver = &mut self.0.get_mut(&end).unwrap().1;
+            let receiver = &mut self.0.get_mut(&end).unwrap().receiver;
             loop {
                 match receiver.next() {
                     Ok(frame) if end == at && is_end(frame) => break,
