@@ -255,19 +255,19 @@ fn cases() -> Vec<Case> {
         ethernet(MacAddress::BROADCAST, mac(APP2), &udp(APP2, Ipv4Addr::BROADCAST, (1, 5353), b"all"));
     vec![
         case(
-            "pod to pod is bridged as it is",
+            "pod to pod is bridged as it is (IEEE 802.1D, 7.7)",
             APP2,
             vec![ethernet(mac(APP1), mac(APP2), &udp(APP2, APP1, (1, 2), b"x"))],
             1,
         ),
         case("and back", APP1, vec![ethernet(mac(APP2), mac(APP1), &udp(APP1, APP2, (2, 1), b"y"))], 1),
         case(
-            "an unknown station is flooded for",
+            "an unknown station is flooded for (IEEE 802.1D, 7.7.1)",
             APP2,
             vec![ethernet(MacAddress::new([2, 1, 1, 1, 1, 1]), mac(APP2), &udp(APP2, APP1, (1, 2), b"z"))],
             1,
         ),
-        case("a broadcast reaches all others", APP2, vec![group], 1),
+        case("a broadcast reaches all others (RFC 919, 7)", APP2, vec![group], 1),
         case(
             "other protocols are bridged",
             APP2,
@@ -279,15 +279,20 @@ fn cases() -> Vec<Case> {
             1,
         ),
         case(
-            "UDP is masqueraded, its port kept",
+            "UDP is masqueraded, its port kept (RFC 4787, 4.2.1)",
             APP2,
             vec![through(APP2, &udp(APP2, USER, (4000, 53), b"ask"))],
             1,
         ),
-        case("its answer comes home", USER, vec![through(USER, &udp(USER, NODE1, (53, 4000), b"answer"))], 1),
+        case(
+            "its answer comes home (RFC 3022, 2.2)",
+            USER,
+            vec![through(USER, &udp(USER, NODE1, (53, 4000), b"answer"))],
+            1,
+        ),
         case("a zero checksum stays zero (RFC 768)", APP2, vec![through(APP2, &no_checksum)], 1),
         case(
-            "TCP is masqueraded",
+            "TCP is masqueraded (RFC 5382, REQ-2)",
             APP2,
             vec![through(APP2, &tcp_packet(APP2, USER, (4000, 80), TcpFlags::SYN))],
             1,
@@ -298,7 +303,7 @@ fn cases() -> Vec<Case> {
             vec![through(USER, &tcp_packet(USER, NODE1, (80, 4000), TcpFlags::SYN.with(TcpFlags::ACK)))],
             1,
         ),
-        case("an echo is masqueraded", APP2, vec![through(APP2, &echo(APP2, USER, 64))], 1),
+        case("an echo is masqueraded (RFC 5508, REQ-1)", APP2, vec![through(APP2, &echo(APP2, USER, 64))], 1),
         case(
             "its reply comes home",
             USER,
@@ -324,7 +329,7 @@ fn cases() -> Vec<Case> {
             1,
         ),
         case(
-            "TTL 2 leaves with 1",
+            "TTL 2 leaves with 1 (RFC 1812, 5.3.1)",
             APP2,
             vec![through(APP2, &with(udp(APP2, USER, (4000, 53), b"ttl"), |bytes| bytes[8] = 2))],
             1,
@@ -358,7 +363,12 @@ fn cases() -> Vec<Case> {
             "Linux has a host of its own behind docker0; here the node answers echo and errors only",
             case("a timestamp request (RFC 792)", APP1, vec![through(APP1, &timestamp)], 0),
         ),
-        case("the node answers echo at docker0", APP1, vec![through(APP1, &echo(APP1, DOCKER0, 64))], 1),
+        case(
+            "the node answers echo at docker0 (RFC 1122, 3.2.2.6)",
+            APP1,
+            vec![through(APP1, &echo(APP1, DOCKER0, 64))],
+            1,
+        ),
         case("and at eth0, from a pod", APP1, vec![through(APP1, &echo(APP1, NODE1, 64))], 1),
         case("and from outside", USER, vec![through(USER, &echo(USER, NODE1, 64))], 1),
         case("even with TTL 1 (RFC 1122, 3.2.1.7)", APP1, vec![through(APP1, &echo(APP1, DOCKER0, 1))], 1),
@@ -375,19 +385,19 @@ fn cases() -> Vec<Case> {
             1,
         ),
         case(
-            "a segment of no connection is reset",
+            "a segment of no connection is reset (RFC 9293, 3.10.7.1)",
             APP1,
             vec![through(APP1, &tcp_packet(APP1, DOCKER0, (4000, 9), TcpFlags::ACK))],
             1,
         ),
         case(
-            "a reset is not answered",
+            "a reset is not answered (RFC 9293, 3.5.2)",
             APP1,
             vec![through(APP1, &tcp_packet(APP1, DOCKER0, (4000, 9), TcpFlags::RST))],
             0,
         ),
         case(
-            "nor is a wrong header checksum",
+            "nor is a wrong header checksum (RFC 1812, 5.2.2)",
             APP2,
             vec![{
                 let mut frame = through(APP2, &udp(APP2, USER, (4000, 53), b"bad"));
@@ -396,9 +406,14 @@ fn cases() -> Vec<Case> {
             }],
             0,
         ),
-        case("nor a truncated header", APP2, vec![through(APP2, &udp(APP2, USER, (4000, 53), b"")[..19])], 0),
         case(
-            "nor a length that is too long",
+            "nor a truncated header (RFC 1812, 5.2.2)",
+            APP2,
+            vec![through(APP2, &udp(APP2, USER, (4000, 53), b"")[..19])],
+            0,
+        ),
+        case(
+            "nor a length that is too long (RFC 1812, 5.2.2)",
             APP2,
             vec![through(APP2, &with(udp(APP2, USER, (4000, 53), b""), |bytes| bytes[3] = 99))],
             0,
@@ -410,13 +425,13 @@ fn cases() -> Vec<Case> {
             0,
         ),
         case(
-            "nor a group as source",
+            "nor a group as source (RFC 1122, 3.2.1.3)",
             APP2,
             vec![through(APP2, &udp(Ipv4Addr::new(224, 0, 0, 9), USER, (1, 2), b""))],
             0,
         ),
         case(
-            "nor loopback as destination",
+            "nor loopback as destination (RFC 1122, 3.2.1.3)",
             USER,
             vec![through(USER, &udp(USER, Ipv4Addr::LOCALHOST, (1, 2), b""))],
             0,
@@ -435,7 +450,7 @@ fn cases() -> Vec<Case> {
             0,
         ),
         case(
-            "a frame for another station is not routed",
+            "a frame for another station is not routed (RFC 1812, 5.3.4)",
             USER,
             vec![ethernet(MacAddress::new([2, 5, 5, 5, 5, 5]), mac(USER), &udp(USER, APP1, (1, 2), b""))],
             0,
@@ -445,7 +460,7 @@ fn cases() -> Vec<Case> {
             case("ARP for docker0 is answered (RFC 826)", APP1, vec![request(APP1, DOCKER0)], 1),
         ),
         case(
-            "ARP for eth0 is answered",
+            "ARP for eth0 is answered (RFC 826)",
             USER,
             vec![arp(ArpOperation::Request, (mac(USER), USER), (MacAddress::default(), NODE1))],
             1,
