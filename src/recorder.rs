@@ -30,6 +30,8 @@ pub struct Recorder {
     epoch: Duration,
     /// Frames lost since the last one written.
     lost: u64,
+    /// Frames lost since the beginning.
+    pub all_lost: u64,
 }
 
 impl Recorder {
@@ -53,12 +55,13 @@ impl Recorder {
                 InterfaceDescriptionOption::IfTsResol(NANOSECONDS),
             ],
         })?;
-        Ok(Self { writer, epoch, lost: 0 })
+        Ok(Self { writer, epoch, lost: 0, all_lost: 0 })
     }
 
     /// Notes that frames were lost; the next one says so (`epb_dropcount`).
     pub fn lose(&mut self, frames: u64) {
         self.lost += frames;
+        self.all_lost += frames;
     }
 
     /// Adds a frame.
@@ -81,6 +84,16 @@ impl Recorder {
     /// Takes the bytes written since the last call.
     pub fn take(&mut self) -> Vec<u8> {
         std::mem::take(self.writer.get_mut())
+    }
+}
+
+/// Says how many frames a capture lost and what to do; nothing when it has them all.
+pub fn warn_of_loss(point: &str, lost: u64) {
+    if lost > 0 {
+        eprintln!(
+            "warning: {lost} frames at {point} are not in the capture: they came faster than it was written; \
+             capture where fewer pass, end it after some by -c, or write to a faster place"
+        );
     }
 }
 

@@ -172,6 +172,47 @@ fn down_prints_a_balanced_ledger_of_what_happened() {
 }
 
 #[test]
+fn a_capture_that_is_read_too_slowly_tells_how_many_frames_it_lacks() {
+    const SENT: u64 = 200_000;
+    let home = Home::with_network();
+    // Frames of 1,000 bytes from the user to an address that nobody has.
+    let mut bytes = Vec::from(*b"\xd4\xc3\xb2\xa1\x02\0\x04\0\0\0\0\0\0\0\0\0\xff\xff\0\0\x01\0\0\0");
+    let mut frame = vec![0_u8; 1_000];
+    frame[..14].copy_from_slice(&[2, 66, 192, 168, 66, 11, 2, 66, 192, 168, 66, 50, 0x86, 0xdd]);
+    for second in 0..SENT as u32 / 2 {
+        for word in [second, 0, 1_000, 1_000] {
+            bytes.extend(word.to_le_bytes());
+        }
+        bytes.extend(&frame);
+    }
+    let file = home.file("many.pcap");
+    std::fs::write(&file, bytes).unwrap();
+    let mut child = home.piped("capture user");
+    let mut output = child.stdout.take().unwrap();
+    let mut captured = vec![0; 4];
+    output.read_exact(&mut captured).unwrap();
+    home.text(&format!("replay user {} --loop 2 --speed max", file.display()));
+    let rest = std::thread::spawn(move || {
+        output.read_to_end(&mut captured).unwrap();
+        captured
+    });
+    // It hears Ctrl-C once what it was writing is read.
+    interrupt(child.id());
+    let captured = rest.join().unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let mut reader = pcap_file::pcapng::PcapNgReader::new(&captured[..]).unwrap();
+    let mut frames = 0_u64;
+    while let Some(block) = reader.next_block() {
+        frames += u64::from(block.unwrap().into_enhanced_packet().is_some());
+    }
+    let said = String::from_utf8(output.stderr).unwrap();
+    let lost = SENT.checked_sub(frames).unwrap();
+    assert!(lost > 0, "the reader was slow");
+    assert!(said.starts_with(&format!("warning: {lost} frames at user are not in the capture")), "{said}");
+}
+
+#[test]
 fn several_networks_run_side_by_side() {
     let home = Home::with_network();
     assert!(home.error("up -d").contains("a network two-nodes runs already"));

@@ -4,6 +4,8 @@
 //! [`Desk`]. Invariants: a handler never blocks; a stream ends when the instance does; what a stream opened it closes.
 //!
 //! May depend on axum, tokio. Read first: [`super::Desk`].
+//!
+//! Above 400 lines because the paths are read as one list.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -14,7 +16,7 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -36,6 +38,10 @@ use crate::views::{ExecRequest, LedgerReport, LinkEntry, LinkRequest, Problem, R
 pub const EXIT_CODE: &str = "flatnet-exit-code";
 /// The header with a program's number.
 pub const PROGRAM: &str = "flatnet-program";
+/// The header with a capture's number.
+pub const CAPTURE: &str = "flatnet-capture";
+/// The trailer with how many frames a capture lost.
+pub const LOST: &str = "flatnet-lost";
 /// Time between two looks for output or frames.
 const POLL: Duration = Duration::from_millis(5);
 /// Pieces of a stream that wait for a slow reader.
@@ -115,6 +121,7 @@ fn router(desk: Desk) -> Router {
         .route("/v1/programs/{number}/input", post(input))
         .route("/v1/programs/{number}/signal", post(interrupt))
         .route("/v1/capture", get(capture))
+        .route("/v1/captures/{number}/end", post(end_capture))
         .with_state(desk)
 }
 
@@ -267,32 +274,46 @@ async fn capture(
     State(desk): State<Desk>,
     Query(CaptureQuery { point, count }): Query<CaptureQuery>,
 ) -> Result<Response, RequestError> {
-    let (number, recorder) = desk.ask(move |instance| instance.open_capture(&point)).await??;
+    let (number, mut recorder) = desk.ask(move |instance| instance.open_capture(&point)).await??;
     let (pieces, body) = streamed();
     tokio::spawn(async move {
         // As for programs.
-        let _ = follow_capture(&desk, number, recorder, count.unwrap_or(u64::MAX), &pieces).await;
+        let _ = follow_capture(&desk, number, &mut recorder, count.unwrap_or(u64::MAX), &pieces).await;
         let _ = desk.ask(move |instance| instance.close_capture(number)).await;
+        let lost = HeaderMap::from_iter([(HeaderName::from_static(LOST), recorder.all_lost.into())]);
+        let _ = pieces.send(Frame::trailers(lost)).await;
     });
-    Ok(([(header::CONTENT_TYPE, "application/x-pcapng")], body).into_response())
+    let mut response = body.into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-pcapng"));
+    headers.insert(CAPTURE, HeaderValue::from(number));
+    headers.insert(header::TRAILER, HeaderValue::from_static(LOST));
+    Ok(response)
+}
+
+async fn end_capture(State(desk): State<Desk>, Path(number): Path<u32>) -> Result<StatusCode, RequestError> {
+    desk.ask(move |instance| instance.end_capture(number)).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 async fn follow_capture(
     desk: &Desk,
     number: u32,
-    mut recorder: Recorder,
+    recorder: &mut Recorder,
     mut left: u64,
     pieces: &Pieces,
 ) -> Result<(), RequestError> {
+    let mut is_last = false;
     loop {
         let bytes = recorder.take();
         if !bytes.is_empty() && pieces.send(Frame::data(Bytes::from(bytes))).await.is_err() {
             return Ok(());
         }
-        if left == 0 || rest(pieces).await.is_none() {
+        if left == 0 || is_last || rest(pieces).await.is_none() {
             return Ok(());
         }
-        let taken = desk.ask(move |instance| instance.take_captured(number)).await??;
+        let taken;
+        (taken, is_last) = desk.ask(move |instance| instance.take_captured(number)).await??;
         for frame in taken.frames {
             if left == 0 {
                 break;
@@ -300,7 +321,10 @@ async fn follow_capture(
             recorder.add(&frame)?;
             left -= 1;
         }
-        recorder.lose(taken.lost);
+        // Whoever has as many as were asked for misses none that came after.
+        if left > 0 {
+            recorder.lose(taken.lost);
+        }
     }
 }
 

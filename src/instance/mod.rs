@@ -39,7 +39,7 @@ use tokio::sync::oneshot;
 use crate::drive::{Drive, DriveError};
 use crate::impairment;
 use crate::ledger;
-use crate::point::{NoPoint, Resolved};
+use crate::point::NoPoint;
 use crate::rates::Rates;
 use crate::views::LedgerReport;
 
@@ -65,7 +65,7 @@ pub struct Instance {
     awaiting: Vec<oneshot::Sender<LedgerReport>>,
     programs: BTreeMap<u64, programs::Running>,
     next_program: u64,
-    captures: BTreeMap<u32, Resolved>,
+    captures: BTreeMap<u32, captures::Open>,
     next_capture: u32,
     replays: BTreeMap<u32, replays::Playing>,
     next_replay: u32,
