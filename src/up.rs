@@ -19,6 +19,7 @@ use miette::{Diagnostic, IntoDiagnostic, WrapErr};
 use crate::args::{Output, Up};
 use crate::check::{self, Verdict};
 use crate::drive::Drive;
+use crate::ledger;
 use crate::output::{print, print_json};
 use crate::point;
 use crate::recorder::{self, Recorder};
@@ -56,14 +57,15 @@ pub enum UpError {
 pub fn run(arguments: &Up) -> miette::Result<ExitCode> {
     let topology = read(&arguments.files)?;
     if arguments.check {
-        return check(arguments, &topology);
+        let drive = Drive::start(&topology, topology.time.unwrap_or(TimeMode::Virtual))?;
+        return Ok(if check(arguments, &topology, drive)? { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     let name = arguments.name.as_deref().unwrap_or(&topology.name);
     if arguments.detach { background::run(arguments, name) } else { serve::run(arguments, &topology, name) }
 }
 
-fn check(arguments: &Up, topology: &Topology) -> miette::Result<ExitCode> {
-    let mut drive = Drive::start(topology, topology.time.unwrap_or(TimeMode::Virtual))?;
+/// Tries the ways, ends the network, and tells whether all work and every frame and buffer is accounted for.
+fn check(arguments: &Up, topology: &Topology, mut drive: Drive) -> miette::Result<bool> {
     let mut captures = CheckCaptures::open(&mut drive, &arguments.capture)?;
     for fault in &arguments.fault {
         break_something(&mut drive, fault)?;
@@ -78,12 +80,16 @@ fn check(arguments: &Up, topology: &Topology) -> miette::Result<ExitCode> {
         captures.collect(&mut drive)?;
     }
     captures.write()?;
+    let ledger = ledger::close(drive);
     match arguments.output {
         Output::Json => print_json(&reports)?,
         Output::Table => print(&table::table(&reports))?,
     }
     let works = !reports.is_empty() && reports.iter().all(|report| report.verdict == Verdict::Ok);
-    Ok(if works { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    if !ledger.balances {
+        eprint!("error: the packet ledger does not balance\n{}", ledger::table(&ledger));
+    }
+    Ok(works && ledger.balances)
 }
 
 /// The captures of a check, by number.
@@ -115,7 +121,8 @@ impl CheckCaptures {
     }
 
     fn write(self) -> Result<(), UpError> {
-        for (_, _, bytes, path) in self.0 {
+        for (_, recorder, bytes, path) in self.0 {
+            recorder::warn_of_loss(&path, recorder.all_lost);
             std::fs::write(&path, bytes).map_err(|source| UpError::File { path, source })?;
         }
         Ok(())
@@ -154,4 +161,26 @@ fn break_something(drive: &mut Drive, fault: &str) -> miette::Result<()> {
         _ => return Err(UpError::Fault(fault.to_owned()).into()),
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::args::{Arguments, Command};
+
+    #[test]
+    fn a_check_fails_when_a_buffer_is_lost_though_every_way_works() {
+        let Command::Up(arguments) = Arguments::parse_from(["flatnet", "up", "--check"]).command else {
+            unreachable!("that is what was written")
+        };
+        let topology = read(&[]).unwrap();
+        let start = || Drive::start(&topology, TimeMode::Virtual).unwrap();
+        assert!(check(&arguments, &topology, start()).unwrap());
+        let mut leaking = start();
+        // A buffer goes back only where somebody gives it back.
+        let _lost = leaking.network.publisher.control.pool.allocate(64).unwrap();
+        assert!(!check(&arguments, &topology, leaking).unwrap());
+    }
 }
