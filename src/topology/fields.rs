@@ -14,7 +14,7 @@ use flatnet_proxy::Ipv4Prefix;
 
 use crate::topology::{
     Interface,
-    findings::{Finding, Place},
+    findings::{Finding, Place, listed},
     yaml::{Node, Value},
 };
 
@@ -102,7 +102,7 @@ impl<'a, 'f> Fields<'a, 'f> {
                 let message = format!("unknown field {:?} in {}", key.name, self.what);
                 self.findings.push(
                     Finding::error(key.place.clone(), message)
-                        .help(format!("known are {}", self.known.join(", "))),
+                        .help(format!("known are {}", listed(self.known.iter().copied()))),
                 );
             }
         }

@@ -9,6 +9,7 @@
 //! Read first: the `Diagnostic` trait of `miette`.
 
 use std::{
+    collections::HashSet,
     fmt,
     ops::Range,
     path::{Path, PathBuf},
@@ -73,6 +74,11 @@ impl Place {
     pub fn column(&self) -> usize {
         let start = self.source.lines.get(self.line().saturating_sub(1)).copied().unwrap_or_default();
         self.source.text().get(start..self.range.start).map_or(1, |before| before.chars().count() + 1)
+    }
+
+    /// Says whether it is the very same part of the same file.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.source, &other.source) && self.range == other.range
     }
 
     /// Gives the range in bytes.
@@ -170,6 +176,13 @@ impl Diagnostic for Finding {
         });
         Some(Box::new(std::iter::once(here).chain(other)))
     }
+}
+
+/// Lists names, each once: a name that is used twice is another finding's matter.
+pub(crate) fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    let mut seen = HashSet::new();
+    let once: Vec<&str> = names.into_iter().filter(|name| seen.insert(*name)).collect();
+    once.join(", ")
 }
 
 /// All that is wrong with some files.

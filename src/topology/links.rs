@@ -18,7 +18,7 @@ use crate::impairment::{self, NAMES};
 use crate::topology::{
     Link,
     fields::{Fields, Located, text},
-    findings::{Finding, Place},
+    findings::{Finding, Place, listed},
     manifests::Manifest,
     spec::{Machine, Spec},
     yaml::{Node, Value},
@@ -113,7 +113,8 @@ pub(crate) fn check(spec: &Spec, pods: &[Manifest<Pod>], findings: &mut Vec<Find
                 let names: Vec<String> = names.chain(pods.iter().map(pod_name)).collect();
                 let message = format!("link names {:?}, which is no machine", end.value);
                 let finding = Finding::error(end.place.clone(), message);
-                findings.push(finding.help(format!("known are {}", names.join(", "))));
+                findings
+                    .push(finding.help(format!("known are {}", listed(names.iter().map(String::as_str)))));
                 known = false;
             }
         }

@@ -34,7 +34,6 @@ const POD_FIELDS: &[&str] = &[
     "metadata.annotations.*",
     "spec.nodeName",
     "spec.nodeSelector.*",
-    "spec.hostNetwork",
     "spec.containers.*.name",
     "spec.containers.*.image",
     "spec.containers.*.command.*",

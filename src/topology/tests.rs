@@ -410,6 +410,46 @@ fn what_a_container_runs_has_an_effect_and_its_environment_has_none_yet() {
 }
 
 #[test]
+fn a_pod_on_the_hosts_network_is_said_to_be_none() {
+    let text = format!(
+        "{SHORT}---\napiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\nspec:\n  hostNetwork: true\n  containers: [{{name: c, \
+         image: busybox}}]\n"
+    );
+    assert_eq!(findings(&text), ["10:3 warning: spec.hostNetwork of a Pod has no effect yet"]);
+}
+
+#[test]
+fn a_port_of_the_wrong_type_is_one_finding() {
+    let text = format!(
+        "{SHORT}---\napiVersion: v1\nkind: Pod\nmetadata: {{name: a, labels: {{app: a}}}}\nspec:\n  containers:\n    - {{name: c, \
+         image: busybox, ports: [{{containerPort: \"80\"}}]}}\n    - {{name: d, image: busybox, ports: [{{containerPort: \"80\"}}]}}\n\
+         ---\napiVersion: v1\nkind: Service\nmetadata: {{name: a}}\nspec:\n  selector: {{app: a}}\n  ports: [{{name: x, port: \"80\"}}, \
+         {{name: y, port: \"81\"}}]\n"
+    );
+    assert_eq!(
+        findings(&text),
+        [
+            "11:57 invalid type: string \"80\", expected i32",
+            "12:57 invalid type: string \"80\", expected i32",
+            "19:27 invalid type: string \"80\", expected i32",
+            "19:50 invalid type: string \"81\", expected i32",
+        ]
+    );
+}
+
+#[test]
+fn what_is_known_is_listed_once() {
+    let text = "apiVersion: flatnet.dev/v1\nkind: Topology\nspec:\n  colour: blue\n  nodes: [{name: a, address: 192.168.1.2/24}, \
+                {name: b, address: 192.168.1.3/24}, {name: a, address: 192.168.1.4/24}]\n  links: [{between: [a, z]}]\n\
+                ---\napiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {nodeName: y, containers: [{name: c, image: \
+                busybox}]}\n";
+    let errors = parse(&file(text)).unwrap_err().errors;
+    let advice: Vec<&str> = errors.iter().filter_map(Finding::advice).collect();
+    let spec = "known are backend, hosts, links, nat, nodes, podNetwork, routers, seed, serviceNetwork, time, workers";
+    assert_eq!(advice, [spec, "known are a, b, p", "known are a, b"]);
+}
+
+#[test]
 fn other_kinds_and_versions_are_named() {
     let text = format!(
         "{SHORT}---\napiVersion: apps/v1\nkind: Deployment\n---\napiVersion: v2\nkind: Pod\n---\nx: 1\n---\n[]\n"

@@ -25,7 +25,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, Service, ServicePort};
 
 use crate::topology::{
     Topology,
-    findings::{Finding, Place},
+    findings::{Finding, Place, listed},
     manifests::{Documents, Manifest},
     network::unique,
     yaml::Node,
@@ -127,9 +127,12 @@ fn check_containers(pod: &Manifest<Pod>, findings: &mut Vec<Finding>) {
         let nodes = node.get("ports").map_or(&[][..], Node::items);
         for (port, node) in container.ports.iter().flatten().zip(nodes) {
             let place = node.place_of(&["containerPort"]);
-            check_port(port.container_port, place, "containerPort", findings);
+            let is_port = check_port(port.container_port, place, "containerPort", findings);
             let protocol = port.protocol.as_deref().unwrap_or("TCP");
             check_protocol(protocol, node.place_of(&["protocol"]), findings);
+            if !is_port {
+                continue;
+            }
             let key = (port.container_port, protocol);
             match ports.get(&key) {
                 Some((other, first)) if *other != container.name => {
@@ -161,11 +164,9 @@ fn check_pod_address(
         .zip(bound)
         .map(|(topology, name)| (topology, topology.nodes.iter().find(|node| node.name == name)));
     if let Some((topology, None)) = node {
-        let known: Vec<&str> = topology.nodes.iter().map(|node| node.name.as_str()).collect();
+        let known = listed(topology.nodes.iter().map(|node| node.name.as_str()));
         let message = format!("nodeName {} is no node of the topology", bound.unwrap_or_default());
-        findings.push(
-            Finding::error(node_place.clone(), message).help(format!("known are {}", known.join(", "))),
-        );
+        findings.push(Finding::error(node_place.clone(), message).help(format!("known are {known}")));
     }
     let place = pod.node.place_of(&["metadata", "annotations", ADDRESS_ANNOTATION]);
     let address = match pods::wished_address(&pod.object) {
@@ -255,9 +256,11 @@ fn check_service_ports(
     let (mut names, mut keys) = (HashMap::new(), HashMap::new());
     for (port, node) in ports.iter().zip(nodes) {
         let protocol = port.protocol.as_deref().unwrap_or("TCP");
-        check_port(port.port, node.place_of(&["port"]), "port", findings);
         check_protocol(protocol, node.place_of(&["protocol"]), findings);
-        unique(&mut keys, &format!("{}/{protocol}", port.port), node.place_of(&["port"]), "port", findings);
+        let place = node.place_of(&["port"]);
+        if check_port(port.port, place, "port", findings) {
+            unique(&mut keys, &format!("{}/{protocol}", port.port), place, "port", findings);
+        }
         match &port.name {
             Some(name) => unique(&mut names, name, node.place_of(&["name"]), "port name", findings),
             None if ports.len() > 1 => {
@@ -291,10 +294,13 @@ fn check_selector(service: &Manifest<Service>, pods: &[Manifest<Pod>], findings:
     }
 }
 
-fn check_port(number: i32, place: &Place, what: &str, findings: &mut Vec<Finding>) {
-    if !(1..=65_535).contains(&number) {
+/// Says whether a number is a port. One that could not be read stands as 0, and as a finding at its place already.
+fn check_port(number: i32, place: &Place, what: &str, findings: &mut Vec<Finding>) -> bool {
+    let is_port = (1..=65_535).contains(&number);
+    if !is_port && !findings.iter().any(|finding| finding.place().is(place)) {
         findings.push(Finding::error(place.clone(), format!("{what} {number} is not between 1 and 65535")));
     }
+    is_port
 }
 
 fn check_protocol(protocol: &str, place: &Place, findings: &mut Vec<Finding>) {
