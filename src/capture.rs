@@ -79,7 +79,7 @@ async fn copy(client: &Client, arguments: &Capture) -> Result<(), ClientError> {
             }
         };
         let Some(frame) = frame else { return Ok(()) };
-        match frame.map_err(|error| client.misunderstood(error))?.into_data() {
+        match frame.map_err(|error| client.broke(error))?.into_data() {
             Ok(bytes) if is_read => match output.write_all(&bytes).and_then(|()| output.flush()) {
                 // Whoever read has seen enough.
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {

@@ -43,7 +43,7 @@ async fn follow(client: &Client, request: &ExecRequest) -> Result<ExitCode, Clie
     let speaker = client.clone();
     tokio::spawn(async move {
         // A program that has ended takes no input.
-        let _ = speaker.send(Method::POST, &input, standard_input()).await;
+        let _ = speaker.feed(&input, standard_input()).await;
     });
     let mut body = response.into_body();
     loop {
@@ -64,8 +64,8 @@ async fn follow(client: &Client, request: &ExecRequest) -> Result<ExitCode, Clie
 
 /// Prints the next piece of output; returns the exit code with the last.
 async fn print_piece(client: &Client, body: &mut Incoming) -> Result<Option<ExitCode>, ClientError> {
-    let gone = || client.misunderstood("the network went down while the program ran");
-    let frame = body.frame().await.ok_or_else(gone)?.map_err(|error| client.misunderstood(error))?;
+    let gone = || client.ended("the program had not ended yet");
+    let frame = body.frame().await.ok_or_else(gone)?.map_err(|error| client.broke(error))?;
     match frame.into_data() {
         Ok(bytes) => {
             let mut output = io::stdout().lock();

@@ -1,36 +1,47 @@
 //! `flatnet status`: which networks run, and what they do.
 //!
-//! Invariant: a network that does not answer is left out with a warning, not an end of the list.
+//! Invariant: a network that does not answer is told as such, after [`PATIENCE`], and keeps no other from being listed.
 //!
 //! May depend on [`crate::client`]. Read first: [`crate::views::Status`].
 
 use std::process::ExitCode;
+use std::time::Duration;
 
+use futures::future::join_all;
 use hyper::Method;
 
 use crate::args::{self, Output};
 use crate::client::{self, Client};
-use crate::network::with_sources;
 use crate::output::{plain_table, print, print_json};
 use crate::rates::short;
 use crate::views::{NodeKind, Status};
+
+/// How long a network may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Runs the command.
 ///
 /// # Errors
 /// Output cannot be made.
 pub fn run(arguments: &args::Status) -> miette::Result<ExitCode> {
-    let mut found: Vec<Status> = Vec::new();
-    for client in Client::all() {
-        match client::run(client.ask(Method::GET, "/v1/status")) {
+    let clients: Vec<Client> = Client::all().into_iter().map(|client| client.within(PATIENCE)).collect();
+    let asked = clients.iter().map(|client| client.ask::<Status>(Method::GET, "/v1/status"));
+    let answers = client::run(async { Ok(join_all(asked).await) })?;
+    let (mut found, mut silent) = (Vec::new(), String::new());
+    for (client, answer) in clients.iter().zip(answers) {
+        match answer {
             Ok(status) => found.push(status),
-            Err(error) => eprintln!("warning: {}", with_sources(&error)),
+            Err(error) => {
+                silent.push_str(&format!("{} does not answer\n", client.name));
+                eprintln!("{:?}", miette::Report::new(error));
+            }
         }
     }
     match arguments.output {
         Output::Json => print_json(&found)?,
-        Output::Table if found.is_empty() => print("no network runs; start one by `flatnet up -d`\n")?,
-        Output::Table => print(&(table(&found) + "\n"))?,
+        Output::Table if clients.is_empty() => print("no network runs; start one by `flatnet up -d`\n")?,
+        Output::Table if found.is_empty() => print(&silent)?,
+        Output::Table => print(&(table(&found) + "\n" + &silent))?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -213,6 +213,27 @@ fn a_capture_that_is_read_too_slowly_tells_how_many_frames_it_lacks() {
 }
 
 #[test]
+fn who_does_not_answer_hides_no_other_network() {
+    let home = Home::with_network();
+    let _foreign = std::os::unix::net::UnixListener::bind(home.file("flatnet/x.sock")).unwrap();
+    let output = home.run("status");
+    let (text, said) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert!(text.contains("\ntwo-nodes ") && text.ends_with("\nx does not answer\n"), "{text}");
+    assert!(said.contains("does not answer within 2s") && said.contains("kill -CONT"), "{said}");
+}
+
+#[test]
+fn a_network_that_ends_while_a_program_runs_is_said_to_have_ended() {
+    let home = Home::with_network();
+    let mut child = home.piped("exec web-app-2 -- ping 10.1.20.3");
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    home.text("down");
+    let said = String::from_utf8(child.wait_with_output().unwrap().stderr).unwrap();
+    assert!(said.contains("network two-nodes ended") && !said.contains("another version"), "{said}");
+}
+
+#[test]
 fn several_networks_run_side_by_side() {
     let home = Home::with_network();
     assert!(home.error("up -d").contains("a network two-nodes runs already"));

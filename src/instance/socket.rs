@@ -9,8 +9,11 @@
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 /// Why a socket cannot be had.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -63,6 +66,11 @@ pub fn state_directory() -> PathBuf {
     let given = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/state"));
     given.or_else(home).map_or_else(directory, |base| base.join("flatnet"))
+}
+
+/// Returns the log of a network in the background, which need not exist.
+pub fn log(name: &str) -> PathBuf {
+    state_directory().join(format!("{name}.log"))
 }
 
 /// A socket that is this instance's until dropped.
@@ -129,8 +137,12 @@ pub fn running() -> Vec<(String, PathBuf)> {
     found
 }
 
+/// Tells whether somebody listens at a socket, be it with a full queue: to wait for room there may be for ever.
 fn answers(path: &Path) -> bool {
-    UnixStream::connect(path).is_ok()
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);
+    let connected = socket.and_then(|socket| net::connect(&socket, &SocketAddrUnix::new(path)?));
+    matches!(connected, Ok(()) | Err(Errno::AGAIN))
 }
 
 /// Makes a directory, and those above it, that only the user can enter.
@@ -157,6 +169,19 @@ pub fn make_private(path: &Path) -> Result<(), SocketError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_full_queue_is_somebody_who_listens_and_is_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x.sock");
+        assert!(!answers(&path));
+        let listener = UnixListener::bind(&path).unwrap();
+        net::listen(&listener, 0).unwrap();
+        let _waiting = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        assert!(answers(&path));
+        drop(listener);
+        assert!(!answers(&path));
+    }
 
     #[test]
     fn names_stay_inside_the_directory() {

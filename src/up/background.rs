@@ -46,9 +46,8 @@ pub(super) fn run(arguments: &Up, name: &str) -> miette::Result<ExitCode> {
     if socket::running().iter().any(|(running, _)| running == name) {
         return Err(socket::SocketError::Running { name: name.to_owned() }.into());
     }
-    let directory = socket::state_directory();
-    socket::make_private(&directory)?;
-    let log = directory.join(format!("{name}.log"));
+    socket::make_private(&socket::state_directory())?;
+    let log = socket::log(name);
     let mut child = spawn(arguments, name, &log)?;
     let end = Instant::now() + LIMIT;
     while Instant::now() < end {
@@ -107,11 +106,8 @@ fn counted(count: usize, what: &str) -> String {
 }
 
 fn answers(name: &str, pid: u32) -> Option<Status> {
-    let client = Client::find(Some(name)).ok()?;
-    let status = client::run(async {
-        let asked = client.ask::<Status>(Method::GET, "/v1/status");
-        tokio::time::timeout(POLL * 10, asked).await.unwrap_or(Err(client.misunderstood("it is late")))
-    });
+    let client = Client::find(Some(name)).ok()?.within(POLL * 10);
+    let status = client::run(client.ask::<Status>(Method::GET, "/v1/status"));
     status.ok().filter(|status| status.pid == pid)
 }
 
