@@ -338,10 +338,13 @@ impl Publisher {
             seed: seed::hash(self.seed, &["pod", &view.uid]),
             ..PodConfig::default()
         });
+        // What cannot start is reported and leaves the others alone: the pod is there, but never ready.
+        let mut failed_container = None;
         for container in &view.containers {
             let config = container_config(&name, container)?;
-            pod.start_container(config)
-                .map_err(|source| PublishError::Container { pod: name.clone(), source })?;
+            if let Err(source) = pod.start_container(config) {
+                failed_container.get_or_insert(PublishError::Container { pod: name.clone(), source });
+            }
         }
         let worker = self.worker();
         let guard = Some(Guard { mac, address: view.address });
@@ -350,7 +353,8 @@ impl Publisher {
         self.pods.insert(view.identity, (port, name.clone()));
         let place = Place { port, worker, address: view.address, node: Some(Arc::from(&*view.node)) };
         self.places.insert(name.clone(), place);
-        self.impair_pod(&name, &view.node)
+        self.impair_pod(&name, &view.node)?;
+        failed_container.map_or(Ok(()), Err)
     }
 
     fn remove_pod(&mut self, view: &PodView) -> Result<(), PublishError> {
