@@ -81,17 +81,24 @@ fn services(rows: &[ServiceEntry]) -> String {
         "Prot LocalAddress:Port Scheduler Flags\n  -> RemoteAddress:Port           Forward Weight ActiveConn InActConn\n",
     );
     for row in rows {
+        let flags = row.persistent.map_or_else(String::new, |seconds| format!(" persistent {seconds}"));
+        let policy = if row.policy == "Local" { ", only backends on the node" } else { "" };
         let _ = writeln!(
             text,
-            "{:4} {}:{} {}  # {}",
+            "{:4} {}:{} {}{flags}  # {}{policy}",
             row.protocol, row.address, row.port, row.scheduler, row.service
         );
+        let forward = match row.forwarding.as_str() {
+            "dr" => "Route",
+            "tun" => "Tunnel",
+            _ => "Masq",
+        };
         for backend in &row.backends {
             let address = format!("{}:{}", backend.address, backend.port);
             let _ = writeln!(
                 text,
-                "  -> {address:<28} Masq    1      {:<10} {}",
-                backend.active, backend.inactive
+                "  -> {address:<28} {forward:<7} {:<6} {:<10} {}",
+                backend.weight, backend.active, backend.inactive
             );
         }
     }

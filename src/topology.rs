@@ -8,6 +8,7 @@
 //! - `network`: whether its machines fit together;
 //! - `decode`, `manifests`: Pods and Services as Kubernetes types, and what flatnet does not model of them;
 //! - `workloads`: whether they fit each other and the machines;
+//! - `policies`: whether annotations and policies say something known;
 //! - `findings`: what is wrong, at its file, line and column, all at once.
 //!
 //! Invariants: a topology without errors can be brought up; no text makes it panic.
@@ -29,6 +30,8 @@ mod decode;
 mod manifests;
 
 mod workloads;
+
+mod policies;
 
 mod findings;
 

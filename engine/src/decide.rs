@@ -11,7 +11,7 @@
 
 use std::net::Ipv4Addr;
 
-use flatnet_proxy::{Cursors, Ipv4Prefix, Protocol, Service, choose};
+use flatnet_proxy::{Affinity, Cursors, Ipv4Prefix, Protocol};
 
 use crate::binding::{
     Answers, BindingRef, Bindings, Half, HalfKey, Opening, Profile, Refused, Segment, inside_key,
@@ -35,6 +35,7 @@ use crate::tunnel::Outer;
 use crate::wire::{EthernetFrame, IpProtocol, Ipv4Packet, MacAddress, TcpSegment};
 
 mod route;
+mod service;
 mod translate;
 
 pub use route::{Hop, Reach, is_local, reach, route};
@@ -54,6 +55,8 @@ pub struct World<'a> {
     pub masquerade: &'a mut Masquerade,
     /// This worker's round-robin cursors.
     pub cursors: &'a mut Cursors,
+    /// Which backends its clients had.
+    pub affinity: &'a mut Affinity,
     /// This worker's generator.
     pub random: &'a mut Random,
     /// This worker.

@@ -83,6 +83,7 @@ pub fn notice(reason: DropReason, protocol: u8, mtu: u16) -> Option<Notice> {
         | DropReason::TunnelChecksum
         | DropReason::TunnelForeignSource
         | DropReason::TunnelForeignDestination
+        | DropReason::NoLocalBackend
         | DropReason::ServiceUnsupported
         | DropReason::BindingQuota
         | DropReason::BindingTableFull

@@ -19,6 +19,7 @@ use flatnet_engine::tables::{Guard, NodeId};
 use flatnet_engine::wire::{
     ArpOperation, IcmpPacket, IcmpType, IpProtocol, Ipv4Packet, MacAddress, TcpFlags,
 };
+use flatnet_proxy::TrafficPolicy;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -291,6 +292,15 @@ fn provoke(reason: DropReason, lab: &mut Lab) -> Gained {
             lab.set_backends(Vec::new());
             from_pod(lab, &tcp_packet(APP2, VIP, (1000, 80), TcpFlags::SYN));
             TOLD
+        }
+        DropReason::NoLocalBackend => {
+            // externalTrafficPolicy Local, and all backends are on the other node: nobody is told.
+            lab.serve(|service| {
+                service.external = TrafficPolicy::Local;
+                service.backends = [on("node-2", BACKEND, 1)].into();
+            });
+            to_node(lab, &tcp_packet(USER, NODE1, (1000, 30_080), TcpFlags::SYN));
+            FROM_USER
         }
         DropReason::ServicePortClosed => {
             from_pod(lab, &datagram(VIP));

@@ -16,7 +16,7 @@ use flatnet_engine::wire::{
     ArpOperation, EtherType, EthernetFrame, IcmpPacket, IcmpType, IpProtocol, Ipv4Packet, MacAddress,
     TcpFlags,
 };
-use flatnet_proxy::{Backend, Frontend, NodePort, Protocol, Scheduler, Service};
+use flatnet_proxy::{Backend, Frontend, NodePort, Protocol, Service};
 use proptest::prelude::*;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -244,7 +244,7 @@ impl Side {
             Change::Backends(indices) => {
                 let mut backends: Vec<Backend> = Vec::new();
                 for &index in indices {
-                    let backend = Backend { address: MACHINES[index], port: 80, identity: index as u64 };
+                    let backend = Backend::new(MACHINES[index], 80, index as u64);
                     if !backends.contains(&backend) {
                         backends.push(backend);
                     }
@@ -282,8 +282,8 @@ fn set_services(tables: &mut Tables, backends: &[Backend]) {
         let service = Service {
             id,
             name: Arc::from("default/web:http"),
-            scheduler: Scheduler::RoundRobin,
             backends: backends.into(),
+            ..Service::default()
         };
         let frontend = Frontend { address: VIP, port: 80, protocol };
         let node_port = NodePort { port: 30_080, protocol };

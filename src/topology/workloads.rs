@@ -5,7 +5,7 @@
 //! Invariants: names, pod addresses, VIPs and NodePorts are unique; a pod's address lies in its node's subnet; ports are
 //! ports. Two containers on one port and a Service that selects nothing are warnings: the network comes up, and shows it.
 //!
-//! May depend on [`crate::topology::manifests`].
+//! May depend on [`crate::topology::manifests`] and [`crate::topology::policies`].
 //!
 //! Read first: `docs/topology.md`.
 
@@ -19,7 +19,7 @@ use flatnet_agents::{
     ipam::is_pod_address,
     objects::{self, Object},
     pods::{self, ADDRESS_ANNOTATION},
-    services::SCHEDULER_ANNOTATION,
+    services::{FORWARDING_ANNOTATION, SCHEDULER_ANNOTATION, WEIGHT_ANNOTATION},
 };
 use k8s_openapi::api::core::v1::{Container, Pod, Service, ServicePort};
 
@@ -28,6 +28,7 @@ use crate::topology::{
     findings::{Finding, Place},
     manifests::{Documents, Manifest},
     network::unique,
+    policies,
     yaml::Node,
 };
 
@@ -41,7 +42,8 @@ pub(crate) fn check(documents: &Documents, topology: Option<&Topology>, findings
     for pod in &documents.pods {
         check_name(pod, &mut names, findings);
         check_machine_name(pod, topology, findings);
-        check_annotations(pod, &[ADDRESS_ANNOTATION], findings);
+        check_annotations(pod, &[ADDRESS_ANNOTATION, WEIGHT_ANNOTATION], findings);
+        policies::check_pod(pod, findings);
         check_containers(pod, findings);
         check_pod_address(pod, topology, &mut addresses, findings);
     }
@@ -49,8 +51,8 @@ pub(crate) fn check(documents: &Documents, topology: Option<&Topology>, findings
     let mut node_ports = HashMap::new();
     for service in &documents.services {
         check_name(service, &mut names, findings);
-        check_annotations(service, &[SCHEDULER_ANNOTATION], findings);
-        check_scheduler(service, findings);
+        check_annotations(service, &[FORWARDING_ANNOTATION, SCHEDULER_ANNOTATION], findings);
+        policies::check_service(service, findings);
         check_vip(service, topology, &mut vips, findings);
         check_service_ports(service, &mut node_ports, findings);
         check_selector(service, &documents.pods, findings);
@@ -188,16 +190,6 @@ fn check_pod_address(
     } else if !topology.pod_network.contains(address) {
         let message = format!("address {address} is not in podNetwork {}", topology.pod_network);
         findings.push(Finding::error(place.clone(), message));
-    }
-}
-
-fn check_scheduler(service: &Manifest<Service>, findings: &mut Vec<Finding>) {
-    let annotations = service.object.metadata.annotations.as_ref();
-    let Some(scheduler) = annotations.and_then(|all| all.get(SCHEDULER_ANNOTATION)) else { return };
-    if !matches!(scheduler.as_str(), "rr" | "random") {
-        let place = service.node.place_of(&["metadata", "annotations", SCHEDULER_ANNOTATION]);
-        let message = format!("scheduler {scheduler:?} is not supported yet");
-        findings.push(Finding::error(place.clone(), message).help("supported are rr and random"));
     }
 }
 
