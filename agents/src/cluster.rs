@@ -318,12 +318,10 @@ impl Picture {
         let slices: Vec<&EndpointSlice> = keys.filter_map(|slice| self.slices.get(slice)).collect();
         let service = self.services.get(key);
         let namespace = objects::parse_key::<Service>(key).map_or("", |(namespace, _)| namespace);
-        let annotations = |pod: &str| {
-            let view = self.pods.get(&*objects::key::<Pod>(namespace, pod))?;
-            Some(&view.annotations)
-        };
-        let converted = service.map(|service| convert(service, &slices, &annotations));
-        let (mut after, mut warnings) = converted.unwrap_or_default();
+        let pod = |name: &str| self.pods.get(&*objects::key::<Pod>(namespace, name));
+        let annotations = |name: &str| pod(name).map(|view| &view.annotations);
+        let (mut after, mut warnings) =
+            service.map(|service| convert(service, &slices, &annotations)).unwrap_or_default();
         if service.is_none() {
             self.created.remove(key);
         }

@@ -9,6 +9,8 @@
 //! May depend on `flatnet-proxy`, `k8s-openapi`, [`crate::pods`].
 //!
 //! Read first: Service and EndpointSlice in Kubernetes' API reference.
+//!
+//! Above 400 lines because half of it are tests that read best beside the rules they hold.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

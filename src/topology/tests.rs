@@ -291,6 +291,32 @@ spec: {}
 }
 
 #[test]
+fn a_node_port_is_one_services() {
+    let text = format!(
+        "{SHORT}---
+apiVersion: v1
+kind: Service
+metadata: {{name: a}}
+spec: {{type: NodePort, ports: [{{name: t, port: 7, nodePort: 30007}}, {{name: u, port: 7, protocol: UDP, nodePort: 30007}}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: b}}
+spec:
+  type: NodePort
+  ports: [{{name: u, port: 7, protocol: UDP, nodePort: 30007}}, {{name: v, port: 8, nodePort: 30008}}, {{name: w, port: 9, nodePort: 30008}}]
+"
+    );
+    assert_eq!(
+        findings(&text),
+        [
+            "16:55 nodePort 30007 is Service default/a's already",
+            "16:129 nodePort 30008 is Service default/b's already",
+        ]
+    );
+}
+
+#[test]
 fn policies_and_annotations_must_be_known() {
     let text = format!(
         "{SHORT}---

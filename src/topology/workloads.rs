@@ -231,7 +231,7 @@ fn check_vip(
 
 fn check_service_ports(
     service: &Manifest<Service>,
-    node_ports: &mut HashMap<String, Place>,
+    node_ports: &mut HashMap<i32, Vec<NodePortClaim>>,
     findings: &mut Vec<Finding>,
 ) {
     let ports: &[ServicePort] =
@@ -258,16 +258,48 @@ fn check_service_ports(
             }
             None => {}
         }
-        let Some(number) = port.node_port.filter(|&number| number != 0) else { continue };
-        let place = node.place_of(&["nodePort"]);
-        if u16::try_from(number).is_ok_and(|number| NODE_PORTS.contains(&number)) {
-            unique(node_ports, &format!("{number}/{protocol}"), place, "nodePort", findings);
-        } else {
-            let message =
-                format!("nodePort {number} is not between {} and {}", NODE_PORTS.start(), NODE_PORTS.end());
-            findings.push(Finding::error(place.clone(), message));
+        if let Some(number) = port.node_port.filter(|&number| number != 0) {
+            let claim = NodePortClaim {
+                service: format!(
+                    "{}/{}",
+                    objects::namespace(&service.object),
+                    objects::name(&service.object)
+                ),
+                protocol: protocol.to_owned(),
+                place: node.place_of(&["nodePort"]).clone(),
+            };
+            check_node_port(number, claim, node_ports, findings);
         }
     }
+}
+
+/// Who names a NodePort, and where.
+struct NodePortClaim {
+    service: String,
+    protocol: String,
+    place: Place,
+}
+
+/// A Service may have a number for both protocols; of two Services only one can have it, as in Kubernetes.
+fn check_node_port(
+    number: i32,
+    claim: NodePortClaim,
+    claims: &mut HashMap<i32, Vec<NodePortClaim>>,
+    findings: &mut Vec<Finding>,
+) {
+    if !u16::try_from(number).is_ok_and(|number| NODE_PORTS.contains(&number)) {
+        let message =
+            format!("nodePort {number} is not between {} and {}", NODE_PORTS.start(), NODE_PORTS.end());
+        findings.push(Finding::error(claim.place, message));
+        return;
+    }
+    let others = claims.entry(number).or_default();
+    let holder = others.iter().find(|it| it.service != claim.service || it.protocol == claim.protocol);
+    if let Some(holder) = holder {
+        let message = format!("nodePort {number} is Service {}'s already", holder.service);
+        findings.push(Finding::error(claim.place.clone(), message).with("first here", holder.place.clone()));
+    }
+    others.push(claim);
 }
 
 fn check_selector(service: &Manifest<Service>, pods: &[Manifest<Pod>], findings: &mut Vec<Finding>) {
