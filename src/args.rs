@@ -33,6 +33,10 @@ pub enum Command {
     Show(Show),
     /// Write the frames that pass a point as pcapng
     Capture(Capture),
+    /// Play a pcap or pcapng file into the network, as if the machine at a point had sent it
+    Replay(Replay),
+    /// Show how links differ from perfect ones, or change that
+    Link(Link),
 }
 
 /// How results are printed.
@@ -67,7 +71,7 @@ pub struct Up {
     /// Name of the running network, instead of the topology's
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
-    /// Break something first: lease:NODE or link:A:B (may be repeated)
+    /// Break something first: lease:NODE, link:A:B or link:POD:NODE (may be repeated)
     #[arg(long, value_name = "FAULT")]
     pub fault: Vec<String>,
     /// Write the frames that pass a point during the checks to a pcapng file (may be repeated)
@@ -167,6 +171,50 @@ pub struct Show {
     pub table: Table,
     /// A node, router or network; for drops also a pod or host
     pub node: String,
+    /// How to print it: `table` for people, `json` for programs
+    #[arg(short, long, value_enum, default_value = "table", hide_possible_values = true)]
+    pub output: Output,
+}
+
+/// `flatnet replay`.
+#[derive(Debug, Args)]
+pub struct Replay {
+    /// Which network.
+    #[command(flatten)]
+    pub selection: Selection,
+    /// [NAMESPACE/]POD, HOST or NODE:eth0: whose frames they are
+    pub point: String,
+    /// The file, of Ethernet frames
+    pub file: PathBuf,
+    /// original, max (as fast as the port takes them), or a factor: 2x, 0.5x
+    #[arg(long, default_value = "original")]
+    pub speed: String,
+    /// Play it so many times
+    #[arg(long = "loop", value_name = "N", default_value_t = 1)]
+    pub repeat: u32,
+    /// How to print what became of it: `table` for people, `json` for programs
+    #[arg(short, long, value_enum, default_value = "table", hide_possible_values = true)]
+    pub output: Output,
+}
+
+/// `flatnet link`.
+#[derive(Debug, Args)]
+pub struct Link {
+    /// Which network.
+    #[command(flatten)]
+    pub selection: Selection,
+    /// A node, host, router or pod; without it all links that are not perfect
+    #[arg(value_name = "A", requires = "to")]
+    pub from: Option<String>,
+    /// Another on the same network, or the pod's node
+    #[arg(value_name = "B")]
+    pub to: Option<String>,
+    /// delay=50ms, jitter, loss=1%, duplicate, reorder, corrupt, rate=10Mbit, queue, mtu; down, up, reset
+    #[arg(value_name = "SETTING")]
+    pub settings: Vec<String>,
+    /// Change frames from A to B only
+    #[arg(long, requires = "settings")]
+    pub one_way: bool,
     /// How to print it: `table` for people, `json` for programs
     #[arg(short, long, value_enum, default_value = "table", hide_possible_values = true)]
     pub output: Output,

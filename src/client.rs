@@ -160,6 +160,29 @@ impl Client {
         serde_json::from_slice(&text).map_err(|error| self.misunderstood(error))
     }
 
+    /// Sends a JSON body and reads the whole answer.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn tell<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        request: &impl serde::Serialize,
+    ) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(request).map_err(|error| self.misunderstood(error))?;
+        self.upload(path, Body::from(body)).await
+    }
+
+    /// Sends a body piece by piece and reads the whole answer.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn upload<T: DeserializeOwned>(&self, path: &str, body: Body) -> Result<T, ClientError> {
+        let response = self.send(Method::POST, path, body).await?;
+        let text = self.collect(response).await?;
+        serde_json::from_slice(&text).map_err(|error| self.misunderstood(error))
+    }
+
     async fn collect(&self, response: Response<Incoming>) -> Result<Bytes, ClientError> {
         let body = response.into_body().collect().await;
         Ok(body.map_err(|error| self.misunderstood(error))?.to_bytes())

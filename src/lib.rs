@@ -2,20 +2,23 @@
 //!
 //! - [`args`]: what may be typed.
 //! - [`topology`]: the topology file and the Kubernetes manifests beside it, with every finding at its line.
+//! - [`impairment`]: a link's settings as they are written.
 //! - [`network`]: a network's control plane in one process.
 //! - [`drive`]: what makes it go: virtual time, or workers on threads.
 //! - [`check`]: every way through a network, tried.
 //! - [`up`]: the command that does all that, and keeps it running.
-//! - [`point`], [`recorder`], [`rates`], [`ledger`]: what can be watched and counted in a network that runs.
+//! - [`point`], [`recorder`], [`packets`], [`rates`], [`ledger`]: what can be watched and counted in a network that runs.
 //! - [`instance`]: a running network that answers.
 //! - [`views`]: what it answers.
 //! - [`output`]: how commands print.
 //! - [`client`]: the way to it.
-//! - [`exec`], [`show`], [`capture`], [`status`], [`down`]: the commands that ask it.
+//! - [`exec`], [`show`], [`capture`], [`replay`], [`link`], [`status`], [`down`]: the commands that ask it.
 
 pub mod args;
 
 pub mod topology;
+
+pub mod impairment;
 
 pub mod network;
 
@@ -28,6 +31,8 @@ pub mod up;
 pub mod point;
 
 pub mod recorder;
+
+pub mod packets;
 
 pub mod rates;
 
@@ -46,6 +51,10 @@ pub mod exec;
 pub mod show;
 
 pub mod capture;
+
+pub mod replay;
+
+pub mod link;
 
 pub mod status;
 

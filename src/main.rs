@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use flatnet::args::{Arguments, Command};
-use flatnet::{capture, down, exec, show, status, up};
+use flatnet::{capture, down, exec, link, replay, show, status, up};
 
 fn main() -> miette::Result<ExitCode> {
     match Arguments::parse().command {
@@ -14,5 +14,7 @@ fn main() -> miette::Result<ExitCode> {
         Command::Exec(arguments) => exec::run(&arguments),
         Command::Show(arguments) => show::run(&arguments),
         Command::Capture(arguments) => capture::run(&arguments),
+        Command::Replay(arguments) => replay::run(&arguments),
+        Command::Link(arguments) => link::run(&arguments),
     }
 }

@@ -27,7 +27,6 @@ use flatnet_agents::objects::{self, Object, ObjectError};
 use flatnet_agents::publisher::{HostSpec, PublishError, Publisher};
 use flatnet_agents::{Embedded, Store, StoreError, pods, seed};
 use flatnet_engine::control::{InterfaceSpec, NodeSpec};
-use flatnet_engine::link::wire::Impairment;
 use flatnet_engine::pod::Image;
 use flatnet_proxy::Ipv4Prefix;
 use futures::executor::{LocalPool, LocalSpawner};
@@ -121,8 +120,7 @@ impl Network {
             network.join(topology, node)?;
         }
         for link in &topology.links {
-            let impairment = Impairment { delay: link.delay, loss: link.loss, mtu: link.mtu };
-            network.publisher.impair(&link.between[0], &link.between[1], impairment)?;
+            network.publisher.configure_link(&link.from, &link.to, link.impairment)?;
         }
         network.start_agents(topology);
         for service in &topology.services {

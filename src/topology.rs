@@ -5,7 +5,7 @@
 //!
 //! - `yaml`: a tree whose every node knows its place;
 //! - `fields`, `spec`: the document `kind: Topology` as written;
-//! - `network`: whether its machines fit together;
+//! - `network`, `links`: whether its machines and what is between them fit together;
 //! - `decode`, `manifests`: Pods and Services as Kubernetes types, and what flatnet does not model of them;
 //! - `workloads`: whether they fit each other and the machines;
 //! - `policies`: whether annotations and policies say something known;
@@ -13,7 +13,7 @@
 //!
 //! Invariants: a topology without errors can be brought up; no text makes it panic.
 //!
-//! May depend on `flatnet-agents` (types and pure checks), `flatnet-proxy`, `k8s-openapi`, `miette`, `serde-saphyr`.
+//! May depend on `flatnet-agents` (types and pure checks), `flatnet-engine` (a link's settings), `flatnet-proxy`, `k8s-openapi`, `miette`, `serde-saphyr`.
 //!
 //! Read first: the example `scripts/topologies/two-nodes.yaml`.
 
@@ -22,6 +22,8 @@ mod yaml;
 mod fields;
 
 mod spec;
+
+mod links;
 
 mod network;
 
@@ -35,9 +37,10 @@ mod policies;
 
 mod findings;
 
-use std::{net::Ipv4Addr, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::Ipv4Addr, path::PathBuf, sync::Arc};
 
 use flatnet_engine::binding::Profile;
+use flatnet_engine::link::impairment::Impairment;
 use flatnet_proxy::Ipv4Prefix;
 use k8s_openapi::api::core::v1::{Pod, Service};
 
@@ -68,7 +71,7 @@ pub struct Topology {
     pub hosts: Vec<Host>,
     /// What connects networks.
     pub routers: Vec<Router>,
-    /// What differs from a perfect wire.
+    /// What differs from perfect links, by direction.
     pub links: Vec<Link>,
     /// Determines everything random.
     pub seed: u64,
@@ -142,17 +145,15 @@ pub struct Router {
     pub interfaces: Vec<Interface>,
 }
 
-/// What differs from a perfect wire between two machines, in both directions.
+/// What differs from a perfect link, in one direction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
-    /// The machines' names.
-    pub between: [String; 2],
-    /// How long a frame takes.
-    pub delay: Duration,
-    /// How many of a million frames are lost.
-    pub loss: u32,
-    /// The largest packet in bytes; `None` is the default of Ethernet.
-    pub mtu: Option<u16>,
+    /// The machine or pod that sends.
+    pub from: String,
+    /// The one that receives.
+    pub to: String,
+    /// How frames fare.
+    pub impairment: Impairment,
 }
 
 /// Kubernetes objects to apply to a running network.
@@ -182,7 +183,10 @@ pub fn parse(files: &[(PathBuf, String)]) -> Result<(Topology, Vec<Warning>), Fi
     }
     specs.truncate(1);
     let topology = match specs.first() {
-        Some(spec) => Some(network::check(spec, &mut findings)),
+        Some(spec) => {
+            links::check(spec, &documents.pods, &mut findings);
+            Some(network::check(spec, &mut findings))
+        }
         None => {
             if let Some(source) = sources.first().filter(|_| !documents.broken) {
                 let finding = Finding::error(source.place(0..0), "no document of kind Topology");

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use flatnet_engine::link::wire::Impairment;
+use flatnet_engine::link::impairment::Impairment;
 use miette::{Diagnostic, IntoDiagnostic, WrapErr};
 
 use crate::args::{Output, Up};
@@ -147,7 +147,9 @@ fn break_something(drive: &mut Drive, fault: &str) -> miette::Result<()> {
         ["lease", node] => drive.network.delete_lease(node)?,
         ["link", a, b] => {
             let lost = Impairment { loss: 1_000_000, ..Impairment::default() };
-            drive.network.publisher.impair(a, b, lost).into_diagnostic()?;
+            for (from, to) in [(a, b), (b, a)] {
+                drive.network.publisher.impair(from, to, lost).into_diagnostic()?;
+            }
         }
         _ => return Err(UpError::Fault(fault.to_owned()).into()),
     }

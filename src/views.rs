@@ -110,7 +110,7 @@ pub struct LedgerRow {
     pub received: u64,
     /// Made by the node itself.
     pub originated: u64,
-    /// Copies made by flooding.
+    /// Copies made by flooding, or by a link that duplicates.
     pub copied: u64,
     /// Made by cutting superframes.
     pub split: u64,
@@ -281,6 +281,114 @@ pub struct FlowEntry {
     pub reply: Half,
     /// Whether an answer was seen.
     pub answered: bool,
+}
+
+/// A change of a link's settings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkRequest {
+    /// The one end.
+    pub from: String,
+    /// The other.
+    pub to: String,
+    /// Whether only frames from the one to the other are meant.
+    pub one_way: bool,
+    /// `NAME=VALUE`, `down`, `up` or `reset`, in the order in which they are to be done.
+    pub settings: Vec<String>,
+}
+
+/// One direction of a link.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkEntry {
+    /// Who sends.
+    pub from: String,
+    /// Who receives.
+    pub to: String,
+    /// What differs from a perfect link, as it can be typed; `perfect`.
+    pub settings: String,
+    /// Delay, nanoseconds.
+    pub delay_ns: u64,
+    /// What it varies by, nanoseconds.
+    pub jitter_ns: u64,
+    /// Frames lost, parts per million.
+    pub loss_ppm: u32,
+    /// Frames that arrive twice, parts per million.
+    pub duplicate_ppm: u32,
+    /// Frames that overtake, parts per million.
+    pub reorder_ppm: u32,
+    /// Frames with one bit turned over, parts per million.
+    pub corrupt_ppm: u32,
+    /// Bits a second.
+    pub rate_bps: Option<u64>,
+    /// The queue's limit, when it counts frames.
+    pub queue_frames: Option<u32>,
+    /// The queue's limit, when it counts bytes.
+    pub queue_bytes: Option<u64>,
+    /// Largest IP packet, bytes.
+    pub mtu: Option<u16>,
+    /// Whether it is down.
+    pub down: bool,
+    /// What happened while it was not perfect.
+    pub counters: LinkCounters,
+}
+
+/// What happened to the frames of one direction of a link while it was not perfect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkCounters {
+    /// Frames that were to be sent.
+    pub frames: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Lost by chance.
+    pub lost: u64,
+    /// Copies made.
+    pub duplicated: u64,
+    /// Frames that took no delay.
+    pub reordered: u64,
+    /// Frames with a bit turned over.
+    pub corrupted: u64,
+    /// Frames that found the queue full.
+    pub queue_full: u64,
+    /// Frames beyond the MTU.
+    pub too_long: u64,
+    /// Frames that found it down.
+    pub refused: u64,
+}
+
+/// What became of a recording that was played.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct ReplayReport {
+    /// Frames in the file.
+    pub frames: u64,
+    /// Bytes of the frames that were to be sent.
+    pub bytes: u64,
+    /// Frames that set out.
+    pub sent: u64,
+    /// Frames that the file does not hold whole.
+    pub cut: u64,
+    /// Frames longer than any can be.
+    pub too_long: u64,
+    /// How long it took, by the machine's clock.
+    pub seconds: f64,
+    /// What the whole network dropped meanwhile, whoever sent it.
+    pub drops: Vec<DropCount>,
+}
+
+impl ReplayReport {
+    /// Adds what became of it the next time.
+    pub fn add(&mut self, next: Self) {
+        self.frames += next.frames;
+        self.bytes += next.bytes;
+        self.sent += next.sent;
+        self.cut += next.cut;
+        self.too_long += next.too_long;
+        self.seconds += next.seconds;
+        for drop in next.drops {
+            match self.drops.iter_mut().find(|known| known.reason == drop.reason) {
+                Some(known) => known.count += drop.count,
+                None => self.drops.push(drop),
+            }
+        }
+    }
 }
 
 /// Drops for one reason, explained.

@@ -10,11 +10,14 @@
 //!
 //! Read first: `engine/src/control.rs`.
 
+mod links;
+
+pub use links::LinkPlace;
+
 use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
 
 use flatnet_engine::{
     control::{Control, ControlError, InterfaceSpec, NodeSpec, ServiceError},
-    link::wire::Impairment,
     pod::{ContainerConfig, Image, Pod, PodConfig, PodError, Transport},
     tables::{Guard, Lease, NodeId, PortId},
     wire::MacAddress,
@@ -78,8 +81,16 @@ pub enum PublishError {
         source: ServiceError,
     },
     /// A link's end is not known.
-    #[error("there is no node, router or host {0} on a common network")]
-    Link(String),
+    #[error("there is no node, router, host or pod {0}")]
+    UnknownMachine(String),
+    /// Two machines have no link.
+    #[error("there is no link between {from} and {to}")]
+    NoLink {
+        /// One of them.
+        from: String,
+        /// The other.
+        to: String,
+    },
 }
 
 /// Where something that can run programs is.
@@ -125,6 +136,8 @@ pub struct Publisher {
     stations: BTreeMap<Arc<str>, Vec<(NodeId, PortId, u8)>>,
     places: BTreeMap<String, Place>,
     pods: BTreeMap<u64, (PortId, String)>,
+    /// What differs from perfect links, by the ends of each direction.
+    links: BTreeMap<(String, String), links::Settings>,
 }
 
 impl Publisher {
@@ -141,6 +154,7 @@ impl Publisher {
             stations: BTreeMap::new(),
             places: BTreeMap::new(),
             pods: BTreeMap::new(),
+            links: BTreeMap::new(),
         }
     }
 
@@ -223,23 +237,6 @@ impl Publisher {
         let port = self.control.attach_pod(switch, &spec.name, None, worker, host).map_err(failed)?;
         self.stations.entry(Arc::from(&*spec.name)).or_default().push((switch, port, worker));
         self.places.insert(spec.name.clone(), Place { port, worker, address: spec.address, node: None });
-        Ok(())
-    }
-
-    /// Sets how frames fare between two nodes, routers or hosts of one network, both ways.
-    ///
-    /// # Errors
-    /// [`PublishError::Link`], [`PublishError::Control`].
-    pub fn impair(&mut self, a: &str, b: &str, impairment: Impairment) -> Result<(), PublishError> {
-        let ends =
-            |name: &str| self.stations.get(name).cloned().ok_or_else(|| PublishError::Link(name.into()));
-        let (from, to) = (ends(a)?, ends(b)?);
-        let pair =
-            from.iter().find_map(|near| to.iter().find(|far| far.0 == near.0).map(|far| (*near, *far)));
-        let (near, far) = pair.ok_or_else(|| PublishError::Link(format!("{a} and {b}")))?;
-        for ((_, origin, _), (_, port, worker)) in [(near, far), (far, near)] {
-            self.visit(worker, move |worker| worker.impair(port, Some(origin), impairment))?;
-        }
         Ok(())
     }
 
@@ -352,8 +349,8 @@ impl Publisher {
         let port = self.control.attach_pod(node, &name, guard, worker, pod).map_err(failed)?;
         self.pods.insert(view.identity, (port, name.clone()));
         let place = Place { port, worker, address: view.address, node: Some(Arc::from(&*view.node)) };
-        self.places.insert(name, place);
-        Ok(())
+        self.places.insert(name.clone(), place);
+        self.impair_pod(&name, &view.node)
     }
 
     fn remove_pod(&mut self, view: &PodView) -> Result<(), PublishError> {

@@ -361,7 +361,7 @@ impl Control {
         pod: Pod,
     ) -> Result<PortId, ControlError> {
         let wire = self.wire(PortId(self.next_port));
-        self.attach(node, name, guard, worker, Link::Pod(Box::new(PodLink { pod, wire, scheduled: None })))
+        self.attach(node, name, guard, worker, Link::Pod(Box::new(PodLink::new(pod, wire))))
     }
 
     /// Attaches something to a node's bridge: a pod with its guard, or, without one, a machine of any addresses.

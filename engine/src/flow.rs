@@ -39,6 +39,13 @@ impl FlowKey {
         }
     }
 
+    /// Returns the key with other ports: a fragment's, once they are known.
+    #[must_use]
+    pub const fn with_ports(self, (source, destination): (u16, u16)) -> Self {
+        let ports = ((source as u64) << 48) | ((destination as u64) << 32);
+        Self { low: self.low & 0xffff_ffff | ports, ..self }
+    }
+
     /// Makes the key of another frame.
     #[inline(always)]
     #[must_use]

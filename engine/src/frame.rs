@@ -89,6 +89,8 @@ pub struct Record {
     pub segmentation: Segmentation,
     /// How it came to be decided where it is.
     pub course: Course,
+    /// A fragment's ports, once the slow path knows them.
+    pub fragment_ports: [u16; 2],
 }
 
 /// How a frame came to be decided where it is.
@@ -361,11 +363,17 @@ impl Pool {
 
     /// Takes a buffer and copies another frame's bytes and record into it.
     pub fn copy(&mut self, original: &Frame) -> Option<Frame> {
-        let mut frame = self.allocate(self.arena.bytes(original).len())?;
-        let mut open = self.arena.open(&mut frame);
+        let mut frame = self.allocate_like(original, self.arena.bytes(original).len())?;
+        self.arena.open(&mut frame).bytes_mut().copy_from_slice(self.arena.bytes(original));
+        Some(frame)
+    }
+
+    /// Takes a buffer of `length` bytes for a frame that is where another is, and came by its way.
+    pub fn allocate_like(&mut self, original: &Frame, length: usize) -> Option<Frame> {
+        let mut frame = self.allocate(length)?;
+        let open = self.arena.open(&mut frame);
         let (start, length) = (open.record.start, open.record.length);
         *open.record = Record { start, length, ..*self.arena.record(original) };
-        open.bytes_mut().copy_from_slice(self.arena.bytes(original));
         Some(frame)
     }
 

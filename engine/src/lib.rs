@@ -32,6 +32,10 @@ pub mod route;
 
 pub mod masquerade;
 
+pub mod fragment;
+
+pub mod path_mtu;
+
 pub mod icmp;
 
 pub mod rewrite;

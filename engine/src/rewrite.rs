@@ -33,6 +33,8 @@ pub enum Step {
     TranslateError(ErrorTranslation),
     /// TTL goes down by one.
     DecrementTtl,
+    /// It is cut where it is longer than this, bytes; the steps behind are each fragment's.
+    Fragment(u16),
     /// Outer headers come.
     Encapsulate(Outer),
     /// The Ethernet header becomes this.
@@ -112,7 +114,8 @@ pub fn compose(transform: &Transform, parsed: &Parsed) -> (Slot, Adjacency) {
     for step in transform.steps() {
         match *step {
             // Errors are never cached.
-            Step::Pass(..) | Step::Decapsulate | Step::TranslateError(_) => {}
+            // What is longer than the way's MTU is never replayed.
+            Step::Pass(..) | Step::Decapsulate | Step::TranslateError(_) | Step::Fragment(_) => {}
             Step::Translate(to) => tuple = to,
             Step::DecrementTtl => {
                 slot_flags |= flags::DECREMENT_TTL;
@@ -277,16 +280,19 @@ pub fn translate_packet(packet: &mut [u8], from: &Tuple, to: &Tuple) {
     header.set_destination(Ipv4Addr::from_bits(to.destination));
     header.set_header_checksum(difference.network.apply(header.header_checksum()));
     let (protocol, length) = (header.protocol(), header.header_length());
+    if header.fragment_offset() > 0 {
+        return;
+    }
     write_ports(&mut packet[length..], protocol, (to.source_port, to.destination_port), difference.transport);
 }
 
 /// Applies one step to a frame whose record says where the packet begins. Passing a point changes nothing; its
-/// caller tells the observer. False when the headroom is used up.
+/// caller tells the observer, and who cuts it its caller as well. False when the headroom is used up.
 #[must_use]
 pub fn apply(frame: &mut FrameMut<'_>, step: &Step, from: &mut Tuple, identification: u16) -> bool {
     let network = usize::from(frame.record.network_offset);
     match *step {
-        Step::Pass(..) => true,
+        Step::Pass(..) | Step::Fragment(_) => true,
         Step::Decapsulate => {
             // The inner packet keeps its bytes; the outer Ethernet header stays in front of it until the next.
             let length = usize::from(Ipv4Packet::new_unchecked(&frame.bytes()[network..]).total_length());

@@ -8,6 +8,7 @@
 //! Above 400 lines because the loop and its three passes are the tour through everything else.
 
 use std::collections::{HashMap, VecDeque};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -20,14 +21,17 @@ use crate::clock::{Clock, Instant};
 use crate::control::EngineConfig;
 use crate::decide::World;
 use crate::flow::{FlowCache, NO_BINDING, flags};
+use crate::fragment::Fragments;
 use crate::frame::{Arena, ChecksumState, Course, Frame, Pool};
 use crate::ledger::{DropReason, NodeCounters, Term};
 use crate::link::Link;
+use crate::link::replay::Replay;
 use crate::load::Loads;
 use crate::mailbox::{Incoming, Mailbox, Notice, Outgoing, Parcel};
 use crate::masquerade::{Masquerade, Pool as PortPool};
 use crate::neighbor::Neighbors;
 use crate::parse::{Class, IngressPort, Parsed, parse_into};
+use crate::path_mtu::PathMtu;
 use crate::random::Random;
 use crate::rewrite::{Adjacency, replay};
 use crate::tables::{NodeId, PortId, Reader, Tables};
@@ -35,20 +39,28 @@ use crate::trace::{Action, Event, Observer, Point};
 use crate::wire::{IpProtocol, Ipv4Packet, TcpSegment};
 
 mod arp;
+mod budget;
+mod cables;
 mod exchange;
 mod finish;
+mod fragments;
 mod grant;
 mod inspect;
 mod originate;
 mod pods;
 mod ports;
+mod replays;
 mod slow;
+
+use budget::TokenBucket;
+
+pub use replays::ReplayState;
 
 /// Frames a batch has at most.
 pub const BATCH_LIMIT: usize = 64;
 /// Frames whose first bytes are on their way while one is parsed: more would wait for each other.
 const AHEAD: usize = 4;
-/// Bindings, and clients with session affinity, looked at per batch for expiry.
+/// Bindings, learned MACs, and clients with session affinity, looked at per batch for expiry.
 const SWEEP: usize = 32;
 /// Adjacencies a worker keeps; one more clears the cache.
 const ADJACENCY_LIMIT: usize = 1 << 16;
@@ -115,6 +127,8 @@ pub struct Worker {
     waiting_for_ports: VecDeque<(PortPool, Frame)>,
     /// Notices that must not be lost and found no room yet.
     unsent: VecDeque<(u8, Notice)>,
+    fragments: Fragments,
+    path_mtu: PathMtu<(NodeId, Ipv4Addr)>,
     neighbors: Neighbors,
     fdb: Fdb,
     cursors: Cursors,
@@ -124,6 +138,8 @@ pub struct Worker {
     pub observer: Observer,
     links: Vec<Option<Attached>>,
     ready: VecDeque<PortId>,
+    /// Recordings on their way into ports.
+    replays: Vec<Replay>,
     timers: ports::Timers,
     /// Ports whose links are rings: looked at in every batch.
     ring_ports: Vec<PortId>,
@@ -131,8 +147,12 @@ pub struct Worker {
     now: Instant,
     next_mark: u32,
     parcels: Vec<Parcel>,
-    error_budget: originate::ErrorBudget,
+    /// Errors it may still send.
+    errors: TokenBucket,
+    /// Frames that ports of bridges may still have flooded.
+    floods: HashMap<PortId, TokenBucket>,
     identification: u16,
+    originated_identification: u16,
     batch: Batch,
 }
 
@@ -177,21 +197,26 @@ impl Worker {
             masquerade: Masquerade::new(id, config.workers),
             waiting_for_ports: VecDeque::new(),
             unsent: VecDeque::new(),
+            fragments: Fragments::default(),
+            path_mtu: PathMtu::default(),
             neighbors: Neighbors::default(),
             fdb: Fdb::default(),
             cursors: Cursors::new(id),
             affinity: Affinity::default(),
             identification: random.next_u16(),
+            originated_identification: u16::from(id),
             random,
             observer: Observer::default(),
             links: Vec::new(),
             ready: VecDeque::new(),
+            replays: Vec::new(),
             timers: ports::Timers::default(),
             ring_ports: Vec::new(),
             now: Instant::ZERO,
             next_mark: u32::from(id) << 24,
             parcels: Vec::new(),
-            error_budget: originate::ErrorBudget::default(),
+            errors: TokenBucket::full(originate::ERRORS),
+            floods: HashMap::new(),
             batch: Batch::default(),
         })
     }
@@ -205,7 +230,9 @@ impl Worker {
         // 2. What the other workers sent, what is due, what the links have.
         moved += self.send_unsent() + self.receive_parcels(now);
         self.ask_neighbors_again(now);
+        self.expire_fragments(now);
         self.run_timers(now);
+        moved += self.run_replays(now);
         // 3. A batch per port.
         for _ in 0..self.ready.len() {
             if let Some(port) = self.ready.pop_front() {
@@ -216,6 +243,7 @@ impl Worker {
         self.bindings.sweep(SWEEP, now);
         self.affinity.sweep(SWEEP, Duration::from_nanos(now.as_nanos()));
         self.spread_news();
+        self.fdb.sweep(SWEEP, now);
         if self.fdb.renewal_is_due(now) {
             self.cache.clear();
         }
@@ -408,6 +436,7 @@ impl Worker {
             tables: &self.tables,
             bindings: &mut self.bindings,
             neighbors: &mut self.neighbors,
+            path_mtu: &self.path_mtu,
             fdb: &mut self.fdb,
             cursors: &mut self.cursors,
             affinity: &mut self.affinity,

@@ -12,7 +12,8 @@ use common::*;
 use flatnet_engine::binding::Profile;
 use flatnet_engine::control::EngineConfig;
 use flatnet_engine::ledger::{DropReason, Ledger, Term};
-use flatnet_engine::link::wire::Impairment;
+use flatnet_engine::link::Direction;
+use flatnet_engine::link::impairment::Impairment;
 use flatnet_engine::masquerade::is_usable;
 use flatnet_engine::pod::{Pod, PodConfig};
 use flatnet_engine::tables::{Guard, NodeId};
@@ -235,24 +236,67 @@ fn provoke(reason: DropReason, lab: &mut Lab) -> Gained {
             from_pod(lab, &datagram(Ipv4Addr::new(10, 1, 99, 5)));
             TOLD
         }
+        DropReason::RouterAdvertisement => {
+            let mut frame = ethernet(MacAddress::new([0x33, 0x33, 0, 0, 0, 1]), mac(APP2), &[0; 48]);
+            frame[12..14].copy_from_slice(&[0x86, 0xdd]);
+            (frame[14], frame[20], frame[54]) = (0x60, 58, 134);
+            lab.send(APP2, &frame);
+            ALONE
+        }
+        DropReason::FloodLimit => {
+            let broadcast = ethernet(
+                MacAddress::BROADCAST,
+                mac(APP2),
+                &udp_packet(APP2, Ipv4Addr::BROADCAST, (1, 2), b"", 64),
+            );
+            for _ in 0..4096 / 512 {
+                lab.send_all(APP2, &vec![broadcast.clone(); 512]);
+                lab.take(APP1);
+            }
+            lab.send(APP2, &broadcast);
+            Gained { received: 4097, sent: 4096, ..ALONE }
+        }
         DropReason::FragmentationNeeded => {
             from_pod(lab, &udp_packet(APP2, BACKEND, (1000, 7), &[0; 1445], 64));
             TOLD
         }
         DropReason::MtuExceeded => {
-            let mut packet = udp_packet(APP2, BACKEND, (1000, 7), &[0; 1445], 64);
-            let mut header = Ipv4Packet::new_unchecked(&mut packet[..]);
-            header.set_fragmentation(false, false, 0);
-            header.fill_header_checksum();
-            from_pod(lab, &packet);
+            let id = lab.node1;
+            lab.control.tables.publish(|tables| {
+                let mut node = (**tables.node(id).unwrap()).clone();
+                node.interfaces[0].mtu = 27;
+                tables.set_node(id, Some(node));
+            });
+            from_pod(lab, &fragment_of(&datagram(INTERNET), 0..9, false, 0));
             ALONE
         }
-        DropReason::UntranslatableFragment => {
-            let mut packet = datagram(VIP);
-            let mut header = Ipv4Packet::new_unchecked(&mut packet[..]);
-            header.set_fragmentation(false, false, 64);
-            header.fill_header_checksum();
-            from_pod(lab, &packet);
+        DropReason::FragmentMalformed => {
+            from_pod(lab, &fragment_of(&datagram(VIP), 0..9, true, 0));
+            ALONE
+        }
+        DropReason::FragmentTiny => {
+            let segment = tcp_packet(APP2, VIP, (1000, 80), TcpFlags::SYN);
+            from_pod(lab, &fragment_of(&segment, 0..16, true, 0));
+            ALONE
+        }
+        DropReason::FragmentOverlap => {
+            let packet = udp_packet(APP2, APP1, (1000, 7), &[0; 64], 64);
+            from_pod(lab, &fragment_of(&packet, 0..40, true, 0));
+            from_pod(lab, &fragment_of(&packet, 32..72, false, 32));
+            Gained { received: 2, sent: 1, ..ALONE }
+        }
+        DropReason::FragmentLimit => {
+            for number in 0..129u16 {
+                let mut packet = fragment_of(&udp_packet(APP2, VIP, (1, 7), &[0; 64], 64), 32..72, false, 32);
+                Ipv4Packet::new_unchecked(&mut packet[..]).set_identification(number);
+                Ipv4Packet::new_unchecked(&mut packet[..]).fill_header_checksum();
+                from_pod(lab, &packet);
+            }
+            Gained { received: 129, held: 128, ..Gained::default() }
+        }
+        DropReason::FragmentTimeout => {
+            from_pod(lab, &fragment_of(&udp_packet(APP2, VIP, (1, 7), &[0; 64], 64), 32..72, false, 32));
+            lab.pass(Duration::from_secs(30));
             ALONE
         }
         DropReason::NeighborQueueFull => {
@@ -361,6 +405,12 @@ fn provoke(reason: DropReason, lab: &mut Lab) -> Gained {
             to_node(lab, &ipv4_packet(USER, NODE1, IpProtocol::Icmp, 64, &message));
             FROM_USER
         }
+        DropReason::TransportChecksum => {
+            let mut packet = echo_packet(USER, NODE1, IcmpType::EchoRequest, 1, 64);
+            packet[22] ^= 1;
+            to_node(lab, &packet);
+            FROM_USER
+        }
         DropReason::HostClosed => {
             from_pod(lab, &datagram(NODE1));
             TOLD
@@ -379,13 +429,17 @@ fn provoke(reason: DropReason, lab: &mut Lab) -> Gained {
         DropReason::LinkLoss => {
             let (near, _) = lab.wires[0];
             let lossy = Impairment { loss: 1_000_000, ..Impairment::default() };
-            lab.workers[0].impair(near, None, lossy);
+            lab.workers[0].impair(near, Direction::Out, lossy);
             from_pod(lab, &datagram(BACKEND));
             ALONE
         }
         DropReason::LinkMtu => {
             let (near, _) = lab.wires[0];
-            lab.workers[0].impair(near, None, Impairment { mtu: Some(100), ..Impairment::default() });
+            lab.workers[0].impair(
+                near,
+                Direction::Out,
+                Impairment { mtu: Some(100), ..Impairment::default() },
+            );
             from_pod(lab, &udp_packet(APP2, BACKEND, (1, 2), &[0; 100], 64));
             ALONE
         }

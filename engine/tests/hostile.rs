@@ -132,7 +132,8 @@ fn drain(lab: &mut Lab) {
 
 /// Whatever still waits gives up or goes on; then everything is accounted for.
 fn finish(mut lab: Lab) {
-    for _ in 0..3 {
+    // ARP gives up after some seconds, fragments wait for 30.
+    for _ in 0..9 {
         lab.pass(std::time::Duration::from_secs(4));
         drain(&mut lab);
     }

@@ -5,6 +5,7 @@
 //!
 //! May depend on axum, tokio. Read first: [`super::Desk`].
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::os::unix::net::UnixListener;
@@ -25,9 +26,11 @@ use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
+use super::replays::Speed;
 use super::{Desk, RequestError};
+use crate::packets::{Packet, PacketError, Packets};
 use crate::recorder::Recorder;
-use crate::views::{ExecRequest, LedgerReport, Problem, Status};
+use crate::views::{ExecRequest, LedgerReport, LinkEntry, LinkRequest, Problem, ReplayReport, Status};
 
 /// The trailer with a program's exit code.
 pub const EXIT_CODE: &str = "flatnet-exit-code";
@@ -106,6 +109,8 @@ fn router(desk: Desk) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/down", post(down))
         .route("/v1/show/{table}", get(show))
+        .route("/v1/links", get(links).post(change_link))
+        .route("/v1/replay", post(replay))
         .route("/v1/exec", post(exec))
         .route("/v1/programs/{number}/input", post(input))
         .route("/v1/programs/{number}/signal", post(interrupt))
@@ -119,9 +124,11 @@ impl IntoResponse for RequestError {
             Self::Machine { .. }
             | Self::Node { .. }
             | Self::NoNode { .. }
+            | Self::Link { .. }
             | Self::Point(_)
             | Self::Table(_)
             | Self::Program(_) => StatusCode::NOT_FOUND,
+            Self::Setting(_) | Self::NoMachine(_) | Self::Replay(_) => StatusCode::BAD_REQUEST,
             Self::Drive(_) | Self::Capture(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Ending => StatusCode::SERVICE_UNAVAILABLE,
         };
@@ -151,6 +158,27 @@ async fn show(
     Query(query): Query<ShowQuery>,
 ) -> Result<Json<Value>, RequestError> {
     desk.ask(move |instance| instance.show(&table, &query.node)).await?.map(Json)
+}
+
+/// Which pair; all that differ without one.
+#[derive(Debug, Deserialize)]
+struct LinksQuery {
+    from: Option<String>,
+    to: Option<String>,
+}
+
+async fn links(
+    State(desk): State<Desk>,
+    Query(LinksQuery { from, to }): Query<LinksQuery>,
+) -> Result<Json<Vec<LinkEntry>>, RequestError> {
+    desk.ask(move |instance| instance.links(from.as_deref().zip(to.as_deref()))).await?.map(Json)
+}
+
+async fn change_link(
+    State(desk): State<Desk>,
+    Json(request): Json<LinkRequest>,
+) -> Result<Json<Vec<LinkEntry>>, RequestError> {
+    desk.ask(move |instance| instance.change_link(&request)).await?.map(Json)
 }
 
 type Pieces = mpsc::Sender<Frame<Bytes>>;
@@ -274,4 +302,78 @@ async fn follow_capture(
         }
         recorder.lose(taken.lost);
     }
+}
+
+/// Where frames are to come from, and how fast.
+#[derive(Debug, Deserialize)]
+struct ReplayQuery {
+    point: String,
+    speed: String,
+}
+
+/// Closes a recording whose sender has gone.
+struct Closing(Desk, u32);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        let number = self.1;
+        self.0.leave(move |instance| drop(instance.close_replay(number, 0)));
+    }
+}
+
+async fn replay(
+    State(desk): State<Desk>,
+    Query(ReplayQuery { point, speed }): Query<ReplayQuery>,
+    mut body: Body,
+) -> Result<Json<ReplayReport>, RequestError> {
+    let speed = Speed::parse(&speed).map_err(RequestError::Replay)?;
+    let number = desk.ask(move |instance| instance.open_replay(&point, speed)).await??;
+    let closing = Closing(desk, number);
+    let played = play(&closing, &mut body).await;
+    if played.is_err() {
+        // Whoever still sends reads the answer only afterwards.
+        while body.frame().await.is_some_and(|frame| frame.is_ok()) {}
+    }
+    let cut = played?;
+    let report = closing.0.ask(move |instance| instance.close_replay(number, cut)).await?;
+    report.map(Json).ok_or(RequestError::Ending)
+}
+
+/// Plays a body; returns how many frames it did not hold whole.
+async fn play(closing: &Closing, body: &mut Body) -> Result<u64, RequestError> {
+    let damaged = |error: PacketError| RequestError::Replay(error.to_string());
+    let (mut packets, mut read) = (Packets::default(), VecDeque::new());
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| RequestError::Replay("the file ended early".to_owned()))?;
+        let Ok(bytes) = frame.into_data() else { continue };
+        packets.push(&bytes);
+        while let Some(packet) = packets.take().map_err(damaged)? {
+            read.push_back(packet);
+        }
+        while !read.is_empty() {
+            read = feed(closing, read).await?.0;
+        }
+    }
+    packets.end().map_err(damaged)?;
+    while !feed(closing, VecDeque::new()).await?.1 {}
+    Ok(packets.cut)
+}
+
+/// Gives the network what it has room for; returns the rest, and whether all has set out.
+async fn feed(
+    Closing(desk, number): &Closing,
+    mut packets: VecDeque<Packet>,
+) -> Result<(VecDeque<Packet>, bool), RequestError> {
+    let (number, before) = (*number, packets.len());
+    let (packets, done) = desk
+        .ask(move |instance| {
+            let done = instance.feed_replay(number, &mut packets);
+            (packets, done)
+        })
+        .await?;
+    let done = done?;
+    if packets.len() == before && !done {
+        tokio::time::sleep(POLL).await;
+    }
+    Ok((packets, done))
 }

@@ -6,7 +6,7 @@
 //!
 //! - [`socket`]: where instances listen, and which run;
 //! - [`http`]: the server, its paths and errors;
-//! - `programs`, `captures`, `tables`, `status`: what it asks of the instance.
+//! - `programs`, `captures`, `replays`, `links`, `tables`, `status`: what it asks of the instance.
 //!
 //! Invariants: a job runs to its end between two rounds of the agents; when the instance ends every job that waits
 //! fails, and who asked for the end gets the ledger.
@@ -21,6 +21,10 @@ mod programs;
 
 mod captures;
 
+pub(crate) mod replays;
+
+mod links;
+
 mod tables;
 
 mod status;
@@ -29,9 +33,11 @@ use std::collections::BTreeMap;
 use std::sync::mpsc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use flatnet_agents::publisher::PublishError;
 use tokio::sync::oneshot;
 
 use crate::drive::{Drive, DriveError};
+use crate::impairment;
 use crate::ledger;
 use crate::point::{NoPoint, Resolved};
 use crate::rates::Rates;
@@ -61,6 +67,8 @@ pub struct Instance {
     next_program: u64,
     captures: BTreeMap<u32, Resolved>,
     next_capture: u32,
+    replays: BTreeMap<u32, replays::Playing>,
+    next_replay: u32,
 }
 
 /// Why a request fails.
@@ -95,6 +103,23 @@ pub enum RequestError {
     /// There is no such point.
     #[error(transparent)]
     Point(#[from] NoPoint),
+    /// There is no such link, or it cannot be changed.
+    #[error("{error}")]
+    Link {
+        /// Why.
+        error: PublishError,
+        /// What has links.
+        known: Vec<String>,
+    },
+    /// A link's setting is wrong.
+    #[error("{0}")]
+    Setting(String),
+    /// Nobody sends at the point.
+    #[error("nothing can be replayed at {0}: no machine sends there")]
+    NoMachine(String),
+    /// A recording cannot be played.
+    #[error("{0}")]
+    Replay(String),
     /// There is no such table.
     #[error("there is no table {0}")]
     Table(String),
@@ -124,7 +149,21 @@ impl RequestError {
             }
             Self::Point(NoPoint { known, .. }) => Some(format!("there are {}", known.join(", "))),
             Self::Table(_) => Some("there are fdb, neighbors, routes, services, flows, drops".to_owned()),
+            Self::Link { known, .. } if !known.is_empty() => Some(format!(
+                "nodes, hosts and routers of one network have links, and a pod and its node; there are {}",
+                known.join(", ")
+            )),
+            Self::Setting(_) => Some(format!(
+                "write NAME=VALUE, down, up or reset; names are {}; none takes one back",
+                impairment::NAMES.join(", ")
+            )),
+            Self::NoMachine(_) => Some("name a pod, a host, or an interface such as node-1:eth0".to_owned()),
+            Self::Replay(_) => Some(
+                "a replay takes Ethernet frames in pcap or pcapng, as `flatnet capture` writes them"
+                    .to_owned(),
+            ),
             Self::NoNode { node: None, .. }
+            | Self::Link { .. }
             | Self::Program(_)
             | Self::Drive(_)
             | Self::Capture(_)
@@ -164,6 +203,14 @@ impl Desk {
     }
 }
 
+impl Desk {
+    /// Leaves a job whose answer nobody waits for.
+    pub fn leave(&self, job: impl FnOnce(&mut Instance) + Send + 'static) {
+        // When it ends there is nothing to do.
+        let _ = self.jobs.send(Box::new(job));
+    }
+}
+
 impl Instance {
     /// Makes an instance of a network that is up.
     pub fn new(name: String, drive: Drive) -> Self {
@@ -185,6 +232,8 @@ impl Instance {
             next_program: 1,
             captures: BTreeMap::new(),
             next_capture: 1,
+            replays: BTreeMap::new(),
+            next_replay: 1,
         }
     }
 

@@ -8,7 +8,7 @@
 //!
 //! Read first: [`crate::topology::yaml`].
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::net::Ipv4Addr;
 
 use flatnet_proxy::Ipv4Prefix;
 
@@ -158,56 +158,6 @@ pub(crate) fn interface(node: &Node) -> Result<Interface, String> {
     Ok(Interface { address, network })
 }
 
-/// Reads a duration such as `250us`, `1.5ms`, `2s` or 0.
-pub(crate) fn duration(node: &Node) -> Result<Duration, String> {
-    const LIMIT: Duration = Duration::from_secs(60);
-    if let Value::Unsigned(0) = node.value {
-        return Ok(Duration::ZERO);
-    }
-    let text = text(node).map_err(|_| "must be a duration such as 250us, 1.5ms or 2s".to_owned())?;
-    let refuse = || format!("{text:?} is not a duration; write for example 250us, 1.5ms or 2s");
-    let split = text.find(|letter: char| !letter.is_ascii_digit() && letter != '.').ok_or_else(refuse)?;
-    let (amount, unit) = text.split_at(split);
-    let nanoseconds: u32 = match unit {
-        "ns" => 1,
-        "us" | "µs" => 1_000,
-        "ms" => 1_000_000,
-        "s" => 1_000_000_000,
-        _ => return Err(refuse()),
-    };
-    let total = decimal(amount, nanoseconds).ok_or_else(refuse)?;
-    let duration = Duration::from_nanos(total);
-    if duration > LIMIT { Err(format!("{text} is longer than {} s", LIMIT.as_secs())) } else { Ok(duration) }
-}
-
-/// Reads a share such as `0.1%` as parts per million.
-pub(crate) fn share(node: &Node) -> Result<u32, String> {
-    let refuse = || "must be a share such as 0.1% (0% to 100%)".to_owned();
-    if let Value::Unsigned(0) = node.value {
-        return Ok(0);
-    }
-    let text = text(node).map_err(|_| refuse())?;
-    let parts = text.strip_suffix('%').and_then(|amount| decimal(amount, 10_000)).ok_or_else(refuse)?;
-    u32::try_from(parts).ok().filter(|&parts| parts <= 1_000_000).ok_or_else(refuse)
-}
-
-/// Multiplies a decimal number by a power of ten, exactly; digits below one are cut off.
-fn decimal(text: &str, unit: u32) -> Option<u64> {
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-    if whole.is_empty() || !digits(whole) || !digits(fraction) || (text.contains('.') && fraction.is_empty())
-    {
-        return None;
-    }
-    let mut total = whole.parse::<u64>().ok()?.checked_mul(u64::from(unit))?;
-    let mut weight = u64::from(unit);
-    for byte in fraction.bytes() {
-        weight /= 10;
-        total = total.checked_add(u64::from(byte - b'0') * weight)?;
-    }
-    Some(total)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -215,37 +165,6 @@ mod tests {
 
     fn node(text: &str) -> Node {
         documents(&Source::new("t.yaml".into(), format!("x: {text}\n"))).unwrap()[0].get("x").unwrap().clone()
-    }
-
-    #[test]
-    fn durations_are_exact() {
-        for (text, expected) in [
-            ("0", 0),
-            ("1ms", 1_000_000),
-            ("1.5ms", 1_500_000),
-            ("250us", 250_000),
-            ("0.000000001s", 1),
-            ("3ns", 3),
-        ] {
-            assert_eq!(duration(&node(text)).unwrap().as_nanos(), expected, "{text}");
-        }
-        for text in
-            ["1", "ms", "1.ms", ".5ms", "-1ms", "1 ms", "1m", "61s", "1.2.3s", "99999999999999999999s"]
-        {
-            assert!(duration(&node(text)).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn shares_are_parts_per_million() {
-        for (text, expected) in
-            [("0", 0), ("0.1%", 1_000), ("100%", 1_000_000), ("0.0001%", 1), ("12.5%", 125_000)]
-        {
-            assert_eq!(share(&node(text)).unwrap(), expected, "{text}");
-        }
-        for text in ["1", "101%", "0.1", "-1%", "x%"] {
-            assert!(share(&node(text)).is_err(), "{text}");
-        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Runs over what [`crate::topology::spec`] has read and makes the plain structs that the rest of flatnet uses.
 //!
 //! Invariants: names and addresses are unique; node, pod and service networks are apart; each podCIDR lies in the pod
-//! network and overlaps no other; a gateway is reachable; links name machines that exist.
+//! network and overlaps no other; a gateway is reachable.
 //!
 //! May depend on [`crate::topology::spec`].
 //!
@@ -15,10 +15,11 @@ use flatnet_agents::lease::NetworkConfig;
 use flatnet_proxy::Ipv4Prefix;
 
 use crate::topology::{
-    Host, Interface, Link, Node, Router, Topology,
+    Host, Interface, Node, Router, Topology,
     fields::Located,
     findings::{Finding, Place},
-    spec::{LinkSpec, Machine, Spec},
+    links::LinkSpec,
+    spec::{Machine, Spec},
 };
 
 /// The pod network of a topology that names none.
@@ -34,7 +35,6 @@ pub(crate) fn check(spec: &Spec, findings: &mut Vec<Finding>) -> Topology {
     check_networks(spec, &pods, &services, findings);
     check_subnets(spec, &pods, findings);
     check_machines(spec, findings);
-    check_links(spec, findings);
     Topology {
         name: spec.name.clone(),
         pod_network: pods.value,
@@ -45,7 +45,7 @@ pub(crate) fn check(spec: &Spec, findings: &mut Vec<Finding>) -> Topology {
         nodes: spec.nodes.iter().filter_map(|machine| node(spec, machine)).collect(),
         hosts: spec.hosts.iter().filter_map(|machine| host(spec, machine)).collect(),
         routers: spec.routers.iter().map(router).collect(),
-        links: spec.links.iter().map(link).collect(),
+        links: spec.links.iter().flat_map(LinkSpec::directions).collect(),
         seed: spec.seed,
         time: spec.time,
         workers: spec.workers,
@@ -154,31 +154,6 @@ fn check_machines(spec: &Spec, findings: &mut Vec<Finding>) {
     }
 }
 
-fn check_links(spec: &Spec, findings: &mut Vec<Finding>) {
-    let mut seen: HashMap<[&str; 2], &Place> = HashMap::new();
-    for link in &spec.links {
-        for end in &link.between {
-            if !machines(spec).any(|machine| machine.name.value == end.value) {
-                let known: Vec<&str> = machines(spec).map(|machine| machine.name.value.as_str()).collect();
-                let message = format!("link names {:?}, which is no machine", end.value);
-                findings.push(
-                    Finding::error(end.place.clone(), message)
-                        .help(format!("known are {}", known.join(", "))),
-                );
-            }
-        }
-        let mut pair = [link.between[0].value.as_str(), link.between[1].value.as_str()];
-        pair.sort_unstable();
-        if pair[0] == pair[1] {
-            let message = format!("link between {} and itself", pair[0]);
-            findings.push(Finding::error(link.between[1].place.clone(), message));
-        } else if let Some(first) = seen.insert(pair, &link.place) {
-            let message = format!("link between {} and {} is described twice", pair[0], pair[1]);
-            findings.push(Finding::error(link.place.clone(), message).with("first here", first.clone()));
-        }
-    }
-}
-
 fn machines(spec: &Spec) -> impl Iterator<Item = &Machine> {
     spec.nodes.iter().chain(&spec.hosts).chain(&spec.routers)
 }
@@ -218,14 +193,5 @@ fn router(machine: &Machine) -> Router {
     Router {
         name: machine.name.value.clone(),
         interfaces: machine.addresses.iter().map(|address| address.value).collect(),
-    }
-}
-
-fn link(link: &LinkSpec) -> Link {
-    Link {
-        between: [link.between[0].value.clone(), link.between[1].value.clone()],
-        delay: link.delay,
-        loss: link.loss,
-        mtu: link.mtu,
     }
 }

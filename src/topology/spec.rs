@@ -8,21 +8,17 @@
 //!
 //! Read first: `docs/topology.md`.
 
-use std::time::Duration;
-
 use flatnet_agents::{lease::config::DEFAULT_UDP_PORT, objects::is_dns_name};
 use flatnet_engine::binding::Profile;
 use flatnet_proxy::Ipv4Prefix;
 
 use crate::topology::{
     BackendKind, Interface, TimeMode,
-    fields::{Fields, Located, address, duration, interface, number, prefix, share, text},
+    fields::{Fields, Located, address, interface, number, prefix, text},
     findings::{Finding, Place},
+    links::{LinkSpec, link},
     yaml::Node,
 };
-
-/// The smallest MTU of a link: the pods' MTU under udp encapsulation is then the least of RFC 791.
-const LEAST_MTU: u64 = 96;
 
 /// The most workers that can be asked for.
 const MOST_WORKERS: u64 = 64;
@@ -54,16 +50,6 @@ pub(crate) struct Machine {
     pub(crate) gateway: Option<Located<std::net::Ipv4Addr>>,
     pub(crate) pod_cidr: Option<Located<Ipv4Prefix>>,
     pub(crate) image: Option<String>,
-}
-
-/// A link that differs from a perfect wire.
-#[derive(Debug)]
-pub(crate) struct LinkSpec {
-    pub(crate) place: Place,
-    pub(crate) between: [Located<String>; 2],
-    pub(crate) delay: Duration,
-    pub(crate) loss: u32,
-    pub(crate) mtu: Option<u16>,
 }
 
 /// Reads the document.
@@ -186,26 +172,6 @@ fn router(item: &Node, findings: &mut Vec<Finding>) -> Option<Machine> {
     }
     fields.close();
     Some(Machine { name: name?, addresses, gateway: None, pod_cidr: None, image: None })
-}
-
-fn link(item: &Node, findings: &mut Vec<Finding>) -> Option<LinkSpec> {
-    let mut fields = Fields::open(item, "a link", findings);
-    let ends: Vec<Located<String>> = fields
-        .list("between")
-        .iter()
-        .filter_map(|node| Some(Located { value: node.text()?.to_owned(), place: node.place.clone() }))
-        .collect();
-    let between = <[Located<String>; 2]>::try_from(ends).ok();
-    if between.is_none() {
-        let finding = Finding::error(item.place_of(&["between"]).clone(), "between must name two machines");
-        fields.findings.push(finding.help("write between: [node-1, node-2]"));
-    }
-    let delay = fields.optional("delay", duration).map_or(Duration::ZERO, |delay| delay.value);
-    let loss = fields.optional("loss", share).map_or(0, |loss| loss.value);
-    let mtu = fields.optional("mtu", |node| number(node, LEAST_MTU, 65_535));
-    let mtu = mtu.and_then(|mtu| u16::try_from(mtu.value).ok());
-    fields.close();
-    Some(LinkSpec { place: item.place.clone(), between: between?, delay, loss, mtu })
 }
 
 fn time(node: &Node) -> Result<TimeMode, String> {

@@ -18,14 +18,9 @@ use crate::wire::{IcmpPacket, IcmpType, IpProtocol, Ipv4Packet};
 /// 3. The binding's translation; 4. else a Service's; 6. else MASQUERADE, or none.
 pub(super) fn plan(world: &mut World<'_>, arrival: &Arrival<'_>) -> Result<Translation, Refusal> {
     let tuple = arrival.parsed.tuple();
-    let has_ports = !arrival.parsed.fragment || tuple.source_port != 0 || tuple.destination_port != 0;
-    if has_ports && let Some((binding, half, to)) = followed(world, arrival)? {
+    if let Some((binding, half, to)) = followed(world, arrival)? {
         let through = Tuple { destination: to.destination, destination_port: to.destination_port, ..tuple };
         return Ok(Translation::Plan(Plan { through, out: to, binding: Some((binding, half)) }));
-    }
-    let to_vip = world.tables.services.is_vip(Ipv4Addr::from_bits(tuple.destination));
-    if !has_ports && arrival.node.services && to_vip {
-        return Err(DropReason::UntranslatableFragment.into());
     }
     if arrival.node.services
         && let Some(asked) = asked(world, arrival)?
@@ -37,9 +32,8 @@ pub(super) fn plan(world: &mut World<'_>, arrival: &Arrival<'_>) -> Result<Trans
         return Ok(untranslated);
     }
     match route(world.tables, arrival.node, Ipv4Addr::from_bits(tuple.destination))? {
-        hop @ Hop::Interface { .. } if has_ports => masqueraded(world, arrival, hop, tuple, None),
-        Hop::Local if has_ports && may_hairpin(arrival) => mapped(world, arrival, tuple, tuple.destination),
-        Hop::Interface { .. } => Err(DropReason::UntranslatableFragment.into()),
+        hop @ Hop::Interface { .. } => masqueraded(world, arrival, hop, tuple, None),
+        Hop::Local if may_hairpin(arrival) => mapped(world, arrival, tuple, tuple.destination),
         Hop::Local | Hop::Bridge { .. } | Hop::Tunnel { .. } => Ok(untranslated),
     }
 }

@@ -4,8 +4,15 @@
 //! gives a frame back with a reason when it cannot send it; nothing here decides anything. Allowed
 //! dependencies: `frame`, `ring`, `pod`. Read first: `docs/architecture.md`, "Links".
 
-pub mod pod_ring;
+pub mod impairment;
+
 pub mod wire;
+
+pub mod pod_ring;
+
+pub mod replay;
+
+use std::collections::VecDeque;
 
 use crate::clock::Instant;
 use crate::frame::Frame;
@@ -37,8 +44,52 @@ pub struct PodLink {
     pub pod: Pod,
     /// The way to it.
     pub wire: Wire,
+    /// The way from it; none while nobody ever asked for other than a perfect one.
+    pub uplink: Option<Box<Uplink>>,
     /// When the worker is set to poll it next.
     pub scheduled: Option<Instant>,
+}
+
+impl PodLink {
+    /// Makes the link of a pod by perfect cables.
+    #[must_use]
+    pub fn new(pod: Pod, wire: Wire) -> Self {
+        Self { pod, wire, uplink: None, scheduled: None }
+    }
+
+    /// Returns when the link wants to be looked at next, unless that is known already.
+    pub fn schedule(&mut self, now: Instant) -> Option<Instant> {
+        let up = self.uplink.as_ref().and_then(|uplink| uplink.wire.next_arrival());
+        let next = [self.pod.next_poll(), self.wire.next_arrival(), up].into_iter().flatten().min();
+        // The past means at once: in the next batch.
+        let next = next.map(|next| next.max(now));
+        let is_news = next.is_some_and(|next| self.scheduled.is_none_or(|set| next < set || set <= now));
+        if !is_news {
+            return None;
+        }
+        self.scheduled = next;
+        next
+    }
+}
+
+/// The way from a pod to its node.
+#[derive(Debug)]
+pub struct Uplink {
+    /// Frames that the pod has sent and that are not on the cable yet.
+    pub outbox: VecDeque<Frame>,
+    /// The cable.
+    pub wire: Wire,
+}
+
+/// A direction of a link, seen from the port at which it can be impaired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Direction {
+    /// Out of the port.
+    Out,
+    /// Out of the port, for frames that came to its node by this one.
+    OutFrom(PortId),
+    /// In by the port; a pod's only.
+    In,
 }
 
 /// The worker's end of a pair of rings.

@@ -3,7 +3,7 @@
 //! Called once, after the last batch. Invariants: every frame that waits somewhere is found once and its buffer given
 //! back; nothing is counted as dropped, since what waits is accounted for where it waits. Read first: `ledger.rs`.
 
-use super::{Frame, Link, Worker};
+use super::{Frame, Link, Replay, Worker};
 use crate::ledger::Buffers;
 use crate::mailbox::Parcel;
 
@@ -25,13 +25,21 @@ impl Worker {
             found.extend(attached.waiting.drain(..));
             match &mut attached.link {
                 Link::Wire { wire, .. } => found.extend(std::iter::from_fn(|| wire.drain())),
-                Link::Pod(pod) => found.extend(std::iter::from_fn(|| pod.wire.drain())),
+                Link::Pod(pod) => {
+                    found.extend(std::iter::from_fn(|| pod.wire.drain()));
+                    if let Some(uplink) = &mut pod.uplink {
+                        found.extend(uplink.outbox.drain(..));
+                        found.extend(std::iter::from_fn(|| uplink.wire.drain()));
+                    }
+                }
                 Link::Rings(rings) => {
                     rings.incoming.pop(usize::MAX, |frame| found.push(frame));
                 }
             }
         }
+        found.extend(self.replays.iter_mut().flat_map(Replay::drain));
         found.extend(self.neighbors.drain().into_iter().map(|(_, frame)| frame));
+        found.extend(self.fragments.drain());
         found.extend(self.waiting_for_ports.drain(..).map(|(_, frame)| frame));
         for incoming in &mut self.incoming {
             incoming.parcels.pop(usize::MAX, |parcel| match parcel {

@@ -8,7 +8,6 @@ use super::{Attached, DropReason, Frame, Instant, Link, NodeId, PortId, Term, Wo
 use crate::link::pod_ring::{Outbox, take_mark};
 use crate::pod::{Pod, PodState};
 use crate::trace::{Action, Event, Point, Taken};
-use crate::wire::ethernet;
 
 impl Worker {
     /// Lets `visit` work on a pod or host of this worker, then has it polled; `None` when there is none at the
@@ -48,29 +47,18 @@ impl Worker {
         else {
             return self.drop_at(frame, Point::Port(port), DropReason::LinkDown, now);
         };
-        let node = *node;
         if link.pod.state() == PodState::Dead {
             return self.drop_at(frame, Point::Port(port), DropReason::PodStopped, now);
         }
-        let origin = PortId(self.arena.record(&frame).ingress);
-        let length = self.arena.bytes(&frame).len().saturating_sub(ethernet::HEADER_LENGTH);
-        let sent = link.wire.send(frame, origin, length, now);
-        let next = link.wire.next_arrival();
-        match sent {
-            Ok(arrived) => {
-                self.count(node, Term::Sent, 1);
-                if let Some(frame) = arrived {
-                    self.deliver(frame, port, now);
-                }
-                if let Some(next) = next {
-                    self.timers.set(next, port);
-                }
-            }
-            Err((frame, reason)) => self.drop_at(frame, Point::Port(port), reason, now),
+        if link.wire.is_clear() {
+            let node = *node;
+            self.count(node, Term::Sent, 1);
+            return self.deliver(frame, port, now);
         }
+        self.send_by_cable(frame, port, now);
     }
 
-    fn deliver(&mut self, mut frame: Frame, port: PortId, now: Instant) {
+    pub(super) fn deliver(&mut self, mut frame: Frame, port: PortId, now: Instant) {
         self.watch(&mut frame, Point::Port(port), Action::Deliver, now);
         self.run_pod(port, now, |pod, arena, out| pod.receive(arena.bytes(&frame), now, out));
         self.pool.free(frame);
@@ -88,6 +76,7 @@ impl Worker {
                 None => break,
             }
         }
+        self.run_uplink(port, now);
         self.run_pod(port, now, |pod, _, out| pod.poll(now, out));
     }
 
@@ -99,18 +88,10 @@ impl Worker {
     ) -> Option<R> {
         let attached = self.links.get_mut(port.0 as usize).and_then(Option::as_mut)?;
         let Attached { link: Link::Pod(link), waiting, node, .. } = attached else { return None };
-        let mut out = Outbox { pool: &mut self.pool, queue: waiting, next_mark: &mut self.next_mark };
+        let queue = link.uplink.as_mut().map_or(waiting, |uplink| &mut uplink.outbox);
+        let mut out = Outbox { pool: &mut self.pool, queue, next_mark: &mut self.next_mark };
         let result = run(&mut link.pod, &self.arena, &mut out);
         let node = *node;
-        // The past means at once: in the next batch.
-        let next = [link.pod.next_poll(), link.wire.next_arrival()].into_iter().flatten().min();
-        let next = next.map(|next| next.max(now));
-        if next.is_some_and(|next| link.scheduled.is_none_or(|set| next < set || set <= now)) {
-            link.scheduled = next;
-            if let Some(next) = next {
-                self.timers.set(next, port);
-            }
-        }
         if self.observer.is_listening() {
             let point = Point::Loopback(port);
             for frame in link.pod.take_lo_capture() {
@@ -127,16 +108,37 @@ impl Worker {
                 self.observer.pass(Event { mark, asks: false, hop, time: now, node, point, action }, &[]);
             }
         }
+        if link.uplink.is_some() {
+            self.send_up(port, now);
+            self.schedule_pod(port, now);
+            return Some(result);
+        }
+        if let Some(next) = link.schedule(now) {
+            self.timers.set(next, port);
+        }
         if !attached.waiting.is_empty() {
             self.make_ready(port);
         }
         Some(result)
     }
 
+    /// Has a pod's link looked at when it wants to be next.
+    pub(super) fn schedule_pod(&mut self, port: PortId, now: Instant) {
+        if let Some(Attached { link: Link::Pod(link), .. }) =
+            self.links.get_mut(port.0 as usize).and_then(Option::as_mut)
+            && let Some(next) = link.schedule(now)
+        {
+            self.timers.set(next, port);
+        }
+    }
+
     /// Tells of the frames that a pod or host sends; other links' frames are told of further on.
     pub(super) fn watch_arrivals(&mut self, frames: &mut [Frame], node: NodeId, port: PortId, now: Instant) {
-        let is_pod = self.links.get(port.0 as usize).and_then(Option::as_ref);
-        if !is_pod.is_some_and(|attached| matches!(attached.link, Link::Pod(_))) {
+        let attached = self.links.get(port.0 as usize).and_then(Option::as_ref);
+        // Of a frame that took time on its way from the pod was told when the pod sent it.
+        let is_news =
+            matches!(attached, Some(Attached { link: Link::Pod(link), .. }) if link.uplink.is_none());
+        if !is_news {
             return;
         }
         for frame in frames {

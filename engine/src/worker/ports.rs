@@ -12,12 +12,11 @@ use super::{
     VecDeque, Worker,
 };
 use crate::frame::Record;
-use crate::link::wire::{CABLE_LIMIT, Impairment};
+use crate::link::wire::CABLE_LIMIT;
 use crate::mailbox::Parcel;
 use crate::parse::Side;
 use crate::tables::{Node, Port, Role};
 use crate::trace::{Action, Point};
-use crate::wire::ethernet;
 
 /// When links want attention; an entry may be outdated, which costs one look.
 #[derive(Debug, Default)]
@@ -70,7 +69,13 @@ impl Worker {
         let mut left: Vec<Frame> = waiting.into();
         match link {
             Link::Wire { mut wire, .. } => left.extend(std::iter::from_fn(|| wire.drain())),
-            Link::Pod(mut pod) => left.extend(std::iter::from_fn(|| pod.wire.drain())),
+            Link::Pod(mut pod) => {
+                left.extend(std::iter::from_fn(|| pod.wire.drain()));
+                left.extend(pod.uplink.into_iter().flat_map(|mut uplink| {
+                    let in_flight = std::iter::from_fn(|| uplink.wire.drain()).collect::<Vec<_>>();
+                    in_flight.into_iter().chain(uplink.outbox)
+                }));
+            }
             Link::Rings(mut rings) => {
                 rings.incoming.pop(usize::MAX, |frame| left.push(frame));
             }
@@ -88,16 +93,6 @@ impl Worker {
     pub(super) fn ingress_of(&self, port: PortId) -> Option<IngressPort> {
         let entry = self.tables.ports.get(&port)?;
         Some(ingress_port(port, entry, self.tables.node(entry.node)?))
-    }
-
-    /// Changes how a cable's frames fare, for frames from one port of its node or all others.
-    pub fn impair(&mut self, port: PortId, origin: Option<PortId>, impairment: Impairment) {
-        match self.links.get_mut(port.0 as usize).and_then(Option::as_mut).map(|attached| &mut attached.link)
-        {
-            Some(Link::Wire { wire, .. }) => wire.impair(origin, impairment),
-            Some(Link::Pod(pod)) => pod.wire.impair(origin, impairment),
-            Some(Link::Rings(_)) | None => {}
-        }
     }
 
     /// Takes up to a batch of frames that came in by a port.
@@ -157,23 +152,11 @@ impl Worker {
             Link::Rings(rings) => {
                 rings.outgoing.push(frame).map_err(|frame| (frame, DropReason::LinkQueueFull))
             }
-            Link::Wire { wire, peer } => {
-                let origin = PortId(self.arena.record(&frame).ingress);
-                let length = self.arena.bytes(&frame).len().saturating_sub(ethernet::HEADER_LENGTH);
+            Link::Wire { wire, peer } if wire.is_clear() => {
                 let peer = *peer;
-                let sent = wire.send(frame, origin, length, now);
-                let next = wire.next_arrival();
-                match sent {
-                    Ok(Some(frame)) => self.arrive(peer, frame),
-                    Ok(None) => {
-                        if let Some(next) = next {
-                            self.timers.set(next, egress);
-                        }
-                        Ok(())
-                    }
-                    Err(refused) => Err(refused),
-                }
+                self.arrive(peer, frame)
             }
+            Link::Wire { .. } => return self.send_by_cable(frame, egress, now),
         };
         match refused {
             Ok(()) => self.count(node, Term::Sent, 1),
@@ -182,13 +165,13 @@ impl Worker {
     }
 
     #[cold]
-    fn refuse_to_send(&mut self, frame: Frame, egress: PortId, reason: DropReason, now: Instant) {
+    pub(super) fn refuse_to_send(&mut self, frame: Frame, egress: PortId, reason: DropReason, now: Instant) {
         let point = self.egress_point(egress);
         self.drop_at(frame, point, reason, now);
     }
 
     /// A frame comes in by a port.
-    fn arrive(&mut self, port: PortId, frame: Frame) -> Result<(), (Frame, DropReason)> {
+    pub(super) fn arrive(&mut self, port: PortId, frame: Frame) -> Result<(), (Frame, DropReason)> {
         let Some(attached) = self.links.get_mut(port.0 as usize).and_then(Option::as_mut) else {
             return Err((frame, DropReason::LinkDown));
         };
@@ -198,22 +181,6 @@ impl Worker {
         attached.waiting.push_back(frame);
         self.make_ready(port);
         Ok(())
-    }
-
-    fn set_cable_timer(&mut self, port: PortId) {
-        if let Some(Attached { link: Link::Wire { wire, .. }, .. }) =
-            self.links.get(port.0 as usize).and_then(Option::as_ref)
-            && let Some(next) = wire.next_arrival()
-        {
-            self.timers.set(next, port);
-        }
-    }
-
-    /// Takes the next frame off a cable that has arrived by now, and says where.
-    fn next_arrival(&mut self, port: PortId, now: Instant) -> Option<(PortId, Frame)> {
-        let attached = self.links.get_mut(port.0 as usize).and_then(Option::as_mut)?;
-        let Link::Wire { wire, peer } = &mut attached.link else { return None };
-        Some((*peer, wire.arrival(now)?))
     }
 
     fn send_elsewhere(&mut self, mut frame: Frame, egress: PortId, now: Instant) {
@@ -238,16 +205,7 @@ impl Worker {
                 continue;
             };
             match &mut attached.link {
-                Link::Wire { .. } => {
-                    while let Some((peer, frame)) = self.next_arrival(port, now) {
-                        if let Err((frame, reason)) = self.arrive(peer, frame) {
-                            // It comes back to the node that sent it.
-                            self.count(NodeId(self.arena.record(&frame).node), Term::Received, 1);
-                            self.refuse_to_send(frame, port, reason, now);
-                        }
-                    }
-                    self.set_cable_timer(port);
-                }
+                Link::Wire { .. } => self.run_cable(port, now),
                 Link::Rings(_) => {}
                 Link::Pod(_) => self.poll_pod(port, now),
             }
@@ -277,7 +235,13 @@ impl Worker {
         if busy {
             return Some(now);
         }
-        [self.timers.next(), self.neighbors.next_poll()].into_iter().flatten().min()
+        let timers = [
+            self.timers.next(),
+            self.neighbors.next_poll(),
+            self.fragments.next_expiry(),
+            self.next_replay(),
+        ];
+        timers.into_iter().flatten().min()
     }
 
     /// The point that a port's ingress is at.

@@ -6,6 +6,7 @@
 
 use std::net::Ipv4Addr;
 
+use super::budget::{Rate, TokenBucket};
 use super::{
     ADJACENCY_LIMIT, Adjacency, Class, DropReason, Frame, Half, Instant, NodeId, ORIGINATED, Parsed, PortId,
     Term, Worker, flags,
@@ -21,9 +22,21 @@ use crate::rewrite::{Step, Transform, apply, compose};
 use crate::tables::{Role, address_bucket};
 use crate::trace::{Action, Point};
 
+/// Frames that one port may have flooded.
+const FLOODS: Rate = Rate { per_second: 4096, burst: 4096 };
+
 impl Worker {
     /// Decides about a frame and does what was decided.
     pub(super) fn decide(&mut self, frame: Frame, parsed: &Parsed, now: Instant) {
+        if parsed.fragment {
+            self.decide_fragment(frame, parsed, now);
+        } else {
+            self.decide_known(frame, parsed, now);
+        }
+    }
+
+    /// Decides about a frame whose flow is known, though it be a fragment.
+    pub(super) fn decide_known(&mut self, frame: Frame, parsed: &Parsed, now: Instant) {
         let record = self.arena.record(&frame);
         let (node_id, port_id, course) = (NodeId(record.node), PortId(record.ingress), record.course);
         if parsed.class == Class::Arp {
@@ -58,6 +71,11 @@ impl Worker {
                 self.hand_over(frame, worker, now);
             }
             Ok(Verdict::AskForPort(pool)) => self.ask_for_port(frame, pool, now),
+            Ok(Verdict::LowerPathMtu(peer, mtu)) => {
+                self.lower_path_mtu(node_id, peer, mtu, now);
+                self.tell(Notice::PathMtu(node_id, peer, mtu));
+                self.take_in(frame, node_id, self.ingress_point(port_id), now);
+            }
             Ok(Verdict::Reflect(out)) => self.reflect(frame, parsed, out, now),
             Err(refusal) => self.refuse(frame, parsed, refusal, now),
         }
@@ -132,6 +150,13 @@ impl Worker {
         self.send_parcel(worker, Parcel::Ingress(frame), now);
     }
 
+    /// Believes what a router said about the path to a peer of the tunnel; cached flows know of the old one.
+    pub(super) fn lower_path_mtu(&mut self, node: NodeId, peer: Ipv4Addr, mtu: u16, now: Instant) {
+        if self.path_mtu.lower((node, peer), mtu, now) {
+            self.cache.clear();
+        }
+    }
+
     /// Translates a packet on its way out to the node's own address, and takes it in again: it is for another pod.
     fn reflect(&mut self, mut frame: Frame, parsed: &Parsed, out: Tuple, now: Instant) {
         let mut tuple = parsed.tuple();
@@ -162,22 +187,38 @@ impl Worker {
     }
 
     /// Applies a decision step by step and sends the frame.
-    pub(super) fn forward(
+    pub(super) fn forward(&mut self, frame: Frame, tuple: Tuple, transform: &Transform, now: Instant) {
+        self.forward_by(frame, tuple, transform, transform.steps(), now);
+    }
+
+    /// Applies the rest of a decision; `tuple` is the packet's by now.
+    pub(super) fn forward_by(
         &mut self,
         mut frame: Frame,
         mut tuple: Tuple,
         transform: &Transform,
+        steps: &[Step],
         now: Instant,
     ) {
         self.identification = self.identification.wrapping_add(1);
-        for step in transform.steps() {
-            if let Step::Pass(point, action) = *step {
-                self.watch(&mut frame, point, action, now);
-                continue;
-            }
-            let mut open: FrameMut<'_> = self.arena.open(&mut frame);
-            if !apply(&mut open, step, &mut tuple, self.identification) {
-                return self.drop_frame(frame, DropReason::MtuExceeded, now);
+        for (number, step) in steps.iter().enumerate() {
+            match *step {
+                Step::Pass(point, action) => self.watch(&mut frame, point, action, now),
+                Step::Fragment(mtu) => {
+                    let rest = steps.get(number + 1..).unwrap_or_default();
+                    return self.send_in_fragments(frame, mtu, (tuple, transform, rest), now);
+                }
+                Step::Decapsulate
+                | Step::Translate(_)
+                | Step::TranslateError(_)
+                | Step::DecrementTtl
+                | Step::Encapsulate(_)
+                | Step::Ethernet { .. } => {
+                    let mut open: FrameMut<'_> = self.arena.open(&mut frame);
+                    if !apply(&mut open, step, &mut tuple, self.identification) {
+                        return self.drop_frame(frame, DropReason::MtuExceeded, now);
+                    }
+                }
             }
         }
         self.send(frame, transform.egress, now);
@@ -188,6 +229,12 @@ impl Worker {
         let tables = std::sync::Arc::clone(&self.tables);
         let bridge = tables.node(node).and_then(|node| node.bridge.as_ref());
         let Some(bridge) = bridge else { return self.drop_frame(frame, DropReason::BridgeNoPort, now) };
+        // A switch of the node network stands for the outside: what it floods is not ours to bound.
+        let storm = bridge.router.is_some()
+            && !self.floods.entry(ingress).or_insert_with(|| TokenBucket::full(FLOODS)).take(now);
+        if storm {
+            return self.drop_frame(frame, DropReason::FloodLimit, now);
+        }
         self.watch(&mut frame, Point::Bridge, Action::Flood, now);
         let mut others = bridge.ports.iter().copied().filter(|&port| port != ingress).peekable();
         if others.peek().is_none() {
@@ -246,14 +293,30 @@ impl Worker {
         if record.ingress == ORIGINATED {
             return self.send_originated(frame, now);
         }
-        let Some(ingress) = self.ingress_of(PortId(record.ingress)) else {
-            return self.drop_frame(frame, DropReason::LinkDown, now);
-        };
-        let verified = record.checksum == crate::frame::ChecksumState::Verified;
-        match crate::parse::parse(self.arena.bytes(&frame), &ingress, verified) {
-            Ok(parsed) => self.decide(frame, &Parsed { hash: record.flow_hash, ..parsed }, now),
+        match self.parsed_again(&frame) {
+            // It was taken note of before.
+            Ok(parsed) if parsed.fragment => {
+                self.decide_known(frame, &parsed.with_ports(record.fragment_ports.into()), now);
+            }
+            Ok(parsed) => self.decide_known(frame, &parsed, now),
             Err(reason) => self.drop_frame(frame, reason, now),
         }
+    }
+
+    /// A frame is decided about as if it came in now.
+    pub(super) fn take_again(&mut self, frame: Frame, now: Instant) {
+        match self.parsed_again(&frame) {
+            Ok(parsed) => self.decide(frame, &parsed, now),
+            Err(reason) => self.drop_frame(frame, reason, now),
+        }
+    }
+
+    fn parsed_again(&self, frame: &Frame) -> Result<Parsed, DropReason> {
+        let record = *self.arena.record(frame);
+        let ingress = self.ingress_of(PortId(record.ingress)).ok_or(DropReason::LinkDown)?;
+        let verified = record.checksum == crate::frame::ChecksumState::Verified;
+        let parsed = crate::parse::parse(self.arena.bytes(frame), &ingress, verified)?;
+        Ok(Parsed { hash: record.flow_hash, ..parsed })
     }
 
     /// Drops a refused frame and tells its sender, where that is done.

@@ -421,6 +421,18 @@ pub fn ipv4_packet(from: Ipv4Addr, to: Ipv4Addr, protocol: IpProtocol, ttl: u8, 
     bytes
 }
 
+/// Makes a fragment of a packet: a range of its payload, at an offset.
+pub fn fragment_of(packet: &[u8], range: std::ops::Range<usize>, more: bool, offset: usize) -> Vec<u8> {
+    let mut fragment = packet[..20].to_vec();
+    fragment.extend(&packet[20 + range.start..20 + range.end]);
+    let length = fragment.len() as u16;
+    let mut header = Ipv4Packet::new_unchecked(&mut fragment[..]);
+    header.set_total_length(length);
+    header.set_fragmentation(false, more, offset);
+    header.fill_header_checksum();
+    fragment
+}
+
 pub fn udp_packet(from: Ipv4Addr, to: Ipv4Addr, ports: (u16, u16), payload: &[u8], ttl: u8) -> Vec<u8> {
     let mut bytes = vec![0; 8];
     bytes.extend(payload);

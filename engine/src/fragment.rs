@@ -1,0 +1,306 @@
+//! Fragments: later ones follow their first, whoever translates it; and packets cut where a link takes less.
+//!
+//! The worker asks for every fragment that comes to a node which translates, and keeps those that came before their
+//! first. Nothing is put together: the first fragment's ports say whose the others are. Invariants: a datagram's
+//! fragments never overlap, and none hides a transport header; datagrams and frames that wait are bounded, by source
+//! and in time. Allowed dependencies: `frame`, `ledger`, `wire`. Read first: RFC 791, 3.2; RFC 1858 and 3128;
+//! RFC 6864.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::Ipv4Addr;
+use std::ops::Range;
+use std::time::Duration;
+
+use crate::clock::Instant;
+use crate::frame::Frame;
+use crate::ledger::DropReason;
+use crate::tables::NodeId;
+use crate::wire::{IpProtocol, Ipv4Packet, icmpv4, ipv4, tcp, udp};
+
+/// Datagrams of one source that are followed at once; one more ends the oldest.
+const SOURCE_LIMIT: usize = 128;
+/// Datagrams that are followed at once.
+const LIMIT: usize = 4096;
+/// Fragments of one datagram: as many as the smallest MTU of RFC 791 would make of 8 KB, as NFS sends.
+const PIECE_LIMIT: usize = 192;
+/// Frames that wait for their first at once.
+const WAITING_LIMIT: usize = 1024;
+/// How long a datagram is followed (`net.ipv4.ipfrag_time`).
+pub const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What the fragments of a datagram have in common (RFC 791, 3.2), and where they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Datagram {
+    node: NodeId,
+    source: Ipv4Addr,
+    destination: Ipv4Addr,
+    identification: u16,
+    protocol: u8,
+}
+
+impl Datagram {
+    /// Reads whose a fragment is.
+    #[must_use]
+    pub fn of(node: NodeId, packet: &Ipv4Packet<&[u8]>) -> Self {
+        Self {
+            node,
+            source: packet.source(),
+            destination: packet.destination(),
+            identification: packet.identification(),
+            protocol: packet.protocol().into(),
+        }
+    }
+}
+
+/// What is to be done with a fragment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It goes on, with these ports.
+    Pass((u16, u16)),
+    /// It waits for its first.
+    Wait,
+    /// It is dropped.
+    Refuse(DropReason),
+}
+
+#[derive(Debug)]
+struct Known {
+    expires: Instant,
+    /// Of the first fragment, once it came.
+    ports: Option<(u16, u16)>,
+    /// What passed, in bytes of the payload.
+    ranges: Vec<Range<usize>>,
+    /// Where the payload ends, once the last fragment passed.
+    end: Option<usize>,
+    /// Why no more of it passes.
+    refused: Option<DropReason>,
+    waiting: Vec<Frame>,
+}
+
+/// The datagrams whose fragments are on their way through a worker's nodes.
+#[derive(Debug, Default)]
+pub struct Fragments {
+    known: BTreeMap<Datagram, Known>,
+    /// Oldest first; may name what has ended.
+    order: VecDeque<(Instant, Datagram)>,
+    by_source: BTreeMap<(NodeId, Ipv4Addr), VecDeque<Datagram>>,
+    waiting: usize,
+    /// Frames that are to be dropped, and why.
+    pub dropped: Vec<(Frame, DropReason)>,
+}
+
+impl Fragments {
+    /// Takes note of a fragment; `ports` are what the parser found in a first one.
+    pub fn take(
+        &mut self,
+        datagram: Datagram,
+        packet: &Ipv4Packet<&[u8]>,
+        ports: (u16, u16),
+        now: Instant,
+    ) -> Outcome {
+        let range = match range(packet) {
+            Ok(range) => range,
+            Err(reason) => return Outcome::Refuse(reason),
+        };
+        if !self.known.contains_key(&datagram) {
+            self.follow(datagram, now);
+        }
+        let Some(known) = self.known.get_mut(&datagram) else {
+            return Outcome::Refuse(DropReason::FragmentLimit);
+        };
+        if let Some(reason) = known.refused {
+            return Outcome::Refuse(reason);
+        }
+        let ports = if range.start == 0 { Some(ports) } else { known.ports };
+        let Some(ports) = ports else {
+            let full = self.waiting >= WAITING_LIMIT || known.waiting.len() >= PIECE_LIMIT;
+            return if full { Outcome::Refuse(DropReason::FragmentLimit) } else { Outcome::Wait };
+        };
+        if let Err(reason) = known.add(range, packet.more_fragments()) {
+            return Outcome::Refuse(reason);
+        }
+        known.ports = Some(ports);
+        let whole = known.end == Some(known.ranges.iter().map(Range::len).sum());
+        if whole && known.waiting.is_empty() {
+            self.end(datagram);
+        }
+        Outcome::Pass(ports)
+    }
+
+    /// Keeps a frame that is to wait.
+    pub fn wait(&mut self, datagram: &Datagram, frame: Frame) {
+        match self.known.get_mut(datagram) {
+            Some(known) => {
+                known.waiting.push(frame);
+                self.waiting += 1;
+            }
+            None => self.dropped.push((frame, DropReason::FragmentLimit)),
+        }
+    }
+
+    /// Gives back the frames that waited for a first fragment, to be taken again.
+    pub fn release(&mut self, datagram: &Datagram) -> Vec<Frame> {
+        let released = self.known.get_mut(datagram).map(|known| std::mem::take(&mut known.waiting));
+        let released = released.unwrap_or_default();
+        self.waiting -= released.len();
+        released
+    }
+
+    /// Ends what has been followed too long.
+    pub fn expire(&mut self, now: Instant) {
+        while self.next_expiry().is_some_and(|next| next <= now) {
+            let Some((expires, datagram)) = self.order.pop_front() else { break };
+            if self.known.get(&datagram).is_some_and(|known| known.expires == expires) {
+                self.drop_waiting(&datagram, DropReason::FragmentTimeout);
+                self.end(datagram);
+            }
+        }
+    }
+
+    /// Returns when something may have to be ended.
+    #[must_use]
+    pub fn next_expiry(&self) -> Option<Instant> {
+        self.order.front().map(|(expires, _)| *expires)
+    }
+
+    /// Takes all frames that wait, to end.
+    pub fn drain(&mut self) -> Vec<Frame> {
+        self.waiting = 0;
+        let waiting = self.known.values_mut().flat_map(|known| known.waiting.drain(..));
+        waiting.chain(self.dropped.drain(..).map(|(frame, _)| frame)).collect()
+    }
+
+    fn follow(&mut self, datagram: Datagram, now: Instant) {
+        let source = (datagram.node, datagram.source);
+        let of_source = self.by_source.get(&source);
+        if let Some(&oldest) = of_source.filter(|list| list.len() >= SOURCE_LIMIT).and_then(VecDeque::front) {
+            self.drop_waiting(&oldest, DropReason::FragmentLimit);
+            self.end(oldest);
+        }
+        if self.known.len() >= LIMIT {
+            return;
+        }
+        let expires = now + TIMEOUT;
+        self.order.push_back((expires, datagram));
+        self.by_source.entry(source).or_default().push_back(datagram);
+        self.known.insert(
+            datagram,
+            Known { expires, ports: None, ranges: Vec::new(), end: None, refused: None, waiting: Vec::new() },
+        );
+    }
+
+    fn drop_waiting(&mut self, datagram: &Datagram, reason: DropReason) {
+        let waiting = self.release(datagram);
+        self.dropped.extend(waiting.into_iter().map(|frame| (frame, reason)));
+    }
+
+    fn end(&mut self, datagram: Datagram) {
+        self.known.remove(&datagram);
+        let source = (datagram.node, datagram.source);
+        if let Some(list) = self.by_source.get_mut(&source) {
+            list.retain(|other| *other != datagram);
+            if list.is_empty() {
+                self.by_source.remove(&source);
+            }
+        }
+        // What ended before its time is passed over when that comes; the list stays short.
+        if self.order.len() > 2 * LIMIT {
+            let known = &self.known;
+            self.order.retain(|(expires, it)| known.get(it).is_some_and(|known| known.expires == *expires));
+        }
+    }
+}
+
+impl Known {
+    /// Adds a range of the payload; what overlaps another ends the datagram (RFC 1858, 4; as RFC 5722 has it for IPv6),
+    /// but an exact copy ends nothing.
+    fn add(&mut self, range: Range<usize>, more: bool) -> Result<(), DropReason> {
+        if self.ranges.contains(&range) {
+            return Err(DropReason::FragmentOverlap);
+        }
+        let overlaps = self.ranges.iter().any(|other| range.start < other.end && other.start < range.end);
+        let beyond = self.end.is_some_and(|end| range.end > end || !more);
+        let short = !more && self.ranges.iter().any(|other| other.end > range.end);
+        if overlaps || beyond || short {
+            self.refused = Some(DropReason::FragmentOverlap);
+            return Err(DropReason::FragmentOverlap);
+        }
+        if self.ranges.len() >= PIECE_LIMIT {
+            self.refused = Some(DropReason::FragmentLimit);
+            return Err(DropReason::FragmentLimit);
+        }
+        if !more {
+            self.end = Some(range.end);
+        }
+        self.ranges.push(range);
+        Ok(())
+    }
+}
+
+/// Returns which bytes of the payload a fragment has, if it can be one.
+fn range(packet: &Ipv4Packet<&[u8]>) -> Result<Range<usize>, DropReason> {
+    let (offset, length) = (packet.fragment_offset(), packet.payload().len());
+    let end = offset + length;
+    let uneven = packet.more_fragments() && length % 8 != 0;
+    if length == 0 || uneven || end + ipv4::HEADER_LENGTH > usize::from(u16::MAX) {
+        return Err(DropReason::FragmentMalformed);
+    }
+    let header = match packet.protocol() {
+        IpProtocol::Tcp => tcp::HEADER_LENGTH,
+        IpProtocol::Udp => udp::HEADER_LENGTH,
+        IpProtocol::Icmp => icmpv4::HEADER_LENGTH,
+        IpProtocol::Unknown(_) => 0,
+    };
+    // RFC 1858, 3.1 and RFC 3128: nothing of the header may come in a second fragment.
+    let tiny = if offset == 0 { length < header } else { offset < header };
+    if tiny { Err(DropReason::FragmentTiny) } else { Ok(offset..end) }
+}
+
+/// Returns the payload ranges of the fragments that a packet makes where links take `mtu` bytes; `None` where not
+/// even eight bytes of it fit.
+pub fn pieces(packet: &Ipv4Packet<&[u8]>, mtu: usize) -> Option<impl Iterator<Item = Range<usize>> + use<>> {
+    let (header, length) = (packet.header_length(), packet.payload().len());
+    let room = mtu.checked_sub(header)? / 8 * 8;
+    let starts = (0..length).step_by(room.max(1));
+    (room > 0).then(|| starts.map(move |start| start..(start + room).min(length)))
+}
+
+/// Writes a fragment: the whole packet's header, made to fit, and a range of its payload. `piece` is as long as the
+/// header and the range. Options that are not for all fragments become no-operations behind the first (RFC 791, 3.1).
+pub fn write_piece(piece: &mut [u8], whole: &[u8], range: &Range<usize>) {
+    let packet = Ipv4Packet::new_unchecked(whole);
+    let header = packet.header_length();
+    piece[..header].copy_from_slice(&whole[..header]);
+    piece[header..].copy_from_slice(&packet.payload()[range.clone()]);
+    if range.start > 0 {
+        blank_options(&mut piece[ipv4::HEADER_LENGTH..header]);
+    }
+    let length = piece.len() as u16;
+    let more = range.end < packet.payload().len() || packet.more_fragments();
+    let offset = packet.fragment_offset() + range.start;
+    let mut made = Ipv4Packet::new_unchecked(piece);
+    made.set_total_length(length);
+    made.set_fragmentation(false, more, offset);
+    made.fill_header_checksum();
+}
+
+fn blank_options(options: &mut [u8]) {
+    const COPIED: u8 = 0x80;
+    const NO_OPERATION: u8 = 1;
+    let mut at = 0;
+    while let Some(&kind) = options.get(at) {
+        if kind == 0 {
+            return;
+        }
+        let length = match (kind, options.get(at + 1)) {
+            (NO_OPERATION, _) => 1,
+            (_, Some(&length)) => usize::from(length).max(2),
+            (_, None) => 1,
+        };
+        let end = (at + length).min(options.len());
+        if kind & COPIED == 0 {
+            options[at..end].fill(NO_OPERATION);
+        }
+        at = end;
+    }
+}
