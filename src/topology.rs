@@ -143,6 +143,8 @@ pub struct Router {
     pub name: String,
     /// Its places; at least one.
     pub interfaces: Vec<Interface>,
+    /// Whether it is an LVS director: it serves VIPs to whoever sends them its way.
+    pub services: bool,
 }
 
 /// What differs from a perfect link, in one direction.

@@ -347,6 +347,9 @@ impl Bindings {
             return Err(OutOfWindow);
         }
         let was_active = binding.is_active();
+        if binding.served.is_some_and(|served| served.forwarding != Forwarding::Nat) {
+            binding.connection.presume(half, segment);
+        }
         binding.note(half, segment, now);
         if let Some(served) = binding.served.filter(|_| binding.is_active() != was_active) {
             self.loads.end(served.counter, was_active);
@@ -365,6 +368,12 @@ impl Bindings {
         }
         let place = &self.places[index as usize];
         Some((BindingRef { index, generation: place.generation }, half, place.binding()?))
+    }
+
+    /// Returns the backend of a binding, when it is a Service's.
+    #[must_use]
+    pub fn served(&self, of: BindingRef) -> Option<Served> {
+        self.places.get(of.index as usize)?.binding()?.served
     }
 
     /// Finds the worker that answers with this tuple are for, when it is another.

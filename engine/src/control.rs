@@ -255,6 +255,37 @@ impl Control {
         self.add(node)
     }
 
+    /// Makes a router or node answer for VIPs and NodePorts: an LVS director.
+    ///
+    /// # Errors
+    /// [`ControlError::Missing`].
+    pub fn serve_on(&mut self, id: NodeId) -> Result<(), ControlError> {
+        let mut node = Node::clone(self.tables.current().node(id).ok_or(ControlError::Missing)?);
+        node.services = true;
+        self.tables.publish(|tables| tables.set_node(id, Some(node)));
+        Ok(())
+    }
+
+    /// Adds a route through a gateway to a node, or takes it away. A gateway on none of its networks is no route.
+    ///
+    /// # Errors
+    /// [`ControlError::Missing`].
+    pub fn set_route(
+        &mut self,
+        id: NodeId,
+        prefix: Ipv4Prefix,
+        gateway: Option<Ipv4Addr>,
+    ) -> Result<(), ControlError> {
+        let mut node = Node::clone(self.tables.current().node(id).ok_or(ControlError::Missing)?);
+        node.routes.remove(prefix);
+        let towards = |gateway| node.interfaces.iter().position(|it| it.network.contains(gateway));
+        if let Some((gateway, index)) = gateway.and_then(|gateway| Some((gateway, towards(gateway)?))) {
+            node.routes.insert(prefix, NextHop::Interface { index: index as u8, gateway: Some(gateway) });
+        }
+        self.tables.publish(|tables| tables.set_node(id, Some(node)));
+        Ok(())
+    }
+
     /// Makes a cluster's node: docker0, flannel0, eth0 and its routes.
     ///
     /// # Errors

@@ -92,6 +92,7 @@ pub fn notice(reason: DropReason, protocol: u8, mtu: u16) -> Option<Notice> {
         | DropReason::TunnelForeignSource
         | DropReason::TunnelForeignDestination
         | DropReason::NoLocalBackend
+        | DropReason::DirectRoutingOffSegment
         | DropReason::ServiceUnsupported
         | DropReason::BindingQuota
         | DropReason::BindingTableFull

@@ -15,7 +15,7 @@ use std::{error::Error, fmt, net::Ipv4Addr, sync::Arc};
 
 use crate::{
     pool::Balancer,
-    service::{Frontend, NodePort, Protocol, Service},
+    service::{Forwarding, Frontend, NodePort, Protocol, Service},
     shards::Shards,
 };
 
@@ -88,6 +88,11 @@ impl Table {
     /// Says whether any Service has this address, at whatever port.
     pub fn is_vip(&self, address: Ipv4Addr) -> bool {
         self.vips.contains_key(&address)
+    }
+
+    /// Says whether backends answer by themselves from a VIP's port (host byte order): by direct routing or a tunnel.
+    pub fn is_answered_directly(&self, address: Ipv4Addr, port: u16, protocol: Protocol) -> bool {
+        self.lookup(address, port, protocol).is_some_and(|service| service.forwarding != Forwarding::Nat)
     }
 
     /// Finds a Service and its keys by id.

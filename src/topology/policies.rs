@@ -7,6 +7,9 @@
 //!
 //! Read first: `docs/topology.md`.
 
+use std::net::Ipv4Addr;
+
+use flatnet_agents::pods::VIP_ANNOTATION;
 use flatnet_agents::services::{FORWARDING_ANNOTATION, SCHEDULER_ANNOTATION, WEIGHT_ANNOTATION};
 use flatnet_proxy::{Forwarding, Scheduler, TrafficPolicy};
 use k8s_openapi::{
@@ -41,12 +44,20 @@ pub(super) fn check_service(service: &Manifest<Service>, findings: &mut Vec<Find
     check_target_ports(service, spec, findings);
 }
 
-/// Checks the weight of a pod.
+/// Checks the weight of a pod, and the VIP that it has.
 pub(super) fn check_pod(pod: &Manifest<Pod>, findings: &mut Vec<Finding>) {
+    check_vip(pod, findings);
     let Some(node) = find(pod, &["metadata", "annotations", WEIGHT_ANNOTATION]) else { return };
     if let Some(text) = node.text().filter(|text| text.parse::<u16>().is_err()) {
         let message = format!("weight {text:?} is not a number from 0 to 65535");
         findings.push(Finding::error(node.place.clone(), message));
+    }
+}
+
+fn check_vip(pod: &Manifest<Pod>, findings: &mut Vec<Finding>) {
+    let Some(node) = find(pod, &["metadata", "annotations", VIP_ANNOTATION]) else { return };
+    if let Some(text) = node.text().filter(|text| text.parse::<Ipv4Addr>().is_err()) {
+        findings.push(Finding::error(node.place.clone(), format!("{text:?} is not an IPv4 address")));
     }
 }
 

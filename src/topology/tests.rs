@@ -389,7 +389,7 @@ fn policies_and_annotations_must_be_known() {
         "{SHORT}---
 apiVersion: v1
 kind: Pod
-metadata: {{name: p, labels: {{app: web}}, annotations: {{flatnet.dev/weight: \"70000\"}}}}
+metadata: {{name: p, labels: {{app: web}}, annotations: {{flatnet.dev/weight: \"70000\", flatnet.dev/vip: 10.96.0}}}}
 spec: {{containers: [{{name: c, image: nginx}}]}}
 ---
 apiVersion: v1
@@ -417,6 +417,7 @@ spec:
     assert_eq!(
         findings(&text),
         [
+            "8:100 \"10.96.0\" is not an IPv4 address",
             "8:75 weight \"70000\" is not a number from 0 to 65535",
             "13:59 forwarding \"fullnat\" is not known",
             "15:26 externalTrafficPolicy is for Services of type NodePort or LoadBalancer",

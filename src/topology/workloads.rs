@@ -18,7 +18,7 @@ use flatnet_agents::{
     controllers::{endpoints::selects, service_ip::NODE_PORTS},
     ipam::is_pod_address,
     objects::{self, Object},
-    pods::{self, ADDRESS_ANNOTATION},
+    pods::{self, ADDRESS_ANNOTATION, VIP_ANNOTATION},
     services::{FORWARDING_ANNOTATION, SCHEDULER_ANNOTATION, WEIGHT_ANNOTATION},
 };
 use k8s_openapi::api::core::v1::{Container, Pod, Service, ServicePort};
@@ -42,7 +42,7 @@ pub(crate) fn check(documents: &Documents, topology: Option<&Topology>, findings
     for pod in &documents.pods {
         check_name(pod, &mut names, findings);
         check_machine_name(pod, topology, findings);
-        check_annotations(pod, &[ADDRESS_ANNOTATION, WEIGHT_ANNOTATION], findings);
+        check_annotations(pod, &[ADDRESS_ANNOTATION, VIP_ANNOTATION, WEIGHT_ANNOTATION], findings);
         policies::check_pod(pod, findings);
         check_containers(pod, findings);
         check_pod_address(pod, topology, &mut addresses, findings);

@@ -12,8 +12,8 @@ use flatnet_proxy::{Backend, Balancer, Forwarding, Pool, Request, Session, Traff
 
 use super::translate::{bound, insert, masqueraded, reason, with_free_port};
 use super::{
-    Arrival, DropReason, Ipv4Addr, Protocol, Refusal, Refused, Role, Translation, Tuple, World, is_local,
-    route,
+    Arrival, DropReason, Half, Hop, Ipv4Addr, Node, Plan, Protocol, Refusal, Refused, Role, Step,
+    Translation, Tuple, World, is_local, route,
 };
 use crate::binding::Served;
 use crate::load::UNCOUNTED;
@@ -119,6 +119,42 @@ pub(super) fn balance(
     with_free_port(world, arrival, through, through.source, Some(served))
 }
 
+/// Tells whether what a backend gets as it is can be sent there: by direct routing only to a machine on a network of this
+/// node's own, and never to the node itself.
+pub(super) fn may_go(direct: Option<Served>, hop: Hop) -> Result<(), DropReason> {
+    let Some(served) = direct else { return Ok(()) };
+    let on_link = match hop {
+        Hop::Bridge { .. } => true,
+        Hop::Interface { next_hop, .. } => next_hop == served.address,
+        Hop::Tunnel { .. } | Hop::Local => false,
+    };
+    match (served.forwarding, hop) {
+        (Forwarding::Nat, _) => Ok(()),
+        (Forwarding::Tunnel, Hop::Bridge { .. } | Hop::Interface { .. } | Hop::Tunnel { .. }) => Ok(()),
+        (Forwarding::DirectRouting, _) if on_link => Ok(()),
+        (Forwarding::Tunnel | Forwarding::DirectRouting, _) => Err(DropReason::DirectRoutingOffSegment),
+    }
+}
+
+/// Returns the step that puts a packet into one to its backend, where that is how it gets there.
+pub(super) fn wrap(direct: Option<Served>, hop: Hop, node: &Node) -> Option<Step> {
+    let served = direct.filter(|served| served.forwarding == Forwarding::Tunnel)?;
+    Some(Step::Wrap { source: hop.address(node)?, destination: served.address })
+}
+
+/// Binds a packet that a backend gets as it is.
+fn serve_directly(
+    world: &mut World<'_>,
+    arrival: &Arrival<'_>,
+    served: Served,
+) -> Result<Option<Translation>, Refusal> {
+    let tuple = arrival.parsed.tuple();
+    may_go(Some(served), route(world.tables, arrival.node, served.address)?)?;
+    let binding = insert(world, arrival, tuple, None, Some(served)).map_err(reason)?;
+    let binding = Some((binding, Half::Original));
+    Ok(Some(Translation::Plan(Plan { through: tuple, out: tuple, binding, direct: Some(served) })))
+}
+
 /// Binds a packet to a backend; none when the reply tuple is another binding's.
 fn serve(
     world: &mut World<'_>,
@@ -128,6 +164,10 @@ fn serve(
 ) -> Result<Option<Translation>, Refusal> {
     let backend = &asked.balancer.backends[index];
     let (through, served) = (towards(arrival.parsed.tuple(), backend), served(&asked.balancer, index));
+    // A NodePort is an address of the node: no other machine can have it.
+    if asked.balancer.forwarding != Forwarding::Nat && !asked.node_port {
+        return serve_directly(world, arrival, Served { forwarding: asked.balancer.forwarding, ..served });
+    }
     let hop = route(world.tables, arrival.node, backend.address)?;
     if asked.is_masqueraded(arrival, backend) {
         return masqueraded(world, arrival, hop, through, Some(served)).map(Some);

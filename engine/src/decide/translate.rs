@@ -5,6 +5,8 @@
 //! what stays inside the pod network keeps its source. Allowed dependencies: as `decide`. Read first:
 //! RFC 3022; Kubernetes, "Virtual IPs and Service Proxies".
 
+use flatnet_proxy::Forwarding;
+
 use super::service::{asked, balance};
 use super::{
     Answers, Arrival, BindingRef, Course, DropReason, Half, HalfKey, Hop, Ipv4Addr, Opening, Plan, Profile,
@@ -20,14 +22,16 @@ pub(super) fn plan(world: &mut World<'_>, arrival: &Arrival<'_>) -> Result<Trans
     let tuple = arrival.parsed.tuple();
     if let Some((binding, half, to)) = followed(world, arrival)? {
         let through = Tuple { destination: to.destination, destination_port: to.destination_port, ..tuple };
-        return Ok(Translation::Plan(Plan { through, out: to, binding: Some((binding, half)) }));
+        let served = world.bindings.served(binding);
+        let direct = served.filter(|it| half == Half::Original && it.forwarding != Forwarding::Nat);
+        return Ok(Translation::Plan(Plan { through, out: to, binding: Some((binding, half)), direct }));
     }
     if arrival.node.services
         && let Some(asked) = asked(world, arrival)?
     {
         return balance(world, arrival, &asked);
     }
-    let untranslated = Translation::Plan(Plan { through: tuple, out: tuple, binding: None });
+    let untranslated = Translation::Plan(Plan { through: tuple, out: tuple, binding: None, direct: None });
     if !leaves_pod_network(arrival, &tuple) {
         return Ok(untranslated);
     }
@@ -87,7 +91,7 @@ pub(super) fn may_hairpin(arrival: &Arrival<'_>) -> bool {
 }
 
 pub(super) fn bound(through: Tuple, out: Tuple, binding: BindingRef) -> Translation {
-    Translation::Plan(Plan { through, out, binding: Some((binding, Half::Original)) })
+    Translation::Plan(Plan { through, out, binding: Some((binding, Half::Original)), direct: None })
 }
 
 /// Tells whether a packet goes from the pod network to somewhere else.

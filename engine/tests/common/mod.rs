@@ -147,9 +147,18 @@ impl Lab {
 
     pub fn pod(&mut self, node: NodeId, name: &str, address: Ipv4Addr, gateway: Ipv4Addr, worker: u8) {
         let (link, peer) = rings(1024);
-        let guard = Guard { mac: mac(address), address };
+        let guard = Guard { mac: mac(address), address, vip: None };
         let port = self.control.attach(node, name, Some(guard), worker, Link::Rings(link)).unwrap();
         self.machines.insert(address, Machine { peer, port, address, gateway: mac(gateway) });
+    }
+
+    /// Attaches a pod that has the VIP on its `lo`.
+    pub fn server(&mut self, node: NodeId, address: Ipv4Addr, gateway: Ipv4Addr, worker: u8) {
+        let (link, peer) = rings(1024);
+        let guard = Guard { mac: mac(address), address, vip: Some(VIP) };
+        let port = self.control.attach(node, "server", Some(guard), worker, Link::Rings(link)).unwrap();
+        self.machines.insert(address, Machine { peer, port, address, gateway: mac(gateway) });
+        self.run();
     }
 
     /// Attaches a machine that no guard binds to an address.
