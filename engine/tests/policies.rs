@@ -425,3 +425,27 @@ fn least_connection_counts_the_flows_of_all_workers() {
         lab.check();
     }
 }
+
+/// Netfilter, nat: only a connection's first packet is asked about. What came in by a route goes out as it is.
+#[test]
+fn the_answer_of_a_pod_that_was_asked_by_its_own_address_is_not_masqueraded() {
+    for mut lab in labs() {
+        for tcp in [true, false] {
+            let question = |lab: &mut Lab, flags| {
+                let packet = match tcp {
+                    true => tcp_packet(USER, APP2, (1000, 80), flags),
+                    false => udp_packet(USER, APP2, (1000, 80), b"hello", 64),
+                };
+                lab.send(USER, &ethernet(mac(NODE1), mac(USER), &packet));
+                lab.receive(USER);
+                assert_eq!(arrivals(lab), [(1, USER, (1000, 80))]);
+            };
+            for flags in [TcpFlags::SYN, TcpFlags::ACK, TcpFlags::ACK] {
+                question(&mut lab, flags);
+                let flow = Flow { tcp, ..Flow::new(USER, 1000, (APP2, 80)) };
+                answer(&mut lab, flow, (1, USER, (1000, 80)));
+            }
+        }
+        lab.check();
+    }
+}

@@ -10,7 +10,7 @@ use flatnet_proxy::Forwarding;
 use super::service::{asked, balance};
 use super::{
     Answers, Arrival, BindingRef, Course, DropReason, Half, HalfKey, Hop, Ipv4Addr, Opening, Plan, Profile,
-    Refusal, Refused, Translation, Tuple, World, inside_key, is_local, masquerade, route,
+    Refusal, Refused, Role, Translation, Tuple, World, inside_key, is_local, masquerade, route,
 };
 use crate::binding::{Followed, OutOfWindow, Served, outside_key};
 use crate::masquerade::{Choice, Found, Pool};
@@ -32,6 +32,14 @@ pub(super) fn plan(world: &mut World<'_>, arrival: &Arrival<'_>) -> Result<Trans
         return balance(world, arrival, &asked);
     }
     let untranslated = Translation::Plan(Plan { through: tuple, out: tuple, binding: None, direct: None });
+    if comes_in(arrival, &tuple) {
+        // Its answers are none of the pod's own flows: they are not masqueraded.
+        return match insert(world, arrival, tuple, None, None) {
+            Ok(binding) => Ok(bound(tuple, tuple, binding)),
+            Err(Refused::TupleTaken) => Ok(untranslated),
+            Err(refused @ (Refused::Full | Refused::Quota)) => Err(reason(refused).into()),
+        };
+    }
     if !leaves_pod_network(arrival, &tuple) {
         return Ok(untranslated);
     }
@@ -97,6 +105,16 @@ pub(super) fn bound(through: Tuple, out: Tuple, binding: BindingRef) -> Translat
 /// Tells whether a packet goes from the pod network to somewhere else.
 fn leaves_pod_network(arrival: &Arrival<'_>, tuple: &Tuple) -> bool {
     is_pods(arrival, tuple.source) && !is_pods(arrival, tuple.destination)
+}
+
+/// Tells whether a packet comes from somewhere else straight to a pod: conntrack follows it, too.
+fn comes_in(arrival: &Arrival<'_>, tuple: &Tuple) -> bool {
+    let from_outside = matches!(arrival.ingress.role, Role::Interface(_)) && !arrival.parsed.tunneled;
+    from_outside
+        && is_pods(arrival, tuple.destination)
+        && !is_pods(arrival, tuple.source)
+        && !is_local(arrival.node, Ipv4Addr::from_bits(tuple.destination))
+        && is_translatable(arrival)
 }
 
 /// Tells whether an address is of the pod network, where that is masqueraded.
