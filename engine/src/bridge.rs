@@ -174,6 +174,7 @@ mod tests {
     }
 
     proptest! {
+        /// IEEE 802.1D, 7.8 and 7.9.2: learning and ageing.
         #[test]
         fn the_latest_port_wins_until_it_ages_as_in_a_plain_map(
             steps in prop::collection::vec((0u8..4, 0u32..4, 0u64..200), 1..60)
@@ -223,6 +224,7 @@ mod tests {
         assert_eq!(fdb.learn(&tables, NODE, mac(8), PortId(1), later), News::Fresh);
     }
 
+    /// IEEE 802.1D, 7.9.1: a static entry is not learned over.
     #[test]
     fn a_known_pod_cannot_be_learned_elsewhere() {
         let (mut tables, mut fdb) = (tables(), Fdb::default());

@@ -56,6 +56,7 @@ mod tests {
     use super::*;
     use std::net::Ipv4Addr;
 
+    /// RFC 1191, 3 and 6.3.
     #[test]
     fn it_only_falls_until_it_expires_and_is_bounded() {
         let mut table = PathMtu::default();

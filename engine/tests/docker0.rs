@@ -78,14 +78,14 @@ fn what_is_never_on_a_wire_is_a_martian() {
     let mut lab = lab(1);
     let everybody = Ipv4Addr::BROADCAST;
     for (name, source, destination) in [
-        ("from loopback", Ipv4Addr::LOCALHOST, APP1),
+        ("from loopback, RFC 1122, 3.2.1.3 (g)", Ipv4Addr::LOCALHOST, APP1),
         ("from loopback's far end", Ipv4Addr::new(127, 255, 255, 254), APP1),
-        ("from a group", Ipv4Addr::new(224, 0, 0, 1), APP1),
-        ("from a broadcast", everybody, APP1),
-        ("from nowhere", Ipv4Addr::UNSPECIFIED, APP1),
-        ("to loopback", STRANGER, Ipv4Addr::LOCALHOST),
-        ("to nowhere", STRANGER, Ipv4Addr::UNSPECIFIED),
-        ("land", STRANGER, STRANGER),
+        ("from a group, RFC 1122, 3.2.1.3 (c)", Ipv4Addr::new(224, 0, 0, 1), APP1),
+        ("from a broadcast, RFC 1122, 3.2.1.3 (c)", everybody, APP1),
+        ("from nowhere, RFC 1122, 3.2.1.3 (a)", Ipv4Addr::UNSPECIFIED, APP1),
+        ("to loopback, RFC 1122, 3.2.1.3 (g)", STRANGER, Ipv4Addr::LOCALHOST),
+        ("to nowhere, RFC 1122, 3.2.1.3 (a)", STRANGER, Ipv4Addr::UNSPECIFIED),
+        ("land, CERT CA-1997-28", STRANGER, STRANGER),
         ("from the node itself", DOCKER0, APP1),
     ] {
         let before = lab.drops(DropReason::Martian);
@@ -118,7 +118,7 @@ fn an_undeclared_machine_cannot_pretend_to_be_a_pod_or_the_node() {
                 DropReason::SpoofedAddress,
             ),
             (
-                "a pod's announcement",
+                "a pod's announcement, RFC 5227, 2.3",
                 arp(ArpOperation::Request, (own, APP2), (other, APP2)),
                 DropReason::SpoofedArp,
             ),
@@ -128,7 +128,7 @@ fn an_undeclared_machine_cannot_pretend_to_be_a_pod_or_the_node() {
                 DropReason::SpoofedArp,
             ),
             (
-                "the router's announcement",
+                "the router's announcement, RFC 5227, 2.3",
                 arp(ArpOperation::Request, (own, DOCKER0), (other, DOCKER0)),
                 DropReason::SpoofedArp,
             ),

@@ -173,6 +173,7 @@ fn an_overlap_ends_its_datagram_and_no_other() {
 }
 
 /// One source's flood of fragments takes nothing from another's.
+/// RFC 4787, REQ-14; RFC 4963, 2 for what a flood of fragments is.
 #[test]
 fn a_flood_of_fragments_ends_the_floods_own() {
     let mut lab = Lab::new(1);

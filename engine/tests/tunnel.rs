@@ -45,19 +45,19 @@ fn hostile_datagrams_come_to_nothing() {
     let foreign_source = DropReason::TunnelForeignSource;
     let foreign_destination = DropReason::TunnelForeignDestination;
     for (name, datagram, reason) in [
-        ("not a node", sent_by(USER, &inner), foreign_source),
-        ("another node's pod", sent_by(NODE2, &from(APP2, APP1)), foreign_source),
+        ("not a node, RFC 2827, 3", sent_by(USER, &inner), foreign_source),
+        ("another node's pod, RFC 2827, 3", sent_by(NODE2, &from(APP2, APP1)), foreign_source),
         ("nobody's pod", sent_by(NODE2, &from(Ipv4Addr::new(10, 1, 99, 2), APP1)), foreign_source),
         ("a machine outside", sent_by(NODE2, &from(USER, APP1)), foreign_source),
         ("to another node", sent_by(NODE2, &from(BACKEND, Ipv4Addr::new(10, 1, 99, 2))), foreign_destination),
         ("to the outside", sent_by(NODE2, &from(BACKEND, INTERNET)), foreign_destination),
         ("back into the tunnel", sent_by(NODE2, &from(BACKEND, APP3)), foreign_destination),
-        ("truncated header", sent_by(NODE2, &inner[..19]), DropReason::TunnelMalformed),
+        ("truncated header, RFC 1812, 5.2.2", sent_by(NODE2, &inner[..19]), DropReason::TunnelMalformed),
         ("truncated packet", sent_by(NODE2, &inner[..24]), DropReason::TunnelMalformed),
         ("empty", sent_by(NODE2, b""), DropReason::TunnelMalformed),
         ("IPv6 inside", sent_by(NODE2, &version_six), DropReason::TunnelMalformed),
-        ("inner header damaged", sent_by(NODE2, &bad_header), DropReason::TunnelMalformed),
-        ("outer checksum wrong", bad_outer, DropReason::TunnelChecksum),
+        ("inner header damaged, RFC 1812, 5.2.2", sent_by(NODE2, &bad_header), DropReason::TunnelMalformed),
+        ("outer checksum wrong, RFC 768", bad_outer, DropReason::TunnelChecksum),
     ] {
         let mut lab = Lab::new(2);
         known(&mut lab);
@@ -157,6 +157,7 @@ fn a_loop_ends_by_ttl_with_an_answer_to_the_pod() {
 }
 
 /// What is longer than docker0 takes is cut or refused there, though the tunnel carried it.
+/// RFC 791, 3.2; RFC 1191, 4.
 #[test]
 fn an_oversized_inner_packet_does_not_reach_a_pod_whole() {
     let mut lab = Lab::new(1);

@@ -45,6 +45,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
+        /// RFC 1812, 4.3.2.8.
         #[test]
         fn no_more_is_given_than_rate_and_burst(steps in prop::collection::vec(0u64..3_000_000, 1..300)) {
             let mut bucket = TokenBucket::full(Rate { per_second: 1000, burst: 50 });
@@ -57,6 +58,7 @@ mod tests {
         }
     }
 
+    /// RFC 1812, 4.3.2.8.
     #[test]
     fn a_steady_asker_gets_the_rate() {
         let mut bucket = TokenBucket::full(Rate { per_second: 1000, burst: 1 });
