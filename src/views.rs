@@ -4,6 +4,8 @@
 //! version `/v1` and never changes its meaning there.
 //!
 //! May depend on serde only. Read first: `docs/architecture.md`, "A running instance".
+//!
+//! Above 400 lines because each field says what it is.
 
 use std::net::Ipv4Addr;
 

@@ -56,8 +56,8 @@ fn hops_name_a_pod_with_its_namespace() {
     assert_eq!(ends, [&*check.from, &*check.to]);
 }
 
-/// LVS's three ways with real pods, from a node and from a director outside the cluster; with direct routing and tunnels
-/// the pods have the VIP and answer by themselves.
+/// LVS's NAT, direct routing and tunnels: with real pods, from a node and from a director outside the cluster. By the latter
+/// two the pods have the VIP and answer by themselves.
 #[test]
 fn services_are_reached_by_all_three_ways_from_pods_and_through_a_director_outside() {
     for (forwarding, policy, clients, expected) in [

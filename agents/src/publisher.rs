@@ -9,6 +9,8 @@
 //! May depend on the engine and [`crate::cluster`].
 //!
 //! Read first: `engine/src/control.rs`.
+//!
+//! Above 400 lines because each part of the network is made in one place.
 
 mod links;
 

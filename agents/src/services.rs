@@ -427,7 +427,7 @@ mod tests {
         assert_eq!(warnings, ["pod b: flatnet.dev/weight \"-1\" is not 0 to 65535, 1 is used"]);
     }
 
-    /// LVS ignores a real server's port with direct routing and tunnels: `ip_vs_dr_xmit` changes none.
+    /// LVS, `ip_vs_dr_xmit`: direct routing and tunnels change no ports.
     #[test]
     fn only_nat_changes_ports() {
         let annotations = json!({"flatnet.dev/forwarding": "dr"});

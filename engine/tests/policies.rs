@@ -181,7 +181,7 @@ fn local_policies_without_a_backend_here_drop_in_silence_and_without_any_they_re
     }
 }
 
-/// kube-proxy: what a pod sends to a NodePort "is subject to neither form of traffic policy".
+/// kube-proxy, externalPolicyLocal: what a pod sends to a NodePort "is subject to neither form of traffic policy".
 #[test]
 fn a_pod_that_asks_a_node_port_of_its_node_is_under_neither_policy() {
     for mut lab in labs() {
@@ -197,7 +197,7 @@ fn a_pod_that_asks_a_node_port_of_its_node_is_under_neither_policy() {
     }
 }
 
-/// kube-proxy decides for Cluster and for each node by itself whether terminating backends must do.
+/// kube-proxy, CategorizeEndpoints: for the cluster and for each node by itself terminating backends must do or not.
 #[test]
 fn terminating_backends_get_flows_only_where_none_is_ready() {
     for mut lab in labs() {

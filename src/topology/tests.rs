@@ -417,8 +417,8 @@ spec:
     assert_eq!(
         findings(&text),
         [
-            "8:100 \"10.96.0\" is not an IPv4 address",
             "8:75 weight \"70000\" is not a number from 0 to 65535",
+            "8:101 \"10.96.0\" is not an IPv4 address",
             "13:59 forwarding \"fullnat\" is not known",
             "15:26 externalTrafficPolicy is for Services of type NodePort or LoadBalancer",
             "16:26 internalTrafficPolicy \"local\" is not known",
