@@ -142,3 +142,39 @@ fn drops(rows: &[DropEntry]) -> String {
     }
     table.trim_fmt() + "\n"
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::views::BackendEntry;
+
+    /// As `ipvsadm -Ln` of a director does: forwarding by its names, persistence in seconds.
+    #[test]
+    fn services_are_printed_as_ipvsadm_does() {
+        let backend =
+            BackendEntry { address: [10, 1, 15, 3].into(), port: 80, weight: 3, active: 2, inactive: 1 };
+        let row = ServiceEntry {
+            protocol: "TCP".into(),
+            address: [10, 96, 0, 10].into(),
+            port: 80,
+            scheduler: "wlc".into(),
+            forwarding: "dr".into(),
+            persistent: Some(10_800),
+            policy: "Local".into(),
+            service: "default/web:http".into(),
+            backends: vec![backend],
+        };
+        let text =
+            services(&[row.clone(), ServiceEntry { forwarding: "tun".into(), persistent: None, ..row }]);
+        let lines: Vec<&str> = text.lines().skip(2).collect();
+        assert_eq!(
+            lines,
+            [
+                "TCP  10.96.0.10:80 wlc persistent 10800  # default/web:http, only backends on the node",
+                "  -> 10.1.15.3:80                 Route   3      2          1",
+                "TCP  10.96.0.10:80 wlc  # default/web:http, only backends on the node",
+                "  -> 10.1.15.3:80                 Tunnel  3      2          1",
+            ]
+        );
+    }
+}
