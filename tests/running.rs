@@ -235,3 +235,19 @@ fn in_virtual_time_a_minute_of_ping_takes_no_minute() {
     assert!(started.elapsed().as_secs() < 30);
     assert_eq!(home.json("status")[0]["time"], "virtual");
 }
+
+/// DESIGN's second container on a used port: it fails, and takes nobody with it.
+#[test]
+fn a_container_that_finds_its_port_in_use_leaves_its_pod_alive() {
+    let home = Home::new();
+    let file = home.file("ports.yaml");
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: both}\nspec:\n  nodeName: node-1\n  containers:\n\
+        \x20 - {name: first, image: nginx, ports: [{containerPort: 8080}]}\n\
+        \x20 - {name: second, image: nginx, ports: [{containerPort: 8080}]}\n---\n";
+    let network = include_str!("../scripts/topologies/two-nodes.yaml");
+    std::fs::write(&file, format!("{pod}{network}")).unwrap();
+    home.text(&format!("up -d -f {}", file.display()));
+    let ip = home.text("exec both -- ip address");
+    assert!(ip.contains("10.1.15."), "{ip}");
+    assert_eq!(home.json("down")["balances"], true);
+}
