@@ -20,7 +20,7 @@ use crate::bridge::Fdb;
 use crate::clock::{Clock, Instant};
 use crate::control::EngineConfig;
 use crate::decide::World;
-use crate::flow::{FlowCache, NO_BINDING, flags};
+use crate::flow::{FlowCache, NO_BINDING, Slot, flags};
 use crate::fragment::Fragments;
 use crate::frame::{Arena, ChecksumState, Course, Frame, Pool};
 use crate::ledger::{DropReason, NodeCounters, Term};
@@ -399,14 +399,9 @@ impl Worker {
             }
         }
         if slot.binding != NO_BINDING {
-            let half = if slot.flags & flags::REPLY != 0 { Half::Reply } else { Half::Original };
-            if !self.bindings.renew(slot.binding, slot.generation, half, now) {
+            let transport = &open.bytes()[usize::from(parsed.transport_offset)..];
+            if !renew(&mut self.bindings, slot, transport, now) {
                 return Some(frame);
-            }
-            if slot.key.protocol() == u8::from(IpProtocol::Tcp) {
-                let segment =
-                    TcpSegment::new_unchecked(&open.bytes()[usize::from(parsed.transport_offset)..]);
-                self.bindings.hear(slot.binding, half, segment.acknowledgement(), segment.window());
             }
         }
         self.identification = self.identification.wrapping_add(1);
@@ -477,4 +472,17 @@ impl Worker {
         }
         self.pool.free(frame);
     }
+}
+
+/// Renews the binding of a packet that the cache answers; false when it must be decided anew. A call of its own, so that
+/// flows without a binding pay for nothing.
+#[inline(never)]
+fn renew(bindings: &mut Bindings, slot: &Slot, transport: &[u8], now: Instant) -> bool {
+    let half = if slot.flags & flags::REPLY != 0 { Half::Reply } else { Half::Original };
+    let renewed = bindings.renew(slot.binding, slot.generation, half, now);
+    if renewed && slot.key.protocol() == u8::from(IpProtocol::Tcp) {
+        let segment = TcpSegment::new_unchecked(transport);
+        bindings.hear(slot.binding, half, segment.acknowledgement(), segment.window());
+    }
+    renewed
 }
