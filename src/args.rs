@@ -68,6 +68,9 @@ pub struct Up {
     /// Run in the background; see `flatnet status` and `flatnet down`
     #[arg(short, long, conflicts_with = "check")]
     pub detach: bool,
+    /// Keep objects, leases and revisions on disk for the next `up --keep` of this name
+    #[arg(long, conflicts_with = "check")]
+    pub keep: bool,
     /// Name of the running network, instead of the topology's
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,

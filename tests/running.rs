@@ -235,3 +235,38 @@ fn in_virtual_time_a_minute_of_ping_takes_no_minute() {
     assert!(started.elapsed().as_secs() < 30);
     assert_eq!(home.json("status")[0]["time"], "virtual");
 }
+
+#[test]
+fn what_is_kept_outlives_down_and_kill() {
+    let home = Home::new();
+    let facts = |home: &Home| {
+        let status = home.json("status")[0].clone();
+        let services = home.json("show services node-1");
+        let subnets: Vec<_> =
+            status["nodes"].as_array().unwrap().iter().map(|node| node["subnet"].clone()).collect();
+        (status["pods"].clone(), services, subnets)
+    };
+    let two = std::fs::read_to_string("scripts/topologies/two-nodes.yaml").unwrap();
+    // Subnets and addresses are what chance gives.
+    let free: Vec<&str> = two.lines().filter(|line| !line.contains("flatnet.dev/ip")).collect();
+    let free = free.join("\n").replace(", podCIDR: 10.1.15.0/24", "").replace(", podCIDR: 10.1.20.0/24", "");
+    std::fs::write(home.file("free.yaml"), &free).unwrap();
+    let up = format!("up -d --keep -f {}", home.file("free.yaml").display());
+    home.text(&up);
+    let before = facts(&home);
+    home.text("down");
+    // Another seed would choose others.
+    std::fs::write(home.file("free.yaml"), free.replace("  seed: ", "  seed: 9")).unwrap();
+    home.text(&up);
+    assert_eq!(facts(&home), before);
+    let pid = home.json("status")[0]["pid"].to_string();
+    assert!(Command::new("kill").args(["-KILL", &pid]).status().unwrap().success());
+    home.text(&up);
+    assert_eq!(facts(&home), before);
+    home.text("down");
+
+    let file = home.file("flatnet").join("two-nodes/store.redb");
+    std::fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(100).unwrap();
+    let error = home.error(&up);
+    assert!(error.contains("store.redb is damaged") && error.contains("away to begin anew"), "{error}");
+}
