@@ -110,8 +110,17 @@ fn an_mtu_changes_while_frames_pass() {
     let ping = "exec web-app-2 -- ping -c 1 -W 1 -s 1000 10.1.20.3";
     home.text(ping);
     home.text("link node-1 node-2 mtu=1000");
+    // RFC 1191: the node tells the pod what fits, and the pod keeps to it.
     assert_eq!(home.run(ping).status.code(), Some(1));
-    assert_eq!(home.json("link node-1 node-2")[0]["counters"]["too_long"], 1);
+    assert!(home.text("show drops node-1").contains("fragmentation-needed"));
+    home.text(ping);
+    let input = "0123456789\n".repeat(2_000);
+    let echoed = home.with_input("exec web-app-2 -- nc 10.1.20.3 7", &input);
+    assert!(echoed.stdout == input.as_bytes(), "{} of {} bytes", echoed.stdout.len(), input.len());
+    // A host's link drops in silence: nobody on it knows.
+    home.text("link user node-1 mtu=1000");
+    assert_eq!(home.run("exec user -- ping -c 1 -W 1 -s 1000 192.168.66.11").status.code(), Some(1));
+    assert_eq!(home.json("link user node-1")[0]["counters"]["too_long"], 1);
     assert!(home.text("show drops 192.168.66.0/24").contains("link-mtu"));
     home.text("link node-1 node-2 mtu=none");
     home.text(ping);

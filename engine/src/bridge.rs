@@ -6,6 +6,7 @@
 //! `tables`, `wire`, `clock`. Read first: IEEE 802.1D, 7.8 and 7.9.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::time::Duration;
 
 use crate::clock::Instant;
@@ -16,6 +17,8 @@ use crate::wire::MacAddress;
 pub const AGEING_TIME: Duration = Duration::from_secs(300);
 /// Learned entries a worker keeps over all its bridges.
 pub const LEARNED_LIMIT: usize = 1 << 16;
+/// Of these, entries behind one port: who makes up addresses fills nobody else's table.
+pub const PORT_LIMIT: usize = 1 << 10;
 
 /// How old an entry gets before the other workers are told of it again, and cached flows are decided again so that
 /// their senders are seen: well before it is forgotten.
@@ -47,7 +50,11 @@ pub enum News {
 #[derive(Debug, Default)]
 pub struct Fdb {
     learned: BTreeMap<(NodeId, MacAddress), Learned>,
+    /// How many of them are behind each port.
+    by_port: BTreeMap<PortId, usize>,
     renewed: Instant,
+    /// Up to which entry the aged have been removed.
+    swept: Option<(NodeId, MacAddress)>,
 }
 
 impl Fdb {
@@ -63,10 +70,17 @@ impl Fdb {
         if tables.stations.contains_key(&(node, mac)) {
             return News::None;
         }
-        let full = self.learned.len() >= LEARNED_LIMIT;
+        let at_port = self.by_port.get(&port).copied().unwrap_or(0);
+        let full = self.learned.len() >= LEARNED_LIMIT || at_port >= PORT_LIMIT;
         match self.learned.get_mut(&(node, mac)) {
+            // A station that moves behind a full port is no more believed there than a new one.
+            Some(entry) if entry.port != port && full => News::None,
             Some(entry) => {
                 let moved = entry.port != port;
+                if moved {
+                    count(&mut self.by_port, entry.port, -1);
+                    count(&mut self.by_port, port, 1);
+                }
                 let due = now.saturating_duration_since(entry.told) >= RENEWAL_TIME;
                 let told = if moved || due { now } else { entry.told };
                 *entry = Learned { port, seen: now, told };
@@ -79,6 +93,7 @@ impl Fdb {
             None if full => News::None,
             None => {
                 self.learned.insert((node, mac), Learned { port, seen: now, told: now });
+                count(&mut self.by_port, port, 1);
                 News::Fresh
             }
         }
@@ -92,6 +107,22 @@ impl Fdb {
         }
         self.renewed = now;
         !self.learned.is_empty()
+    }
+
+    /// Looks at some entries and removes what has aged.
+    pub fn sweep(&mut self, entries: usize, now: Instant) {
+        let from = self.swept.take().map_or(Bound::Unbounded, Bound::Excluded);
+        let mut aged = Vec::new();
+        for (key, entry) in self.learned.range((from, Bound::Unbounded)).take(entries) {
+            self.swept = Some(*key);
+            if now.saturating_duration_since(entry.seen) >= AGEING_TIME {
+                aged.push((*key, entry.port));
+            }
+        }
+        for (key, port) in aged {
+            self.learned.remove(&key);
+            count(&mut self.by_port, port, -1);
+        }
     }
 
     /// Finds the port of a MAC.
@@ -108,6 +139,14 @@ impl Fdb {
     /// Lists what a node's bridge learned, by MAC.
     pub fn list(&self, node: NodeId) -> impl Iterator<Item = (MacAddress, Learned)> {
         self.learned.iter().filter(move |((of, _), _)| *of == node).map(|((_, mac), entry)| (*mac, *entry))
+    }
+}
+
+fn count(by_port: &mut BTreeMap<PortId, usize>, port: PortId, change: isize) {
+    let entries = by_port.entry(port).or_default();
+    *entries = entries.saturating_add_signed(change);
+    if *entries == 0 {
+        by_port.remove(&port);
     }
 }
 
@@ -135,6 +174,7 @@ mod tests {
     }
 
     proptest! {
+        /// IEEE 802.1D, 7.8 and 7.9.2: learning and ageing.
         #[test]
         fn the_latest_port_wins_until_it_ages_as_in_a_plain_map(
             steps in prop::collection::vec((0u8..4, 0u32..4, 0u64..200), 1..60)
@@ -162,6 +202,29 @@ mod tests {
         assert_eq!(news, [News::Fresh, News::None, News::Fresh, News::None, News::Moved, News::None]);
     }
 
+    #[test]
+    fn who_makes_up_addresses_fills_only_its_own_part_until_they_age() {
+        let (tables, mut fdb) = (tables(), Fdb::default());
+        let made_up = |number: u32| {
+            let [_, a, b, c] = number.to_be_bytes();
+            MacAddress::new([2, 1, 0, a, b, c])
+        };
+        let news = (0..5000).filter(|&number| {
+            fdb.learn(&tables, NODE, made_up(number), PortId(1), Instant::ZERO) == News::Fresh
+        });
+        assert_eq!(news.count(), PORT_LIMIT);
+        assert_eq!(fdb.learn(&tables, NODE, mac(7), PortId(2), Instant::ZERO), News::Fresh);
+        assert_eq!(fdb.learn(&tables, NODE, mac(7), PortId(1), Instant::ZERO), News::None, "nor moves there");
+        assert_eq!(fdb.lookup(&tables, NODE, mac(7), Instant::ZERO), Some(PortId(2)));
+        let later = Instant::ZERO + AGEING_TIME;
+        for _ in 0..PORT_LIMIT {
+            fdb.sweep(2, later);
+        }
+        assert_eq!(fdb.list(NODE).count(), 0);
+        assert_eq!(fdb.learn(&tables, NODE, mac(8), PortId(1), later), News::Fresh);
+    }
+
+    /// IEEE 802.1D, 7.9.1: a static entry is not learned over.
     #[test]
     fn a_known_pod_cannot_be_learned_elsewhere() {
         let (mut tables, mut fdb) = (tables(), Fdb::default());

@@ -25,6 +25,7 @@ use crate::ledger::DropReason;
 use crate::masquerade::{self, Masquerade};
 use crate::neighbor::{Attachment, Neighbor, Neighbors};
 use crate::parse::{self, Class, Parsed};
+use crate::path_mtu::PathMtu;
 use crate::random::Random;
 use crate::rewrite::{Step, Transform};
 use crate::tables::{
@@ -32,7 +33,8 @@ use crate::tables::{
 };
 use crate::trace::{Action, Point};
 use crate::tunnel::Outer;
-use crate::wire::{EthernetFrame, IpProtocol, Ipv4Packet, MacAddress, TcpSegment};
+use crate::wire::icmpv4::code;
+use crate::wire::{EthernetFrame, IcmpPacket, IcmpType, IpProtocol, Ipv4Packet, MacAddress, TcpSegment};
 
 mod route;
 mod translate;
@@ -48,6 +50,8 @@ pub struct World<'a> {
     pub bindings: &'a mut Bindings,
     /// This worker's neighbours.
     pub neighbors: &'a mut Neighbors,
+    /// What routers said about the paths to the tunnel's peers.
+    pub path_mtu: &'a PathMtu<(NodeId, Ipv4Addr)>,
     /// What this worker learned of MACs.
     pub fdb: &'a mut Fdb,
     /// The ports this worker may use.
@@ -124,6 +128,8 @@ pub enum Verdict {
     HandOver(u8, Option<BindingRef>),
     /// It waits until another worker has granted a port: this one has none left.
     AskForPort(masquerade::Pool),
+    /// A router says that the path to a peer of the tunnel takes this much, bytes; that is for the node itself.
+    LowerPathMtu(Ipv4Addr, u16),
     /// It leaves the pod network and comes back, with this tuple: a hairpin (RFC 4787, 6).
     Reflect(Tuple),
 }
@@ -159,7 +165,7 @@ impl From<DropReason> for Refusal {
 /// # Errors
 /// [`Refusal`]: why it is dropped.
 pub fn decide(world: &mut World<'_>, arrival: &Arrival<'_>) -> Result<Verdict, Refusal> {
-    may_send(arrival)?;
+    may_send(world, arrival)?;
     if arrival.parsed.class == Class::LayerTwo {
         return bridge(world, arrival, Transform::new(), None);
     }
@@ -179,21 +185,27 @@ pub fn decide(world: &mut World<'_>, arrival: &Arrival<'_>) -> Result<Verdict, R
     }
 }
 
-/// 1. A pod sends from its own MAC and address only.
-fn may_send(arrival: &Arrival<'_>) -> Result<(), DropReason> {
+/// 1. A pod sends from its own MAC and address only, and no other machine from a pod's.
+fn may_send(world: &World<'_>, arrival: &Arrival<'_>) -> Result<(), DropReason> {
     // What the node has translated and takes in again was looked at before.
     if arrival.course == Course::Reflected {
         return Ok(());
     }
-    let Role::Bridge(Some(guard)) = arrival.ingress.role else { return Ok(()) };
-    if arrival.source_mac() != guard.mac {
+    let source = Ipv4Addr::from_bits(arrival.parsed.tuple().source);
+    let is_ipv4 = arrival.parsed.class != Class::LayerTwo;
+    let (owns_mac, owns_address) = match arrival.ingress.role {
+        Role::Interface(_) => return Ok(()),
+        Role::Bridge(Some(guard)) => (arrival.source_mac() == guard.mac, source == guard.address),
+        Role::Bridge(None) => {
+            let station = world.tables.stations.get(&(arrival.ingress.node, arrival.source_mac()));
+            let pod = world.tables.endpoints.get(&source).filter(|pod| pod.node == arrival.ingress.node);
+            (station.is_none_or(|&port| port == arrival.port), pod.is_none_or(|pod| pod.port == arrival.port))
+        }
+    };
+    if !owns_mac {
         return Err(DropReason::SpoofedMac);
     }
-    let is_ipv4 = arrival.parsed.class != Class::LayerTwo;
-    if is_ipv4 && arrival.parsed.tuple().source != guard.address.to_bits() {
-        return Err(DropReason::SpoofedAddress);
-    }
-    Ok(())
+    if is_ipv4 && !owns_address { Err(DropReason::SpoofedAddress) } else { Ok(()) }
 }
 
 /// RFC 1812, 5.3.7: addresses that are never on a wire, or are the node's own.
@@ -370,7 +382,7 @@ fn leave(
     if packet.time_to_live() <= 1 {
         return Err(DropReason::TtlExpired.into());
     }
-    let mtu = hop.mtu(arrival.node);
+    let mtu = hop.mtu(world, arrival.ingress.node, arrival.node);
     let too_long = packet.total_length() > mtu;
     if too_long && packet.dont_fragment() {
         return Err(Refusal { reason: DropReason::FragmentationNeeded, mtu });
@@ -450,6 +462,27 @@ fn exit(transform: &mut Transform, reach: &Reach, mtu: u16) {
     transform.push(Step::Pass(point, action));
 }
 
+/// Tells whether a router says that a datagram of this node's tunnel was too long, and what fits. Nobody else is
+/// believed: the datagram it quotes must be ours, to a node that holds a lease.
+fn told_mtu(world: &World<'_>, arrival: &Arrival<'_>, quoted: &Tuple) -> Option<u16> {
+    let tunnel = arrival.node.tunnel?;
+    let packet = Ipv4Packet::new_unchecked(arrival.packet());
+    let error = IcmpPacket::new_checked(packet.payload()).ok()?;
+    let too_long = error.icmp_type() == IcmpType::DestinationUnreachable
+        && error.code() == code::FRAGMENTATION_NEEDED
+        && error.verify_checksum();
+    let ours = Tuple {
+        source: tunnel.local.to_bits(),
+        destination: quoted.destination,
+        source_port: tunnel.port,
+        destination_port: tunnel.port,
+        protocol: IpProtocol::Udp.into(),
+    };
+    let peer = Ipv4Addr::from_bits(quoted.destination);
+    let is_peer = || world.tables.leases.list().iter().any(|(_, lease)| lease.public_ip == peer);
+    (too_long && *quoted == ours && is_peer()).then(|| error.next_hop_mtu())
+}
+
 /// An ICMP error about a translated packet is translated like an answer to it; others are just routed.
 fn forward_error(world: &mut World<'_>, arrival: &Arrival<'_>) -> Result<Verdict, Refusal> {
     let tuple = arrival.parsed.tuple();
@@ -458,6 +491,9 @@ fn forward_error(world: &mut World<'_>, arrival: &Arrival<'_>) -> Result<Verdict
     let Some((quoted, _)) = quoted else { return forward(world, arrival, untranslated) };
     let key = HalfKey { node: arrival.ingress.node, tuple: quoted.reversed() };
     let Some((_, half, binding)) = world.bindings.find(&key, world.now) else {
+        if let Some(mtu) = told_mtu(world, arrival, &quoted) {
+            return Ok(Verdict::LowerPathMtu(Ipv4Addr::from_bits(quoted.destination), mtu));
+        }
         let masqueraded = is_local(arrival.node, Ipv4Addr::from_bits(tuple.destination));
         return if masqueraded {
             Err(DropReason::IcmpErrorUnmatched.into())

@@ -41,6 +41,7 @@ pub enum Notice {
 
 /// Chooses the notice for a drop; `None` where the sender is not told.
 #[must_use]
+#[expect(clippy::too_many_lines, reason = "each reason is named, so that a new one must be thought about")]
 pub fn notice(reason: DropReason, protocol: u8, mtu: u16) -> Option<Notice> {
     let unreachable = |code| Some(Notice::Error { kind: IcmpType::DestinationUnreachable, code, mtu: 0 });
     match reason {
@@ -74,6 +75,8 @@ pub fn notice(reason: DropReason, protocol: u8, mtu: u16) -> Option<Notice> {
         | DropReason::SpoofedAddress
         | DropReason::SpoofedArp
         | DropReason::Martian
+        | DropReason::RouterAdvertisement
+        | DropReason::FloodLimit
         | DropReason::BridgeSamePort
         | DropReason::BridgeNoPort
         | DropReason::MtuExceeded

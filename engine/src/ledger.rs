@@ -97,6 +97,8 @@ drop_reasons! {
     SpoofedAddress "spoofed-address" "A pod sent from an IPv4 address that is not its own." "A pod may send from its own address only.";
     SpoofedArp "spoofed-arp" "A pod claimed another's address in ARP." "A pod may claim its own address only (RFC 826).";
     Martian "martian" "Source or destination cannot be on the wire: loopback, multicast or broadcast source." "RFC 1812, 5.3.7.";
+    RouterAdvertisement "router-advertisement" "A machine on the pods' bridge announced itself as an IPv6 router, or hid that it does." "RFC 6105, 7113: no pod is a router.";
+    FloodLimit "flood-limit" "One port sends more frames than a bridge floods: 4,096 a second." "A storm, a loop, or a flood of frames for stations that do not exist.";
     BridgeSamePort "bridge-same-port" "The frame would leave by the port it came in by." "The destination is on the sender's side of the bridge.";
     BridgeNoPort "bridge-no-port" "The bridge has no other port to flood to." "Nothing else is attached to this bridge.";
     TtlExpired "ttl-expired" "The TTL ran out; the sender is told." "A routing loop, or a traceroute.";

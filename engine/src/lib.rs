@@ -32,6 +32,8 @@ pub mod masquerade;
 
 pub mod fragment;
 
+pub mod path_mtu;
+
 pub mod icmp;
 
 pub mod rewrite;

@@ -4,6 +4,7 @@
 //! sees whole state and needs no lock; every way is bounded; a sleeping worker is woken, a running one costs
 //! its sender one load. Allowed dependencies: `ring`, `frame`, `worker`, and what notices are about. Read first: `docs/architecture.md`.
 
+use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::thread::Thread;
@@ -61,6 +62,8 @@ pub enum Notice {
     Station(NodeId, MacAddress, PortId),
     /// A neighbour's MAC became known.
     Neighbor(Neighbor, MacAddress),
+    /// The path from a node to a peer of its tunnel takes no more than this, bytes.
+    PathMtu(NodeId, Ipv4Addr, u16),
     /// Answers with this tuple are for this worker.
     AnswersBegin(HalfKey, u8),
     /// They no longer are.

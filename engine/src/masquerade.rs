@@ -297,6 +297,7 @@ mod tests {
         assert_eq!(usable, 65_536 - 1024 - 2768 - 1);
     }
 
+    /// RFC 4787, 4.2.1: port preservation.
     #[test]
     fn a_flows_own_port_comes_first_when_it_may_be_used() {
         let mut bindings = Bindings::new(9, 9, [1, 2]);
@@ -312,6 +313,7 @@ mod tests {
         }
     }
 
+    /// RFC 4787, 4.2.
     #[test]
     fn every_port_is_used_before_one_is_refused_and_a_freed_one_is_found_at_once() {
         let (mut bindings, mut ports) = (Bindings::new(70_000, 1, [1, 2]), Masquerade::new(0, 1));

@@ -221,6 +221,7 @@ mod tests {
         address: Ipv4Addr::new(192, 168, 66, 1),
     };
 
+    /// RFC 1122, 2.3.2.2: at least the latest packet is kept.
     #[test]
     fn frames_wait_for_the_answer_and_the_oldest_makes_room() {
         let (_arena, mut pools) = Arena::new(1, 8, 0).unwrap();
@@ -237,6 +238,7 @@ mod tests {
         assert_eq!((released.len(), neighbors.next_poll()), (WAITING_LIMIT, None));
     }
 
+    /// RFC 1122, 2.3.2.1: at most one request a second.
     #[test]
     fn who_has_just_answered_is_not_asked_at_once_again() {
         let (_arena, mut pools) = Arena::new(1, 8, 0).unwrap();
@@ -261,6 +263,7 @@ mod tests {
         assert_eq!(neighbors.held(NodeId(0)), ASKING_LIMIT);
     }
 
+    /// RFC 1122, 2.3.2.1.
     #[test]
     fn a_silent_neighbour_is_given_up_after_three_requests() {
         let (_arena, mut pools) = Arena::new(1, 8, 0).unwrap();

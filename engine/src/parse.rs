@@ -10,7 +10,7 @@ use crate::flow::{FlowKey, LinkGuard, Tuple};
 use crate::ledger::DropReason;
 use crate::wire::{
     EtherType, EthernetFrame, IcmpPacket, IpProtocol, Ipv4Packet, MacAddress, TcpFlags, TcpSegment,
-    UdpDatagram, ethernet, icmpv4::Type, udp,
+    UdpDatagram, ethernet, icmpv4::Type, ipv6, udp,
 };
 
 /// What a parser must know of the port a frame came in by.
@@ -158,6 +158,9 @@ pub fn parse_into(
             Ok(())
         }
         (_, Side::Interface { .. }) => Err(DropReason::UnhandledProtocol),
+        (EtherType::Ipv6, Side::Bridge) if ipv6::is_router_advertisement(frame.payload()) => {
+            Err(DropReason::RouterAdvertisement)
+        }
         (ethertype, Side::Switch | Side::Bridge) => {
             parsed.class = Class::LayerTwo;
             parsed.key = FlowKey::layer_two(destination.octets(), ethertype.into(), ingress.port);

@@ -79,6 +79,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     proptest! {
+        /// RFC 1812, 5.2.4.3.
         #[test]
         fn the_longest_prefix_wins_as_in_a_linear_scan(
             changes in prop::collection::vec((any::<bool>(), 0u32..64, 0u8..=32), 1..80),

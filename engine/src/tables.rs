@@ -8,6 +8,7 @@
 //!
 //! Above 400 lines because the snapshot's types and the only edits of them belong together.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -75,6 +76,8 @@ pub struct Node {
     pub bridge: Option<Bridge>,
     /// eth0 and further ones.
     pub interfaces: Vec<Interface>,
+    /// Neighbours whose links take less than the interface towards them, bytes of an IP packet.
+    pub link_mtus: BTreeMap<Ipv4Addr, u16>,
     /// flannel0.
     pub tunnel: Option<Tunnel>,
     /// The node's own routes.

@@ -120,6 +120,7 @@ mod tests {
     }
 
     proptest! {
+        /// RFC 768; RFC 1071, 2 (A): sums in parts.
         #[test]
         fn the_outer_checksum_derived_from_the_inner_one_is_the_full_sum(
             payload in prop::collection::vec(any::<u8>(), 0..64), identification: u16,

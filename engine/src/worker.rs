@@ -8,6 +8,7 @@
 //! Above 400 lines because the loop and its three passes are the tour through everything else.
 
 use std::collections::{HashMap, VecDeque};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -29,6 +30,7 @@ use crate::mailbox::{Incoming, Mailbox, Notice, Outgoing, Parcel};
 use crate::masquerade::{Masquerade, Pool as PortPool};
 use crate::neighbor::Neighbors;
 use crate::parse::{Class, IngressPort, Parsed, parse_into};
+use crate::path_mtu::PathMtu;
 use crate::random::Random;
 use crate::rewrite::{Adjacency, replay};
 use crate::tables::{NodeId, PortId, Reader, Tables};
@@ -36,6 +38,7 @@ use crate::trace::{Action, Event, Observer, Point};
 use crate::wire::{IpProtocol, Ipv4Packet, TcpSegment};
 
 mod arp;
+mod budget;
 mod cables;
 mod exchange;
 mod finish;
@@ -48,13 +51,15 @@ mod ports;
 mod replays;
 mod slow;
 
+use budget::TokenBucket;
+
 pub use replays::ReplayState;
 
 /// Frames a batch has at most.
 pub const BATCH_LIMIT: usize = 64;
 /// Frames whose first bytes are on their way while one is parsed: more would wait for each other.
 const AHEAD: usize = 4;
-/// Bindings looked at per batch for expiry.
+/// Bindings, and learned MACs, looked at per batch for expiry.
 const SWEEP: usize = 32;
 /// Adjacencies a worker keeps; one more clears the cache.
 const ADJACENCY_LIMIT: usize = 1 << 16;
@@ -120,6 +125,7 @@ pub struct Worker {
     /// Notices that must not be lost and found no room yet.
     unsent: VecDeque<(u8, Notice)>,
     fragments: Fragments,
+    path_mtu: PathMtu<(NodeId, Ipv4Addr)>,
     neighbors: Neighbors,
     fdb: Fdb,
     cursors: Cursors,
@@ -137,8 +143,12 @@ pub struct Worker {
     now: Instant,
     next_mark: u32,
     parcels: Vec<Parcel>,
-    error_budget: originate::ErrorBudget,
+    /// Errors it may still send.
+    errors: TokenBucket,
+    /// Frames that ports of bridges may still have flooded.
+    floods: HashMap<PortId, TokenBucket>,
     identification: u16,
+    originated_identification: u16,
     batch: Batch,
 }
 
@@ -182,10 +192,12 @@ impl Worker {
             waiting_for_ports: VecDeque::new(),
             unsent: VecDeque::new(),
             fragments: Fragments::default(),
+            path_mtu: PathMtu::default(),
             neighbors: Neighbors::default(),
             fdb: Fdb::default(),
             cursors: Cursors::new(u32::from(id)),
             identification: random.next_u16(),
+            originated_identification: u16::from(id),
             random,
             observer: Observer::default(),
             links: Vec::new(),
@@ -196,7 +208,8 @@ impl Worker {
             now: Instant::ZERO,
             next_mark: u32::from(id) << 24,
             parcels: Vec::new(),
-            error_budget: originate::ErrorBudget::default(),
+            errors: TokenBucket::full(originate::ERRORS),
+            floods: HashMap::new(),
             batch: Batch::default(),
         })
     }
@@ -222,6 +235,7 @@ impl Worker {
         // 4. What can wait.
         self.bindings.sweep(SWEEP, now);
         self.spread_news();
+        self.fdb.sweep(SWEEP, now);
         if self.fdb.renewal_is_due(now) {
             self.cache.clear();
         }
@@ -413,6 +427,7 @@ impl Worker {
             tables: &self.tables,
             bindings: &mut self.bindings,
             neighbors: &mut self.neighbors,
+            path_mtu: &self.path_mtu,
             fdb: &mut self.fdb,
             cursors: &mut self.cursors,
             random: &mut self.random,

@@ -235,6 +235,26 @@ fn provoke(reason: DropReason, lab: &mut Lab) -> Gained {
             from_pod(lab, &datagram(Ipv4Addr::new(10, 1, 99, 5)));
             TOLD
         }
+        DropReason::RouterAdvertisement => {
+            let mut frame = ethernet(MacAddress::new([0x33, 0x33, 0, 0, 0, 1]), mac(APP2), &[0; 48]);
+            frame[12..14].copy_from_slice(&[0x86, 0xdd]);
+            (frame[14], frame[20], frame[54]) = (0x60, 58, 134);
+            lab.send(APP2, &frame);
+            ALONE
+        }
+        DropReason::FloodLimit => {
+            let broadcast = ethernet(
+                MacAddress::BROADCAST,
+                mac(APP2),
+                &udp_packet(APP2, Ipv4Addr::BROADCAST, (1, 2), b"", 64),
+            );
+            for _ in 0..4096 / 512 {
+                lab.send_all(APP2, &vec![broadcast.clone(); 512]);
+                lab.take(APP1);
+            }
+            lab.send(APP2, &broadcast);
+            Gained { received: 4097, sent: 4096, ..ALONE }
+        }
         DropReason::FragmentationNeeded => {
             from_pod(lab, &udp_packet(APP2, BACKEND, (1000, 7), &[0; 1445], 64));
             TOLD

@@ -6,7 +6,7 @@ mod common;
 
 use common::*;
 use flatnet_engine::ledger::{DropReason, Term};
-use flatnet_engine::wire::{Ipv4Packet, UdpDatagram};
+use flatnet_engine::wire::{IcmpPacket, IpProtocol, Ipv4Packet, UdpDatagram};
 use proptest::prelude::*;
 use std::net::Ipv4Addr;
 
@@ -173,6 +173,7 @@ fn an_overlap_ends_its_datagram_and_no_other() {
 }
 
 /// One source's flood of fragments takes nothing from another's.
+/// RFC 4787, REQ-14; RFC 4963, 2 for what a flood of fragments is.
 #[test]
 fn a_flood_of_fragments_ends_the_floods_own() {
     let mut lab = Lab::new(1);
@@ -192,4 +193,113 @@ fn a_flood_of_fragments_ends_the_floods_own() {
     let arrived: usize = [APP1, APP2, APP3].iter().map(|&at| lab.receive(at).len()).sum();
     assert_eq!(arrived, 3);
     lab.check();
+}
+
+/// An error that a router sends a node about one of its tunnel's datagrams.
+fn too_long(lab: &mut Lab, quoted: &[u8], mtu: u16) {
+    let mut message = vec![3, 4, 0, 0, 0, 0];
+    message.extend(mtu.to_be_bytes());
+    message.extend(&quoted[..28]);
+    IcmpPacket::new_unchecked(&mut message[..]).fill_checksum();
+    let error = ipv4_packet(USER, NODE1, IpProtocol::Icmp, 64, &message);
+    lab.send(USER, &ethernet(mac(NODE1), mac(USER), &error));
+}
+
+/// RFC 1191, 3, for the underlay (RFC 2003, 5.1 has the same for its tunnels): who sends too much into the tunnel is told
+/// what fits inside.
+#[test]
+fn the_path_mtu_of_a_peer_is_learned_and_told_inside() {
+    for workers in [1, 2, 3] {
+        let mut lab = Lab::new(workers);
+        let hello = lab.udp(APP2, BACKEND, (5000, 7), b"");
+        lab.send(APP2, &hello);
+        lab.receive(BACKEND);
+        let long = lab.udp(APP2, BACKEND, (5000, 7), &data(1300));
+        let outer = udp_packet(NODE1, NODE2, (8285, 8285), &long[14..], 64);
+        lab.send(APP2, &long);
+        assert_eq!(lab.receive(BACKEND).len(), 1, "it fits the interface");
+        // Not ours, not a peer's, not from the tunnel's port: nobody believes that.
+        for forged in [
+            udp_packet(NODE2, NODE1, (8285, 8285), &long[14..], 64),
+            udp_packet(NODE1, USER, (8285, 8285), &long[14..], 64),
+            udp_packet(NODE1, NODE2, (8285, 53), &long[14..], 64),
+        ] {
+            too_long(&mut lab, &forged, 1300);
+        }
+        lab.send(APP2, &long);
+        assert_eq!((lab.receive(BACKEND).len(), lab.drops(DropReason::IcmpErrorUnmatched)), (1, 3));
+        too_long(&mut lab, &outer, 1300);
+        lab.send(APP2, &long);
+        assert_eq!(lab.receive(BACKEND), Vec::<Vec<u8>>::new());
+        let told = lab.receive(APP2);
+        let icmp = packet(&told[0]).3;
+        let error = IcmpPacket::new_checked(&icmp[..]).unwrap();
+        assert_eq!((error.code(), error.next_hop_mtu()), (4, 1300 - 28));
+        // What may be cut is cut to that.
+        let mut whole = udp_packet(APP2, BACKEND, (5000, 7), &data(1300), 64);
+        Ipv4Packet::new_unchecked(&mut whole[..]).set_fragmentation(false, false, 0);
+        Ipv4Packet::new_unchecked(&mut whole[..]).fill_header_checksum();
+        lab.send(APP2, &ethernet(lab.machines[&APP2].gateway, mac(APP2), &whole));
+        let arrived = lab.receive(BACKEND);
+        assert_eq!((arrived.len(), check(&arrived, APP2, BACKEND, &data(1300))), (2, (5000, 7)));
+        // Ten minutes later it may be tried again (RFC 1191, 6.3).
+        lab.pass(std::time::Duration::from_secs(601));
+        let again = lab.udp(APP2, BACKEND, (5001, 7), &data(1300));
+        lab.send(APP2, &again);
+        assert_eq!(lab.receive(BACKEND).len(), 1);
+        lab.check();
+    }
+}
+
+/// What a link takes is what its ends know: the sender is told, and the tunnel's room shrinks with its underlay.
+#[test]
+fn a_links_mtu_changes_while_packets_flow() {
+    let mut lab = Lab::new(2);
+    let set = |lab: &mut Lab, mtu: Option<u16>| {
+        let id = lab.node1;
+        lab.control.tables.publish(|tables| {
+            let mut node = (**tables.node(id).unwrap()).clone();
+            node.link_mtus = mtu.map(|mtu| (NODE2, mtu)).into_iter().collect();
+            tables.set_node(id, Some(node));
+        });
+    };
+    let long = lab.udp(APP2, BACKEND, (5000, 7), &data(1300));
+    for (mtu, fits) in
+        [(None, true), (Some(1200), false), (Some(1356), true), (Some(1355), false), (None, true)]
+    {
+        set(&mut lab, mtu);
+        lab.send(APP2, &long);
+        assert_eq!(lab.receive(BACKEND).len(), usize::from(fits), "{mtu:?}");
+        let told = lab.receive(APP2);
+        assert_eq!(told.len(), usize::from(!fits), "{mtu:?}");
+        if let Some(told) = told.first() {
+            let icmp = packet(told).3;
+            assert_eq!(Some(IcmpPacket::new_unchecked(&icmp[..]).next_hop_mtu() + 28), mtu);
+        }
+        let other = lab.udp(APP2, USER, (5000, 7), &data(1300));
+        lab.send(APP2, &other);
+        assert_eq!(lab.settle(USER).len(), 1, "another link");
+    }
+    lab.check();
+}
+
+/// RFC 6864, 4.3: two workers of a node never give one identification to packets that may be cut.
+#[test]
+fn what_workers_make_of_one_address_differs_in_its_identification() {
+    for workers in [2, 3] {
+        let mut lab = Lab::new(workers);
+        let mut seen = std::collections::BTreeMap::new();
+        for round in 0..40u8 {
+            for (worker, pod) in [(0, APP1), (workers - 1, APP2)] {
+                let expired = lab.echo(pod, INTERNET, 1);
+                lab.send(pod, &expired);
+                let told = lab.receive(pod);
+                let header = Ipv4Packet::new_checked(&told[0][14..]).unwrap();
+                assert!(!header.dont_fragment());
+                let other = seen.insert(header.identification(), (worker, round));
+                assert_eq!(other, None, "{} again", header.identification());
+            }
+        }
+        lab.check();
+    }
 }

@@ -103,6 +103,7 @@ fn a_worker_uses_every_port_of_its_node_and_gives_back_what_was_granted() {
 }
 
 /// A machine on docker0 that is no pod of ours and not the worker's that its backend is at.
+/// LVS's NAT forwarding: the answer has the VIP for its source.
 #[test]
 fn the_answer_to_a_client_nobody_knows_comes_from_the_vip() {
     let stranger = Ipv4Addr::new(10, 1, 15, 200);

@@ -193,6 +193,7 @@ fn run(workers: u8, deeds: &[Deed]) -> Result<(), TestCaseError> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
+    /// RFC 3022, 2 and 4; conntrack's timeouts (`nf_conntrack_*_timeout`).
     #[test]
     fn what_is_masqueraded_comes_back_as_it_went(
         workers in 1u8..3, deeds in prop::collection::vec(deed(), 1..60),
@@ -201,6 +202,7 @@ proptest! {
     }
 }
 
+/// RFC 4787, 4.2.1: port preservation.
 #[test]
 fn a_port_is_kept_where_it_may_be() {
     let mut lab = Lab::new(1);

@@ -12,6 +12,7 @@ fn hops(lab: &mut Lab, mark: u32) -> Vec<String> {
     lab.hops(mark).into_iter().map(|(node, point, action)| format!("{node}:{point} {action}")).collect()
 }
 
+/// IEEE 802.1D, 7.7.
 #[test]
 fn pods_of_one_node_meet_on_docker0() {
     for workers in [1, 2] {
@@ -56,6 +57,7 @@ fn pods_of_two_nodes_meet_through_the_tunnel() {
     }
 }
 
+/// LVS's `ip_vs_rr`, and its NAT forwarding.
 #[test]
 fn a_service_is_balanced_round_robin_and_answers_come_from_it() {
     for workers in [1, 2] {
@@ -92,6 +94,7 @@ fn a_service_is_balanced_round_robin_and_answers_come_from_it() {
     }
 }
 
+/// RFC 3022, 2.2.
 #[test]
 fn what_leaves_for_the_internet_is_masqueraded_and_comes_back() {
     for workers in [1, 2] {
@@ -127,6 +130,7 @@ fn what_leaves_for_the_internet_is_masqueraded_and_comes_back() {
     }
 }
 
+/// Kubernetes, Service: type NodePort.
 #[test]
 fn a_node_port_leads_in_from_outside_on_any_node() {
     for workers in [1, 2] {
@@ -156,6 +160,7 @@ fn a_node_port_leads_in_from_outside_on_any_node() {
     }
 }
 
+/// RFC 1812, 5.3.1; RFC 792.
 #[test]
 fn traceroute_shows_docker0_flannel0_and_the_pod() {
     for workers in [1, 2] {
@@ -176,6 +181,7 @@ fn traceroute_shows_docker0_flannel0_and_the_pod() {
     }
 }
 
+/// RFC 1122, 3.2.2.6.
 #[test]
 fn the_nodes_own_addresses_answer_echo() {
     let mut lab = Lab::new(2);
@@ -190,6 +196,7 @@ fn the_nodes_own_addresses_answer_echo() {
     lab.check();
 }
 
+/// RFC 5508, 4.1; RFC 4787, REQ-10.
 #[test]
 fn an_error_from_outside_finds_the_pod_behind_the_masquerade() {
     for workers in [1, 2] {
@@ -208,6 +215,7 @@ fn an_error_from_outside_finds_the_pod_behind_the_masquerade() {
     }
 }
 
+/// RFC 1122, 4.1.3.1; RFC 9293, 3.5.2.
 #[test]
 fn a_service_without_backends_refuses_at_once() {
     let mut lab = Lab::new(1);
@@ -236,6 +244,7 @@ fn frames_that_wait_at_the_end_are_found_where_they_wait() {
     assert_eq!((ledger.held, lab.finish().held), (1, 1), "it waits for the neighbour's MAC");
 }
 
+/// RFC 1122, 3.2.2.6.
 #[test]
 fn an_echo_request_with_options_is_answered_without_them() {
     let mut lab = Lab::new(1);
@@ -253,6 +262,7 @@ fn an_echo_request_with_options_is_answered_without_them() {
     lab.check();
 }
 
+/// RFC 1122, 3.2.2.
 #[test]
 fn nobody_is_told_that_a_directed_broadcast_was_not_taken() {
     let mut lab = Lab::new(1);
@@ -299,6 +309,7 @@ fn a_station_whose_port_went_is_flooded_for_again() {
     lab.check();
 }
 
+/// RFC 5508, 4.2; RFC 1624, 3.
 #[test]
 fn a_translated_error_leaves_padding_out_of_its_checksum_and_a_wrong_one_wrong() {
     for wrong in [0, 1] {

@@ -26,6 +26,7 @@ fn is_arp(frame: &[u8]) -> bool {
     frame[12..14] == [8, 6]
 }
 
+/// IEEE 802.1D, 7.9.2.
 #[test]
 fn a_station_whose_flows_are_cached_is_not_forgotten() {
     let mut lab = Lab::new(1);
@@ -88,6 +89,7 @@ fn a_pod_without_its_endpoint_is_asked_for_once_and_found() {
     }
 }
 
+/// RFC 5227, 2.1.1.
 #[test]
 fn a_probe_for_ones_own_address_is_not_answered() {
     let mut lab = Lab::new(2);
@@ -98,6 +100,7 @@ fn a_probe_for_ones_own_address_is_not_answered() {
     lab.check();
 }
 
+/// RFC 826; RFC 1027, 2.
 #[test]
 fn a_question_for_a_known_pod_or_the_node_is_answered_by_the_node() {
     let mut lab = Lab::new(2);
@@ -112,6 +115,7 @@ fn a_question_for_a_known_pod_or_the_node_is_answered_by_the_node() {
     lab.check();
 }
 
+/// RFC 5227, 2.4.
 #[test]
 fn a_guarded_pod_cannot_announce_anothers_address() {
     let mut lab = Lab::new(1);
@@ -125,6 +129,7 @@ fn a_guarded_pod_cannot_announce_anothers_address() {
     lab.check();
 }
 
+/// RFC 1122, 2.3.2.1; RFC 1812, 5.2.7.1.
 #[test]
 fn a_silent_neighbour_is_asked_for_three_times_and_then_the_sender_is_told() {
     for workers in [1, 2] {
@@ -148,6 +153,7 @@ fn a_silent_neighbour_is_asked_for_three_times_and_then_the_sender_is_told() {
     }
 }
 
+/// RFC 1122, 2.3.2.2.
 #[test]
 fn frames_that_wait_for_a_neighbour_go_on_in_order() {
     for workers in [1, 2] {

@@ -8,8 +8,9 @@
 
 use flatnet_engine::{
     link::{Direction, impairment::Impairment},
-    tables::PortId,
+    tables::{Node, PortId},
 };
+use std::net::Ipv4Addr;
 
 use super::{PublishError, Publisher};
 
@@ -93,9 +94,34 @@ impl Publisher {
         self.visit(worker, move |worker| {
             worker.impair(port, direction, impairment);
         })?;
+        if let Direction::OutFrom(_) = direction {
+            self.tell_mtu(from, to, impairment.mtu);
+        }
         let ends = self.ends(from, to);
         self.links.entry(ends).or_default().present = impairment;
         Ok(())
+    }
+
+    /// A node or router knows what its link to a neighbour takes, as if it were the interface's MTU: it tells senders, or
+    /// cuts. Hosts do not: their link drops what is too long.
+    fn tell_mtu(&mut self, from: &str, to: &str, mtu: Option<u16>) {
+        let tables = self.control.tables.current();
+        let node = |name: &str| self.nodes.get(name).or_else(|| self.routers.get(name)).copied();
+        let Some((id, near)) = node(from).and_then(|id| Some((id, tables.node(id)?))) else { return };
+        let on_network = |address: &Ipv4Addr| near.interfaces.iter().any(|it| it.network.contains(*address));
+        let far = match node(to).and_then(|id| tables.node(id)) {
+            Some(far) => far.interfaces.iter().map(|it| it.address).find(on_network),
+            None => self.place(to).map(|place| place.address),
+        };
+        let Some(address) = far else { return };
+        let mut node = Node::clone(near);
+        let before = match mtu {
+            Some(mtu) => node.link_mtus.insert(address, mtu),
+            None => node.link_mtus.remove(&address),
+        };
+        if before != mtu {
+            self.control.tables.publish(|tables| tables.set_node(id, Some(node)));
+        }
     }
 
     /// Sets what the topology says of one direction; a pod may come later.

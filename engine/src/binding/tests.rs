@@ -113,6 +113,7 @@ fn masqueraded(protocol: u8) -> (HalfKey, HalfKey) {
     (original, reply)
 }
 
+/// RFC 3022, 2: what is translated on the way out is translated back on the way in.
 #[test]
 fn out_and_back_through_a_binding_is_the_identity() {
     let (original, reply) = masqueraded(17);
@@ -125,6 +126,7 @@ fn out_and_back_through_a_binding_is_the_identity() {
     assert_eq!((half, home), (Half::Reply, original.tuple.reversed()));
 }
 
+/// RFC 3022, 2.2: a reply must name one session only.
 #[test]
 fn a_taken_reply_tuple_is_refused_and_changes_nothing() {
     let (original, reply) = masqueraded(17);
@@ -152,6 +154,7 @@ fn an_ended_binding_renews_no_cached_flow() {
     assert!(!bindings.renew(first.index, first.generation, Half::Original, later));
 }
 
+/// RFC 9293, 3.6.1: the same ports may be used again.
 #[test]
 fn a_connection_opened_anew_is_established_although_the_cache_knows_it() {
     let (original, reply) = masqueraded(6);
@@ -354,6 +357,7 @@ fn a_reset_ends_a_binding_only_where_its_receiver_would_take_it() {
     }
 }
 
+/// RFC 6888, REQ-4: a limit for each subscriber.
 #[test]
 fn a_client_at_its_quota_takes_nothing_from_others() {
     let mut bindings = Bindings::new(10, 2, [1, 2]);

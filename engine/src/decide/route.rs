@@ -9,6 +9,7 @@ use super::{
     Tables, World, prefix_bucket,
 };
 use crate::tables::NextHop;
+use crate::tunnel::OUTER_LENGTH;
 
 /// A route's outcome, before any MAC is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,15 +40,25 @@ pub enum Hop {
 }
 
 impl Hop {
-    /// Returns the largest packet this way takes, bytes.
+    /// Returns the largest packet this way takes, bytes: into the tunnel, one that fits the peer's path with its outer
+    /// headers.
     #[must_use]
-    pub fn mtu(self, node: &Node) -> u16 {
+    pub fn mtu(self, world: &World<'_>, id: NodeId, node: &Node) -> u16 {
         match self {
             Self::Local => u16::MAX,
             Self::Bridge { .. } => node.bridge.as_ref().map_or(u16::MAX, |bridge| bridge.mtu),
-            Self::Tunnel { .. } => node.tunnel.map_or(u16::MAX, |tunnel| tunnel.mtu),
-            Self::Interface { index, .. } => {
-                node.interfaces.get(usize::from(index)).map_or(u16::MAX, |it| it.mtu)
+            Self::Tunnel { peer, .. } => {
+                let tunnel = node.tunnel.map_or(u16::MAX, |tunnel| tunnel.mtu);
+                let link = match self::route(world.tables, node, peer) {
+                    Ok(hop @ Self::Interface { .. }) => hop.mtu(world, id, node),
+                    Ok(Self::Local | Self::Bridge { .. } | Self::Tunnel { .. }) | Err(_) => u16::MAX,
+                };
+                let path = world.path_mtu.get((id, peer), world.now).and_then(|mtu| u16::try_from(mtu).ok());
+                tunnel.min(link.min(path.unwrap_or(u16::MAX)).saturating_sub(OUTER_LENGTH as u16))
+            }
+            Self::Interface { index, next_hop, .. } => {
+                let link = node.link_mtus.get(&next_hop).copied().unwrap_or(u16::MAX);
+                node.interfaces.get(usize::from(index)).map_or(link, |interface| interface.mtu.min(link))
             }
         }
     }

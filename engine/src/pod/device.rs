@@ -10,9 +10,9 @@
 use super::config::PodConfig;
 use super::drops::{PodDrop, PodDrops};
 use super::neighbor::{Expiry, Lookup, Neighbors, Waiting};
-use super::path_mtu::PathMtu;
 use crate::clock::Instant;
 use crate::link::pod_ring::{Outbox, Trace};
+use crate::path_mtu::PathMtu;
 use crate::random::Random;
 use crate::wire::{ArpOperation, ArpPacket, EtherType, EthernetFrame, MacAddress, arp, ethernet};
 use std::collections::VecDeque;
@@ -66,7 +66,7 @@ pub(super) struct Device {
     pub(super) gateway: Option<Ipv4Addr>,
     pub(super) mtu: usize,
     pub(super) neighbors: Neighbors,
-    pub(super) path_mtu: PathMtu,
+    pub(super) path_mtu: PathMtu<Ipv4Addr>,
     pub(super) drops: PodDrops,
     pub(super) random: Random,
     /// Looped packets as frames for a capture; filled only while somebody listens.

@@ -93,6 +93,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// RFC 1034, 3.6.2: aliases; RFC 1035, 4.1.4: compression.
     #[test]
     fn addresses_are_found_behind_other_records() {
         let query = query(7, "web.default").unwrap();
@@ -106,6 +107,7 @@ mod tests {
         assert_eq!(answer(&query, &bytes), None, "the answer to another query");
     }
 
+    /// RFC 1035, 2.3.4.
     #[test]
     fn names_that_are_none_are_refused() {
         for name in ["", "a..b", &"a".repeat(64), &"abc.".repeat(70)] {

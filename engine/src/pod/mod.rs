@@ -18,7 +18,6 @@ mod icmp;
 mod image;
 mod ip;
 mod neighbor;
-mod path_mtu;
 mod processes;
 mod program;
 mod reassembly;

@@ -182,6 +182,7 @@ mod tests {
         Waiting { packet: vec![number], mark: u32::from(number) }
     }
 
+    /// RFC 1122, 2.3.2.2.
     #[test]
     fn packets_wait_for_the_answer_and_the_oldest_gives_way() {
         let mut neighbors = Neighbors::default();
@@ -196,6 +197,7 @@ mod tests {
         assert_eq!(neighbors.next_timer(), None);
     }
 
+    /// RFC 1122, 2.3.2.1 and 3.3.1.4.
     #[test]
     fn three_requests_without_answer_fail_the_packets() {
         let mut neighbors = Neighbors::default();
@@ -212,6 +214,7 @@ mod tests {
         assert!(matches!(neighbors.expire(now), Some(Expiry::Failed(packets)) if packets.len() == 2));
     }
 
+    /// RFC 826, packet reception: the merge flag.
     #[test]
     fn strangers_are_learned_only_when_they_mean_us_and_never_without_bound() {
         let mut neighbors = Neighbors::default();
@@ -233,6 +236,7 @@ mod tests {
         assert_eq!(neighbors.lookup(ADDRESS, Instant::ZERO), Lookup::Full);
     }
 
+    /// RFC 1122, 2.3.2.1: entries are validated.
     #[test]
     fn an_old_entry_is_used_and_asked_for_again() {
         let mut neighbors = Neighbors::default();

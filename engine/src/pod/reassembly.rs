@@ -160,6 +160,7 @@ mod tests {
     }
 
     proptest! {
+        /// RFC 791, 3.2; RFC 815.
         #[test]
         fn any_order_gives_the_payload_back(
             payload in proptest::collection::vec(any::<u8>(), 9..4000),
@@ -194,6 +195,7 @@ mod tests {
         }
     }
 
+    /// RFC 1858, 4.
     #[test]
     fn overlaps_and_floods_are_refused() {
         let mut table = Reassembly::default();
@@ -206,6 +208,7 @@ mod tests {
         assert_eq!(table.expire(Instant::ZERO + TIMEOUT), LIMIT);
     }
 
+    /// RFC 791, 3.1: 65,535 octets with the header.
     #[test]
     fn a_packet_longer_than_64_kilobytes_is_refused() {
         let mut table = Reassembly::default();

@@ -169,6 +169,7 @@ fn ping_reports_as_iputils_does() {
     assert_eq!((text.as_str(), code), (expected, 0));
 }
 
+/// RFC 1812, 5.2.7.1.
 #[test]
 fn ping_of_a_silent_neighbour_is_host_unreachable_and_code_1() {
     let mut segment = Segment::pair();
@@ -179,6 +180,7 @@ fn ping_of_a_silent_neighbour_is_host_unreachable_and_code_1() {
     assert_eq!(segment.pods[0].drops().get(PodDrop::NeighborUnresolved), 1);
 }
 
+/// RFC 791, 3.2.
 #[test]
 fn long_pings_go_in_fragments() {
     let mut segment = Segment::pair();
@@ -199,6 +201,7 @@ fn probes_by_all_protocols_are_answered_and_traced() {
     }
 }
 
+/// RFC 1122, 4.1.3.1; RFC 9293, 3.10.7.1.
 #[test]
 fn closed_ports_and_absent_hosts_have_their_names() {
     let mut segment = Segment::pair();
@@ -217,6 +220,7 @@ fn closed_ports_and_absent_hosts_have_their_names() {
     }
 }
 
+/// RFC 1122, 3.2.1.3 (g): loopback never leaves the host.
 #[test]
 fn lo_is_immediate_by_both_addresses() {
     let mut segment = echo_pair();
@@ -265,11 +269,13 @@ fn a_megabyte_comes_back_unchanged_and_nothing_is_left() {
     assert_eq!(segment.pool.outstanding(), 0);
 }
 
+/// RFC 9293, 3.8.1: retransmission.
 #[test]
 fn a_megabyte_survives_five_per_cent_loss() {
     transfer(5);
 }
 
+/// RFC 1071.
 #[test]
 fn every_frame_has_right_checksums() {
     let segment = transfer(0);
@@ -377,6 +383,7 @@ fn syn(source: Ipv4Addr, source_port: u16, port: u16) -> Vec<u8> {
     bytes
 }
 
+/// RFC 4987, 2.2 and 3.4.
 #[test]
 fn a_syn_flood_is_bounded_and_harms_no_other_listener() {
     let mut segment = echo_pair();
@@ -396,6 +403,7 @@ fn a_syn_flood_is_bounded_and_harms_no_other_listener() {
     assert_eq!(code, 0);
 }
 
+/// RFC 6298, 2.1.
 #[test]
 fn a_lost_ack_of_the_handshake_costs_one_second_and_no_connection() {
     let mut segment = echo_pair();
@@ -410,6 +418,7 @@ fn a_lost_ack_of_the_handshake_costs_one_second_and_no_connection() {
     assert_eq!(segment.now.as_nanos() / 1_000_000_000, 1);
 }
 
+/// RFC 792: time exceeded, port unreachable.
 #[test]
 fn traceroute_shows_hops_and_what_is_unreachable() {
     let mut segment = Segment::pair();
@@ -424,6 +433,7 @@ fn traceroute_shows_hops_and_what_is_unreachable() {
     assert!(text.ends_with(" 1  * *\n 2  * *\n"), "{text}");
 }
 
+/// RFC 1191, 3.
 #[test]
 fn a_router_that_wants_smaller_packets_is_believed() {
     let mut segment = echo_pair();
@@ -554,6 +564,7 @@ fn serve_dns(segment: &mut Segment) -> usize {
     count
 }
 
+/// RFC 1034, 3.6.2; RFC 1035, 4.
 #[test]
 fn names_are_looked_up_with_the_search_list() {
     let search = ["default.svc.cluster.local", "svc.cluster.local"].map(String::from).to_vec();

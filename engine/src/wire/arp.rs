@@ -191,6 +191,7 @@ mod tests {
         assert_eq!(theirs.get_sender_hw_addr().to_string(), "02:00:00:00:00:01");
     }
 
+    /// RFC 826, packet reception.
     #[test]
     fn other_hardware_and_protocols_are_named() {
         let mut bytes = request();

@@ -163,6 +163,7 @@ mod tests {
         assert_eq!(Difference::default().replace_u16(0x5555, 0x3285).apply(0xdd2f), 0x0000);
     }
 
+    /// RFC 768: zero says that there is none.
     #[test]
     fn udp_checksum_none_stays_none_and_no_other_becomes_none() {
         let change = Difference::default().replace_u16(0x5555, 0x3285);
@@ -176,11 +177,13 @@ mod tests {
             prop_assert_eq!(header_sum(&header), ones_complement_sum(&header));
         }
 
+        /// RFC 1071, 1 and 2.
         #[test]
         fn fast_sum_equals_naive_sum(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
             prop_assert_eq!(ones_complement_sum(&bytes), naive_sum(&bytes));
         }
 
+        /// RFC 1624, 3.
         #[test]
         fn difference_equals_full_sum(
             mut bytes in proptest::collection::vec(any::<u8>(), 12..200),
@@ -198,6 +201,7 @@ mod tests {
             prop_assert_eq!(change.apply(before), checksum(&bytes));
         }
 
+        /// RFC 768; RFC 9293, 3.1.
         #[test]
         fn pseudo_header_equals_its_bytes(source: [u8; 4], destination: [u8; 4], protocol: u8, length: u16) {
             let mut bytes = Vec::new();

@@ -284,6 +284,7 @@ mod tests {
     use pnet_packet::icmp::IcmpPacket;
     use proptest::prelude::*;
 
+    /// RFC 792; RFC 1122, 3.2.2.
     #[test]
     fn every_type_goes_both_ways_and_none_is_error_and_query() {
         for number in 0..=255u8 {
@@ -293,6 +294,7 @@ mod tests {
         }
     }
 
+    /// RFC 1191, 4.
     #[test]
     fn fragmentation_needed_names_the_mtu() {
         let mut bytes = [0xff; 12];

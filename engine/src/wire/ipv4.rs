@@ -364,6 +364,7 @@ mod tests {
         bytes
     }
 
+    /// RFC 894: padding is no part of the packet.
     #[test]
     fn padding_is_not_payload() {
         let bytes = header();
@@ -372,6 +373,7 @@ mod tests {
         assert!(packet.verify_header_checksum() && packet.dont_fragment() && !packet.is_fragment());
     }
 
+    /// RFC 1812, 5.2.2.
     #[test]
     fn each_malformation_has_its_name() {
         let cases: [(usize, u8, MalformedIpv4); 5] = [

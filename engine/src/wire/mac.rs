@@ -115,6 +115,7 @@ mod tests {
         }
     }
 
+    /// IEEE 802.3, 3.2.3.
     #[test]
     fn group_addresses_are_no_unicast() {
         assert!(MacAddress::BROADCAST.is_multicast() && MacAddress::BROADCAST.is_broadcast());

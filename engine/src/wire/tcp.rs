@@ -341,6 +341,7 @@ mod tests {
     const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 1, 15, 2);
     const DESTINATION: Ipv4Addr = Ipv4Addr::new(10, 1, 20, 3);
 
+    /// RFC 9293, 3.1.
     #[test]
     fn wrong_header_lengths_are_named() {
         assert_eq!(Segment::new_checked([0; 19]).err(), Some(MalformedTcp::TooShort));
@@ -350,6 +351,7 @@ mod tests {
         assert_eq!(Segment::new_checked(bytes).err(), Some(MalformedTcp::HeaderLength));
     }
 
+    /// RFC 9293, 3.1 and 3.7.1.
     #[test]
     fn segment_size_is_found_behind_other_options() {
         let mut bytes = [0; 28];

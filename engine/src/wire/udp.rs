@@ -152,6 +152,7 @@ mod tests {
     const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 1, 15, 2);
     const DESTINATION: Ipv4Addr = Ipv4Addr::new(10, 1, 20, 3);
 
+    /// RFC 768.
     #[test]
     fn wrong_lengths_are_named() {
         assert_eq!(Datagram::new_checked([0; 7]).err(), Some(MalformedUdp::TooShort));
@@ -176,6 +177,7 @@ mod tests {
             }
         }
 
+        /// RFC 768.
         #[test]
         fn filled_checksum_is_the_one_of_pnet(payload in proptest::collection::vec(any::<u8>(), 0..64)) {
             let mut bytes = vec![0; HEADER_LENGTH + payload.len()];

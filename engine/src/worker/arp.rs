@@ -84,6 +84,11 @@ impl Worker {
     ) {
         self.learn_from(&frame, id, port, now);
         let router = node.bridge.as_ref().and_then(|bridge| bridge.router);
+        let pod = self.tables.endpoints.get(&said.sender).filter(|pod| pod.node == id);
+        let stolen = pod.is_some_and(|pod| pod.port != port) || is_local(node, said.sender);
+        if router.is_some() && stolen {
+            return self.drop_frame(frame, DropReason::SpoofedArp, now);
+        }
         if let Some(router) = router {
             let neighbor = Neighbor { node: id, attachment: Attachment::Bridge, address: said.sender };
             if said.target == router.address && !said.sender.is_unspecified() {
@@ -121,7 +126,7 @@ impl Worker {
         }
     }
 
-    fn take_in(&mut self, mut frame: Frame, node: NodeId, point: Point, now: Instant) {
+    pub(super) fn take_in(&mut self, mut frame: Frame, node: NodeId, point: Point, now: Instant) {
         self.watch(&mut frame, point, Action::Receive, now);
         self.count(node, Term::Consumed, 1);
         self.pool.free(frame);

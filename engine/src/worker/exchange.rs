@@ -111,6 +111,7 @@ impl Worker {
                 self.heed_station(news);
             }
             Notice::Neighbor(neighbor, mac) => self.learn_neighbor(neighbor, mac, now),
+            Notice::PathMtu(node, peer, mtu) => self.lower_path_mtu(node, peer, mtu, now),
             Notice::AnswersBegin(reply, worker) => {
                 self.bindings.redirect(reply, worker, now);
             }

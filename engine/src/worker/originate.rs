@@ -6,6 +6,7 @@
 
 use std::net::Ipv4Addr;
 
+use super::budget::Rate;
 use super::{ChecksumState, DropReason, Frame, Instant, NodeId, ORIGINATED, Parsed, Term, Worker};
 use crate::decide::{Hop, Refusal, is_local, originate, reach, route};
 use crate::icmp::{self, LINK_LENGTH, RESET_LENGTH};
@@ -27,6 +28,9 @@ fn is_intact(packet: &Ipv4Packet<&[u8]>) -> bool {
         IpProtocol::Unknown(_) => true,
     }
 }
+
+/// Errors a worker may send, as Linux has it (`icmp_msgs_per_sec`, `icmp_msgs_burst`).
+pub(super) const ERRORS: Rate = Rate { per_second: 1000, burst: 50 };
 
 impl Worker {
     /// Takes a packet for the node itself: answers an echo request, refuses the rest.
@@ -87,7 +91,7 @@ impl Worker {
         let (to, asked) = (header.source(), header.destination());
         let node = NodeId(arena.record(frame).node);
         match icmp::notice(refusal.reason, header.protocol().into(), refusal.mtu) {
-            Some(icmp::Notice::Error { kind, code, mtu }) if self.error_budget.take(now) => {
+            Some(icmp::Notice::Error { kind, code, mtu }) if self.errors.take(now) => {
                 // A Service's own refusal comes from the address that was asked, as from a host.
                 let from_asked = matches!(
                     refusal.reason,
@@ -101,8 +105,8 @@ impl Worker {
             }
             Some(icmp::Notice::Reset) => {
                 let mut made = [0; RESET_LENGTH];
-                self.identification = self.identification.wrapping_add(1);
-                if icmp::write_reset(&mut made, quoted, self.identification).is_some() {
+                let identification = self.next_identification();
+                if icmp::write_reset(&mut made, quoted, identification).is_some() {
                     self.originate(node, to, RESET_LENGTH, 0, now, |packet, _, _| {
                         packet.copy_from_slice(&made)
                     });
@@ -131,15 +135,23 @@ impl Worker {
         let Some(mut frame) = self.pool.allocate(LINK_LENGTH + length) else {
             return self.lack_buffer(node);
         };
-        self.identification = self.identification.wrapping_add(1);
+        let identification = self.next_identification();
         let mut open = self.arena.open(&mut frame);
         open.record.node = node.0;
         open.record.ingress = ORIGINATED;
         open.record.network_offset = LINK_LENGTH as u16;
         open.record.checksum = ChecksumState::Verified;
         open.record.mark = mark;
-        write(&mut open.bytes_mut()[LINK_LENGTH..], source, self.identification);
+        write(&mut open.bytes_mut()[LINK_LENGTH..], source, identification);
         self.send_originated(frame, now);
+    }
+
+    /// What a node makes may be cut on its way: no other worker may give the same identification from the same address
+    /// (RFC 6864, 4.3). Outer headers forbid cutting; theirs may be any (4.1).
+    fn next_identification(&mut self) -> u16 {
+        let next = self.originated_identification.checked_add(u16::from(self.workers));
+        self.originated_identification = next.unwrap_or(u16::from(self.id));
+        self.originated_identification
     }
 
     /// Routes a packet that the node made.
@@ -153,7 +165,7 @@ impl Worker {
             if hop == Hop::Local {
                 return Err(DropReason::NoRoute);
             }
-            Ok((hop.mtu(at), reach(&self.world(now), node, at, hop, to)?))
+            Ok((hop.mtu(&self.world(now), node, at), reach(&self.world(now), node, at, hop, to)?))
         });
         match way {
             Ok((mtu, Ok(reach))) => {
@@ -180,37 +192,5 @@ impl Worker {
             self.tell_sender(&frame, network, Refusal::from(DropReason::NeighborUnresolved), now);
         }
         self.drop_at(frame, point, DropReason::NeighborUnresolved, now);
-    }
-}
-
-/// Errors a worker may send: a bucket of tokens, as Linux has one (`icmp_msgs_per_sec`, `icmp_msgs_burst`).
-#[derive(Debug)]
-pub(super) struct ErrorBudget {
-    tokens: u64,
-    filled: Instant,
-}
-
-/// Errors per second.
-const ERRORS_PER_SECOND: u64 = 1000;
-/// Errors at once.
-const ERRORS_BURST: u64 = 50;
-
-impl Default for ErrorBudget {
-    fn default() -> Self {
-        Self { tokens: ERRORS_BURST, filled: Instant::ZERO }
-    }
-}
-
-impl ErrorBudget {
-    fn take(&mut self, now: Instant) -> bool {
-        let interval = 1_000_000_000 / ERRORS_PER_SECOND;
-        let earned = (now.as_nanos().saturating_sub(self.filled.as_nanos())) / interval;
-        if earned > 0 {
-            self.tokens = (self.tokens + earned).min(ERRORS_BURST);
-            self.filled = now;
-        }
-        let may = self.tokens > 0;
-        self.tokens = self.tokens.saturating_sub(1);
-        may
     }
 }

@@ -6,6 +6,7 @@
 
 use std::net::Ipv4Addr;
 
+use super::budget::{Rate, TokenBucket};
 use super::{
     ADJACENCY_LIMIT, Adjacency, Class, DropReason, Frame, Half, Instant, NodeId, ORIGINATED, Parsed, PortId,
     Term, Worker, flags,
@@ -20,6 +21,9 @@ use crate::neighbor::Neighbor;
 use crate::rewrite::{Step, Transform, apply, compose};
 use crate::tables::{Role, address_bucket};
 use crate::trace::{Action, Point};
+
+/// Frames that one port may have flooded.
+const FLOODS: Rate = Rate { per_second: 4096, burst: 4096 };
 
 impl Worker {
     /// Decides about a frame and does what was decided.
@@ -67,6 +71,11 @@ impl Worker {
                 self.hand_over(frame, worker, now);
             }
             Ok(Verdict::AskForPort(pool)) => self.ask_for_port(frame, pool, now),
+            Ok(Verdict::LowerPathMtu(peer, mtu)) => {
+                self.lower_path_mtu(node_id, peer, mtu, now);
+                self.tell(Notice::PathMtu(node_id, peer, mtu));
+                self.take_in(frame, node_id, self.ingress_point(port_id), now);
+            }
             Ok(Verdict::Reflect(out)) => self.reflect(frame, parsed, out, now),
             Err(refusal) => self.refuse(frame, parsed, refusal, now),
         }
@@ -141,6 +150,13 @@ impl Worker {
         self.send_parcel(worker, Parcel::Ingress(frame), now);
     }
 
+    /// Believes what a router said about the path to a peer of the tunnel; cached flows know of the old one.
+    pub(super) fn lower_path_mtu(&mut self, node: NodeId, peer: Ipv4Addr, mtu: u16, now: Instant) {
+        if self.path_mtu.lower((node, peer), mtu, now) {
+            self.cache.clear();
+        }
+    }
+
     /// Translates a packet on its way out to the node's own address, and takes it in again: it is for another pod.
     fn reflect(&mut self, mut frame: Frame, parsed: &Parsed, out: Tuple, now: Instant) {
         let mut tuple = parsed.tuple();
@@ -213,6 +229,12 @@ impl Worker {
         let tables = std::sync::Arc::clone(&self.tables);
         let bridge = tables.node(node).and_then(|node| node.bridge.as_ref());
         let Some(bridge) = bridge else { return self.drop_frame(frame, DropReason::BridgeNoPort, now) };
+        // A switch of the node network stands for the outside: what it floods is not ours to bound.
+        let storm = bridge.router.is_some()
+            && !self.floods.entry(ingress).or_insert_with(|| TokenBucket::full(FLOODS)).take(now);
+        if storm {
+            return self.drop_frame(frame, DropReason::FloodLimit, now);
+        }
         self.watch(&mut frame, Point::Bridge, Action::Flood, now);
         let mut others = bridge.ports.iter().copied().filter(|&port| port != ingress).peekable();
         if others.peek().is_none() {

@@ -112,6 +112,7 @@ pub(super) fn response(
 mod tests {
     use super::*;
 
+    /// RFC 9112, 2.2 and 3.
     #[test]
     fn requests_are_parsed_as_they_come() {
         let text = b"POST /a?b HTTP/1.1\r\nHost: x\r\ncontent-length: 3\r\n\r\nabc";
@@ -121,6 +122,7 @@ mod tests {
         assert_eq!((request.body, request.head, request.keep_alive), (3, text.len() - 3, true));
     }
 
+    /// RFC 9112, 2.2 and 5.
     #[test]
     fn nonsense_is_malformed() {
         for text in ["GET\r\n\r\n", "GET / HTTP/2\r\n\r\n", "GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n"] {

@@ -126,6 +126,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// RFC 9112, 6.3.
     #[test]
     fn bodies_end_by_length_chunks_or_connection() {
         let cases: [(&str, bool); 3] = [

@@ -150,6 +150,7 @@ mod tests {
         }
     }
 
+    /// RFC 4987, 3.4: a SYN cache and its bounds.
     #[test]
     fn a_listener_has_its_share_and_the_pod_its_bound() {
         let mut table = HalfOpenTable::default();
@@ -167,6 +168,7 @@ mod tests {
         assert_eq!(table.len(), PER_POD - PER_LISTENER);
     }
 
+    /// RFC 6298, 5.5; Linux's `tcp_synack_retries`.
     #[test]
     fn the_answer_is_sent_again_five_times_in_63_seconds() {
         let mut table = HalfOpenTable::default();

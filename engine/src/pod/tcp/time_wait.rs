@@ -64,6 +64,7 @@ mod tests {
     use super::*;
     use std::net::{Ipv4Addr, SocketAddrV4};
 
+    /// RFC 9293, 3.6.1.
     #[test]
     fn entries_expire_and_are_bounded() {
         let address = |number: u32| SocketAddrV4::new(Ipv4Addr::from_bits(number), 80);

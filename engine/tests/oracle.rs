@@ -1,0 +1,546 @@
+//! Linux as oracle: the same frames through a kernel's bridge, routes and MASQUERADE, and through a node of ours.
+//!
+//! One network namespace holds docker0, two pods' cables and eth0, laid out as the tour's node-1; raw sockets at the cables'
+//! far ends play the machines. What comes out at each end must be the same frames, but for what `docs/linux.md` names. Needs root,
+//! `ip`, `nft` and `unshare`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::too_many_lines,
+    reason = "a test stops at the first surprise; one case per rule"
+)]
+
+mod common;
+
+use common::*;
+use flatnet_engine::wire::{
+    ArpOperation, IcmpPacket, IcmpType, IpProtocol, Ipv4Packet, MacAddress, TcpFlags, UdpDatagram,
+};
+use pnet_datalink::{Channel, Config, DataLinkReceiver, DataLinkSender};
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+const DOCKER0: Ipv4Addr = Ipv4Addr::new(10, 1, 15, 1);
+const NODE_MTU: u16 = 1400;
+/// Where frames go in and come out: two pods, and a machine on the node network.
+const ENDS: [(Ipv4Addr, &str); 3] = [(APP1, "far1"), (APP2, "far2"), (USER, "far0")];
+
+/// node-1 of the tour, as a kernel has it. What is asked once and remembered is told in advance.
+const LAYOUT: &str = r"
+set -e
+sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1 net.ipv4.ip_forward=1
+sysctl -qw net.ipv4.icmp_ratelimit=0 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0
+sysctl -qw net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.default.send_redirects=0
+ip link set lo up
+ip link add docker0 address 02:42:0a:01:0f:01 type bridge mcast_snooping 0
+ip link add near1 type veth peer name far1
+ip link add near2 type veth peer name far2
+ip link add eth0 address 02:42:c0:a8:42:0b type veth peer name far0
+for link in near1 near2; do ip link set $link master docker0; done
+for link in docker0 near1 far1 near2 far2; do ip link set $link mtu 1472; done
+ip link set eth0 mtu 1400
+for link in far1 far2 far0; do ip link set $link arp off; done
+for link in docker0 near1 far1 near2 far2 eth0 far0; do ip link set $link up; done
+ip address add 10.1.15.1/24 dev docker0
+ip address add 192.168.66.11/24 dev eth0
+ip route add default via 192.168.66.1
+ip neighbor add 10.1.15.3 lladdr 02:42:0a:01:0f:03 dev docker0
+ip neighbor add 10.1.15.2 lladdr 02:42:0a:01:0f:02 dev docker0
+ip neighbor add 192.168.66.50 lladdr 02:42:c0:a8:42:32 dev eth0
+nft -f - <<'RULES'
+table ip nat {
+    chain out {
+        type nat hook postrouting priority 100;
+        ip saddr 10.1.0.0/16 ip daddr != 10.1.0.0/16 oifname eth0 masquerade
+    }
+}
+RULES
+";
+
+/// A node to be compared: takes a frame at one end, gives what comes out at all.
+trait Node {
+    fn exchange(&mut self, at: Ipv4Addr, frames: &[Vec<u8>]) -> BTreeMap<Ipv4Addr, Vec<Vec<u8>>>;
+}
+
+/// A raw socket at the far end of a cable.
+struct Socket {
+    sender: Box<dyn DataLinkSender>,
+    receiver: Box<dyn DataLinkReceiver>,
+}
+
+struct Kernel(BTreeMap<Ipv4Addr, Socket>);
+
+impl Kernel {
+    fn new() -> Self {
+        let made = Command::new("sh").arg("-c").arg(LAYOUT).status().unwrap();
+        assert!(made.success(), "the namespace could not be laid out");
+        let interfaces = pnet_datalink::interfaces();
+        let open = |name: &str| {
+            let interface = interfaces.iter().find(|it| it.name == name).unwrap();
+            let config = Config { read_timeout: Some(Duration::from_millis(20)), ..Config::default() };
+            match pnet_datalink::channel(interface, config).unwrap() {
+                Channel::Ethernet(sender, receiver) => Socket { sender, receiver },
+                _ => panic!("no Ethernet at {name}"),
+            }
+        };
+        Self(ENDS.iter().map(|&(at, name)| (at, open(name))).collect())
+    }
+
+    fn send(&mut self, at: Ipv4Addr, frame: &[u8]) {
+        self.0.get_mut(&at).unwrap().sender.send_to(frame, None).unwrap().unwrap();
+    }
+}
+
+impl Node for Kernel {
+    /// An echo from the node itself behind the frames, and its answer, say that they are through.
+    fn exchange(&mut self, at: Ipv4Addr, frames: &[Vec<u8>]) -> BTreeMap<Ipv4Addr, Vec<Vec<u8>>> {
+        for frame in frames {
+            self.send(at, frame);
+        }
+        let own = if at == USER { NODE1 } else { DOCKER0 };
+        let end = echo_packet(at, own, IcmpType::EchoRequest, 0xe0d, 64);
+        self.send(at, &ethernet(mac(own), mac(at), &end));
+        let is_end = |frame: &[u8]| {
+            frame.len() > 38 && frame[23] == 1 && frame[34] == 0 && frame[38..40] == [0x0e, 0x0d]
+        };
+        let mut seen: BTreeMap<Ipv4Addr, Vec<Vec<u8>>> = BTreeMap::new();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        // The end where frames go in is read first: when the answer is there, all else is.
+        let order = std::iter::once(at).chain(ENDS.iter().map(|end| end.0).filter(|&end| end != at));
+        for end in order {
+            let receiver = &mut self.0.get_mut(&end).unwrap().receiver;
+            loop {
+                match receiver.next() {
+                    Ok(frame) if end == at && is_end(frame) => break,
+                    // The kernel's own word on its groups.
+                    Ok(frame) if frame[12..14] == [8, 0] && frame[23] == 2 => {}
+                    Ok(frame) => seen.entry(end).or_default().push(frame.to_vec()),
+                    Err(_) if end != at => break,
+                    Err(_) => assert!(Instant::now() < deadline, "the kernel has not answered"),
+                }
+            }
+        }
+        seen
+    }
+}
+
+struct Ours(Lab);
+
+impl Ours {
+    fn new() -> Self {
+        let mut lab = Lab::new(1);
+        let id = lab.node1;
+        lab.control.tables.publish(|tables| {
+            let mut node = (**tables.node(id).unwrap()).clone();
+            node.interfaces[0].mtu = NODE_MTU;
+            tables.set_node(id, Some(node));
+        });
+        // Who is asked for once is known from the start.
+        let hello = lab.udp(APP2, USER, (9, 9), b"");
+        lab.send(APP2, &hello);
+        lab.settle(USER);
+        Self(lab)
+    }
+}
+
+impl Node for Ours {
+    fn exchange(&mut self, at: Ipv4Addr, frames: &[Vec<u8>]) -> BTreeMap<Ipv4Addr, Vec<Vec<u8>>> {
+        for frame in frames {
+            self.0.send(at, frame);
+        }
+        let taken = ENDS.iter().map(|&(end, _)| (end, self.0.take(end)));
+        taken.filter(|(_, frames)| !frames.is_empty()).collect()
+    }
+}
+
+/// Pads as a wire does, and forgets what a node may choose: the identification of what it makes itself.
+fn plain(mut frames: BTreeMap<Ipv4Addr, Vec<Vec<u8>>>) -> BTreeMap<Ipv4Addr, Vec<Vec<u8>>> {
+    for frame in frames.values_mut().flatten() {
+        let made_by_node = frame[12..14] == [8, 0]
+            && (frame[26..30] == NODE1.octets() || frame[26..30] == DOCKER0.octets())
+            && (frame[23] == 1 || frame[23] == 6);
+        if made_by_node {
+            let mut header = Ipv4Packet::new_unchecked(&mut frame[14..]);
+            header.set_identification(0);
+            let is_error = header.protocol() == IpProtocol::Icmp;
+            let (dont, more, offset) = (false, header.more_fragments(), header.fragment_offset());
+            if is_error || header.dont_fragment() {
+                header.set_fragmentation(dont, more, offset);
+            }
+            header.fill_header_checksum();
+        }
+    }
+    frames
+}
+
+struct Case {
+    name: &'static str,
+    at: Ipv4Addr,
+    frames: Vec<Vec<u8>>,
+    /// At how many ends of ours something comes out: that a case shows something is part of it.
+    ends: usize,
+    /// Why we do otherwise than Linux, where we do.
+    differs: Option<&'static str>,
+}
+
+fn case(name: &'static str, at: Ipv4Addr, frames: Vec<Vec<u8>>, ends: usize) -> Case {
+    Case { name, at, frames, ends, differs: None }
+}
+
+fn differs(because: &'static str, case: Case) -> Case {
+    Case { differs: Some(because), ..case }
+}
+
+fn through(at: Ipv4Addr, packet: &[u8]) -> Vec<u8> {
+    ethernet(mac(if at == USER { NODE1 } else { DOCKER0 }), mac(at), packet)
+}
+
+/// An IPv4 packet changed by hand, its header's checksum made anew.
+fn with(mut packet: Vec<u8>, change: impl FnOnce(&mut [u8])) -> Vec<u8> {
+    change(&mut packet);
+    Ipv4Packet::new_unchecked(&mut packet[..]).fill_header_checksum();
+    packet
+}
+
+/// Four bytes of options behind the header.
+fn with_options(packet: &[u8], options: [u8; 4]) -> Vec<u8> {
+    let longer = [&packet[..20], &options, &packet[20..]].concat();
+    with(longer, |bytes| {
+        bytes[0] = 0x46;
+        let length = bytes.len() as u16;
+        Ipv4Packet::new_unchecked(bytes).set_total_length(length);
+    })
+}
+
+fn may_cut(packet: Vec<u8>, identification: u16) -> Vec<u8> {
+    with(packet, |bytes| {
+        let mut header = Ipv4Packet::new_unchecked(bytes);
+        header.set_fragmentation(false, false, 0);
+        header.set_identification(identification);
+    })
+}
+
+fn unreachable(about: &[u8]) -> Vec<u8> {
+    let mut message = vec![3, 3, 0, 0, 0, 0, 0, 0];
+    message.extend(about);
+    IcmpPacket::new_unchecked(&mut message[..]).fill_checksum();
+    ipv4_packet(USER, NODE1, IpProtocol::Icmp, 64, &message)
+}
+
+fn cases() -> Vec<Case> {
+    let udp = |from, to, ports, data: &[u8]| udp_packet(from, to, ports, data, 64);
+    let echo = |from, to, ttl| echo_packet(from, to, IcmpType::EchoRequest, 4000, ttl);
+    let long = vec![7; 1390];
+    let mut no_checksum = udp(APP2, USER, (4001, 53), b"no checksum");
+    UdpDatagram::new_unchecked(&mut no_checksum[20..]).set_checksum(0);
+    let fragments: Vec<_> = {
+        let whole = may_cut(udp(APP2, USER, (4002, 53), &[5; 1200]), 77);
+        [(0..800, true), (800..1208, false)]
+            .into_iter()
+            .map(|(range, more)| through(APP2, &fragment_of(&whole, range.clone(), more, range.start)))
+            .collect()
+    };
+    let bad_length = with(udp(APP2, USER, (4006, 53), b"long"), |bytes| bytes[25] = 99);
+    let request =
+        |from, target| arp(ArpOperation::Request, (mac(from), from), (MacAddress::default(), target));
+    let timestamp = {
+        let mut message = [vec![13, 0, 0, 0, 0, 1, 0, 1], vec![0; 12]].concat();
+        IcmpPacket::new_unchecked(&mut message[..]).fill_checksum();
+        ipv4_packet(APP1, DOCKER0, IpProtocol::Icmp, 64, &message)
+    };
+    let group =
+        ethernet(MacAddress::BROADCAST, mac(APP2), &udp(APP2, Ipv4Addr::BROADCAST, (1, 5353), b"all"));
+    vec![
+        case(
+            "pod to pod is bridged as it is (IEEE 802.1D, 7.7)",
+            APP2,
+            vec![ethernet(mac(APP1), mac(APP2), &udp(APP2, APP1, (1, 2), b"x"))],
+            1,
+        ),
+        case("and back", APP1, vec![ethernet(mac(APP2), mac(APP1), &udp(APP1, APP2, (2, 1), b"y"))], 1),
+        case(
+            "an unknown station is flooded for (IEEE 802.1D, 7.7.1)",
+            APP2,
+            vec![ethernet(MacAddress::new([2, 1, 1, 1, 1, 1]), mac(APP2), &udp(APP2, APP1, (1, 2), b"z"))],
+            1,
+        ),
+        case("a broadcast reaches all others (RFC 919, 7)", APP2, vec![group], 1),
+        case(
+            "other protocols are bridged",
+            APP2,
+            vec![{
+                let mut frame = ethernet(mac(APP1), mac(APP2), &[3; 46]);
+                frame[12..14].copy_from_slice(&[0x88, 0xb5]);
+                frame
+            }],
+            1,
+        ),
+        case(
+            "UDP is masqueraded, its port kept (RFC 4787, 4.2.1)",
+            APP2,
+            vec![through(APP2, &udp(APP2, USER, (4000, 53), b"ask"))],
+            1,
+        ),
+        case(
+            "its answer comes home (RFC 3022, 2.2)",
+            USER,
+            vec![through(USER, &udp(USER, NODE1, (53, 4000), b"answer"))],
+            1,
+        ),
+        case("a zero checksum stays zero (RFC 768)", APP2, vec![through(APP2, &no_checksum)], 1),
+        case(
+            "TCP is masqueraded (RFC 5382, REQ-2)",
+            APP2,
+            vec![through(APP2, &tcp_packet(APP2, USER, (4000, 80), TcpFlags::SYN))],
+            1,
+        ),
+        case(
+            "SYN and ACK come home",
+            USER,
+            vec![through(USER, &tcp_packet(USER, NODE1, (80, 4000), TcpFlags::SYN.with(TcpFlags::ACK)))],
+            1,
+        ),
+        case("an echo is masqueraded (RFC 5508, REQ-1)", APP2, vec![through(APP2, &echo(APP2, USER, 64))], 1),
+        case(
+            "its reply comes home",
+            USER,
+            vec![through(USER, &echo_packet(USER, NODE1, IcmpType::EchoReply, 4000, 64))],
+            1,
+        ),
+        case(
+            "options pass (RFC 791, 3.1: no operations)",
+            APP2,
+            vec![through(APP2, &with_options(&udp(APP2, USER, (4003, 53), b"o"), [1; 4]))],
+            1,
+        ),
+        case(
+            "an error about a masqueraded packet comes home translated (RFC 5508, 4)",
+            USER,
+            vec![through(USER, &unreachable(&udp(NODE1, USER, (4000, 53), b"ask")))],
+            1,
+        ),
+        case(
+            "a TTL that ends is told (RFC 792)",
+            APP2,
+            vec![through(APP2, &with(udp(APP2, USER, (4000, 53), b"ttl"), |bytes| bytes[8] = 1))],
+            1,
+        ),
+        case(
+            "TTL 2 leaves with 1 (RFC 1812, 5.3.1)",
+            APP2,
+            vec![through(APP2, &with(udp(APP2, USER, (4000, 53), b"ttl"), |bytes| bytes[8] = 2))],
+            1,
+        ),
+        case(
+            "too long and not to be cut is told with the MTU (RFC 1191)",
+            APP2,
+            vec![through(APP2, &udp(APP2, USER, (4004, 53), &long))],
+            1,
+        ),
+        case(
+            "too long is cut (RFC 791, 3.2)",
+            APP2,
+            vec![through(APP2, &may_cut(udp(APP2, USER, (4005, 53), &long), 99))],
+            1,
+        ),
+        differs(
+            "Linux puts fragments together to translate them; here each follows its first, and none waits for the last",
+            case("fragments are masqueraded with their first", APP2, fragments, 1),
+        ),
+        differs(
+            "Linux forwards a packet whose UDP length is wrong, with the pod's address as it is; here it is dropped: \
+             malformed-transport",
+            case("a wrong UDP length", APP2, vec![through(APP2, &bad_length)], 0),
+        ),
+        differs(
+            "Linux asks every port; here the node answers for pods that it knows (ADR 7)",
+            case("ARP for another pod", APP1, vec![request(APP1, APP2)], 1),
+        ),
+        differs(
+            "Linux has a host of its own behind docker0; here the node answers echo and errors only",
+            case("a timestamp request (RFC 792)", APP1, vec![through(APP1, &timestamp)], 0),
+        ),
+        case(
+            "the node answers echo at docker0 (RFC 1122, 3.2.2.6)",
+            APP1,
+            vec![through(APP1, &echo(APP1, DOCKER0, 64))],
+            1,
+        ),
+        case("and at eth0, from a pod", APP1, vec![through(APP1, &echo(APP1, NODE1, 64))], 1),
+        case("and from outside", USER, vec![through(USER, &echo(USER, NODE1, 64))], 1),
+        case("even with TTL 1 (RFC 1122, 3.2.1.7)", APP1, vec![through(APP1, &echo(APP1, DOCKER0, 1))], 1),
+        case(
+            "a closed UDP port is told (RFC 1122, 4.1.3.1)",
+            APP1,
+            vec![through(APP1, &udp(APP1, DOCKER0, (4000, 9), b"x"))],
+            1,
+        ),
+        case(
+            "a closed TCP port is reset (RFC 9293, 3.10.7.1)",
+            APP1,
+            vec![through(APP1, &tcp_packet(APP1, DOCKER0, (4000, 9), TcpFlags::SYN))],
+            1,
+        ),
+        case(
+            "a segment of no connection is reset (RFC 9293, 3.10.7.1)",
+            APP1,
+            vec![through(APP1, &tcp_packet(APP1, DOCKER0, (4000, 9), TcpFlags::ACK))],
+            1,
+        ),
+        case(
+            "a reset is not answered (RFC 9293, 3.5.2)",
+            APP1,
+            vec![through(APP1, &tcp_packet(APP1, DOCKER0, (4000, 9), TcpFlags::RST))],
+            0,
+        ),
+        case(
+            "nor is a wrong header checksum (RFC 1812, 5.2.2)",
+            APP2,
+            vec![{
+                let mut frame = through(APP2, &udp(APP2, USER, (4000, 53), b"bad"));
+                frame[24] ^= 1;
+                frame
+            }],
+            0,
+        ),
+        case(
+            "nor a truncated header (RFC 1812, 5.2.2)",
+            APP2,
+            vec![through(APP2, &udp(APP2, USER, (4000, 53), b"")[..19])],
+            0,
+        ),
+        case(
+            "nor a length that is too long (RFC 1812, 5.2.2)",
+            APP2,
+            vec![through(APP2, &with(udp(APP2, USER, (4000, 53), b""), |bytes| bytes[3] = 99))],
+            0,
+        ),
+        case(
+            "nor loopback as source (RFC 1122, 3.2.1.3)",
+            APP2,
+            vec![through(APP2, &udp(Ipv4Addr::LOCALHOST, USER, (1, 2), b""))],
+            0,
+        ),
+        case(
+            "nor a group as source (RFC 1122, 3.2.1.3)",
+            APP2,
+            vec![through(APP2, &udp(Ipv4Addr::new(224, 0, 0, 9), USER, (1, 2), b""))],
+            0,
+        ),
+        case(
+            "nor loopback as destination (RFC 1122, 3.2.1.3)",
+            USER,
+            vec![through(USER, &udp(USER, Ipv4Addr::LOCALHOST, (1, 2), b""))],
+            0,
+        ),
+        case(
+            "an error about an error is not sent (RFC 1122, 3.2.2)",
+            APP1,
+            vec![through(
+                APP1,
+                &with(unreachable(&udp(DOCKER0, APP1, (1, 2), b"")), |bytes| {
+                    bytes[12..16].copy_from_slice(&APP1.octets());
+                    bytes[16..20].copy_from_slice(&USER.octets());
+                    bytes[8] = 1;
+                }),
+            )],
+            0,
+        ),
+        case(
+            "a frame for another station is not routed (RFC 1812, 5.3.4)",
+            USER,
+            vec![ethernet(MacAddress::new([2, 5, 5, 5, 5, 5]), mac(USER), &udp(USER, APP1, (1, 2), b""))],
+            0,
+        ),
+        differs(
+            "Linux floods the question as well; here it goes no further than to who answers it (ADR 7)",
+            case("ARP for docker0 is answered (RFC 826)", APP1, vec![request(APP1, DOCKER0)], 1),
+        ),
+        case(
+            "ARP for eth0 is answered (RFC 826)",
+            USER,
+            vec![arp(ArpOperation::Request, (mac(USER), USER), (MacAddress::default(), NODE1))],
+            1,
+        ),
+        case(
+            "from outside to a pod, routed",
+            USER,
+            vec![through(USER, &udp(USER, APP1, (4000, 7), b"in"))],
+            1,
+        ),
+        case(
+            "from outside to nobody's address on docker0's far side",
+            USER,
+            vec![through(USER, &with(udp(USER, APP1, (4000, 7), b"in"), |bytes| bytes[8] = 1))],
+            1,
+        ),
+    ]
+}
+
+/// The inner part: runs in a namespace of its own.
+#[test]
+#[ignore = "run by linux_and_we_do_the_same, in a namespace"]
+fn compare() {
+    let (mut kernel, mut ours) = (Kernel::new(), Ours::new());
+    let mut differing = Vec::new();
+    for case in cases() {
+        let linux = plain(kernel.exchange(case.at, &case.frames));
+        let got = plain(ours.exchange(case.at, &case.frames));
+        if (linux != got) != case.differs.is_some() || got.len() != case.ends {
+            differing.push(format!("{}:\n  Linux {}\n  ours  {}", case.name, show(&linux), show(&got)));
+        }
+    }
+    assert!(differing.is_empty(), "{}", differing.join("\n"));
+}
+
+fn show(frames: &BTreeMap<Ipv4Addr, Vec<Vec<u8>>>) -> String {
+    let hex = |frame: &Vec<u8>| frame.iter().take(64).map(|byte| format!("{byte:02x}")).collect::<String>();
+    let at = |(end, frames): (&Ipv4Addr, &Vec<Vec<u8>>)| {
+        format!("{end}: {}", frames.iter().map(hex).collect::<Vec<_>>().join(" "))
+    };
+    if frames.is_empty() {
+        "nothing".to_owned()
+    } else {
+        frames.iter().map(at).collect::<Vec<_>>().join("; ")
+    }
+}
+
+#[test]
+fn linux_and_we_do_the_same() {
+    let this = std::env::current_exe().unwrap();
+    let output = Command::new("unshare")
+        .arg("--net")
+        .arg(this)
+        .args(["--exact", "compare", "--ignored", "--nocapture"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "(needs root, ip, nft, unshare)\n{text}");
+    assert!(text.contains("1 passed"), "{text}");
+}
+
+/// `docs/linux.md` names what differs; `UPDATE_DOCS=1` writes it anew.
+#[test]
+fn what_differs_is_written_down() {
+    let cases = cases();
+    let same = cases.iter().filter(|case| case.differs.is_none()).count();
+    let mut page = format!(
+        "# What differs from Linux\n\n\
+         Written by `engine/tests/oracle.rs`, which sends the same frames through a kernel's bridge, routes and MASQUERADE and \
+         through\na node of ours. {same} cases come out the same, byte for byte but for what a node may choose (the \
+         identification of its own\npackets, and whether they may be cut). These do not, on purpose; what NAT does otherwise \
+         is in\n[ADR 15](adr/0015-two-ways-to-translate.md).\n\n| case | why |\n| --- | --- |\n"
+    );
+    for (case, why) in cases.iter().filter_map(|case| Some((case, case.differs?))) {
+        page += &format!("| {} | {why} |\n", case.name);
+    }
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/linux.md");
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(path, &page).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(path).unwrap_or_default(), page, "run with UPDATE_DOCS=1");
+}

@@ -1,0 +1,116 @@
+//! `docs/conformance.md` lists the tests that hold a rule from elsewhere, by the rule. `UPDATE_DOCS=1` writes it.
+//!
+//! A test names its rule in its doc comment, a row of a table in its own name: an RFC, an IEEE standard, or what Linux,
+//! LVS and Kubernetes do.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test stops at the first surprise")]
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+const HEAD: &str = "# Conformance\n\n\
+Written by `UPDATE_DOCS=1 cargo test --test conformance`, checked by every test run. Each row is a test, or a row of a table in a\n\
+test, that fails when the rule is broken. What differs from Linux on purpose is in [linux.md](linux.md).\n\n\
+| rule | case | where |\n| --- | --- | --- |\n";
+
+/// What begins the name of a rule.
+const SOURCES: [&str; 8] =
+    ["RFC ", "IEEE 802", "LVS", "ip_vs", "nf_conntrack", "Kubernetes", "kube-proxy", "CERT CA-"];
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Row {
+    rule: String,
+    case: String,
+    file: String,
+}
+
+#[test]
+fn the_page_of_rules_names_every_test_that_holds_one() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut rows = BTreeSet::new();
+    for folder in ["proxy", "engine", "agents", "src", "tests"] {
+        for file in sources(&root.join(folder)) {
+            let text = std::fs::read_to_string(&file).unwrap();
+            let name = file.strip_prefix(root).unwrap().display().to_string();
+            collect(&name, tests_of(&name, &text), &mut rows);
+        }
+    }
+    assert!(rows.len() >= 150, "{} cases name their rule", rows.len());
+    let mut page = HEAD.to_owned();
+    for Row { rule, case, file } in &rows {
+        let _ = writeln!(page, "| {rule} | {case} | `{file}` |");
+    }
+    let path = root.join("docs/conformance.md");
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, &page).unwrap();
+    }
+    let found = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(found == page, "docs/conformance.md is old: UPDATE_DOCS=1 cargo test --test conformance");
+}
+
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs")
+            && !path.ends_with("conformance.rs")
+        {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The part of a file that is tests.
+fn tests_of<'a>(name: &str, text: &'a str) -> &'a str {
+    if name.contains("tests") {
+        return text;
+    }
+    text.find("#[cfg(test)]\nmod tests").map_or("", |start| &text[start..])
+}
+
+fn collect(file: &str, text: &str, rows: &mut BTreeSet<Row>) {
+    let mut doc = String::new();
+    let mut is_test = false;
+    for line in text.lines().map(str::trim) {
+        if let Some(more) = line.strip_prefix("///") {
+            doc += more;
+        } else if line.starts_with("#[") {
+            is_test |= line.starts_with("#[test]");
+        } else {
+            let name = line.split("fn ").nth(1).and_then(|rest| rest.split(['(', '<']).next());
+            if let Some(name) = name.filter(|_| is_test && line.contains("fn ") && !rules(&doc).is_empty()) {
+                let case = name.replace('_', " ");
+                rows.insert(Row { rule: rules(&doc).join("; "), case, file: file.into() });
+            }
+            (doc, is_test) = (String::new(), false);
+            for literal in line.split('"').skip(1).step_by(2).filter(|literal| !rules(literal).is_empty()) {
+                let rule = rules(literal).join("; ");
+                rows.insert(Row { rule, case: literal.replace('|', "\\|"), file: file.into() });
+            }
+        }
+    }
+}
+
+/// Finds the rules that a text names, each up to where a sentence goes on.
+fn rules(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut rest = text;
+    while let Some(start) = SOURCES.iter().filter_map(|source| rest.find(source)).min() {
+        let named = &rest[start..];
+        let end = named.find([':', ';', '(', ')', '`', '"']).unwrap_or(named.len());
+        let end = named[..end].find(". ").unwrap_or(end);
+        let rule = named[..end].trim().trim_end_matches(['.', ',']);
+        let rule = rule.split(" for ").next().unwrap_or(rule).split(" has ").next().unwrap_or(rule);
+        found.push(rule.trim().to_owned());
+        rest = &named[end..];
+        if end == 0 {
+            break;
+        }
+    }
+    found
+}
