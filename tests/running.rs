@@ -270,3 +270,29 @@ fn what_is_kept_outlives_down_and_kill() {
     let error = home.error(&up);
     assert!(error.contains("store.redb is damaged") && error.contains("away to begin anew"), "{error}");
 }
+
+#[test]
+fn a_packet_is_followed_through_a_running_network() {
+    let home = Home::with_network();
+    for _ in 0..3 {
+        let hops = home.json("trace web-app-2 web tcp 80");
+        let hops = hops.as_array().unwrap();
+        let of = |packet: &str| hops.iter().filter(|hop| hop["packet"] == packet).collect::<Vec<_>>();
+        let (request, answer) = (of("request"), of("answer"));
+        assert_eq!((&request[0]["node"], &request[0]["action"]), (&"web-app-2".into(), &"send".into()));
+        assert_eq!(request[0]["headers"]["inner"]["destination"], "10.96.0.10");
+        let translated = request.iter().find(|hop| hop["action"] == "translate-destination").unwrap();
+        let changed: Vec<_> = translated["changed"].as_array().unwrap().iter().collect();
+        assert!(changed.contains(&&"inner.destination".into()), "{changed:?}");
+        assert_eq!(request.last().unwrap()["action"], "deliver");
+        let last = answer.last().unwrap();
+        assert_eq!((&last["node"], &last["action"]), (&"web-app-2".into(), &"deliver".into()));
+        assert_eq!(last["headers"]["inner"]["source"], "10.96.0.10");
+        assert_eq!(last["headers"]["transport"]["flags"], "SYN ACK");
+        let times = request.iter().chain(&answer).map(|hop| hop["time_ns"].as_u64().unwrap());
+        assert!(times.collect::<Vec<_>>().is_sorted(), "{hops:#?}");
+    }
+    let error = home.error("trace nobody web");
+    assert!(error.contains("no pod or host nobody") && error.contains("web-app-1"), "{error}");
+    home.text("down");
+}
