@@ -162,12 +162,35 @@ pub struct Taken {
     pub lost: u64,
 }
 
+impl Event {
+    /// Tells whether what is shown of the frame begins with its IPv4 header: at points without Ethernet, and inside a
+    /// node, between the old Ethernet header and the new.
+    #[must_use]
+    pub const fn is_packet(&self) -> bool {
+        match self.action {
+            Action::TranslateDestination | Action::TranslateSource | Action::Originate => true,
+            Action::Send
+            | Action::Receive
+            | Action::Bridge
+            | Action::Flood
+            | Action::Encapsulate
+            | Action::Decapsulate
+            | Action::Transmit
+            | Action::Consume
+            | Action::Resolve
+            | Action::Deliver
+            | Action::Drop(_) => self.point.is_raw(),
+        }
+    }
+}
+
 /// A hop of a traced frame with the frame's first bytes there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
     /// The hop.
     pub event: Event,
-    /// At most [`HEAD_LENGTH`] bytes, in the point's own form; none where the frame was not at hand.
+    /// At most [`HEAD_LENGTH`] bytes, from IPv4 on where [`Event::is_packet`] and on `lo`, else from Ethernet on; none
+    /// where the frame was not at hand.
     pub bytes: Vec<u8>,
 }
 

@@ -461,7 +461,7 @@ impl Worker {
         let node = NodeId(open.record.node);
         if open.record.mark != 0 {
             let event = ports::event(open.record, point, Action::Drop(reason), now);
-            self.observer.pass(event, ports::seen(&open, point));
+            self.observer.pass(event, ports::seen(&open, event));
         }
         if let Some(counters) = self.counters.get(usize::from(node.0)) {
             counters.drop_frame(reason);

@@ -12,7 +12,6 @@ use std::sync::Arc;
 
 use flatnet_agents::publisher::{Place, Publisher};
 use flatnet_engine::clock::Instant;
-use flatnet_engine::icmp::LINK_LENGTH;
 use flatnet_engine::ledger::DropReason;
 use flatnet_engine::tables::Tables;
 use flatnet_engine::trace::{Action, Head, Point};
@@ -62,9 +61,12 @@ impl<'a> Reader<'a> {
             return hops;
         };
         let mark = asked[0].event.mark;
+        // A pod that is its own backend answers itself, from behind the node.
+        let whom = |head: &Head| self.headers(head)?.inner?.get("destination").cloned();
+        let asked_whom = whom(asked[0]);
         let others = whole
             .filter(|hops| hops[0].event.mark != mark)
-            .filter(|hops| !is_asker(hops[0]) || hops[0].event.point == Point::Loopback(from.port));
+            .filter(|hops| !is_asker(hops[0]) || whom(hops[0]) != asked_whom);
         let comes_back = |hops: &&Vec<&Head>| {
             hops.last().is_some_and(|head| head.event.action == Action::Deliver && is_asker(head))
         };
@@ -130,11 +132,7 @@ impl<'a> Reader<'a> {
         if head.bytes.is_empty() {
             return None;
         }
-        // What a node makes has no Ethernet header before it is sent.
-        if head.event.action == Action::Originate {
-            return Some(Headers::read(head.bytes.get(LINK_LENGTH..)?, true, self.tunnel));
-        }
-        let is_raw = head.event.point.is_raw() || matches!(head.event.point, Point::Loopback(_));
+        let is_raw = head.event.is_packet() || matches!(head.event.point, Point::Loopback(_));
         Some(Headers::read(&head.bytes, is_raw, self.tunnel))
     }
 

@@ -123,7 +123,7 @@ fn fill(text: &mut String, words: &str) {
 fn write_hop(text: &mut String, hop: &Hop, is_first: bool, since: u64, color: bool) {
     let plain = |text: String| vec![(text, false)];
     let (place, action) = (place(hop), hop.action.replace('-', " "));
-    let time = plain(format!("+{:?}", Duration::from_nanos(since)));
+    let time = plain(format!("+{}", rounded(since)));
     let (outer, inner) = (link_cell(hop, is_first), inner_cell(hop, is_first));
     // Where nothing changed a line is enough.
     let is_same = outer.is_empty() && inner.is_empty();
@@ -150,6 +150,21 @@ fn write_hop(text: &mut String, hop: &Hop, is_first: bool, since: u64, color: bo
     if let Some(cause) = &hop.drop {
         write_cause(text, cause);
     }
+}
+
+/// Writes nanoseconds in at most six characters: whole ones of a unit, with a tenth where there is one and room for it.
+fn rounded(nanos: u64) -> String {
+    let (unit, name) = match nanos {
+        0..1_000 => (1, "ns"),
+        1_000..1_000_000 => (1_000, "µs"),
+        1_000_000..1_000_000_000 => (1_000_000, "ms"),
+        _ => (1_000_000_000, "s"),
+    };
+    let tenths = nanos / (unit / 10).max(1);
+    if unit >= 1_000_000 && tenths < 1_000 && !tenths.is_multiple_of(10) {
+        return format!("{}.{}{name}", tenths / 10, tenths % 10);
+    }
+    format!("{}{name}", nanos / unit)
 }
 
 /// Writes pieces with a space between; returns the width that is seen, too.
@@ -298,4 +313,26 @@ fn write_cause(text: &mut String, cause: &Cause) {
     let about = cause.object.as_ref().map_or(String::new(), |object| format!(": {object}"));
     let _ = writeln!(text, "{indent}✗ {}{about}", cause.reason);
     fill(text, &format!("{} {}", cause.meaning, cause.hint));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_fit_their_column() {
+        let cases = [
+            (0, "0ns"),
+            (999, "999ns"),
+            (632_516, "632µs"),
+            (1_828_660, "1.8ms"),
+            (20_000_000, "20ms"),
+            (120_400_000, "120ms"),
+            (3_000_000_000, "3s"),
+            (3_140_000_000, "3.1s"),
+        ];
+        for (nanos, expected) in cases {
+            assert_eq!(rounded(nanos), expected);
+        }
+    }
 }

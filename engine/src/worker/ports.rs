@@ -267,15 +267,14 @@ impl Worker {
             return;
         }
         let event = event(open.record, point, action, now);
-        self.observer.pass(event, seen(&open, point));
+        self.observer.pass(event, seen(&open, event));
     }
 }
 
-/// A frame as it looks at a point.
-pub(super) fn seen<'a>(open: &'a FrameMut<'_>, point: Point) -> &'a [u8] {
-    let from =
-        if point.is_raw() { usize::from(open.record.network_offset).min(open.bytes().len()) } else { 0 };
-    &open.bytes()[from..]
+/// A frame as it looks at a hop.
+pub(super) fn seen<'a>(open: &'a FrameMut<'_>, event: Event) -> &'a [u8] {
+    let network = usize::from(open.record.network_offset).min(open.bytes().len());
+    &open.bytes()[if event.is_packet() { network } else { 0 }..]
 }
 
 /// Makes the next event of a frame.

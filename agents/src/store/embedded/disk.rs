@@ -9,7 +9,7 @@
 //!
 //! May depend on redb and [`super::state`].
 //!
-//! Read first: `docs/adr/0017-the-store-on-disk.md`, redb's `docs/design.md`.
+//! Read first: `docs/adr/0017-the-store-on-disk.md`; redb's page on its design.
 
 use std::{
     error::Error,
