@@ -178,6 +178,9 @@ impl Network {
             };
             let interfaces: Vec<_> = router.interfaces.iter().map(interface).collect();
             self.publisher.add_router(&router.name, &interfaces)?;
+            if router.services {
+                self.publisher.make_director(&router.name)?;
+            }
         }
         for host in &topology.hosts {
             let name = host.image.as_deref().unwrap_or("flatnet/client");

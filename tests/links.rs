@@ -130,6 +130,26 @@ fn an_mtu_changes_while_frames_pass() {
 }
 
 #[test]
+fn a_link_to_a_host_differs_in_each_direction_by_itself() {
+    let home = virtual_home("");
+    for (near, far, ping) in [
+        ("isp", "internet", "exec web-app-2 -- ping -c 1 -W 1 203.0.113.10"),
+        ("node-1", "user", "exec web-app-2 -- ping -c 1 -W 1 192.168.66.50"),
+    ] {
+        home.text(ping);
+        for (from, to) in [(near, far), (far, near)] {
+            home.text(&format!("link {from} {to} down --one-way"));
+            assert_eq!(home.run(ping).status.code(), Some(1), "{from} to {to} is down");
+            home.text(&format!("link {from} {to} reset"));
+            home.text(ping);
+            home.text(&format!("link {from} {to} delay=50ms --one-way"));
+            assert!(home.text(ping).contains("time=50.0 ms"), "{from} to {to} is slow");
+            home.text(&format!("link {from} {to} reset"));
+        }
+    }
+}
+
+#[test]
 fn mistakes_are_named_with_what_there_is() {
     let home = Home::with_network();
     for (words, expected) in [

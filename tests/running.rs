@@ -296,3 +296,19 @@ fn a_packet_is_followed_through_a_running_network() {
     assert!(error.contains("no pod or host nobody") && error.contains("web-app-1"), "{error}");
     home.text("down");
 }
+
+/// DESIGN's second container on a used port: it fails, and takes nobody with it.
+#[test]
+fn a_container_that_finds_its_port_in_use_leaves_its_pod_alive() {
+    let home = Home::new();
+    let file = home.file("ports.yaml");
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: both}\nspec:\n  nodeName: node-1\n  containers:\n\
+        \x20 - {name: first, image: nginx, ports: [{containerPort: 8080}]}\n\
+        \x20 - {name: second, image: nginx, ports: [{containerPort: 8080}]}\n---\n";
+    let network = include_str!("../scripts/topologies/two-nodes.yaml");
+    std::fs::write(&file, format!("{pod}{network}")).unwrap();
+    home.text(&format!("up -d -f {}", file.display()));
+    let ip = home.text("exec both -- ip address");
+    assert!(ip.contains("10.1.15."), "{ip}");
+    assert_eq!(home.json("down")["balances"], true);
+}
