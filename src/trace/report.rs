@@ -1,6 +1,6 @@
 //! What a trace found, as it is sent and printed.
 //!
-//! [`super::ask`] makes it, the server sends it, [`super::table`] prints it. Invariant: `-o json` is [`Report::hops`].
+//! [`super::ask`] makes it, the server sends it, `table` prints it. Invariant: `-o json` is [`Report::hops`].
 //!
 //! May depend on serde. Read first: [`crate::views`].
 

@@ -1,7 +1,7 @@
 //! The store inside this process.
 //!
 //! What `flatnet up` runs on, and the double of etcd in tests. In memory, or with a directory in which every change lies
-//! before it is acknowledged ([`disk`]). Its files: [`state`], what it knows; [`watch`]; [`disk`].
+//! before it is acknowledged. Its files: `state`, what it knows; `watch`; `disk`.
 //!
 //! Invariants: as [`crate::store`]; at most [`Options::history`] events are kept, so that a watch that falls behind ends
 //! with an error and never loses an event silently; no clock is read: [`Embedded::advance`] says what time it is, and
