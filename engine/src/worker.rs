@@ -465,7 +465,8 @@ impl Worker {
         let open = self.arena.open(&mut frame);
         let node = NodeId(open.record.node);
         if open.record.mark != 0 {
-            self.observer.pass(ports::event(open.record, point, Action::Drop(reason), now), &[]);
+            let event = ports::event(open.record, point, Action::Drop(reason), now);
+            self.observer.pass(event, ports::seen(&open, event));
         }
         if let Some(counters) = self.counters.get(usize::from(node.0)) {
             counters.drop_frame(reason);

@@ -49,7 +49,12 @@ impl Segment {
     }
 
     fn with(&mut self, index: usize, act: impl FnOnce(&mut Pod, Instant, &mut Outbox<'_>)) {
-        let mut out = Outbox { pool: &mut self.pool, queue: &mut self.queue, next_mark: &mut self.mark };
+        let mut out = Outbox {
+            pool: &mut self.pool,
+            queue: &mut self.queue,
+            next_mark: &mut self.mark,
+            answers_traced: false,
+        };
         act(&mut self.pods[index], self.now, &mut out);
         while let Some(frame) = self.queue.pop_front() {
             let arena = std::sync::Arc::clone(self.pool.arena());
