@@ -61,7 +61,7 @@ impl Lab {
         for pod in 0..PODS {
             let (link, peer) = rings(512);
             let address = address(pod);
-            let guard = Guard { mac: MacAddress::for_ipv4(address), address };
+            let guard = Guard { mac: MacAddress::for_ipv4(address), address, vip: None };
             control.attach(node, &format!("pod-{pod}"), Some(guard), 0, Link::Rings(link)).unwrap();
             pods.push(peer);
         }

@@ -2,12 +2,14 @@
 //!
 //! `main` parses these; the command's own file gives them meaning. Invariant: nothing here touches the system.
 //!
-//! May depend on clap only. Read first: `README.md`.
+//! May depend on clap, and on what its values stand for. Read first: `README.md`.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use flatnet_engine::pod::ProbeProtocol;
+use serde::Deserialize;
 
 /// The flat pod network in userspace.
 #[derive(Debug, Parser)]
@@ -29,6 +31,8 @@ pub enum Command {
     Status(Status),
     /// Run a program inside a pod or on a host
     Exec(Exec),
+    /// Send one packet and show its way and the answer's, hop by hop, with headers
+    Trace(Trace),
     /// Show a node's tables, as bridge, ip, ipvsadm and conntrack do
     Show(Show),
     /// Write the frames that pass a point as pcapng
@@ -68,6 +72,9 @@ pub struct Up {
     /// Run in the background; see `flatnet status` and `flatnet down`
     #[arg(short, long, conflicts_with = "check")]
     pub detach: bool,
+    /// Keep objects, leases and revisions on disk for the next `up --keep` of this name
+    #[arg(long, conflicts_with = "check")]
+    pub keep: bool,
     /// Name of the running network, instead of the topology's
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
@@ -215,6 +222,67 @@ pub struct Link {
     /// Change frames from A to B only
     #[arg(long, requires = "settings")]
     pub one_way: bool,
+    /// How to print it: `table` for people, `json` for programs
+    #[arg(short, long, value_enum, default_value = "table", hide_possible_values = true)]
+    pub output: Output,
+}
+
+/// How `flatnet trace` asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TraceProtocol {
+    /// ICMP echo
+    #[value(alias = "icmp")]
+    Echo,
+    /// A connection
+    Tcp,
+    /// A datagram
+    Udp,
+}
+
+impl TraceProtocol {
+    /// Returns its name in requests.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Echo => "echo",
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+
+    /// Returns what a pod is to send.
+    #[must_use]
+    pub const fn probe(self) -> ProbeProtocol {
+        match self {
+            Self::Echo => ProbeProtocol::IcmpEcho,
+            Self::Tcp => ProbeProtocol::Tcp,
+            Self::Udp => ProbeProtocol::Udp,
+        }
+    }
+}
+
+/// `flatnet trace`.
+#[derive(Debug, Args)]
+pub struct Trace {
+    /// Which network.
+    #[command(flatten)]
+    pub selection: Selection,
+    /// Who sends: [NAMESPACE/]POD or a host
+    pub from: String,
+    /// To a pod, host, node, Service or address, with or without :PORT
+    pub to: String,
+    /// echo, tcp or udp; a Service's first port without it
+    #[arg(value_enum, hide_possible_values = true)]
+    pub protocol: Option<TraceProtocol>,
+    /// The port, for tcp and udp
+    pub port: Option<u16>,
+    /// Try it on these files in virtual time, not on a running network (may be repeated)
+    #[arg(short, long = "file", value_name = "FILE", conflicts_with = "name")]
+    pub files: Vec<PathBuf>,
+    /// In virtual time break something first: lease:NODE, link:A:B or link:POD:NODE (may be repeated)
+    #[arg(long, value_name = "FAULT", conflicts_with = "name")]
+    pub fault: Vec<String>,
     /// How to print it: `table` for people, `json` for programs
     #[arg(short, long, value_enum, default_value = "table", hide_possible_values = true)]
     pub output: Output,

@@ -7,11 +7,11 @@
 //!
 //! Above 400 lines because what a way is and how it is tried are read together.
 
-use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use flatnet_agents::objects;
+use flatnet_agents::publisher::Place;
 use flatnet_engine::ledger::DropReason;
 use flatnet_engine::pod::{Probe, ProbeOutcome, ProbeProtocol};
 use flatnet_engine::trace::{Action, Event};
@@ -20,6 +20,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde::Serialize;
 
 use crate::drive::{Drive, DriveError};
+use crate::hops::{self, by_mark, reason, take_events, until_drop};
 use crate::topology::Topology;
 
 /// How long a probe waits for its answer.
@@ -308,11 +309,11 @@ pub fn run(drive: &mut Drive, check: &Check) -> Result<Report, DriveError> {
     take_events(drive)?;
     let place = drive.network.publisher.place(&check.from).cloned();
     let outcome = match &place {
-        Some(place) => probe(drive, check, place.worker, place.port)?,
+        Some(place) => probe(drive, check, place)?,
         None => None,
     };
     let events = take_events(drive)?;
-    let (hops, dropped) = hops(drive, &events, outcome.is_some_and(|outcome| outcome.result.is_ok()));
+    let (hops, dropped) = telling(drive, &events, outcome.is_some_and(|outcome| outcome.result.is_ok()));
     let result = outcome.map(|outcome| outcome.result.map_err(|error| error.to_string()));
     let result = result.unwrap_or_else(|| {
         Err(String::from(if place.is_some() { "no outcome" } else { "not on the network" }))
@@ -337,12 +338,7 @@ pub fn run(drive: &mut Drive, check: &Check) -> Result<Report, DriveError> {
     })
 }
 
-fn probe(
-    drive: &mut Drive,
-    check: &Check,
-    worker: u8,
-    port: flatnet_engine::tables::PortId,
-) -> Result<Option<ProbeOutcome>, DriveError> {
+fn probe(drive: &mut Drive, check: &Check, from: &Place) -> Result<Option<ProbeOutcome>, DriveError> {
     let probe = Probe {
         protocol: check.protocol,
         destination: check.destination,
@@ -350,18 +346,13 @@ fn probe(
         timeout: PROBE_TIMEOUT,
         payload: PAYLOAD.to_vec(),
     };
-    let id = drive.ask(worker, move |worker| worker.with_pod(port, |pod, now| pod.probe(probe, now)))?;
-    let Some(id) = id else { return Ok(None) };
+    let Some(id) = hops::send(drive, from, probe)? else { return Ok(None) };
     let mut failed = None;
     let outcome = drive.wait_for(PROBE_TIMEOUT * 2, |drive| {
-        let asked = drive.ask(worker, move |worker| worker.with_pod(port, |pod, _| pod.probe_outcome(id)));
-        match asked {
-            Ok(outcome) => outcome.flatten(),
-            Err(error) => {
-                failed = Some(error);
-                None
-            }
-        }
+        hops::outcome(drive, from, id).unwrap_or_else(|error| {
+            failed = Some(error);
+            None
+        })
     });
     match failed {
         Some(error) if outcome.is_none() => Err(error),
@@ -369,19 +360,13 @@ fn probe(
     }
 }
 
-fn take_events(drive: &mut Drive) -> Result<Vec<Event>, DriveError> {
-    let mut events = Vec::new();
-    for worker in 0..drive.workers() {
-        events.extend(drive.ask(worker, |worker| std::mem::take(&mut worker.observer.events))?);
-    }
-    Ok(events)
-}
-
 /// Picks the frame that tells: of a way that works the last one delivered, else the last one dropped; its hops and, if
 /// it was dropped, why. Where it was dropped because a neighbour stayed silent, and the request for the neighbour was
 /// dropped itself, the way goes on with the request's.
-fn hops(drive: &Drive, events: &[Event], works: bool) -> (Vec<Hop>, Option<&'static str>) {
-    let (mut frames, mut requests) = (by_mark(events, false), by_mark(events, true));
+fn telling(drive: &Drive, events: &[Event], works: bool) -> (Vec<Hop>, Option<&'static str>) {
+    let (mut frames, mut requests) = [false, true]
+        .map(|asks| by_mark(events.iter().filter(|event| event.asks == asks), |event| event))
+        .into();
     // On a slow link the end of the check before may still arrive: its frames set out before this one.
     frames.retain(|_, hops| hops.first().is_some_and(|event| event.hop == 1));
     for (mark, hops) in &mut frames {
@@ -411,30 +396,4 @@ fn hops(drive: &Drive, events: &[Event], works: bool) -> (Vec<Hop>, Option<&'sta
         Hop { node, point, action: event.action.name() }
     });
     (named.collect(), reason(telling).map(DropReason::name))
-}
-
-/// Sorts the events of frames, or of the requests for what they wait for, by mark and hop.
-fn by_mark(events: &[Event], asks: bool) -> BTreeMap<u32, Vec<&Event>> {
-    let mut marks: BTreeMap<u32, Vec<&Event>> = BTreeMap::new();
-    for event in events.iter().filter(|event| event.asks == asks) {
-        marks.entry(event.mark).or_default().push(event);
-    }
-    for hops in marks.values_mut() {
-        hops.sort_by_key(|event| event.hop);
-    }
-    marks
-}
-
-/// Tells why a frame was dropped, from its hops.
-fn reason(hops: &[&Event]) -> Option<DropReason> {
-    if let Action::Drop(reason) = hops.last()?.action { Some(reason) } else { None }
-}
-
-/// Picks the way of a request to where it was dropped: of one that was asked again, and flooded, a hop of each number.
-fn until_drop<'a>(request: &[&'a Event]) -> Option<Vec<&'a Event>> {
-    let dropped = request.iter().rev().find(|event| matches!(event.action, Action::Drop(_)))?;
-    let mut hops: Vec<&Event> = request.iter().filter(|event| event.hop < dropped.hop).copied().collect();
-    hops.dedup_by_key(|event| event.hop);
-    hops.push(dropped);
-    Some(hops)
 }

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use flatnet_agents::Embedded;
 use flatnet_agents::publisher::Publisher;
 use flatnet_engine::clock::{Clock, Instant};
 use flatnet_engine::control::{Control, EngineConfig};
@@ -56,11 +57,19 @@ enum Engine {
 }
 
 impl Drive {
-    /// Brings a topology up and waits until its pods run.
+    /// Brings a topology up with an empty store and waits until its pods run.
     ///
     /// # Errors
     /// [`DriveError`].
     pub fn start(topology: &Topology, time: TimeMode) -> Result<Self, DriveError> {
+        Self::start_on(topology, time, Embedded::new())
+    }
+
+    /// Brings a topology up on what a store holds from before.
+    ///
+    /// # Errors
+    /// [`DriveError`].
+    pub fn start_on(topology: &Topology, time: TimeMode, store: Embedded) -> Result<Self, DriveError> {
         let workers =
             topology.workers.and_then(|workers| u8::try_from(workers).ok()).unwrap_or(DEFAULT_WORKERS);
         let config = EngineConfig { workers, seed: topology.seed, ..EngineConfig::default() };
@@ -69,7 +78,7 @@ impl Drive {
             TimeMode::Virtual => Engine::Virtual { workers, now: Instant::ZERO },
             TimeMode::Real => start_threads(workers)?,
         };
-        let network = Network::bring_up(topology, Publisher::new(control, topology.seed))?;
+        let network = Network::bring_up(topology, Publisher::new(control, topology.seed), store)?;
         let mut drive = Self { network, engine };
         drive.settle();
         Ok(drive)
@@ -85,7 +94,7 @@ impl Drive {
 
     /// Does what there is to do now: all of it in virtual time, the control plane's part in real time.
     pub fn settle(&mut self) {
-        while self.network.settle() | self.run_workers() {}
+        while self.network.settle(self.now()) | self.run_workers() {}
     }
 
     fn run_workers(&mut self) -> bool {
@@ -121,9 +130,11 @@ impl Drive {
 
     /// Lets time pass to the next event, not beyond `end`; false when `end` is reached.
     fn pass(&mut self, end: Instant) -> bool {
+        let expiry = self.network.store.next_expiry();
         match &mut self.engine {
             Engine::Virtual { workers, now } => {
-                let next = workers.iter().filter_map(|worker| worker.next_event(*now)).min();
+                let events = workers.iter().filter_map(|worker| worker.next_event(*now));
+                let next = events.chain(expiry.filter(|expiry| expiry > now)).min();
                 let reached = next.is_none_or(|next| next > end);
                 *now = next.unwrap_or(end).min(end).max(*now);
                 !reached

@@ -5,6 +5,7 @@
 //! - [`impairment`]: a link's settings as they are written.
 //! - [`network`]: a network's control plane in one process.
 //! - [`drive`]: what makes it go: virtual time, or workers on threads.
+//! - [`hops`]: the ways of followed frames.
 //! - [`check`]: every way through a network, tried.
 //! - [`up`]: the command that does all that, and keeps it running.
 //! - [`point`], [`recorder`], [`packets`], [`rates`], [`ledger`]: what can be watched and counted in a network that runs.
@@ -12,6 +13,7 @@
 //! - [`views`]: what it answers.
 //! - [`output`]: how commands print.
 //! - [`client`]: the way to it.
+//! - [`trace`]: one packet's way there and back, hop by hop, with its headers.
 //! - [`exec`], [`show`], [`capture`], [`replay`], [`link`], [`status`], [`down`]: the commands that ask it.
 
 pub mod args;
@@ -23,6 +25,8 @@ pub mod impairment;
 pub mod network;
 
 pub mod drive;
+
+pub mod hops;
 
 pub mod check;
 
@@ -45,6 +49,8 @@ pub mod views;
 pub mod output;
 
 pub mod client;
+
+pub mod trace;
 
 pub mod exec;
 

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use flatnet::args::{Arguments, Command};
-use flatnet::{capture, down, exec, link, replay, show, status, up};
+use flatnet::{capture, down, exec, link, replay, show, status, trace, up};
 
 fn main() -> miette::Result<ExitCode> {
     match Arguments::parse().command {
@@ -12,6 +12,7 @@ fn main() -> miette::Result<ExitCode> {
         Command::Down(arguments) => down::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Exec(arguments) => exec::run(&arguments),
+        Command::Trace(arguments) => trace::run(&arguments),
         Command::Show(arguments) => show::run(&arguments),
         Command::Capture(arguments) => capture::run(&arguments),
         Command::Replay(arguments) => replay::run(&arguments),

@@ -8,28 +8,32 @@
 //!
 //! May depend on agents and engine. Read first: `docs/architecture.md`, "Objects first".
 
+mod kept;
+
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use flatnet_agents::cluster::{Change, PodView, watch_cluster};
 use flatnet_agents::controllers::address::Addresses;
 use flatnet_agents::controllers::bind::Binder;
 use flatnet_agents::controllers::endpoints::Endpoints;
 use flatnet_agents::controllers::service_ip::ServiceAddresses;
-use flatnet_agents::controllers::{self, Controller, Warning};
+use flatnet_agents::controllers::{self, Warning};
 use flatnet_agents::lease::allocate::Wish;
 use flatnet_agents::lease::{self, DEFAULT_PREFIX, NetworkConfig};
 use flatnet_agents::node::{NodeError, NodeOptions, claim, ensure_config};
 use flatnet_agents::objects::{self, Object, ObjectError};
 use flatnet_agents::publisher::{HostSpec, PublishError, Publisher};
 use flatnet_agents::{Embedded, Store, StoreError, pods, seed};
+use flatnet_engine::clock::Instant;
 use flatnet_engine::control::{InterfaceSpec, NodeSpec};
 use flatnet_engine::pod::Image;
 use flatnet_proxy::Ipv4Prefix;
-use futures::executor::{LocalPool, LocalSpawner};
+use futures::executor::LocalPool;
 use futures::task::LocalSpawnExt;
 use k8s_openapi::api::core::v1::{Node as NodeObject, NodeAddress, NodeStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -38,6 +42,8 @@ use crate::topology::{Node, Topology};
 
 /// Largest IP packet of an Ethernet, bytes.
 const ETHERNET_MTU: u16 = 1500;
+/// How long agents that the store failed rest.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Why a network does not come up.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -92,21 +98,48 @@ pub struct Network {
     pub warnings: Vec<String>,
     pool: LocalPool,
     changes: Rc<RefCell<VecDeque<Change>>>,
+    /// Agents that the store failed, and how.
+    stopped: Rc<RefCell<Vec<(Agent, StoreError)>>>,
+    /// When they are started again, and the store is told the time.
+    retry: Instant,
+    /// What the store said when it last failed.
+    store_failed: Option<String>,
+    service_network: Ipv4Prefix,
     seed: u64,
 }
 
+/// Something that runs on the store until the store fails it.
+enum Agent {
+    Bind,
+    Addresses,
+    Endpoints,
+    ServiceAddresses,
+    Cluster,
+    /// Reports that a pod runs.
+    Kubelet(Arc<PodView>),
+}
+
 impl Network {
-    /// Brings a topology up on an engine without nodes; the pods follow as the agents settle.
+    /// Brings a topology up on an engine without nodes; the pods follow as the agents settle. What the store holds from
+    /// before stays, unless the topology says otherwise.
     ///
     /// # Errors
     /// [`NetworkError`].
-    pub fn bring_up(topology: &Topology, publisher: Publisher) -> Result<Self, NetworkError> {
+    pub fn bring_up(
+        topology: &Topology,
+        publisher: Publisher,
+        store: Embedded,
+    ) -> Result<Self, NetworkError> {
         let mut network = Self {
-            store: Embedded::new(),
+            store,
             publisher,
             warnings: Vec::new(),
             pool: LocalPool::new(),
             changes: Rc::default(),
+            stopped: Rc::default(),
+            retry: Instant::ZERO,
+            store_failed: None,
+            service_network: topology.service_network,
             seed: topology.seed,
         };
         network.add_underlay(topology)?;
@@ -116,18 +149,21 @@ impl Network {
         let written =
             config.and_then(|config| pool.run_until(ensure_config(&store, DEFAULT_PREFIX, &config)));
         written.map_err(|source| NetworkError::Config { network: topology.pod_network, source })?;
+        network.pool.run_until(kept::forget_nodes(&store, DEFAULT_PREFIX, topology))?;
         for node in &topology.nodes {
             network.join(topology, node)?;
         }
         for link in &topology.links {
             network.publisher.configure_link(&link.from, &link.to, link.impairment)?;
         }
-        network.start_agents(topology);
+        let agents =
+            [Agent::Bind, Agent::Addresses, Agent::Endpoints, Agent::ServiceAddresses, Agent::Cluster];
+        agents.into_iter().for_each(|agent| network.start(agent));
         for service in &topology.services {
-            network.pool.run_until(objects::create(&store, service, topology.seed))?;
+            network.pool.run_until(kept::ensure(&store, service, topology.seed))?;
         }
         for pod in &topology.pods {
-            network.pool.run_until(objects::create(&store, pod, topology.seed))?;
+            network.pool.run_until(kept::ensure(&store, pod, topology.seed))?;
         }
         Ok(network)
     }
@@ -142,6 +178,9 @@ impl Network {
             };
             let interfaces: Vec<_> = router.interfaces.iter().map(interface).collect();
             self.publisher.add_router(&router.name, &interfaces)?;
+            if router.services {
+                self.publisher.make_director(&router.name)?;
+            }
         }
         for host in &topology.hosts {
             let name = host.image.as_deref().unwrap_or("flatnet/client");
@@ -182,28 +221,59 @@ impl Network {
             mtu: ETHERNET_MTU,
         })?;
         let object = node_object(&node.name, node.interface.address);
-        self.pool.run_until(objects::create(&self.store, &object, topology.seed))?;
+        self.pool.run_until(kept::ensure(&self.store, &object, topology.seed))?;
         Ok(())
     }
 
-    fn start_agents(&mut self, topology: &Topology) {
-        let spawner = self.pool.spawner();
-        let store = &self.store;
-        let changes = &self.changes;
-        run_controller(&spawner, store, Binder::default(), changes);
-        run_controller(&spawner, store, Addresses::new(DEFAULT_PREFIX), changes);
-        run_controller(&spawner, store, Endpoints::default(), changes);
-        run_controller(&spawner, store, ServiceAddresses::new(topology.service_network), changes);
-        let (store, changes) = (store.clone(), Rc::clone(changes));
-        spawn(&spawner, async move {
-            let sink = |change| changes.borrow_mut().push_back(change);
-            // The embedded store fails only when it is gone, and the network with it.
-            let _ = watch_cluster(&store, DEFAULT_PREFIX, sink).await;
+    /// Starts an agent; it runs until the store fails it.
+    fn start(&self, agent: Agent) {
+        let warn_to = Rc::clone(&self.changes);
+        let warn = move |warning: Warning| warn_to.borrow_mut().push_back(Change::Warning(warning));
+        let (store, changes) = (self.store.clone(), Rc::clone(&self.changes));
+        match &agent {
+            Agent::Bind => self.spawn(agent, controllers::run(store, Binder::default(), warn)),
+            Agent::Addresses => {
+                self.spawn(agent, controllers::run(store, Addresses::new(DEFAULT_PREFIX), warn))
+            }
+            Agent::Endpoints => self.spawn(agent, controllers::run(store, Endpoints::default(), warn)),
+            Agent::ServiceAddresses => {
+                let controller = ServiceAddresses::new(self.service_network);
+                self.spawn(agent, controllers::run(store, controller, warn));
+            }
+            Agent::Cluster => self.spawn(agent, async move {
+                let sink = |change| changes.borrow_mut().push_back(change);
+                watch_cluster(&store, DEFAULT_PREFIX, sink).await
+            }),
+            Agent::Kubelet(pod) => {
+                let pod = Arc::clone(pod);
+                self.spawn(agent, async move {
+                    loop {
+                        match pods::report_running(&store, &pod.namespace, &pod.name, true).await {
+                            Err(ObjectError::Conflict { .. }) => {}
+                            Err(ObjectError::Store(error)) => return Err(error),
+                            Ok(_) | Err(_) => return Ok(()),
+                        }
+                    }
+                });
+            }
+        }
+    }
+
+    fn spawn<R>(&self, agent: Agent, task: impl Future<Output = Result<R, StoreError>> + 'static) {
+        let stopped = Rc::clone(&self.stopped);
+        // It fails only when the pool is gone, and then there is nothing to run.
+        let _ = self.pool.spawner().spawn_local(async move {
+            if let Err(error) = task.await {
+                stopped.borrow_mut().push((agent, error));
+            }
         });
     }
 
     /// Runs the agents to quiescence and carries their changes to the engine; tells whether anything happened.
-    pub fn settle(&mut self) -> bool {
+    pub fn settle(&mut self, now: Instant) -> bool {
+        if now >= self.retry {
+            self.restart(now);
+        }
         let mut happened = false;
         loop {
             self.pool.run_until_stalled();
@@ -214,7 +284,7 @@ impl Network {
             happened = true;
             for change in &changes {
                 match self.publisher.apply(change) {
-                    Ok(Some(pod)) => self.report_running(&pod),
+                    Ok(Some(pod)) => self.start(Agent::Kubelet(pod)),
                     Ok(None) => {}
                     Err(error) => self.warnings.push(with_sources(&error)),
                 }
@@ -225,14 +295,23 @@ impl Network {
         }
     }
 
-    /// The node reports that a pod runs.
-    fn report_running(&self, pod: &PodView) {
-        let (store, namespace, name) = (self.store.clone(), pod.namespace.clone(), pod.name.clone());
-        spawn(&self.pool.spawner(), async move {
-            while let Err(ObjectError::Conflict { .. }) =
-                pods::report_running(&store, &namespace, &name, true).await
-            {}
-        });
+    /// Says to the store what time it is and starts agents again that it failed, which may have been because it could
+    /// not write.
+    fn restart(&mut self, now: Instant) {
+        let late = self.store.advance(now);
+        let stopped = self.stopped.take();
+        let failed = late.err().or_else(|| stopped.first().map(|(_, error)| error.clone()));
+        if let Some(error) = failed {
+            self.retry = now + RETRY;
+            let text = error.to_string();
+            if self.store_failed.as_ref() != Some(&text) {
+                self.warnings.push(text.clone());
+            }
+            self.store_failed = Some(text);
+        } else {
+            self.store_failed = None;
+        }
+        stopped.into_iter().for_each(|(agent, _)| self.start(agent));
     }
 
     /// Deletes a node's lease, as its expiry would.
@@ -274,25 +353,6 @@ impl Network {
     pub fn seed(&self) -> u64 {
         self.seed
     }
-}
-
-fn run_controller(
-    spawner: &LocalSpawner,
-    store: &Embedded,
-    controller: impl Controller + 'static,
-    changes: &Rc<RefCell<VecDeque<Change>>>,
-) {
-    let (store, changes) = (store.clone(), Rc::clone(changes));
-    spawn(spawner, async move {
-        let warn = |warning: Warning| changes.borrow_mut().push_back(Change::Warning(warning));
-        // As above: the store outlives its agents.
-        let _ = controllers::run(store, controller, warn).await;
-    });
-}
-
-fn spawn(spawner: &LocalSpawner, task: impl Future<Output = ()> + 'static) {
-    // It fails only when the pool is gone, and then there is nothing to run.
-    let _ = spawner.spawn_local(task);
 }
 
 fn node_object(name: &str, address: Ipv4Addr) -> NodeObject {

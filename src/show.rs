@@ -81,17 +81,24 @@ fn services(rows: &[ServiceEntry]) -> String {
         "Prot LocalAddress:Port Scheduler Flags\n  -> RemoteAddress:Port           Forward Weight ActiveConn InActConn\n",
     );
     for row in rows {
+        let flags = row.persistent.map_or_else(String::new, |seconds| format!(" persistent {seconds}"));
+        let policy = if row.policy == "Local" { ", only backends on the node" } else { "" };
         let _ = writeln!(
             text,
-            "{:4} {}:{} {}  # {}",
+            "{:4} {}:{} {}{flags}  # {}{policy}",
             row.protocol, row.address, row.port, row.scheduler, row.service
         );
+        let forward = match row.forwarding.as_str() {
+            "dr" => "Route",
+            "tun" => "Tunnel",
+            _ => "Masq",
+        };
         for backend in &row.backends {
             let address = format!("{}:{}", backend.address, backend.port);
             let _ = writeln!(
                 text,
-                "  -> {address:<28} Masq    1      {:<10} {}",
-                backend.active, backend.inactive
+                "  -> {address:<28} {forward:<7} {:<6} {:<10} {}",
+                backend.weight, backend.active, backend.inactive
             );
         }
     }
@@ -134,4 +141,40 @@ fn drops(rows: &[DropEntry]) -> String {
         table.add_row([row.reason.clone(), row.count.to_string(), row.meaning.clone(), row.hint.clone()]);
     }
     table.trim_fmt() + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::views::BackendEntry;
+
+    /// As `ipvsadm -Ln` of a director does: forwarding by its names, persistence in seconds.
+    #[test]
+    fn services_are_printed_as_ipvsadm_does() {
+        let backend =
+            BackendEntry { address: [10, 1, 15, 3].into(), port: 80, weight: 3, active: 2, inactive: 1 };
+        let row = ServiceEntry {
+            protocol: "TCP".into(),
+            address: [10, 96, 0, 10].into(),
+            port: 80,
+            scheduler: "wlc".into(),
+            forwarding: "dr".into(),
+            persistent: Some(10_800),
+            policy: "Local".into(),
+            service: "default/web:http".into(),
+            backends: vec![backend],
+        };
+        let text =
+            services(&[row.clone(), ServiceEntry { forwarding: "tun".into(), persistent: None, ..row }]);
+        let lines: Vec<&str> = text.lines().skip(2).collect();
+        assert_eq!(
+            lines,
+            [
+                "TCP  10.96.0.10:80 wlc persistent 10800  # default/web:http, only backends on the node",
+                "  -> 10.1.15.3:80                 Route   3      2          1",
+                "TCP  10.96.0.10:80 wlc  # default/web:http, only backends on the node",
+                "  -> 10.1.15.3:80                 Tunnel  3      2          1",
+            ]
+        );
+    }
 }

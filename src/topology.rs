@@ -8,6 +8,7 @@
 //! - `network`, `links`: whether its machines and what is between them fit together;
 //! - `decode`, `manifests`: Pods and Services as Kubernetes types, and what flatnet does not model of them;
 //! - `workloads`: whether they fit each other and the machines;
+//! - `policies`: whether annotations and policies say something known;
 //! - `findings`: what is wrong, at its file, line and column, all at once.
 //!
 //! Invariants: a topology without errors can be brought up; no text makes it panic.
@@ -31,6 +32,8 @@ mod decode;
 mod manifests;
 
 mod workloads;
+
+mod policies;
 
 mod findings;
 
@@ -140,6 +143,8 @@ pub struct Router {
     pub name: String,
     /// Its places; at least one.
     pub interfaces: Vec<Interface>,
+    /// Whether it is an LVS director: it serves VIPs to whoever sends them its way.
+    pub services: bool,
 }
 
 /// What differs from a perfect link, in one direction.

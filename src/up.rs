@@ -149,7 +149,11 @@ pub fn read(files: &[PathBuf]) -> miette::Result<Topology> {
     Ok(topology)
 }
 
-fn break_something(drive: &mut Drive, fault: &str) -> miette::Result<()> {
+/// Breaks what a fault names.
+///
+/// # Errors
+/// There is no such fault, or nothing of the name.
+pub fn break_something(drive: &mut Drive, fault: &str) -> miette::Result<()> {
     match fault.split(':').collect::<Vec<_>>()[..] {
         ["lease", node] => drive.network.delete_lease(node)?,
         ["link", a, b] => {

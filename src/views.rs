@@ -4,6 +4,8 @@
 //! version `/v1` and never changes its meaning there.
 //!
 //! May depend on serde only. Read first: `docs/architecture.md`, "A running instance".
+//!
+//! Above 400 lines because each field says what it is.
 
 use std::net::Ipv4Addr;
 
@@ -224,6 +226,12 @@ pub struct ServiceEntry {
     pub port: u16,
     /// How backends are chosen.
     pub scheduler: String,
+    /// How packets get to them: `nat`, `dr`, `tun`.
+    pub forwarding: String,
+    /// How long a client keeps its backend, seconds; none without session affinity.
+    pub persistent: Option<u64>,
+    /// The traffic policy that holds here: `Cluster` or `Local`.
+    pub policy: String,
     /// `namespace/name:port`.
     pub service: String,
     /// Its backends.
@@ -237,6 +245,8 @@ pub struct BackendEntry {
     pub address: Ipv4Addr,
     /// The pod's port.
     pub port: u16,
+    /// Its share of new flows; 0 while it gets none, as when it ends.
+    pub weight: u16,
     /// Established TCP connections through this node.
     pub active: u64,
     /// Other flows through this node.

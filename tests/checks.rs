@@ -55,3 +55,59 @@ fn hops_name_a_pod_with_its_namespace() {
     assert_eq!(both, ["shop/web", "web"], "{report:?}");
     assert_eq!(ends, [&*check.from, &*check.to]);
 }
+
+/// LVS's NAT, direct routing and tunnels: with real pods, from a node and from a director outside the cluster. By the latter
+/// two the pods have the VIP and answer by themselves.
+#[test]
+fn services_are_reached_by_all_three_ways_from_pods_and_through_a_director_outside() {
+    for (forwarding, policy, clients, expected) in [
+        ("nat", "Cluster", &["client", "user"][..], &["far", "near"][..]),
+        ("tun", "Cluster", &["client", "user"], &["far", "near"]),
+        // One segment: the client's node, which the director is not.
+        ("dr", "Local", &["client"], &["near"]),
+    ] {
+        let (topology, _) = topology::parse(&[("lvs.yaml".into(), lvs(forwarding, policy))]).unwrap();
+        let mut drive = Drive::start(&topology, TimeMode::Virtual).unwrap();
+        let plan = check::plan(&topology, &drive);
+        let checks: Vec<&Check> = plan.iter().filter(|check| check.path == Path::Service).collect();
+        assert_eq!(checks.len(), 2, "TCP and UDP");
+        let mut servers = std::collections::BTreeSet::new();
+        for (check, from) in checks.iter().flat_map(|check| clients.iter().map(move |from| (*check, from))) {
+            for _ in 0..2 {
+                let check = Check { from: (*from).into(), ..check.clone() };
+                let report = check::run(&mut drive, &check).unwrap();
+                let last = report.hops.last().unwrap();
+                assert_eq!(
+                    (last.action, report.drop_reason.as_deref()),
+                    ("deliver", None),
+                    "{forwarding} {from}: {report:?}"
+                );
+                servers.insert(last.node.clone());
+            }
+        }
+        assert_eq!(servers.into_iter().collect::<Vec<_>>(), expected, "{forwarding}");
+    }
+}
+
+fn lvs(forwarding: &str, policy: &str) -> String {
+    let pod = |name: &str, node: &str, more: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}{more}}}\n\
+             spec: {{nodeName: {node}, containers: [{{name: echo, image: flatnet/echo}}]}}\n"
+        )
+    };
+    let server = ", labels: {app: echo}, annotations: {flatnet.dev/vip: 10.96.0.10}";
+    format!(
+        "apiVersion: flatnet.dev/v1\nkind: Topology\nmetadata: {{name: lvs}}\nspec:\n  nodes:\n\
+         \x20   - {{name: node-1, address: 192.168.66.11/24}}\n    - {{name: node-2, address: 192.168.66.12/24}}\n\
+         \x20 hosts: [{{name: user, address: 192.168.66.50/24, gateway: 192.168.66.60}}]\n\
+         \x20 routers: [{{name: director, addresses: [192.168.66.60/24], services: true}}]\n\
+         {}{}{}---\napiVersion: v1\nkind: Service\n\
+         metadata: {{name: echo, annotations: {{flatnet.dev/forwarding: {forwarding}, flatnet.dev/scheduler: wlc}}}}\n\
+         spec:\n  clusterIP: 10.96.0.10\n  internalTrafficPolicy: {policy}\n  selector: {{app: echo}}\n\
+         \x20 ports: [{{name: t, port: 7}}, {{name: u, port: 7, protocol: UDP}}]\n",
+        pod("near", "node-1", server),
+        pod("far", "node-2", server),
+        pod("client", "node-1", ""),
+    )
+}

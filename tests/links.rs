@@ -92,7 +92,7 @@ fn tcp_gets_everything_through_a_link_that_does_its_worst() {
     let worst = "delay=10ms jitter=3ms loss=5% duplicate=1% reorder=1% corrupt=1% rate=20Mbit queue=100";
     home.text(&format!("link node-1 node-2 {worst}"));
     let input: String = (0..40_000).map(|line| format!("line {line}\n")).collect();
-    let echoed = home.with_input("exec web-app-2 -- nc -w 300 10.1.20.3 7", &input);
+    let echoed = home.with_input("exec web-app-2 -- nc 10.1.20.3 7", &input);
     assert_eq!(echoed.status.code(), Some(0), "{:?}", String::from_utf8_lossy(&echoed.stderr));
     assert!(echoed.stdout == input.as_bytes(), "{} of {} bytes", echoed.stdout.len(), input.len());
     let measured = home.text("exec web-app-2 -- iperf -c 10.1.20.3 -p 7 -n 1M");
@@ -127,6 +127,26 @@ fn an_mtu_changes_while_frames_pass() {
     home.text("link backend node-2 mtu=1000 --one-way");
     assert_eq!(home.run(ping).status.code(), Some(1), "the answer is too long");
     assert!(home.text("show drops node-2").contains("link-mtu"));
+}
+
+#[test]
+fn a_link_to_a_host_differs_in_each_direction_by_itself() {
+    let home = virtual_home("");
+    for (near, far, ping) in [
+        ("isp", "internet", "exec web-app-2 -- ping -c 1 -W 1 203.0.113.10"),
+        ("node-1", "user", "exec web-app-2 -- ping -c 1 -W 1 192.168.66.50"),
+    ] {
+        home.text(ping);
+        for (from, to) in [(near, far), (far, near)] {
+            home.text(&format!("link {from} {to} down --one-way"));
+            assert_eq!(home.run(ping).status.code(), Some(1), "{from} to {to} is down");
+            home.text(&format!("link {from} {to} reset"));
+            home.text(ping);
+            home.text(&format!("link {from} {to} delay=50ms --one-way"));
+            assert!(home.text(ping).contains("time=50.0 ms"), "{from} to {to} is slow");
+            home.text(&format!("link {from} {to} reset"));
+        }
+    }
 }
 
 #[test]

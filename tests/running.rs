@@ -297,3 +297,80 @@ fn in_virtual_time_a_minute_of_ping_takes_no_minute() {
     assert!(started.elapsed().as_secs() < 30);
     assert_eq!(home.json("status")[0]["time"], "virtual");
 }
+
+#[test]
+fn what_is_kept_outlives_down_and_kill() {
+    let home = Home::new();
+    let facts = |home: &Home| {
+        let status = home.json("status")[0].clone();
+        let services = home.json("show services node-1");
+        let subnets: Vec<_> =
+            status["nodes"].as_array().unwrap().iter().map(|node| node["subnet"].clone()).collect();
+        (status["pods"].clone(), services, subnets)
+    };
+    let two = std::fs::read_to_string("scripts/topologies/two-nodes.yaml").unwrap();
+    // Subnets and addresses are what chance gives.
+    let free: Vec<&str> = two.lines().filter(|line| !line.contains("flatnet.dev/ip")).collect();
+    let free = free.join("\n").replace(", podCIDR: 10.1.15.0/24", "").replace(", podCIDR: 10.1.20.0/24", "");
+    std::fs::write(home.file("free.yaml"), &free).unwrap();
+    let up = format!("up -d --keep -f {}", home.file("free.yaml").display());
+    home.text(&up);
+    let before = facts(&home);
+    home.text("down");
+    // Another seed would choose others.
+    std::fs::write(home.file("free.yaml"), free.replace("  seed: ", "  seed: 9")).unwrap();
+    home.text(&up);
+    assert_eq!(facts(&home), before);
+    let pid = home.json("status")[0]["pid"].to_string();
+    assert!(Command::new("kill").args(["-KILL", &pid]).status().unwrap().success());
+    home.text(&up);
+    assert_eq!(facts(&home), before);
+    home.text("down");
+
+    let file = home.file("flatnet").join("two-nodes/store.redb");
+    std::fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(100).unwrap();
+    let error = home.error(&up);
+    assert!(error.contains("store.redb is damaged") && error.contains("away to begin anew"), "{error}");
+}
+
+#[test]
+fn a_packet_is_followed_through_a_running_network() {
+    let home = Home::with_network();
+    for _ in 0..3 {
+        let hops = home.json("trace web-app-2 web tcp 80");
+        let hops = hops.as_array().unwrap();
+        let of = |packet: &str| hops.iter().filter(|hop| hop["packet"] == packet).collect::<Vec<_>>();
+        let (request, answer) = (of("request"), of("answer"));
+        assert_eq!((&request[0]["node"], &request[0]["action"]), (&"web-app-2".into(), &"send".into()));
+        assert_eq!(request[0]["headers"]["inner"]["destination"], "10.96.0.10");
+        let translated = request.iter().find(|hop| hop["action"] == "translate-destination").unwrap();
+        let changed: Vec<_> = translated["changed"].as_array().unwrap().iter().collect();
+        assert!(changed.contains(&&"inner.destination".into()), "{changed:?}");
+        assert_eq!(request.last().unwrap()["action"], "deliver");
+        let last = answer.last().unwrap();
+        assert_eq!((&last["node"], &last["action"]), (&"web-app-2".into(), &"deliver".into()));
+        assert_eq!(last["headers"]["inner"]["source"], "10.96.0.10");
+        assert_eq!(last["headers"]["transport"]["flags"], "SYN ACK");
+        let times = request.iter().chain(&answer).map(|hop| hop["time_ns"].as_u64().unwrap());
+        assert!(times.collect::<Vec<_>>().is_sorted(), "{hops:#?}");
+    }
+    let error = home.error("trace nobody web");
+    assert!(error.contains("no pod or host nobody") && error.contains("web-app-1"), "{error}");
+    home.text("down");
+}
+
+/// DESIGN's second container on a used port: it fails, and takes nobody with it.
+#[test]
+fn a_container_that_finds_its_port_in_use_leaves_its_pod_alive() {
+    let home = Home::new();
+    let file = home.file("ports.yaml");
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: both}\nspec:\n  nodeName: node-1\n  containers:\n\
+        \x20 - {name: first, image: nginx, ports: [{containerPort: 8080}]}\n\
+        \x20 - {name: second, image: nginx, ports: [{containerPort: 8080}]}\n---\n";
+    let network = include_str!("../scripts/topologies/two-nodes.yaml");
+    std::fs::write(&file, format!("{pod}{network}")).unwrap();
+    home.text(&format!("up -d -f {}", file.display()));
+    let ip = home.text("exec both -- ip address");
+    assert!(ip.contains("10.1.15."), "{ip}");
+    assert_eq!(home.json("down")["balances"], true);
+}

@@ -31,7 +31,7 @@ use crate::{
     node::{RouteChange, Routes},
     objects::{self, Object},
     pods,
-    services::{Converted, ServiceIds, convert},
+    services::{Converted, ServiceIds, WEIGHT_ANNOTATION, convert},
     store::{Followed, Revision, Store, StoreError},
 };
 
@@ -265,6 +265,13 @@ impl Picture {
         }
         let gone =
             before.filter(|before| after.as_ref().is_none_or(|after| after.identity != before.identity));
+        let weight = |view: &Arc<PodView>| view.annotations.get(WEIGHT_ANNOTATION).cloned();
+        if before.and_then(weight) != after.as_ref().and_then(weight)
+            && let Some((namespace, _)) = objects::parse_key::<Pod>(key)
+        {
+            let services = self.services.in_namespace(namespace);
+            self.pending.extend(services.map(|(key, _)| Arc::clone(key)));
+        }
         if let Some(gone) = gone {
             sink(Change::PodRemoved(Arc::clone(gone)));
         }
@@ -310,21 +317,27 @@ impl Picture {
         let keys = self.slices_of.get(key).into_iter().flatten();
         let slices: Vec<&EndpointSlice> = keys.filter_map(|slice| self.slices.get(slice)).collect();
         let service = self.services.get(key);
-        let (mut after, mut warnings) = service.map(|service| convert(service, &slices)).unwrap_or_default();
+        let namespace = objects::parse_key::<Service>(key).map_or("", |(namespace, _)| namespace);
+        let pod = |name: &str| self.pods.get(&*objects::key::<Pod>(namespace, name));
+        let annotations = |name: &str| pod(name).map(|view| &view.annotations);
+        let (mut after, mut warnings) =
+            service.map(|service| convert(service, &slices, &annotations)).unwrap_or_default();
         if service.is_none() {
             self.created.remove(key);
         }
         self.claim(key, &mut after, &mut warnings);
         let before = self.reported.remove(key).unwrap_or_default();
 
-        for gone in before.iter().filter(|before| after.iter().all(|after| after.name != before.name)) {
-            if let Some(id) = self.ids.release(&gone.name) {
-                sink(Change::ServiceRemoved { id, name: Arc::clone(&gone.name) });
+        for gone in
+            before.iter().filter(|before| after.iter().all(|after| after.service.name != before.service.name))
+        {
+            if let Some(id) = self.ids.release(&gone.service.name) {
+                sink(Change::ServiceRemoved { id, name: Arc::clone(&gone.service.name) });
             }
         }
         for new in after.iter().filter(|after| !before.contains(after)) {
             sink(Change::Service {
-                service: new.with_id(self.ids.assign(&new.name)),
+                service: new.with_id(self.ids.assign(&new.service.name)),
                 frontends: new.frontends.clone(),
                 node_ports: new.node_ports.clone(),
             });

@@ -145,7 +145,7 @@ pub async fn claim<S: Store>(store: &S, options: &NodeOptions) -> Result<Lease, 
             Claim::Create(_) => Revision::ZERO,
         };
         compares.push(Compare { key: Arc::clone(&key), mod_revision: expected });
-        ops.push(Op::Put { key, value: attributes.to_json().into_bytes().into() });
+        ops.push(Op::Put { key, value: attributes.to_json().into_bytes().into(), lease: None });
 
         if let Outcome::Done(at) = store.transact(compares, ops).await?
             && (matches!(plan.claim, Claim::Renew(_)) || stands(store, &options.prefix, subnet, at).await?)
@@ -187,7 +187,7 @@ fn revision_of(entries: &[KeyValue], key: &str) -> Revision {
 
 #[cfg(test)]
 mod tests {
-    use std::{cell::RefCell, collections::BTreeSet, rc::Rc};
+    use std::{cell::RefCell, collections::BTreeSet, rc::Rc, time::Duration};
 
     use futures::{
         executor::{LocalPool, block_on},
@@ -195,7 +195,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::store::Embedded;
+    use crate::store::{Embedded, LeaseId, LeaseState};
 
     const PREFIX: &str = lease::DEFAULT_PREFIX;
 
@@ -334,6 +334,26 @@ mod tests {
         async fn watch(&self, prefix: &str, from: Revision) -> Result<Self::Watch, StoreError> {
             self.inner.watch(prefix, from).await
         }
+
+        async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
+            self.inner.compact(revision).await
+        }
+
+        async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
+            self.inner.grant(ttl).await
+        }
+
+        async fn keep_alive(&self, lease: LeaseId) -> Result<Duration, StoreError> {
+            self.inner.keep_alive(lease).await
+        }
+
+        async fn revoke(&self, lease: LeaseId) -> Result<Revision, StoreError> {
+            self.inner.revoke(lease).await
+        }
+
+        async fn lease(&self, lease: LeaseId) -> Result<LeaseState, StoreError> {
+            self.inner.lease(lease).await
+        }
     }
 
     #[test]
@@ -341,7 +361,7 @@ mod tests {
         block_on(async {
             let wish = Wish::Any { previous: Some("10.3.7.0/24".parse().unwrap()) };
             let key = format!("{PREFIX}/subnets/10.3.7.0-24").into();
-            let rival = Op::Put { key, value: (*br#"{"PublicIP":"2.2.2.2"}"#).into() };
+            let rival = Op::Put { key, value: (*br#"{"PublicIP":"2.2.2.2"}"#).into(), lease: None };
             let inner = network("10.3.0.0/16").await;
             let store = Raced { inner, rivals: Arc::new(std::sync::Mutex::new(vec![rival])) };
             let lease = claim(&store, &options(11, wish)).await.unwrap();

@@ -221,7 +221,10 @@ pub fn revision<T: Object>(object: &T) -> Revision {
 pub fn write_op<T: Object>(object: &T) -> Result<(Compare, Op), ObjectError> {
     let key = key_of(object)?;
     let value = encode(object)?;
-    Ok((Compare { key: Arc::clone(&key), mod_revision: revision(object) }, Op::Put { key, value }))
+    Ok((
+        Compare { key: Arc::clone(&key), mod_revision: revision(object) },
+        Op::Put { key, value, lease: None },
+    ))
 }
 
 /// Reads one object.

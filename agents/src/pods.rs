@@ -23,6 +23,9 @@ use crate::{
 /// The annotation with the address that a pod asks for.
 pub const ADDRESS_ANNOTATION: &str = "flatnet.dev/ip";
 
+/// The annotation with the VIP that a pod has on its `lo`, to answer by itself from.
+pub const VIP_ANNOTATION: &str = "flatnet.dev/vip";
+
 /// Gives the node that a pod is bound to.
 pub fn node_name(pod: &Pod) -> Option<&str> {
     pod.spec.as_ref()?.node_name.as_deref().filter(|name| !name.is_empty())

@@ -9,6 +9,8 @@
 //! May depend on the engine and [`crate::cluster`].
 //!
 //! Read first: `engine/src/control.rs`.
+//!
+//! Above 400 lines because each part of the network is made in one place.
 
 mod links;
 
@@ -29,6 +31,7 @@ use thiserror::Error;
 use crate::{
     cluster::{Change, PodView},
     objects::{self, DEFAULT_NAMESPACE},
+    pods::VIP_ANNOTATION,
     seed,
 };
 
@@ -132,6 +135,8 @@ pub struct Publisher {
     switches: BTreeMap<Ipv4Prefix, NodeId>,
     nodes: BTreeMap<Arc<str>, NodeId>,
     routers: BTreeMap<Arc<str>, NodeId>,
+    /// The routers that serve VIPs.
+    directors: Vec<NodeId>,
     /// Ports at switches by who is behind them.
     stations: BTreeMap<Arc<str>, Vec<(NodeId, PortId, u8)>>,
     places: BTreeMap<String, Place>,
@@ -151,6 +156,7 @@ impl Publisher {
             switches: BTreeMap::new(),
             nodes: BTreeMap::new(),
             routers: BTreeMap::new(),
+            directors: Vec::new(),
             stations: BTreeMap::new(),
             places: BTreeMap::new(),
             pods: BTreeMap::new(),
@@ -209,6 +215,25 @@ impl Publisher {
             self.connect(&name, router, index as u8, switch)?;
         }
         Ok(())
+    }
+
+    /// Makes a router an LVS director: it serves VIPs, and reaches pods through their nodes as leases tell.
+    ///
+    /// # Errors
+    /// [`PublishError::Control`].
+    pub fn make_director(&mut self, name: &str) -> Result<(), PublishError> {
+        let failed = |source| PublishError::Control { what: format!("director {name}"), source };
+        let router = self.routers.get(name).copied().ok_or_else(|| failed(ControlError::Missing))?;
+        self.control.serve_on(router).map_err(failed)?;
+        self.directors.push(router);
+        Ok(())
+    }
+
+    fn tell_directors(&mut self, subnet: Ipv4Prefix, node: Option<Ipv4Addr>) -> Result<(), PublishError> {
+        let failed =
+            |source| PublishError::Control { what: format!("a director's route to {subnet}"), source };
+        let mut directors = self.directors.iter();
+        directors.try_for_each(|&router| self.control.set_route(router, subnet, node)).map_err(failed)
     }
 
     /// Makes a host and connects it to its network.
@@ -291,9 +316,11 @@ impl Publisher {
             Change::Lease { subnet, public_ip } => {
                 let lease = Some(Lease { public_ip: *public_ip });
                 self.control.tables.publish(|tables| tables.set_lease(*subnet, lease));
+                self.tell_directors(*subnet, Some(*public_ip))?;
             }
             Change::LeaseRemoved { subnet } => {
                 self.control.tables.publish(|tables| tables.set_lease(*subnet, None));
+                self.tell_directors(*subnet, None)?;
             }
             Change::Pod(pod) => {
                 return if self.pods.contains_key(&pod.identity) || pod.host_network {
@@ -327,30 +354,36 @@ impl Publisher {
         let bridge = tables.node(node).and_then(|node| node.bridge.as_ref());
         let (mtu, router) = bridge.map_or((1500, None), |bridge| (bridge.mtu, bridge.router));
         let mac = MacAddress::for_ipv4(view.address);
+        let vip = view.annotations.get(VIP_ANNOTATION).and_then(|text| text.parse().ok());
         let mut pod = Pod::new(PodConfig {
             name: view.name.clone(),
             namespace: view.namespace.clone(),
             mac,
             address: view.address,
+            vip,
             prefix_length: router.map_or(24, |router| router.subnet.length()),
             gateway: router.map(|router| router.address),
             mtu,
             seed: seed::hash(self.seed, &["pod", &view.uid]),
             ..PodConfig::default()
         });
+        // What cannot start is reported and leaves the others alone: the pod is there, but never ready.
+        let mut failed_container = None;
         for container in &view.containers {
             let config = container_config(&name, container)?;
-            pod.start_container(config)
-                .map_err(|source| PublishError::Container { pod: name.clone(), source })?;
+            if let Err(source) = pod.start_container(config) {
+                failed_container.get_or_insert(PublishError::Container { pod: name.clone(), source });
+            }
         }
         let worker = self.worker();
-        let guard = Some(Guard { mac, address: view.address });
+        let guard = Some(Guard { mac, address: view.address, vip });
         let failed = |source| PublishError::Control { what: format!("pod {name}"), source };
         let port = self.control.attach_pod(node, &name, guard, worker, pod).map_err(failed)?;
         self.pods.insert(view.identity, (port, name.clone()));
         let place = Place { port, worker, address: view.address, node: Some(Arc::from(&*view.node)) };
         self.places.insert(name.clone(), place);
-        self.impair_pod(&name, &view.node)
+        self.impair_pod(&name, &view.node)?;
+        failed_container.map_or(Ok(()), Err)
     }
 
     fn remove_pod(&mut self, view: &PodView) -> Result<(), PublishError> {

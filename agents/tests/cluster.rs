@@ -109,8 +109,14 @@ fn describe(change: &Change) -> String {
         Change::Pod(pod) => format!("pod {} {} on {}", pod.name, pod.address, pod.node),
         Change::PodRemoved(pod) => format!("pod {} gone", pod.name),
         Change::Service { service, frontends, node_ports } => {
-            let backends: Vec<_> =
-                service.backends.iter().map(|backend| backend.address.to_string()).collect();
+            let backends: Vec<_> = service
+                .backends
+                .iter()
+                .map(|backend| (backend.address.to_string(), backend.weight))
+                .collect();
+            let weighted =
+                |(address, weight)| if weight == 1 { address } else { format!("{address}*{weight}") };
+            let backends: Vec<String> = backends.into_iter().map(weighted).collect();
             let keys =
                 frontends.iter().map(ToString::to_string).chain(node_ports.iter().map(ToString::to_string));
             format!(
@@ -236,5 +242,24 @@ fn a_taken_address_is_the_older_services_until_it_lets_go() {
     assert_eq!(
         published,
         ["service 0 default/z-older:80 gone", "service 1 default/a-younger:80 [TCP 10.96.0.10:80] -> "]
+    );
+}
+
+#[test]
+fn a_pods_new_weight_is_said_with_its_service() {
+    let mut cluster = Cluster::start();
+    cluster.pod("web-1");
+    cluster.create::<Service>(json!({
+        "metadata": {"name": "web"}, "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]},
+    }));
+    cluster.settle();
+    cluster.ready("web-1");
+    assert_eq!(cluster.settle().last().unwrap(), "service 0 default/web:80 [TCP 10.96.1.0:80] -> 10.1.15.2");
+    let mut pod = block_on(objects::get::<Pod>(&cluster.store, "default", "web-1")).unwrap().unwrap();
+    pod.metadata.annotations.get_or_insert_default().insert("flatnet.dev/weight".into(), "3".into());
+    block_on(objects::update(&cluster.store, &pod)).unwrap();
+    assert_eq!(
+        cluster.settle(),
+        ["pod web-1 10.1.15.2 on node-1", "service 0 default/web:80 [TCP 10.96.1.0:80] -> 10.1.15.2*3"]
     );
 }

@@ -4,7 +4,7 @@
 //! batch. Invariants: the two halves' tuples belong to one binding only; a binding never changes its
 //! translation and is never evicted, it ends by timeout, state or removal; its generation changes when it
 //! ends, so that no cached flow outlives it. One table per worker; of what another worker holds, a table knows
-//! only whose the answers are: a *redirect*. Allowed dependencies: `flow`, `tables`, `clock`, `wire`. Read
+//! only whose the answers are: a *redirect*. Allowed dependencies: `flow`, `tables`, `clock`, `wire`, `load`. Read
 //! first: RFC 3022; RFC 5382, 4787 and 5508 for the timeouts; conntrack's are used.
 //!
 //! Above 400 lines because what a binding is and the table's two kinds of entries belong together.
@@ -13,8 +13,11 @@ use std::collections::{HashMap, VecDeque, hash_map};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use flatnet_proxy::Forwarding;
+
 use crate::clock::Instant;
 use crate::flow::Tuple;
+use crate::load::Loads;
 use crate::tables::NodeId;
 use crate::wire::IpProtocol;
 use hash::KeyedState;
@@ -89,6 +92,21 @@ pub struct Opening {
     pub profile: Profile,
     /// The mapping it belongs to, in profile `rfc`.
     pub mapping: Option<u32>,
+    /// The backend, when it is a Service's.
+    pub served: Option<Served>,
+}
+
+/// The backend that a Service chose for a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Served {
+    /// How packets get there.
+    pub forwarding: Forwarding,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// Its port.
+    pub port: u16,
+    /// Under which number its connections are counted; [`crate::load::UNCOUNTED`] if they are not.
+    pub counter: u32,
 }
 
 /// One connection's translation.
@@ -102,6 +120,8 @@ pub struct Binding {
     pub answers: Answers,
     /// How it behaves.
     pub profile: Profile,
+    /// The backend, when it is a Service's.
+    pub served: Option<Served>,
     connection: Connection,
     mapping: Option<u32>,
     /// Whether an answer was seen.
@@ -114,7 +134,7 @@ pub struct Binding {
 
 impl Binding {
     fn new(opening: &Opening, first: &Segment, now: Instant) -> Self {
-        let Opening { original, reply, answers, profile, mapping } = *opening;
+        let Opening { original, reply, answers, profile, mapping, served } = *opening;
         let connection = Connection::before(first);
         let (expires, last_seen) = (now, now);
         let mut made = Self {
@@ -122,6 +142,7 @@ impl Binding {
             reply,
             answers,
             profile,
+            served,
             connection,
             mapping,
             answered: false,
@@ -185,13 +206,21 @@ impl Binding {
     #[must_use]
     pub fn is_with(&self, address: Ipv4Addr) -> bool {
         [self.original.tuple.source, self.reply.tuple.source].contains(&address.to_bits())
+            || self.served.is_some_and(|served| served.address == address)
     }
 
-    /// Tells whether it leads UDP to this backend.
+    /// Tells whether it leads a Service's UDP to this backend.
     #[must_use]
     pub fn is_udp_to(&self, address: Ipv4Addr, port: u16) -> bool {
-        let backend = &self.reply.tuple;
-        backend.protocol == 17 && (backend.source, backend.source_port) == (address.to_bits(), port)
+        self.original.tuple.protocol == u8::from(IpProtocol::Udp)
+            && self.served.is_some_and(|served| (served.address, served.port) == (address, port))
+    }
+
+    /// Tells whether it counts as an active connection, as ipvsadm(8) has it: established.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        self.original.tuple.protocol == u8::from(IpProtocol::Tcp)
+            && self.connection.state == TcpState::Established
     }
 
     fn note(&mut self, half: Half, segment: &Segment, now: Instant) {
@@ -274,6 +303,8 @@ pub struct Bindings {
     clients: HashMap<(NodeId, u32), u32, KeyedState>,
     quota: u32,
     mappings: Mappings,
+    /// How busy the backends are.
+    pub loads: Loads,
     /// What the other workers have not been told yet.
     pub news: Vec<News>,
     /// Whether every end is news, and not only those that other workers wait for: ports are short.
@@ -294,6 +325,7 @@ impl Bindings {
             clients: HashMap::with_hasher(KeyedState(secret)),
             quota,
             mappings: Mappings::new(secret),
+            loads: Loads::default(),
             news: Vec::new(),
             tell_ends: false,
         }
@@ -314,7 +346,15 @@ impl Bindings {
         if segment.flags.rst() && !binding.connection.takes_reset(half, segment) {
             return Err(OutOfWindow);
         }
+        let was_active = binding.is_active();
+        if binding.served.is_some_and(|served| served.forwarding != Forwarding::Nat) {
+            binding.connection.presume(half, segment);
+        }
         binding.note(half, segment, now);
+        if let Some(served) = binding.served.filter(|_| binding.is_active() != was_active) {
+            self.loads.end(served.counter, was_active);
+            self.loads.begin(served.counter, !was_active);
+        }
         let translated = binding.translated(half);
         Ok(Some((found, half, translated)))
     }
@@ -328,6 +368,12 @@ impl Bindings {
         }
         let place = &self.places[index as usize];
         Some((BindingRef { index, generation: place.generation }, half, place.binding()?))
+    }
+
+    /// Returns the backend of a binding, when it is a Service's.
+    #[must_use]
+    pub fn served(&self, of: BindingRef) -> Option<Served> {
+        self.places.get(of.index as usize)?.binding()?.served
     }
 
     /// Finds the worker that answers with this tuple are for, when it is another.
@@ -377,6 +423,9 @@ impl Bindings {
         }
         let binding = Binding::new(opening, first, now);
         let made = self.occupy(Entry::Here(binding)).ok_or(Refused::Full)?;
+        if let Some(served) = binding.served {
+            self.loads.begin(served.counter, binding.is_active());
+        }
         self.halves.insert(original, (made.index, Half::Original));
         self.halves.insert(reply, (made.index, Half::Reply));
         *self.clients.entry((original.node, original.tuple.source)).or_default() += 1;
@@ -500,6 +549,9 @@ impl Bindings {
                 self.halves.remove(&binding.original);
                 self.halves.remove(&binding.reply);
                 self.forget_client(&binding.original);
+                if let Some(served) = binding.served {
+                    self.loads.end(served.counter, binding.is_active());
+                }
                 if let Some(mapping) = binding.mapping {
                     self.part(mapping, binding.reply.tuple.source);
                 }

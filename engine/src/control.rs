@@ -10,7 +10,9 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
-use flatnet_proxy::{Backend, Frontend, Ipv4Prefix, NodePort, Service, TableError};
+use flatnet_proxy::{
+    Backend, Balancer, Frontend, Ipv4Prefix, Load, NodePort, Scheduler, Service, TableError,
+};
 
 use crate::binding::Binding;
 use crate::binding::Profile;
@@ -18,13 +20,14 @@ use crate::frame::{Arena, ArenaError, Pool};
 use crate::ledger::{Ledger, NodeCounters};
 use crate::link::wire::Wire;
 use crate::link::{Link, PodLink};
+use crate::load::{COUNTED_LIMIT, Loads, Numbers};
 use crate::mailbox::{Incoming, MailboxFull, Outgoing, Parcel, Post};
 use crate::pod::Pod;
 use crate::random::Random;
 use crate::ring;
 use crate::tables::{
     Bridge, Endpoint, Guard, Interface, Masquerading, NextHop, Node, NodeId, Port, PortId, Role, RouterPort,
-    Tunnel, Writer,
+    Tables, Tunnel, Writer,
 };
 use crate::tunnel::OUTER_LENGTH;
 use crate::wire::MacAddress;
@@ -80,6 +83,8 @@ pub struct Control {
     /// Buffers of the control side: for generators and tests.
     pub pool: Pool,
     counters: Vec<Arc<[Arc<NodeCounters>]>>,
+    loads: Loads,
+    numbers: Numbers,
     homecoming: Vec<Incoming>,
     arena: Arc<Arena>,
     random: Random,
@@ -102,6 +107,7 @@ impl Control {
             (0..workers).map(|_| (0..NODE_LIMIT).map(|_| Arc::default()).collect()).collect();
         let (mut outgoing, mut incoming, homecoming) = mesh(&posts);
         let pool = pools.pop().ok_or(ArenaError::TooManyBuffers)?;
+        let loads = Loads::new(workers);
         let parts = pools.into_iter().zip(&posts).zip(&counters).enumerate();
         let made = parts.map(|(id, ((pool, post), counters))| {
             Worker::new(
@@ -112,6 +118,7 @@ impl Control {
                     reader: tables.reader(),
                     mailbox: post.mailbox(),
                     counters: Arc::clone(counters),
+                    loads: loads.of(id as u8),
                     outgoing: std::mem::take(&mut outgoing[id]),
                     incoming: std::mem::take(&mut incoming[id]),
                     random: random.fork(id as u64),
@@ -119,8 +126,19 @@ impl Control {
             )
         });
         let made = made.collect::<Result<_, _>>()?;
-        let control =
-            Self { tables, posts, pool, counters, homecoming, arena, random, next_node: 0, next_port: 0 };
+        let control = Self {
+            tables,
+            posts,
+            pool,
+            counters,
+            loads,
+            numbers: Numbers::default(),
+            homecoming,
+            arena,
+            random,
+            next_node: 0,
+            next_port: 0,
+        };
         Ok((control, made))
     }
 
@@ -134,6 +152,12 @@ impl Control {
     #[must_use]
     pub fn ledger(&self, node: NodeId) -> Ledger {
         Ledger::sum(self.counters.iter().filter_map(|worker| worker.get(usize::from(node.0))))
+    }
+
+    /// Sums the connections under a number of a Service's `counters` over all workers.
+    #[must_use]
+    pub fn load(&self, number: u32) -> Load {
+        self.loads.sum(number)
     }
 
     /// Takes the control side's own buffers back that workers have freed.
@@ -170,6 +194,9 @@ pub enum ServiceError {
     /// A worker does not run.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// All of [`COUNTED_LIMIT`].
+    #[error("an engine counts the connections of no more than {COUNTED_LIMIT} backends")]
+    TooMany,
 }
 
 /// A cluster's node to be made.
@@ -226,6 +253,37 @@ impl Control {
             add_interface(&mut node, index as u8, spec);
         }
         self.add(node)
+    }
+
+    /// Makes a router or node answer for VIPs and NodePorts: an LVS director.
+    ///
+    /// # Errors
+    /// [`ControlError::Missing`].
+    pub fn serve_on(&mut self, id: NodeId) -> Result<(), ControlError> {
+        let mut node = Node::clone(self.tables.current().node(id).ok_or(ControlError::Missing)?);
+        node.services = true;
+        self.tables.publish(|tables| tables.set_node(id, Some(node)));
+        Ok(())
+    }
+
+    /// Adds a route through a gateway to a node, or takes it away. A gateway on none of its networks is no route.
+    ///
+    /// # Errors
+    /// [`ControlError::Missing`].
+    pub fn set_route(
+        &mut self,
+        id: NodeId,
+        prefix: Ipv4Prefix,
+        gateway: Option<Ipv4Addr>,
+    ) -> Result<(), ControlError> {
+        let mut node = Node::clone(self.tables.current().node(id).ok_or(ControlError::Missing)?);
+        node.routes.remove(prefix);
+        let towards = |gateway| node.interfaces.iter().position(|it| it.network.contains(gateway));
+        if let Some((gateway, index)) = gateway.and_then(|gateway| Some((gateway, towards(gateway)?))) {
+            node.routes.insert(prefix, NextHop::Interface { index: index as u8, gateway: Some(gateway) });
+        }
+        self.tables.publish(|tables| tables.set_node(id, Some(node)));
+        Ok(())
     }
 
     /// Makes a cluster's node: docker0, flannel0, eth0 and its routes.
@@ -389,35 +447,56 @@ impl Control {
     /// [`ServiceError`].
     pub fn set_service(
         &mut self,
-        service: Service,
+        mut service: Service,
         frontends: Vec<Frontend>,
         node_ports: Vec<NodePort>,
     ) -> Result<(), ServiceError> {
-        let old = self.tables.current().services.get(service.id).map(|row| Arc::clone(&row.service));
-        let gone: Vec<Backend> = old.map_or(Vec::new(), |old| {
-            old.backends.iter().filter(|backend| !service.backends.contains(backend)).copied().collect()
-        });
+        let id = service.id;
+        let counted: &[Backend] = match service.scheduler {
+            Scheduler::LeastConnection | Scheduler::WeightedLeastConnection => &service.backends,
+            Scheduler::Random
+            | Scheduler::RoundRobin
+            | Scheduler::WeightedRoundRobin
+            | Scheduler::SourceHash
+            | Scheduler::DestinationHash
+            | Scheduler::Maglev => &[],
+        };
+        service.counters = self.numbers.assign(id, counted, &self.loads).ok_or(ServiceError::TooMany)?;
+        let balancer = |tables: &Tables| tables.services.get(id).map(|row| Arc::clone(&row.service));
+        let old = balancer(&self.tables.current());
         let mut result = Ok(());
         self.tables.publish(|tables| result = tables.set_service(service, frontends, node_ports));
         result?;
-        if !gone.is_empty() {
-            self.end_bindings(move |binding| {
-                gone.iter().any(|gone| binding.is_udp_to(gone.address, gone.port))
-            })?;
+        let new = balancer(&self.tables.current());
+        if let Some(old) = old {
+            self.choose_again(&old, new.as_deref())?;
         }
         Ok(())
     }
 
-    /// Removes a Service; its flows stay as [`Control::set_service`] says.
+    /// Removes a Service; its TCP flows stay as [`Control::set_service`] says.
     ///
     /// # Errors
     /// [`ControlError::MailboxFull`].
     pub fn remove_service(&mut self, id: u32) -> Result<(), ControlError> {
+        let old = self.tables.current().services.get(id).map(|row| Arc::clone(&row.service));
         self.tables.publish(|tables| tables.remove_service(id));
+        self.numbers.assign(id, &[], &self.loads);
         for post in &self.posts {
-            post.visit(move |worker| worker.reset_cursor(id))?;
+            post.visit(move |worker| worker.forget_service(id))?;
         }
-        Ok(())
+        old.map_or(Ok(()), |old| self.choose_again(&old, None))
+    }
+
+    /// Ends the UDP flows of backends that are used no more: their clients have no other way to find that out.
+    fn choose_again(&self, old: &Balancer, new: Option<&Balancer>) -> Result<(), ControlError> {
+        let used = new.map(Balancer::used).unwrap_or_default();
+        let gone: Vec<(Ipv4Addr, u16)> =
+            old.used().difference(&used).map(|&(_, address, port)| (address, port)).collect();
+        if gone.is_empty() {
+            return Ok(());
+        }
+        self.end_bindings(move |binding| gone.iter().any(|&(address, port)| binding.is_udp_to(address, port)))
     }
 
     fn end_bindings(

@@ -11,10 +11,10 @@
 
 use std::net::Ipv4Addr;
 
-use flatnet_proxy::{Cursors, Ipv4Prefix, Protocol, Service, choose};
+use flatnet_proxy::{Affinity, Cursors, Ipv4Prefix, Protocol};
 
 use crate::binding::{
-    Answers, BindingRef, Bindings, Half, HalfKey, Opening, Profile, Refused, Segment, inside_key,
+    Answers, BindingRef, Bindings, Half, HalfKey, Opening, Profile, Refused, Segment, Served, inside_key,
 };
 use crate::bridge::Fdb;
 use crate::clock::Instant;
@@ -29,14 +29,17 @@ use crate::path_mtu::PathMtu;
 use crate::random::Random;
 use crate::rewrite::{Step, Transform};
 use crate::tables::{
-    Node, NodeId, Port, PortId, Role, RouterPort, Tables, address_bucket, mac_bucket, prefix_bucket,
+    Lease, Node, NodeId, Port, PortId, Role, RouterPort, Tables, address_bucket, mac_bucket, prefix_bucket,
 };
 use crate::trace::{Action, Point};
 use crate::tunnel::Outer;
 use crate::wire::icmpv4::code;
-use crate::wire::{EthernetFrame, IcmpPacket, IcmpType, IpProtocol, Ipv4Packet, MacAddress, TcpSegment};
+use crate::wire::{
+    EthernetFrame, IcmpPacket, IcmpType, IpProtocol, Ipv4Packet, MacAddress, TcpSegment, ipv4,
+};
 
 mod route;
+mod service;
 mod translate;
 
 pub use route::{Hop, Reach, is_local, reach, route};
@@ -58,6 +61,8 @@ pub struct World<'a> {
     pub masquerade: &'a mut Masquerade,
     /// This worker's round-robin cursors.
     pub cursors: &'a mut Cursors,
+    /// Which backends its clients had.
+    pub affinity: &'a mut Affinity,
     /// This worker's generator.
     pub random: &'a mut Random,
     /// This worker.
@@ -195,7 +200,10 @@ fn may_send(world: &World<'_>, arrival: &Arrival<'_>) -> Result<(), DropReason> 
     let is_ipv4 = arrival.parsed.class != Class::LayerTwo;
     let (owns_mac, owns_address) = match arrival.ingress.role {
         Role::Interface(_) => return Ok(()),
-        Role::Bridge(Some(guard)) => (arrival.source_mac() == guard.mac, source == guard.address),
+        Role::Bridge(Some(guard)) => {
+            let own = source == guard.address || guard.vip == Some(source) && is_direct(world, arrival);
+            (arrival.source_mac() == guard.mac, own)
+        }
         Role::Bridge(None) => {
             let station = world.tables.stations.get(&(arrival.ingress.node, arrival.source_mac()));
             let pod = world.tables.endpoints.get(&source).filter(|pod| pod.node == arrival.ingress.node);
@@ -206,6 +214,14 @@ fn may_send(world: &World<'_>, arrival: &Arrival<'_>) -> Result<(), DropReason> 
         return Err(DropReason::SpoofedMac);
     }
     if is_ipv4 && !owns_address { Err(DropReason::SpoofedAddress) } else { Ok(()) }
+}
+
+/// Tells whether a packet comes from a VIP whose backends answer by themselves.
+fn is_direct(world: &World<'_>, arrival: &Arrival<'_>) -> bool {
+    let tuple = arrival.parsed.tuple();
+    let (source, port) = (Ipv4Addr::from_bits(tuple.source), tuple.source_port);
+    let protocol = Protocol::from_number(tuple.protocol);
+    protocol.is_some_and(|it| world.tables.services.is_answered_directly(source, port, it))
 }
 
 /// RFC 1812, 5.3.7: addresses that are never on a wire, or are the node's own.
@@ -231,7 +247,11 @@ fn tunnel_peer(world: &World<'_>, arrival: &Arrival<'_>) -> Result<(), DropReaso
     let tuple = arrival.parsed.tuple();
     let [.., a, b, c, d, _, _] = arrival.parsed.guard;
     let lease = world.tables.leases.lookup(Ipv4Addr::from_bits(tuple.source));
-    if lease.is_none_or(|(_, lease)| lease.public_ip.octets() != [a, b, c, d]) {
+    let is_from = |lease: &Lease| lease.public_ip.octets() == [a, b, c, d];
+    // A backend may answer from its VIP, wherever it is.
+    let is_backend =
+        || is_direct(world, arrival) && world.tables.leases.list().iter().any(|(_, it)| is_from(it));
+    if !lease.is_some_and(|(_, lease)| is_from(lease)) && !is_backend() {
         return Err(DropReason::TunnelForeignSource);
     }
     let destination = Ipv4Addr::from_bits(tuple.destination);
@@ -324,6 +344,8 @@ pub struct Plan {
     /// After the source was translated too, on the way out.
     out: Tuple,
     binding: Option<(BindingRef, Half)>,
+    /// The backend, when it gets the packet as it is: by direct routing or through a tunnel.
+    direct: Option<Served>,
 }
 
 /// How a packet is translated.
@@ -354,8 +376,9 @@ fn forward(world: &mut World<'_>, arrival: &Arrival<'_>, plan: Plan) -> Result<V
         transform.push(Step::Translate(plan.through));
         transform.push(Step::Pass(entry(arrival), Action::TranslateDestination));
     }
-    let destination = Ipv4Addr::from_bits(plan.through.destination);
+    let destination = plan.direct.map_or(Ipv4Addr::from_bits(plan.through.destination), |it| it.address);
     let hop = route(world.tables, arrival.node, destination)?;
+    service::may_go(plan.direct, hop)?;
     if matches!(hop, Hop::Local) {
         let is_hairpin =
             plan.binding.is_some() && is_local(arrival.node, Ipv4Addr::from_bits(plan.out.source));
@@ -382,7 +405,9 @@ fn leave(
     if packet.time_to_live() <= 1 {
         return Err(DropReason::TtlExpired.into());
     }
-    let mtu = hop.mtu(world, arrival.ingress.node, arrival.node);
+    let wrap = service::wrap(leaving.plan.direct, hop, arrival.node);
+    let room = if wrap.is_some() { ipv4::HEADER_LENGTH as u16 } else { 0 };
+    let mtu = hop.mtu(world, arrival.ingress.node, arrival.node).saturating_sub(room);
     let too_long = packet.total_length() > mtu;
     if too_long && packet.dont_fragment() {
         return Err(Refusal { reason: DropReason::FragmentationNeeded, mtu });
@@ -398,6 +423,10 @@ fn leave(
     }
     if too_long {
         transform.push(Step::Fragment(mtu));
+    }
+    if let Some(step) = wrap {
+        transform.push(step);
+        transform.push(Step::Pass(hop.point(), Action::Encapsulate));
     }
     exit(&mut transform, &reach, mtu);
     let buckets = dependencies(world.tables, arrival, &reach, leaving.destination);
@@ -486,7 +515,7 @@ fn told_mtu(world: &World<'_>, arrival: &Arrival<'_>, quoted: &Tuple) -> Option<
 /// An ICMP error about a translated packet is translated like an answer to it; others are just routed.
 fn forward_error(world: &mut World<'_>, arrival: &Arrival<'_>) -> Result<Verdict, Refusal> {
     let tuple = arrival.parsed.tuple();
-    let untranslated = Plan { through: tuple, out: tuple, binding: None };
+    let untranslated = Plan { through: tuple, out: tuple, binding: None, direct: None };
     let quoted = icmp::quote(arrival.packet()).and_then(parse::quoted_tuple);
     let Some((quoted, _)) = quoted else { return forward(world, arrival, untranslated) };
     let key = HalfKey { node: arrival.ingress.node, tuple: quoted.reversed() };

@@ -91,6 +91,8 @@ pub fn notice(reason: DropReason, protocol: u8, mtu: u16) -> Option<Notice> {
         | DropReason::TransportChecksum
         | DropReason::TunnelForeignSource
         | DropReason::TunnelForeignDestination
+        | DropReason::NoLocalBackend
+        | DropReason::DirectRoutingOffSegment
         | DropReason::ServiceUnsupported
         | DropReason::BindingQuota
         | DropReason::BindingTableFull

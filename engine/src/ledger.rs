@@ -118,6 +118,8 @@ drop_reasons! {
     TunnelForeignSource "tunnel-foreign-source" "The outer source does not hold the lease of the inner source." "An injection attempt, or a peer whose lease moved.";
     TunnelForeignDestination "tunnel-foreign-destination" "The inner destination is not one of this node's." "The peer routes by a lease that is not ours.";
     NoBackend "no-backend" "The Service has no ready backend; the sender is told." "See `flatnet show services NODE`.";
+    NoLocalBackend "no-local-backend" "The Service's traffic policy is Local and its ready backends are on other nodes." "Ask a node that has one, or set the policy to Cluster.";
+    DirectRoutingOffSegment "direct-routing-off-segment" "The chosen backend is not on a network of the node's own: direct routing cannot reach it." "Set `flatnet.dev/forwarding` to `tun` or `nat`, or `internalTrafficPolicy` to Local.";
     ServicePortClosed "service-port-closed" "The Service address has no such port; the sender is told." "See `flatnet show services NODE`.";
     ServiceUnsupported "service-unsupported" "A Service address takes TCP and UDP only." "VIPs do not answer echo.";
     BindingQuota "binding-quota" "The client has as many translated flows as one may have." "A flood of new flows, or a client that needs a larger quota.";

@@ -22,6 +22,8 @@ pub mod decide;
 
 pub mod binding;
 
+pub mod load;
+
 pub mod bridge;
 
 pub mod neighbor;

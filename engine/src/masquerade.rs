@@ -279,8 +279,14 @@ mod tests {
             Tuple { source: client, destination: 7, source_port: 1, destination_port: 80, protocol: 17 };
         let halves = (HalfKey { node: NodeId(0), tuple }, pool.reply(port));
         let (original, reply) = halves;
-        let opening =
-            Opening { original, reply, answers: Answers::Steered, profile: Profile::Linux, mapping: None };
+        let opening = Opening {
+            original,
+            reply,
+            answers: Answers::Steered,
+            profile: Profile::Linux,
+            mapping: None,
+            served: None,
+        };
         bindings.insert(&opening, &Segment::default(), Instant::ZERO).unwrap();
     }
 

@@ -35,6 +35,13 @@ pub enum Step {
     DecrementTtl,
     /// It is cut where it is longer than this, bytes; the steps behind are each fragment's.
     Fragment(u16),
+    /// It is put into a packet between these (RFC 2003): IP in IP, to a backend that takes it out again.
+    Wrap {
+        /// This node.
+        source: Ipv4Addr,
+        /// The backend.
+        destination: Ipv4Addr,
+    },
     /// Outer headers come.
     Encapsulate(Outer),
     /// The Ethernet header becomes this.
@@ -116,6 +123,8 @@ pub fn compose(transform: &Transform, parsed: &Parsed) -> (Slot, Adjacency) {
             // Errors are never cached.
             // What is longer than the way's MTU is never replayed.
             Step::Pass(..) | Step::Decapsulate | Step::TranslateError(_) | Step::Fragment(_) => {}
+            // Nor is what is put into another packet.
+            Step::Wrap { .. } => {}
             Step::Translate(to) => tuple = to,
             Step::DecrementTtl => {
                 slot_flags |= flags::DECREMENT_TTL;
@@ -312,6 +321,16 @@ pub fn apply(frame: &mut FrameMut<'_>, step: &Step, from: &mut Tuple, identifica
             let mut packet = Ipv4Packet::new_unchecked(&mut frame.bytes_mut()[network..]);
             packet.set_time_to_live(packet.time_to_live().saturating_sub(1));
             packet.set_header_checksum(ttl_difference().apply(packet.header_checksum()));
+            true
+        }
+        Step::Wrap { source, destination } => {
+            let length = usize::from(Ipv4Packet::new_unchecked(&frame.bytes()[network..]).total_length());
+            frame.truncate(network + length);
+            if !frame.replace_front(network, ipv4::HEADER_LENGTH) {
+                return false;
+            }
+            tunnel::wrap(frame.bytes_mut(), (source, destination), identification);
+            frame.record.network_offset = 0;
             true
         }
         Step::Encapsulate(outer) => {

@@ -13,7 +13,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use flatnet_proxy::{Frontend, Ipv4Prefix, NodePort, Service, Shards, Table, TableError};
+use flatnet_proxy::{Forwarding, Frontend, Ipv4Prefix, NodePort, Service, Shards, Table, TableError};
 
 use crate::binding::Profile;
 use crate::route::Routes;
@@ -65,6 +65,8 @@ pub struct Guard {
     pub mac: MacAddress,
     /// Its address.
     pub address: Ipv4Addr,
+    /// The VIP on its `lo`, from which it answers what comes by direct routing or through a tunnel.
+    pub vip: Option<Ipv4Addr>,
 }
 
 /// What a node is made of. A switch has a bridge only; a router has interfaces only.
@@ -327,18 +329,27 @@ impl Tables {
         node_ports: Vec<NodePort>,
     ) -> Result<(), TableError> {
         // A flow to an address that was none of a Service's may have been decided otherwise.
-        let old = self.services.get(service.id).map(|row| row.frontends.clone()).unwrap_or_default();
+        let row = self.services.get(service.id);
+        let old = row.map(|row| row.frontends.clone()).unwrap_or_default();
+        let (before, after) = (row.map(|row| row.service.forwarding).unwrap_or_default(), service.forwarding);
         let changed: Vec<_> = frontends.iter().filter(|frontend| !old.contains(frontend)).copied().collect();
         self.services.insert(service, frontends, node_ports)?;
         for frontend in changed {
             self.touch(address_bucket(frontend.address));
+        }
+        if before != after {
+            // Who answers from a VIP may not any more; such flows depend on their destination only.
+            self.touch_all();
         }
         Ok(())
     }
 
     /// Removes a Service.
     pub fn remove_service(&mut self, id: u32) {
-        self.services.remove(id);
+        let row = self.services.remove(id);
+        if row.is_some_and(|row| row.service.forwarding != Forwarding::Nat) {
+            self.touch_all();
+        }
     }
 
     /// Sets or removes the lease of a pod subnet.

@@ -162,6 +162,40 @@ pub struct Taken {
     pub lost: u64,
 }
 
+impl Event {
+    /// Tells whether what is shown of the frame begins with its IPv4 header: at points without Ethernet, and inside a
+    /// node, between the old Ethernet header and the new.
+    #[must_use]
+    pub const fn is_packet(&self) -> bool {
+        match self.action {
+            Action::TranslateDestination | Action::TranslateSource | Action::Originate => true,
+            Action::Send
+            | Action::Receive
+            | Action::Bridge
+            | Action::Flood
+            | Action::Encapsulate
+            | Action::Decapsulate
+            | Action::Transmit
+            | Action::Consume
+            | Action::Resolve
+            | Action::Deliver
+            | Action::Drop(_) => self.point.is_raw(),
+        }
+    }
+}
+
+/// A hop of a traced frame with the frame's first bytes there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// The hop.
+    pub event: Event,
+    /// At most [`HEAD_LENGTH`] bytes, from IPv4 on where [`Event::is_packet`] and on `lo`, else from Ethernet on; none
+    /// where the frame was not at hand.
+    pub bytes: Vec<u8>,
+}
+
+/// Bytes of a [`Head`]: Ethernet, outer IPv4 and UDP, inner IPv4 and TCP with options fit.
+pub const HEAD_LENGTH: usize = 144;
 /// Events a worker keeps at most until the control side takes them.
 const BACKLOG_LIMIT: usize = 1 << 16;
 /// Bytes a worker keeps at most for one capture until the control side takes them.
@@ -196,6 +230,9 @@ pub struct Observer {
     pub events: Vec<Event>,
     /// Events lost because nobody took them.
     pub lost: u64,
+    /// What traced frames looked like, while [`Observer::set_tracing`] asks for it.
+    pub heads: Vec<Head>,
+    tracing: bool,
 }
 
 impl Observer {
@@ -204,6 +241,18 @@ impl Observer {
     #[must_use]
     pub fn is_listening(&self) -> bool {
         !self.listeners.is_empty()
+    }
+
+    /// Has the heads of traced frames kept, and answers to traced frames traced, too; or ends that and forgets them.
+    pub fn set_tracing(&mut self, on: bool) {
+        self.tracing = on;
+        self.heads.clear();
+    }
+
+    /// Tells whether answers to traced frames are traced.
+    #[must_use]
+    pub fn is_tracing(&self) -> bool {
+        self.tracing
     }
 
     /// Starts a capture at a point.
@@ -232,14 +281,22 @@ impl Observer {
         std::mem::take(&mut listener.taken)
     }
 
+    /// Notes a hop of a traced frame.
+    pub fn note(&mut self, event: Event, bytes: &[u8]) {
+        if self.events.len() >= BACKLOG_LIMIT {
+            self.lost += 1;
+            return;
+        }
+        self.events.push(event);
+        if self.tracing {
+            self.heads.push(Head { event, bytes: bytes[..bytes.len().min(HEAD_LENGTH)].to_vec() });
+        }
+    }
+
     /// Notes that a frame passed a point; `bytes` are the frame there, in the point's own form.
     pub fn pass(&mut self, event: Event, bytes: &[u8]) {
         if event.mark != 0 {
-            if self.events.len() < BACKLOG_LIMIT {
-                self.events.push(event);
-            } else {
-                self.lost += 1;
-            }
+            self.note(event, bytes);
         }
         if bytes.is_empty() || !Self::shows_frame(event.action) {
             return;
@@ -306,5 +363,21 @@ mod tests {
             (frames.len(), lost)
         });
         assert_eq!(taken, [(2, 1), (1, 0), (0, 0), (0, 0)]);
+    }
+
+    #[test]
+    fn heads_of_marked_frames_are_kept_while_somebody_asks_for_them() {
+        let mut observer = Observer::default();
+        let marked = Event { mark: 7, hop: 1, ..event(Point::Bridge) };
+        observer.pass(marked, &[1; 200]);
+        assert!(observer.heads.is_empty());
+        observer.set_tracing(true);
+        observer.pass(event(Point::Bridge), &[2; 200]);
+        observer.pass(Event { hop: 2, ..marked }, &[3; 200]);
+        let event = Event { hop: 2, ..marked };
+        assert_eq!(observer.heads, [Head { event, bytes: vec![3; HEAD_LENGTH] }]);
+        observer.set_tracing(false);
+        assert!(observer.heads.is_empty());
+        assert_eq!(observer.events.len(), 2);
     }
 }

@@ -11,6 +11,8 @@ use crate::wire::{IpProtocol, Ipv4Packet, UdpDatagram, checksum, ipv4, udp};
 
 /// Bytes of the outer IPv4 and UDP headers.
 pub const OUTER_LENGTH: usize = ipv4::HEADER_LENGTH + udp::HEADER_LENGTH;
+/// Protocol number of IP in IP (RFC 2003).
+pub const IP_IN_IP: u8 = 4;
 /// TTL of the outer packet, as Linux sets it.
 pub const OUTER_TTL: u8 = 64;
 
@@ -47,6 +49,27 @@ impl Outer {
         datagram.set_checksum(checksum::add(pseudo, checksum::add(self.port, self.port)));
         bytes
     }
+}
+
+/// Fills in the outer header of IP in IP (RFC 2003, 3.1) at the start of `bytes`, behind which the whole inner packet is:
+/// its type of service and whether it may be fragmented are the inner packet's.
+pub fn wrap(bytes: &mut [u8], (source, destination): (Ipv4Addr, Ipv4Addr), identification: u16) {
+    let length = bytes.len() as u16;
+    let inner = Ipv4Packet::new_unchecked(&bytes[ipv4::HEADER_LENGTH..]);
+    let (service, dont_fragment) = (inner.service(), inner.dont_fragment());
+    let header = &mut bytes[..ipv4::HEADER_LENGTH];
+    header.fill(0);
+    let mut packet = Ipv4Packet::new_unchecked(header);
+    packet.set_header_length(ipv4::HEADER_LENGTH);
+    packet.set_service(service);
+    packet.set_total_length(length);
+    packet.set_identification(identification);
+    packet.set_fragmentation(dont_fragment, false, 0);
+    packet.set_time_to_live(OUTER_TTL);
+    packet.set_protocol(IpProtocol::Unknown(IP_IN_IP));
+    packet.set_source(source);
+    packet.set_destination(destination);
+    packet.fill_header_checksum();
 }
 
 /// Completes the outer headers at the start of `bytes`, which begin as [`Outer::template`] left them and hold

@@ -13,19 +13,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use flatnet_proxy::Cursors;
+use flatnet_proxy::{Affinity, Cursors};
 
 use crate::binding::{Binding, Bindings, Half};
 use crate::bridge::Fdb;
 use crate::clock::{Clock, Instant};
 use crate::control::EngineConfig;
 use crate::decide::World;
-use crate::flow::{FlowCache, NO_BINDING, flags};
+use crate::flow::{FlowCache, NO_BINDING, Slot, flags};
 use crate::fragment::Fragments;
 use crate::frame::{Arena, ChecksumState, Course, Frame, Pool};
 use crate::ledger::{DropReason, NodeCounters, Term};
 use crate::link::Link;
 use crate::link::replay::Replay;
+use crate::load::Loads;
 use crate::mailbox::{Incoming, Mailbox, Notice, Outgoing, Parcel};
 use crate::masquerade::{Masquerade, Pool as PortPool};
 use crate::neighbor::Neighbors;
@@ -59,7 +60,7 @@ pub use replays::ReplayState;
 pub const BATCH_LIMIT: usize = 64;
 /// Frames whose first bytes are on their way while one is parsed: more would wait for each other.
 const AHEAD: usize = 4;
-/// Bindings, and learned MACs, looked at per batch for expiry.
+/// Bindings, learned MACs, and clients with session affinity, looked at per batch for expiry.
 const SWEEP: usize = 32;
 /// Adjacencies a worker keeps; one more clears the cache.
 const ADJACENCY_LIMIT: usize = 1 << 16;
@@ -95,6 +96,8 @@ pub struct Parts {
     pub mailbox: Mailbox,
     /// Its counters, by node.
     pub counters: Arc<[Arc<NodeCounters>]>,
+    /// Its counters of backends' connections.
+    pub loads: Loads,
     /// Its ways to the others, by number; none to itself.
     pub outgoing: Vec<Option<Outgoing>>,
     /// Its ways from the others.
@@ -129,6 +132,7 @@ pub struct Worker {
     neighbors: Neighbors,
     fdb: Fdb,
     cursors: Cursors,
+    affinity: Affinity,
     random: Random,
     /// Who listens, and what there is for them.
     pub observer: Observer,
@@ -172,8 +176,10 @@ impl Worker {
     /// # Errors
     /// The system's, when there is no memory for the cache.
     pub fn new(id: u8, config: &EngineConfig, parts: Parts) -> std::io::Result<Self> {
-        let Parts { pool, mut reader, mailbox, counters, outgoing, incoming, mut random } = parts;
+        let Parts { pool, mut reader, mailbox, counters, loads, outgoing, incoming, mut random } = parts;
         let secret = [random.next_u64(), random.next_u64()];
+        let mut bindings = Bindings::new(config.bindings, config.client_bindings, secret);
+        bindings.loads = loads;
         Ok(Self {
             id,
             workers: config.workers.max(1),
@@ -187,7 +193,7 @@ impl Worker {
             incoming,
             cache: FlowCache::new(config.cache_slots, secret)?,
             adjacencies: Adjacencies::default(),
-            bindings: Bindings::new(config.bindings, config.client_bindings, secret),
+            bindings,
             masquerade: Masquerade::new(id, config.workers),
             waiting_for_ports: VecDeque::new(),
             unsent: VecDeque::new(),
@@ -195,7 +201,8 @@ impl Worker {
             path_mtu: PathMtu::default(),
             neighbors: Neighbors::default(),
             fdb: Fdb::default(),
-            cursors: Cursors::new(u32::from(id)),
+            cursors: Cursors::new(id),
+            affinity: Affinity::default(),
             identification: random.next_u16(),
             originated_identification: u16::from(id),
             random,
@@ -234,6 +241,7 @@ impl Worker {
         }
         // 4. What can wait.
         self.bindings.sweep(SWEEP, now);
+        self.affinity.sweep(SWEEP, Duration::from_nanos(now.as_nanos()));
         self.spread_news();
         self.fdb.sweep(SWEEP, now);
         if self.fdb.renewal_is_due(now) {
@@ -391,14 +399,9 @@ impl Worker {
             }
         }
         if slot.binding != NO_BINDING {
-            let half = if slot.flags & flags::REPLY != 0 { Half::Reply } else { Half::Original };
-            if !self.bindings.renew(slot.binding, slot.generation, half, now) {
+            let transport = &open.bytes()[usize::from(parsed.transport_offset)..];
+            if !renew(&mut self.bindings, slot, transport, now) {
                 return Some(frame);
-            }
-            if slot.key.protocol() == u8::from(IpProtocol::Tcp) {
-                let segment =
-                    TcpSegment::new_unchecked(&open.bytes()[usize::from(parsed.transport_offset)..]);
-                self.bindings.hear(slot.binding, half, segment.acknowledgement(), segment.window());
             }
         }
         self.identification = self.identification.wrapping_add(1);
@@ -417,9 +420,10 @@ impl Worker {
         self.bindings.end_where(ends);
     }
 
-    /// Starts a Service's round-robin anew: its number belongs to another Service now.
-    pub fn reset_cursor(&mut self, service: u32) {
+    /// Forgets what was chosen for a Service: its number may belong to another one now.
+    pub fn forget_service(&mut self, service: u32) {
         self.cursors.reset(service);
+        self.affinity.forget(service);
     }
 
     fn world(&mut self, now: Instant) -> World<'_> {
@@ -430,6 +434,7 @@ impl Worker {
             path_mtu: &self.path_mtu,
             fdb: &mut self.fdb,
             cursors: &mut self.cursors,
+            affinity: &mut self.affinity,
             random: &mut self.random,
             masquerade: &mut self.masquerade,
             worker: self.id,
@@ -460,11 +465,25 @@ impl Worker {
         let open = self.arena.open(&mut frame);
         let node = NodeId(open.record.node);
         if open.record.mark != 0 {
-            self.observer.pass(ports::event(open.record, point, Action::Drop(reason), now), &[]);
+            let event = ports::event(open.record, point, Action::Drop(reason), now);
+            self.observer.pass(event, ports::seen(&open, event));
         }
         if let Some(counters) = self.counters.get(usize::from(node.0)) {
             counters.drop_frame(reason);
         }
         self.pool.free(frame);
     }
+}
+
+/// Renews the binding of a packet that the cache answers; false when it must be decided anew. A call of its own, so that
+/// flows without a binding pay for nothing.
+#[inline(never)]
+fn renew(bindings: &mut Bindings, slot: &Slot, transport: &[u8], now: Instant) -> bool {
+    let half = if slot.flags & flags::REPLY != 0 { Half::Reply } else { Half::Original };
+    let renewed = bindings.renew(slot.binding, slot.generation, half, now);
+    if renewed && slot.key.protocol() == u8::from(IpProtocol::Tcp) {
+        let segment = TcpSegment::new_unchecked(transport);
+        bindings.hear(slot.binding, half, segment.acknowledgement(), segment.window());
+    }
+    renewed
 }

@@ -20,6 +20,7 @@ use flatnet_engine::tables::{Guard, NodeId};
 use flatnet_engine::wire::{
     ArpOperation, IcmpPacket, IcmpType, IpProtocol, Ipv4Packet, MacAddress, TcpFlags,
 };
+use flatnet_proxy::{Forwarding, TrafficPolicy};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -336,6 +337,23 @@ fn provoke(reason: DropReason, lab: &mut Lab) -> Gained {
             from_pod(lab, &tcp_packet(APP2, VIP, (1000, 80), TcpFlags::SYN));
             TOLD
         }
+        DropReason::NoLocalBackend => {
+            // externalTrafficPolicy Local, and all backends are on the other node: nobody is told.
+            lab.serve(|service| {
+                service.external = TrafficPolicy::Local;
+                service.backends = [on("node-2", BACKEND, 1)].into();
+            });
+            to_node(lab, &tcp_packet(USER, NODE1, (1000, 30_080), TcpFlags::SYN));
+            FROM_USER
+        }
+        DropReason::DirectRoutingOffSegment => {
+            lab.serve(|service| {
+                service.forwarding = Forwarding::DirectRouting;
+                service.backends = [on("node-2", BACKEND, 1)].into();
+            });
+            from_pod(lab, &tcp_packet(APP2, VIP, (1000, 80), TcpFlags::SYN));
+            ALONE
+        }
         DropReason::ServicePortClosed => {
             from_pod(lab, &datagram(VIP));
             TOLD
@@ -487,7 +505,7 @@ fn dead_pod(lab: &mut Lab, address: Ipv4Addr) {
     let config = PodConfig { address, mac: mac(address), ..PodConfig::default() };
     let mut pod = Pod::new(config);
     pod.kill();
-    let guard = Guard { mac: mac(address), address };
+    let guard = Guard { mac: mac(address), address, vip: None };
     lab.control.attach_pod(lab.node1, "dead", Some(guard), 0, pod).unwrap();
     lab.run();
 }

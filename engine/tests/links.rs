@@ -360,7 +360,7 @@ fn lab_with_echo(address: std::net::Ipv4Addr) -> (Lab, PortId) {
     let image = Image::find("flatnet/echo").unwrap();
     pod.start_container(ContainerConfig { name: "echo".into(), image, ports: Vec::new(), args: Vec::new() })
         .unwrap();
-    let guard = Guard { mac: mac(address), address };
+    let guard = Guard { mac: mac(address), address, vip: None };
     let port = lab.control.attach_pod(lab.node1, "echo", Some(guard), 0, pod).unwrap();
     lab.run();
     (lab, port)

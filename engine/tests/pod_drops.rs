@@ -49,7 +49,7 @@ impl Bench {
 
     fn with(&mut self, act: impl FnOnce(&mut Pod, Instant, &mut Outbox<'_>)) {
         let Self { pod, pool, sent, mark, now } = self;
-        act(pod, *now, &mut Outbox { pool, queue: sent, next_mark: mark });
+        act(pod, *now, &mut Outbox { pool, queue: sent, next_mark: mark, answers_traced: false });
     }
 
     fn receive(&mut self, frame: &[u8]) {

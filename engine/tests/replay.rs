@@ -16,7 +16,7 @@ use flatnet_engine::wire::{
     ArpOperation, EtherType, EthernetFrame, IcmpPacket, IcmpType, IpProtocol, Ipv4Packet, MacAddress,
     TcpFlags,
 };
-use flatnet_proxy::{Backend, Frontend, NodePort, Protocol, Scheduler, Service};
+use flatnet_proxy::{Backend, Forwarding, Frontend, NodePort, Protocol, Service};
 use proptest::prelude::*;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -49,7 +49,7 @@ enum Change {
     Forget(usize),
     Know(usize),
     Detach(usize),
-    Backends(Vec<usize>),
+    Backends(Vec<usize>, Forwarding),
     NoService,
 }
 
@@ -118,7 +118,8 @@ fn change() -> impl Strategy<Value = Change> {
         1 => (0usize..4).prop_map(Change::Forget),
         2 => (0usize..4).prop_map(Change::Know),
         1 => (0usize..5).prop_map(Change::Detach),
-        2 => prop::collection::vec(0usize..4, 0..4).prop_map(Change::Backends),
+        2 => (prop::collection::vec(0usize..4, 0..4), prop::sample::select(Forwarding::ALL))
+            .prop_map(|(which, forwarding)| Change::Backends(which, forwarding)),
         1 => Just(Change::NoService),
     ]
 }
@@ -241,15 +242,15 @@ impl Side {
                     self.lab.control.detach(port).unwrap();
                 }
             }
-            Change::Backends(indices) => {
+            Change::Backends(indices, forwarding) => {
                 let mut backends: Vec<Backend> = Vec::new();
                 for &index in indices {
-                    let backend = Backend { address: MACHINES[index], port: 80, identity: index as u64 };
+                    let backend = Backend::new(MACHINES[index], 80, index as u64);
                     if !backends.contains(&backend) {
                         backends.push(backend);
                     }
                 }
-                self.lab.control.tables.publish(|tables| set_services(tables, &backends));
+                self.lab.control.tables.publish(|tables| set_services(tables, &backends, *forwarding));
             }
             Change::NoService => {
                 self.lab.control.tables.publish(|tables| {
@@ -277,13 +278,14 @@ impl Side {
     }
 }
 
-fn set_services(tables: &mut Tables, backends: &[Backend]) {
+fn set_services(tables: &mut Tables, backends: &[Backend], forwarding: Forwarding) {
     for (id, protocol) in [(0, Protocol::Tcp), (1, Protocol::Udp)] {
         let service = Service {
             id,
             name: Arc::from("default/web:http"),
-            scheduler: Scheduler::RoundRobin,
+            forwarding,
             backends: backends.into(),
+            ..Service::default()
         };
         let frontend = Frontend { address: VIP, port: 80, protocol };
         let node_port = NodePort { port: 30_080, protocol };

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 const PODS: [Ipv4Addr; 4] = [APP1, APP2, APP3, BACKEND];
 
 fn backends(which: &[usize]) -> Vec<Backend> {
-    which.iter().map(|&index| Backend { address: PODS[index], port: 80, identity: index as u64 }).collect()
+    which.iter().map(|&index| Backend::new(PODS[index], 80, index as u64)).collect()
 }
 
 /// A client's side of a TCP flow.

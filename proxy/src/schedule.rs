@@ -1,72 +1,212 @@
-//! Which backend a new flow tries first, and which others after it.
+//! Which backend a new flow tries first, and which others after it: LVS's schedulers.
 //!
 //! Called by the engine's slow path, once for the first packet of a flow to a Service. The caller takes the first
 //! backend whose reply tuple is free.
 //!
-//! Invariants: every backend appears exactly once in a choice; round-robin moves its cursor by exactly one per choice,
-//! however many backends the caller tried, so that over k·n choices among n unchanged backends each comes first k
-//! times. Cursors are per worker and start at the worker's index, so that workers do not all begin with the same pod.
+//! Invariants: no backend appears twice in a choice, and none of weight 0; a choice by hash is one backend, the same for
+//! all flows of an address. Round-robin moves its cursor by exactly one per choice, however many backends the caller
+//! tried, so that over k·n choices among n unchanged backends each comes first k times. Cursors are per worker and
+//! start at the worker's index, so that workers do not all begin with the same pod. A choice allocates nothing but a
+//! cursor's place.
 //!
-//! May depend on [`crate::service`] only. Randomness is a parameter.
+//! May depend on [`crate::pool`]. Randomness and the numbers of connections are parameters.
 //!
-//! Read first: the schedulers `rr` and `random` of LVS and kube-proxy.
+//! Read first: LVS's `net/netfilter/ipvs/ip_vs_{rr,wrr,lc,wlc,sh,dh,mh}.c`.
 
-use crate::service::{Backend, Scheduler, Service};
+use std::net::Ipv4Addr;
 
-/// How many Services can have a cursor of their own: 4 MB a worker at most. A Service with a larger id is scheduled at
-/// random, which balances as well.
+use crate::{
+    maglev,
+    pool::{HASH_PLACES, Plan, Pool},
+    service::{Scheduler, Service},
+};
+
+/// How many Services can have cursors of their own: 24 MB a worker at most, beside the cursors. A Service with a larger
+/// id starts each of its choices afresh.
 pub const MAX_CURSORS: usize = 1 << 20;
 
-/// One worker's round-robin positions, by Service id.
+/// One worker's positions in the lists of backends, by Service id and pool.
 #[derive(Clone, Debug)]
 pub struct Cursors {
-    next: Vec<u32>,
-    start: u32,
+    of: Vec<Vec<Cursor>>,
+    start: usize,
+}
+
+/// A position: the index to look at next, and the weight that weighted round-robin asks for there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Cursor {
+    next: usize,
+    weight: u16,
 }
 
 impl Cursors {
     /// Makes the cursors of a worker; each Service starts at the backend of the worker's index.
-    pub fn new(worker: u32) -> Self {
-        Self { next: Vec::new(), start: worker }
+    pub fn new(worker: u8) -> Self {
+        Self { of: Vec::new(), start: worker.into() }
     }
 
-    /// Forgets a Service's position, so that another that gets its id starts afresh.
+    /// Forgets a Service's positions, so that another that gets its id starts afresh.
     pub fn reset(&mut self, id: u32) {
-        if let Some(next) = usize::try_from(id).ok().and_then(|id| self.next.get_mut(id)) {
-            *next = self.start;
+        if let Some(cursors) = usize::try_from(id).ok().and_then(|id| self.of.get_mut(id)) {
+            cursors.clear();
         }
     }
 
-    /// Returns the position to use among `count` backends (at least one) and moves on; `None` above the bound.
-    fn advance(&mut self, id: u32, count: usize) -> Option<usize> {
-        let id = usize::try_from(id).ok().filter(|&id| id < MAX_CURSORS)?;
-        if id >= self.next.len() {
-            self.next.resize(id + 1, self.start);
+    /// Moves a pool's cursor and gives what the move came to.
+    fn advance<T>(&mut self, id: u32, pool: usize, step: impl FnOnce(&mut Cursor) -> T) -> T {
+        let fresh = Cursor { next: self.start, weight: 0 };
+        let Some(id) = usize::try_from(id).ok().filter(|&id| id < MAX_CURSORS) else {
+            return step(&mut { fresh });
+        };
+        if id >= self.of.len() {
+            self.of.resize(id + 1, Vec::new());
         }
-        let next = self.next.get_mut(id)?;
-        // The backends may have become fewer since.
-        let at = *next as usize % count;
-        *next = ((at + 1) % count) as u32;
-        Some(at)
+        let cursors = &mut self.of[id];
+        if pool >= cursors.len() {
+            cursors.resize(pool + 1, fresh);
+        }
+        step(&mut cursors[pool])
     }
 }
 
-/// Chooses a backend for a new flow and yields it, then the others in their order; nothing if there is none.
+/// How busy a backend is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Established connections.
+    pub active: u32,
+    /// Other flows.
+    pub inactive: u32,
+}
+
+impl Load {
+    /// What it weighs: LVS's `ip_vs_dest_conn_overhead`.
+    fn overhead(self) -> u64 {
+        u64::from(self.active) * 256 + u64::from(self.inactive)
+    }
+}
+
+/// What a choice depends on beside the Service.
+#[derive(Clone, Copy, Debug)]
+pub struct Request {
+    /// The client's address.
+    pub client: Ipv4Addr,
+    /// The address it asked for.
+    pub destination: Ipv4Addr,
+    /// 64 uniform bits.
+    pub random: u64,
+}
+
+/// Chooses a backend of a pool for a new flow and yields its index, then those of others that will do; nothing if there
+/// is none.
 ///
-/// `random` is uniform over all 64 bits; round-robin ignores it.
+/// `load` says how busy the backend of an index is; only least-connection schedulers ask.
 pub fn choose<'a>(
-    service: &'a Service,
+    service: &Service,
+    pool: &'a Pool,
     cursors: &mut Cursors,
-    random: u64,
-) -> impl Iterator<Item = &'a Backend> + Clone + use<'a> {
-    let count = service.backends.len();
+    request: &Request,
+    load: &dyn Fn(usize) -> Load,
+) -> impl Iterator<Item = usize> + use<'a> {
+    let count = pool.open.len();
+    let weight = |index: usize| service.backends[index].weight;
     let first = match service.scheduler {
-        _ if count == 0 => 0,
-        Scheduler::RoundRobin => cursors.advance(service.id, count).unwrap_or_else(|| scale(random, count)),
-        Scheduler::Random => scale(random, count),
+        _ if count == 0 => None,
+        Scheduler::Random => Some(pool.open[scale(request.random, count)]),
+        Scheduler::RoundRobin => Some(cursors.advance(service.id, pool.number, |cursor| {
+            // The backends may have become fewer since.
+            let at = cursor.next % count;
+            cursor.next = at + 1;
+            pool.open[at]
+        })),
+        Scheduler::WeightedRoundRobin => match pool.plan {
+            Plan::Steps { most, step } => Some(cursors.advance(service.id, pool.number, |cursor| {
+                weighted_round_robin(cursor, &pool.open, &weight, (most, step))
+            })),
+            Plan::None | Plan::Places(_) => None,
+        },
+        Scheduler::LeastConnection => least(&pool.open, load, |_| 1),
+        Scheduler::WeightedLeastConnection => least(&pool.open, load, weight),
+        Scheduler::SourceHash => hashed(pool, request.client, weight),
+        Scheduler::DestinationHash => hashed(pool, request.destination, weight),
+        Scheduler::Maglev => match &pool.plan {
+            Plan::Places(places) => {
+                places.get(maglev::place(request.client)).map(|&number| pool.members[usize::from(number)])
+            }
+            Plan::None | Plan::Steps { .. } => None,
+        },
     };
-    let (before, from) = service.backends.split_at(first);
-    from.iter().chain(before)
+    let others: &[usize] = if service.scheduler.is_hash() { &[] } else { &pool.open };
+    let at = first.and_then(|first| others.iter().position(|&index| index == first)).unwrap_or_default();
+    let (before, from) = others.split_at(at);
+    let others = from.iter().chain(before).copied().filter(move |&index| Some(index) != first);
+    first.into_iter().chain(others)
+}
+
+impl Scheduler {
+    /// Says whether an address always gets the same backend.
+    const fn is_hash(self) -> bool {
+        match self {
+            Self::SourceHash | Self::DestinationHash | Self::Maglev => true,
+            Self::Random
+            | Self::RoundRobin
+            | Self::WeightedRoundRobin
+            | Self::LeastConnection
+            | Self::WeightedLeastConnection => false,
+        }
+    }
+}
+
+/// `ip_vs_wrr_schedule`: goes round, each time asking for a weight that is a step smaller, from the largest down to 1.
+fn weighted_round_robin(
+    cursor: &mut Cursor,
+    open: &[usize],
+    weight: &impl Fn(usize) -> u16,
+    (most, step): (u16, u16),
+) -> usize {
+    let top = most - (step - 1);
+    if cursor.weight == 0 || cursor.weight > top {
+        cursor.weight = top;
+    } else {
+        // The weights may be others since: `ip_vs_wrr_dest_changed`.
+        cursor.weight = (cursor.weight - 1) / step * step + 1;
+    }
+    // The heaviest satisfies whatever is asked for: it is met in the second round at the latest.
+    for _ in 0..=2 * open.len() {
+        if cursor.next >= open.len() {
+            cursor.next = 0;
+            cursor.weight = cursor.weight.checked_sub(step).filter(|&weight| weight > 0).unwrap_or(top);
+        }
+        let index = open[cursor.next];
+        cursor.next += 1;
+        if weight(index) >= cursor.weight {
+            return index;
+        }
+    }
+    open[0]
+}
+
+/// `ip_vs_lc_schedule`, `ip_vs_wlc_schedule`: the first of those with the least overhead for their weight, compared
+/// without a division.
+fn least(open: &[usize], load: impl Fn(usize) -> Load, weight: impl Fn(usize) -> u16) -> Option<usize> {
+    let loaded = open.iter().map(|&index| (index, load(index).overhead(), u64::from(weight(index))));
+    let least =
+        loaded.reduce(|least, other| if least.1 * other.2 > other.1 * least.2 { other } else { least });
+    least.map(|(index, ..)| index)
+}
+
+/// `ip_vs_sh_get_fallback`; destination hashing falls back in the same way here: at a quiesced backend the table is
+/// walked on until there is another.
+fn hashed(pool: &Pool, address: Ipv4Addr, weight: impl Fn(usize) -> u16) -> Option<usize> {
+    let Plan::Places(places) = &pool.plan else { return None };
+    let start = hash(address);
+    let at = |place: usize| places.get(place % HASH_PLACES).map(|&number| pool.members[usize::from(number)]);
+    let walk = std::iter::once(start).chain((0..HASH_PLACES).map(|offset| start + start + offset));
+    walk.filter_map(at).find(|&index| weight(index) > 0)
+}
+
+/// The kernel's `hash_32` (Knuth's multiplicative hash), eight bits of it.
+fn hash(address: Ipv4Addr) -> usize {
+    (address.to_bits().wrapping_mul(0x61c8_8647) >> 24) as usize
 }
 
 /// Maps 64 random bits to 0..count without the bias of a remainder.
@@ -75,111 +215,4 @@ fn scale(random: u64, count: usize) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn service(id: u32, scheduler: Scheduler, identities: impl IntoIterator<Item = u64>) -> Service {
-        let backends = identities
-            .into_iter()
-            .map(|identity| Backend { address: [10, 1, 0, identity as u8].into(), port: 80, identity })
-            .collect();
-        Service { id, name: "default/web:http".into(), scheduler, backends }
-    }
-
-    /// A plain generator (splitmix64) for seeded tests.
-    fn generator(mut state: u64) -> impl FnMut() -> u64 {
-        move || {
-            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut z = state;
-            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            z ^ (z >> 31)
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn round_robin_is_even_in_every_period_without_a_change(
-            worker in 0u32..64,
-            periods in prop::collection::vec((1u64..40, 1usize..5), 1..10),
-        ) {
-            let mut cursors = Cursors::new(worker);
-            for (count, rounds) in periods {
-                let service = service(3, Scheduler::RoundRobin, 0..count);
-                let mut chosen = BTreeMap::new();
-                for _ in 0..rounds * count as usize {
-                    let first = choose(&service, &mut cursors, 0).next().unwrap();
-                    *chosen.entry(first.identity).or_insert(0) += 1;
-                }
-                prop_assert_eq!(chosen, (0..count).map(|identity| (identity, rounds)).collect());
-            }
-        }
-
-        #[test]
-        fn a_choice_holds_every_backend_once(count in 0u64..20, random in any::<u64>(), worker in 0u32..30) {
-            for scheduler in [Scheduler::RoundRobin, Scheduler::Random] {
-                let service = service(0, scheduler, 0..count);
-                let mut seen: Vec<u64> =
-                    choose(&service, &mut Cursors::new(worker), random).map(|backend| backend.identity).collect();
-                seen.sort_unstable();
-                prop_assert_eq!(seen, (0..count).collect::<Vec<_>>());
-            }
-        }
-    }
-
-    #[test]
-    fn trying_others_moves_the_cursor_by_one_only() {
-        let service = service(0, Scheduler::RoundRobin, 0..3);
-        let mut cursors = Cursors::new(0);
-        let order = |cursors: &mut Cursors| -> Vec<u64> {
-            choose(&service, cursors, 0).map(|backend| backend.identity).collect()
-        };
-        assert_eq!(order(&mut cursors), [0, 1, 2]);
-        assert_eq!(order(&mut cursors), [1, 2, 0]);
-        assert_eq!(order(&mut cursors), [2, 0, 1]);
-        assert_eq!(order(&mut cursors), [0, 1, 2]);
-    }
-
-    #[test]
-    fn workers_start_with_different_backends() {
-        let service = service(0, Scheduler::RoundRobin, 0..3);
-        let firsts: Vec<u64> = (0..4)
-            .map(|worker| choose(&service, &mut Cursors::new(worker), 0).next().unwrap().identity)
-            .collect();
-        assert_eq!(firsts, [0, 1, 2, 0]);
-    }
-
-    #[test]
-    fn a_reset_service_starts_afresh() {
-        let service = service(5, Scheduler::RoundRobin, 0..3);
-        let mut cursors = Cursors::new(1);
-        assert_eq!(choose(&service, &mut cursors, 0).next().unwrap().identity, 1);
-        cursors.reset(5);
-        assert_eq!(choose(&service, &mut cursors, 0).next().unwrap().identity, 1);
-    }
-
-    #[test]
-    fn ids_above_the_bound_take_no_memory_and_still_balance() {
-        let service = service(u32::MAX, Scheduler::RoundRobin, 0..4);
-        let mut cursors = Cursors::new(0);
-        assert_eq!(choose(&service, &mut cursors, u64::MAX).next().unwrap().identity, 3);
-        assert!(cursors.next.is_empty());
-    }
-
-    #[test]
-    fn random_is_uniform() {
-        let service = service(0, Scheduler::Random, 0..7);
-        let (mut random, mut cursors, mut counts) = (generator(7), Cursors::new(0), [0f64; 7]);
-        for _ in 0..70_000 {
-            let identity = choose(&service, &mut cursors, random()).next().unwrap().identity;
-            counts[identity as usize] += 1.0;
-        }
-        let chi_squared: f64 = counts.iter().map(|count| (count - 10_000.0).powi(2) / 10_000.0).sum();
-        // Six degrees of freedom: a fair choice exceeds 22.5 once in a thousand seeds; the seed is fixed.
-        assert!(chi_squared < 22.5, "{chi_squared} {counts:?}");
-    }
-}
+mod tests;

@@ -7,22 +7,23 @@
 //! reverse; an address is a VIP as long as one frontend has it. A clone is an O(1) snapshot, a change copies one shard
 //! per key.
 //!
-//! May depend on [`crate::service`] and [`crate::shards`].
+//! May depend on [`crate::pool`], [`crate::service`] and [`crate::shards`].
 //!
 //! Read first: the service proxy of Kubernetes in its LVS mode.
 
 use std::{error::Error, fmt, net::Ipv4Addr, sync::Arc};
 
 use crate::{
-    service::{Frontend, NodePort, Protocol, Service},
+    pool::Balancer,
+    service::{Forwarding, Frontend, NodePort, Protocol, Service},
     shards::Shards,
 };
 
 /// All Services of a cluster.
 #[derive(Clone, Debug, Default)]
 pub struct Table {
-    frontends: Shards<Frontend, Arc<Service>>,
-    node_ports: Shards<NodePort, Arc<Service>>,
+    frontends: Shards<Frontend, Arc<Balancer>>,
+    node_ports: Shards<NodePort, Arc<Balancer>>,
     vips: Shards<Ipv4Addr, u32>,
     rows: Shards<u32, Arc<Row>>,
 }
@@ -30,8 +31,8 @@ pub struct Table {
 /// A Service with the keys that lead to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
-    /// The Service.
-    pub service: Arc<Service>,
+    /// The Service, ready to be asked.
+    pub service: Arc<Balancer>,
     /// Its VIPs' ports, sorted.
     pub frontends: Vec<Frontend>,
     /// Its NodePorts, sorted.
@@ -75,18 +76,23 @@ impl Table {
     }
 
     /// Finds the Service at a VIP's port (host byte order).
-    pub fn lookup(&self, address: Ipv4Addr, port: u16, protocol: Protocol) -> Option<&Arc<Service>> {
+    pub fn lookup(&self, address: Ipv4Addr, port: u16, protocol: Protocol) -> Option<&Arc<Balancer>> {
         self.frontends.get(&Frontend { address, port, protocol })
     }
 
     /// Finds the Service at a port (host byte order) of a node.
-    pub fn lookup_node_port(&self, port: u16, protocol: Protocol) -> Option<&Arc<Service>> {
+    pub fn lookup_node_port(&self, port: u16, protocol: Protocol) -> Option<&Arc<Balancer>> {
         self.node_ports.get(&NodePort { port, protocol })
     }
 
     /// Says whether any Service has this address, at whatever port.
     pub fn is_vip(&self, address: Ipv4Addr) -> bool {
         self.vips.contains_key(&address)
+    }
+
+    /// Says whether backends answer by themselves from a VIP's port (host byte order): by direct routing or a tunnel.
+    pub fn is_answered_directly(&self, address: Ipv4Addr, port: u16, protocol: Protocol) -> bool {
+        self.lookup(address, port, protocol).is_some_and(|service| service.forwarding != Forwarding::Nat)
     }
 
     /// Finds a Service and its keys by id.
@@ -130,7 +136,7 @@ impl Table {
         self.check_free(service.id, &frontends, &node_ports)?;
 
         self.remove(service.id);
-        let service = Arc::new(service);
+        let service = Arc::new(Balancer::new(service));
         for &frontend in &frontends {
             self.frontends.insert(frontend, Arc::clone(&service));
             let users = self.vips.get(&frontend.address).map_or(1, |users| users + 1);
@@ -181,15 +187,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::service::{Backend, Scheduler};
+    use crate::service::Backend;
 
     fn service(id: u32) -> Service {
-        let backend = Backend { address: [10, 1, 15, 2].into(), port: 80, identity: 1 };
+        let backend = Backend::new([10, 1, 15, 2].into(), 80, 1);
         Service {
             id,
             name: format!("default/s{id}:80").into(),
-            scheduler: Scheduler::RoundRobin,
             backends: [backend].into(),
+            ..Service::default()
         }
     }
 

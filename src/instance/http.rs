@@ -5,7 +5,7 @@
 //!
 //! May depend on axum, tokio. Read first: [`super::Desk`].
 //!
-//! Above 400 lines because the paths are read as one list.
+//! Above 400 lines because all paths and what they take stand in one list.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -29,9 +29,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use super::replays::Speed;
-use super::{Desk, RequestError};
+use super::{Desk, Instance, RequestError};
+use crate::args::TraceProtocol;
 use crate::packets::{Packet, PacketError, Packets};
 use crate::recorder::Recorder;
+use crate::trace::report::{Question, Report};
 use crate::views::{ExecRequest, LedgerReport, LinkEntry, LinkRequest, Problem, ReplayReport, Status};
 
 /// The trailer with a program's exit code.
@@ -117,6 +119,7 @@ fn router(desk: Desk) -> Router {
         .route("/v1/show/{table}", get(show))
         .route("/v1/links", get(links).post(change_link))
         .route("/v1/replay", post(replay))
+        .route("/v1/trace", post(trace))
         .route("/v1/exec", post(exec))
         .route("/v1/programs/{number}/input", post(input))
         .route("/v1/programs/{number}/signal", post(interrupt))
@@ -132,12 +135,13 @@ impl IntoResponse for RequestError {
             | Self::Node { .. }
             | Self::NoNode { .. }
             | Self::Link { .. }
+            | Self::Ask(_)
             | Self::Point(_)
             | Self::Table(_)
             | Self::Program(_) => StatusCode::NOT_FOUND,
             Self::Setting(_) | Self::NoMachine(_) | Self::Replay(_) => StatusCode::BAD_REQUEST,
             Self::Drive(_) | Self::Capture(_) => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::Ending => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Ending | Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
         };
         (status, Json(Problem { error: self.to_string(), help: self.help() })).into_response()
     }
@@ -186,6 +190,29 @@ async fn change_link(
     Json(request): Json<LinkRequest>,
 ) -> Result<Json<Vec<LinkEntry>>, RequestError> {
     desk.ask(move |instance| instance.change_link(&request)).await?.map(Json)
+}
+
+#[derive(Deserialize)]
+struct TraceQuery {
+    from: String,
+    to: String,
+    protocol: Option<TraceProtocol>,
+    port: Option<u16>,
+}
+
+async fn trace(
+    State(desk): State<Desk>,
+    Query(query): Query<TraceQuery>,
+) -> Result<Json<Report>, RequestError> {
+    let TraceQuery { from, to, protocol, port } = query;
+    let question = Question { from, to, protocol: protocol.map(TraceProtocol::probe), port };
+    desk.ask(move |instance| instance.start_trace(question)).await??;
+    loop {
+        if let Some(report) = desk.ask(Instance::end_trace).await?? {
+            return Ok(Json(report));
+        }
+        tokio::time::sleep(POLL).await;
+    }
 }
 
 type Pieces = mpsc::Sender<Frame<Bytes>>;

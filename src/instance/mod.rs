@@ -6,7 +6,7 @@
 //!
 //! - [`socket`]: where instances listen, and which run;
 //! - [`http`]: the server, its paths and errors;
-//! - `programs`, `captures`, `replays`, `links`, `tables`, `status`: what it asks of the instance.
+//! - `programs`, `captures`, `replays`, `links`, `traces`, `tables`, `status`: what it asks of the instance.
 //!
 //! Invariants: a job runs to its end between two rounds of the agents; when the instance ends every job that waits
 //! fails, and who asked for the end gets the ledger.
@@ -25,6 +25,8 @@ pub(crate) mod replays;
 
 mod links;
 
+mod traces;
+
 mod tables;
 
 mod status;
@@ -34,6 +36,7 @@ use std::sync::mpsc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use flatnet_agents::publisher::PublishError;
+use miette::Diagnostic as _;
 use tokio::sync::oneshot;
 
 use crate::drive::{Drive, DriveError};
@@ -41,6 +44,7 @@ use crate::impairment;
 use crate::ledger;
 use crate::point::NoPoint;
 use crate::rates::Rates;
+use crate::trace::ask::AskError;
 use crate::views::LedgerReport;
 
 /// How long the control thread waits for a job before it looks after the agents.
@@ -69,6 +73,7 @@ pub struct Instance {
     next_capture: u32,
     replays: BTreeMap<u32, replays::Playing>,
     next_replay: u32,
+    following: Option<traces::Following>,
 }
 
 /// Why a request fails.
@@ -120,6 +125,12 @@ pub enum RequestError {
     /// A recording cannot be played.
     #[error("{0}")]
     Replay(String),
+    /// The packet to follow goes nowhere.
+    #[error(transparent)]
+    Ask(#[from] AskError),
+    /// Another packet is followed.
+    #[error("another packet is being followed")]
+    Busy,
     /// There is no such table.
     #[error("there is no table {0}")]
     Table(String),
@@ -162,6 +173,8 @@ impl RequestError {
                 "a replay takes Ethernet frames in pcap or pcapng, as `flatnet capture` writes them"
                     .to_owned(),
             ),
+            Self::Ask(error) => error.help().map(|help| help.to_string()),
+            Self::Busy => Some("try again when it has arrived".to_owned()),
             Self::NoNode { node: None, .. }
             | Self::Link { .. }
             | Self::Program(_)
@@ -234,6 +247,7 @@ impl Instance {
             next_capture: 1,
             replays: BTreeMap::new(),
             next_replay: 1,
+            following: None,
         }
     }
 

@@ -13,8 +13,7 @@ use flatnet_engine::flow::Tuple;
 use flatnet_engine::ledger::DropReason;
 use flatnet_engine::neighbor::Attachment;
 use flatnet_engine::tables::{NextHop, Node, NodeId, PortId, Tables};
-use flatnet_proxy::{Frontend, Protocol};
-use flatnet_proxy::{Row, Service};
+use flatnet_proxy::{Balancer, Frontend, Protocol, Row, TrafficPolicy};
 use serde_json::Value;
 
 use super::{Instance, RequestError};
@@ -177,9 +176,11 @@ impl Instance {
                 let (port, protocol) = (node_port.port, node_port.protocol);
                 own.map(|address| Frontend { address, port, protocol })
             });
-            for frontend in frontends.iter().copied().chain(at_node) {
-                rows.push(service_entry(service, frontend, &bindings));
-            }
+            let vips = frontends.iter().map(|&frontend| (frontend, service.internal));
+            let node_ports = at_node.map(|frontend| (frontend, service.external));
+            rows.extend(
+                vips.chain(node_ports).map(|(at, policy)| service_entry(service, at, policy, &bindings)),
+            );
         }
         rows.sort_by(|left, right| {
             let key = |row: &ServiceEntry| (row.protocol.clone(), row.address, row.port);
@@ -238,7 +239,12 @@ fn route(node: &Node, destination: String, hop: NextHop) -> RouteEntry {
     RouteEntry { destination, via, device, protocol: protocol.to_owned(), source }
 }
 
-fn service_entry(service: &Service, frontend: Frontend, bindings: &[(Binding, Instant)]) -> ServiceEntry {
+fn service_entry(
+    service: &Balancer,
+    frontend: Frontend,
+    policy: TrafficPolicy,
+    bindings: &[(Binding, Instant)],
+) -> ServiceEntry {
     let is_through = |tuple: &Tuple| {
         Protocol::from_number(tuple.protocol) == Some(frontend.protocol)
             && Ipv4Addr::from_bits(tuple.destination) == frontend.address
@@ -249,23 +255,25 @@ fn service_entry(service: &Service, frontend: Frontend, bindings: &[(Binding, In
         .map(|(binding, _)| binding)
         .filter(|binding| is_through(&binding.original.tuple))
         .collect();
+    let used = service.used();
     let backends = service.backends.iter().map(|backend| {
+        let (address, port) = (backend.address, backend.port);
         let flows = through.iter().filter(|binding| {
-            let answer = &binding.reply.tuple;
-            Ipv4Addr::from_bits(answer.source) == backend.address && answer.source_port == backend.port
+            binding.served.is_some_and(|served| (served.address, served.port) == (address, port))
         });
-        let is_active = |binding: &&&Binding| {
-            binding.original.tuple.protocol == Protocol::Tcp.number()
-                && binding.tcp_state() == TcpState::Established
-        };
+        let is_active = |binding: &&&Binding| binding.is_active();
         let (all, active) = (flows.clone().count() as u64, flows.filter(is_active).count() as u64);
-        BackendEntry { address: backend.address, port: backend.port, active, inactive: all - active }
+        let weight = if used.contains(&backend.key()) { backend.weight } else { 0 };
+        BackendEntry { address, port, weight, active, inactive: all - active }
     });
     ServiceEntry {
         protocol: frontend.protocol.to_string(),
         address: frontend.address,
         port: frontend.port,
         scheduler: service.scheduler.to_string(),
+        forwarding: service.forwarding.to_string(),
+        persistent: service.affinity.map(|timeout| timeout.as_secs()),
+        policy: policy.to_string(),
         service: service.name.to_string(),
         backends: backends.collect(),
     }

@@ -114,6 +114,20 @@ pub(crate) fn text(node: &Node) -> Result<String, String> {
     node.text().map(str::to_owned).ok_or_else(|| format!("must be a text, not {}", node.kind()))
 }
 
+/// Reads true or false.
+pub(crate) fn boolean(node: &Node) -> Result<bool, String> {
+    match node.value {
+        Value::Bool(value) => Ok(value),
+        Value::Null
+        | Value::Unsigned(_)
+        | Value::Signed(_)
+        | Value::Float(_)
+        | Value::Text(_)
+        | Value::List(_)
+        | Value::Map(_) => Err(format!("must be true or false, not {}", node.kind())),
+    }
+}
+
 /// Reads a whole number up to a limit, that one included.
 pub(crate) fn number(node: &Node, least: u64, most: u64) -> Result<u64, String> {
     match node.value {

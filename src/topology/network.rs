@@ -193,5 +193,6 @@ fn router(machine: &Machine) -> Router {
     Router {
         name: machine.name.value.clone(),
         interfaces: machine.addresses.iter().map(|address| address.value).collect(),
+        services: machine.services,
     }
 }

@@ -14,7 +14,7 @@ use flatnet_proxy::Ipv4Prefix;
 
 use crate::topology::{
     BackendKind, Interface, TimeMode,
-    fields::{Fields, Located, address, interface, number, prefix, text},
+    fields::{Fields, Located, address, boolean, interface, number, prefix, text},
     findings::{Finding, Place},
     links::{LinkSpec, link},
     yaml::Node,
@@ -50,6 +50,7 @@ pub(crate) struct Machine {
     pub(crate) gateway: Option<Located<std::net::Ipv4Addr>>,
     pub(crate) pod_cidr: Option<Located<Ipv4Prefix>>,
     pub(crate) image: Option<String>,
+    pub(crate) services: bool,
 }
 
 /// Reads the document.
@@ -142,7 +143,7 @@ fn node(item: &Node, findings: &mut Vec<Finding>) -> Option<Machine> {
     });
     let gateway = fields.optional("gateway", address);
     fields.close();
-    Some(Machine { name: name?, addresses: vec![address_?], gateway, pod_cidr, image: None })
+    Some(Machine { name: name?, addresses: vec![address_?], gateway, pod_cidr, image: None, services: false })
 }
 
 fn host(item: &Node, findings: &mut Vec<Finding>) -> Option<Machine> {
@@ -152,7 +153,7 @@ fn host(item: &Node, findings: &mut Vec<Finding>) -> Option<Machine> {
     let gateway = fields.optional("gateway", address);
     let image = fields.optional("image", text).map(|image| image.value);
     fields.close();
-    Some(Machine { name: name?, addresses: vec![address_?], gateway, pod_cidr: None, image })
+    Some(Machine { name: name?, addresses: vec![address_?], gateway, pod_cidr: None, image, services: false })
 }
 
 fn router(item: &Node, findings: &mut Vec<Finding>) -> Option<Machine> {
@@ -170,8 +171,9 @@ fn router(item: &Node, findings: &mut Vec<Finding>) -> Option<Machine> {
     if addresses.is_empty() {
         fields.findings.push(Finding::error(item.place.clone(), "a router has no addresses"));
     }
+    let services = fields.optional("services", boolean).is_some_and(|services| services.value);
     fields.close();
-    Some(Machine { name: name?, addresses, gateway: None, pod_cidr: None, image: None })
+    Some(Machine { name: name?, addresses, gateway: None, pod_cidr: None, image: None, services })
 }
 
 fn time(node: &Node) -> Result<TimeMode, String> {

@@ -358,6 +358,80 @@ spec: {}
 }
 
 #[test]
+fn a_node_port_is_one_services() {
+    let text = format!(
+        "{SHORT}---
+apiVersion: v1
+kind: Service
+metadata: {{name: a}}
+spec: {{type: NodePort, ports: [{{name: t, port: 7, nodePort: 30007}}, {{name: u, port: 7, protocol: UDP, nodePort: 30007}}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: b}}
+spec:
+  type: NodePort
+  ports: [{{name: u, port: 7, protocol: UDP, nodePort: 30007}}, {{name: v, port: 8, nodePort: 30008}}, {{name: w, port: 9, nodePort: 30008}}]
+"
+    );
+    assert_eq!(
+        findings(&text),
+        [
+            "16:55 nodePort 30007 is Service default/a's already",
+            "16:129 nodePort 30008 is Service default/b's already",
+        ]
+    );
+}
+
+#[test]
+fn policies_and_annotations_must_be_known() {
+    let text = format!(
+        "{SHORT}---
+apiVersion: v1
+kind: Pod
+metadata: {{name: p, labels: {{app: web}}, annotations: {{flatnet.dev/weight: \"70000\", flatnet.dev/vip: 10.96.0}}}}
+spec: {{containers: [{{name: c, image: nginx}}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: a, annotations: {{flatnet.dev/forwarding: fullnat, flatnet.dev/scheduler: wlc}}}}
+spec:
+  externalTrafficPolicy: Local
+  internalTrafficPolicy: local
+  sessionAffinityConfig: {{clientIP: {{timeoutSeconds: 90000}}}}
+  selector: {{app: web}}
+  ports: [{{port: 80}}]
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: b, annotations: {{flatnet.dev/forwarding: dr}}}}
+spec:
+  type: NodePort
+  externalTrafficPolicy: Local
+  sessionAffinity: client
+  trafficDistribution: PreferClose
+  selector: {{app: web}}
+  ports: [{{port: 80, targetPort: 8080}}]
+"
+    );
+    assert_eq!(
+        findings(&text),
+        [
+            "8:75 weight \"70000\" is not a number from 0 to 65535",
+            "8:101 \"10.96.0\" is not an IPv4 address",
+            "13:59 forwarding \"fullnat\" is not known",
+            "15:26 externalTrafficPolicy is for Services of type NodePort or LoadBalancer",
+            "16:26 internalTrafficPolicy \"local\" is not known",
+            "17:54 sessionAffinityConfig needs sessionAffinity ClientIP",
+            "17:54 timeoutSeconds 90000 is not between 1 and 86400",
+            "27:20 sessionAffinity \"client\" is not known",
+            "30:34 with forwarding dr the targetPort must be the port 80",
+            "28:3 warning: spec.trafficDistribution of a Service has no effect yet",
+        ]
+    );
+}
+
+#[test]
 fn services_are_checked_and_unmodelled_fields_said_once() {
     let text = format!(
         "{SHORT}---
@@ -384,7 +458,7 @@ spec: {{type: Odd, clusterIP: 10.96.0.9}}
     assert_eq!(
         findings(&text),
         [
-            "8:58 scheduler \"best\" is not supported yet",
+            "8:58 scheduler \"best\" is not known",
             "10:14 clusterIP 10.0.0.1 is not one for Services of 10.96.0.0/12",
             "13:11 ports need names when a Service has several",
             "13:32 nodePort 80 is not between 30000 and 32767",
@@ -394,7 +468,6 @@ spec: {{type: Odd, clusterIP: 10.96.0.9}}
             "23:7 a Service needs a port",
             "23:14 \"Odd\" is not a type of Service",
             "23:30 clusterIP 10.96.0.9 is used twice",
-            "11:3 warning: spec.sessionAffinity of a Service has no effect yet",
             "12:13 warning: Service a selects no pod",
         ]
     );

@@ -5,7 +5,7 @@
 //! Invariants: names, pod addresses, VIPs and NodePorts are unique; a pod's address lies in its node's subnet; ports are
 //! ports. Two containers on one port and a Service that selects nothing are warnings: the network comes up, and shows it.
 //!
-//! May depend on [`crate::topology::manifests`].
+//! May depend on [`crate::topology::manifests`] and [`crate::topology::policies`].
 //!
 //! Read first: `docs/topology.md`.
 
@@ -18,8 +18,8 @@ use flatnet_agents::{
     controllers::{endpoints::selects, service_ip::NODE_PORTS},
     ipam::is_pod_address,
     objects::{self, Object},
-    pods::{self, ADDRESS_ANNOTATION},
-    services::SCHEDULER_ANNOTATION,
+    pods::{self, ADDRESS_ANNOTATION, VIP_ANNOTATION},
+    services::{FORWARDING_ANNOTATION, SCHEDULER_ANNOTATION, WEIGHT_ANNOTATION},
 };
 use k8s_openapi::api::core::v1::{Container, Pod, Service, ServicePort};
 
@@ -28,6 +28,7 @@ use crate::topology::{
     findings::{Finding, Place, listed},
     manifests::{Documents, Manifest},
     network::unique,
+    policies,
     yaml::Node,
 };
 
@@ -41,7 +42,8 @@ pub(crate) fn check(documents: &Documents, topology: Option<&Topology>, findings
     for pod in &documents.pods {
         check_name(pod, &mut names, findings);
         check_machine_name(pod, topology, findings);
-        check_annotations(pod, &[ADDRESS_ANNOTATION], findings);
+        check_annotations(pod, &[ADDRESS_ANNOTATION, VIP_ANNOTATION, WEIGHT_ANNOTATION], findings);
+        policies::check_pod(pod, findings);
         check_containers(pod, findings);
         check_pod_address(pod, topology, &mut addresses, findings);
     }
@@ -49,8 +51,8 @@ pub(crate) fn check(documents: &Documents, topology: Option<&Topology>, findings
     let mut node_ports = HashMap::new();
     for service in &documents.services {
         check_name(service, &mut names, findings);
-        check_annotations(service, &[SCHEDULER_ANNOTATION], findings);
-        check_scheduler(service, findings);
+        check_annotations(service, &[FORWARDING_ANNOTATION, SCHEDULER_ANNOTATION], findings);
+        policies::check_service(service, findings);
         check_vip(service, topology, &mut vips, findings);
         check_service_ports(service, &mut node_ports, findings);
         check_selector(service, &documents.pods, findings);
@@ -192,16 +194,6 @@ fn check_pod_address(
     }
 }
 
-fn check_scheduler(service: &Manifest<Service>, findings: &mut Vec<Finding>) {
-    let annotations = service.object.metadata.annotations.as_ref();
-    let Some(scheduler) = annotations.and_then(|all| all.get(SCHEDULER_ANNOTATION)) else { return };
-    if !matches!(scheduler.as_str(), "rr" | "random") {
-        let place = service.node.place_of(&["metadata", "annotations", SCHEDULER_ANNOTATION]);
-        let message = format!("scheduler {scheduler:?} is not supported yet");
-        findings.push(Finding::error(place.clone(), message).help("supported are rr and random"));
-    }
-}
-
 fn check_vip(
     service: &Manifest<Service>,
     topology: Option<&Topology>,
@@ -240,7 +232,7 @@ fn check_vip(
 
 fn check_service_ports(
     service: &Manifest<Service>,
-    node_ports: &mut HashMap<String, Place>,
+    node_ports: &mut HashMap<i32, Vec<NodePortClaim>>,
     findings: &mut Vec<Finding>,
 ) {
     let ports: &[ServicePort] =
@@ -269,16 +261,48 @@ fn check_service_ports(
             }
             None => {}
         }
-        let Some(number) = port.node_port.filter(|&number| number != 0) else { continue };
-        let place = node.place_of(&["nodePort"]);
-        if u16::try_from(number).is_ok_and(|number| NODE_PORTS.contains(&number)) {
-            unique(node_ports, &format!("{number}/{protocol}"), place, "nodePort", findings);
-        } else {
-            let message =
-                format!("nodePort {number} is not between {} and {}", NODE_PORTS.start(), NODE_PORTS.end());
-            findings.push(Finding::error(place.clone(), message));
+        if let Some(number) = port.node_port.filter(|&number| number != 0) {
+            let claim = NodePortClaim {
+                service: format!(
+                    "{}/{}",
+                    objects::namespace(&service.object),
+                    objects::name(&service.object)
+                ),
+                protocol: protocol.to_owned(),
+                place: node.place_of(&["nodePort"]).clone(),
+            };
+            check_node_port(number, claim, node_ports, findings);
         }
     }
+}
+
+/// Who names a NodePort, and where.
+struct NodePortClaim {
+    service: String,
+    protocol: String,
+    place: Place,
+}
+
+/// A Service may have a number for both protocols; of two Services only one can have it, as in Kubernetes.
+fn check_node_port(
+    number: i32,
+    claim: NodePortClaim,
+    claims: &mut HashMap<i32, Vec<NodePortClaim>>,
+    findings: &mut Vec<Finding>,
+) {
+    if !u16::try_from(number).is_ok_and(|number| NODE_PORTS.contains(&number)) {
+        let message =
+            format!("nodePort {number} is not between {} and {}", NODE_PORTS.start(), NODE_PORTS.end());
+        findings.push(Finding::error(claim.place, message));
+        return;
+    }
+    let others = claims.entry(number).or_default();
+    let holder = others.iter().find(|it| it.service != claim.service || it.protocol == claim.protocol);
+    if let Some(holder) = holder {
+        let message = format!("nodePort {number} is Service {}'s already", holder.service);
+        findings.push(Finding::error(claim.place.clone(), message).with("first here", holder.place.clone()));
+    }
+    others.push(claim);
 }
 
 fn check_selector(service: &Manifest<Service>, pods: &[Manifest<Pod>], findings: &mut Vec<Finding>) {

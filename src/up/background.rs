@@ -77,6 +77,9 @@ fn spawn(arguments: &Up, name: &str, log: &Path) -> miette::Result<Child> {
     for path in &arguments.files {
         command.arg("--file").arg(path);
     }
+    if arguments.keep {
+        command.arg("--keep");
+    }
     for fault in &arguments.fault {
         command.args(["--fault", fault]);
     }

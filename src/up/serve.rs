@@ -6,9 +6,12 @@
 //! May depend on [`crate::instance`]. Read first: [`crate::instance`].
 
 use std::io::{IsTerminal as _, Write as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use miette::{IntoDiagnostic as _, WrapErr as _};
+use flatnet_agents::Embedded;
+use flatnet_agents::store::embedded::{OpenError, Options};
+use miette::{Diagnostic, IntoDiagnostic as _, WrapErr as _};
 
 use crate::args::Up;
 use crate::drive::Drive;
@@ -30,7 +33,8 @@ pub(super) fn run(arguments: &Up, topology: &Topology, name: &str) -> miette::Re
         let _ = rustix::process::setsid();
     }
     let claim = socket::claim(name)?;
-    let mut drive = Drive::start(topology, topology.time.unwrap_or(TimeMode::Real))?;
+    let store = if arguments.keep { open_store(name)? } else { Embedded::new() };
+    let mut drive = Drive::start_on(topology, topology.time.unwrap_or(TimeMode::Real), store)?;
     for fault in &arguments.fault {
         break_something(&mut drive, fault)?;
     }
@@ -47,6 +51,31 @@ pub(super) fn run(arguments: &Up, topology: &Topology, name: &str) -> miette::Re
     drop(claim);
     print(&ledger::table(&report))?;
     Ok(if report.balances { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The store of a name cannot be had.
+#[derive(Debug, thiserror::Error, Diagnostic)]
+enum StoreError {
+    /// Its file is damaged.
+    #[error("what {name} kept cannot be read")]
+    #[diagnostic(help(
+        "move {} away to begin anew, or end the process that uses it; without --keep it is not read",
+        path.display()
+    ))]
+    Open {
+        name: String,
+        path: PathBuf,
+        #[source]
+        source: OpenError,
+    },
+}
+
+/// Opens the store that lies in the user's state directory under the network's name.
+fn open_store(name: &str) -> miette::Result<Embedded> {
+    let path = socket::state_directory().join(name);
+    socket::make_private(&path)?;
+    let opened = Embedded::open(&path, Options::default());
+    Ok(opened.map_err(|source| StoreError::Open { name: name.to_owned(), path, source })?)
 }
 
 /// A line per node, pod and host.

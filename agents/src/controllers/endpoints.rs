@@ -2,9 +2,9 @@
 //!
 //! For each Service with a selector it keeps slices that list the ready pods; the conversion of Services reads them.
 //!
-//! Invariants: a slice lists the ready, selected pods that resolve the Service's ports to the same numbers, by name; its
-//! name is the Service's and a suffix that follows from those ports; slices of others (a Service without a selector,
-//! another manager) are never touched; slices of a gone Service go.
+//! Invariants: a slice lists the selected pods that serve, those about to end among them, and that resolve the Service's
+//! ports to the same numbers, by name; its name is the Service's and a suffix that follows from those ports; slices of
+//! others (a Service without a selector, another manager) are never touched; slices of a gone Service go.
 //!
 //! May depend on [`crate::controllers`] and [`crate::pods`].
 //!
@@ -134,9 +134,9 @@ impl Endpoints {
         let unready_too = spec.publish_not_ready_addresses.unwrap_or(false);
         let mut groups: BTreeMap<Vec<Resolved>, Vec<Endpoint>> = BTreeMap::new();
         for (_, pod) in self.pods.in_namespace(objects::namespace(service)) {
-            let alive = !pods::is_finished(pod) && pod.metadata.deletion_timestamp.is_none();
+            let alive = !pods::is_finished(pod);
             let listed = alive && (pods::is_ready(pod) || unready_too) && selects(service, pod);
-            let Some(endpoint) = endpoint(pod).filter(|_| listed) else { continue };
+            let Some(endpoint) = endpoint(pod, unready_too).filter(|_| listed) else { continue };
             let ports = spec.ports.iter().flatten().filter_map(|port| resolve(port, pod)).collect();
             groups.entry(ports).or_default().push(endpoint);
         }
@@ -190,14 +190,14 @@ fn resolve(port: &ServicePort, pod: &Pod) -> Option<Resolved> {
     Some(Resolved { name: port.name.clone(), protocol, number })
 }
 
-fn endpoint(pod: &Pod) -> Option<Endpoint> {
-    let ready = pods::is_ready(pod);
+fn endpoint(pod: &Pod, unready_too: bool) -> Option<Endpoint> {
+    let (serving, terminating) = (pods::is_ready(pod), pod.metadata.deletion_timestamp.is_some());
     Some(Endpoint {
         addresses: vec![pods::address(pod)?.to_string()],
         conditions: Some(EndpointConditions {
-            ready: Some(true),
-            serving: Some(ready),
-            terminating: Some(false),
+            ready: Some(unready_too || serving && !terminating),
+            serving: Some(serving),
+            terminating: Some(terminating),
         }),
         node_name: pods::node_name(pod).map(str::to_owned),
         target_ref: Some(ObjectReference {
@@ -380,6 +380,24 @@ mod tests {
         cluster.delete::<Service>("web");
         cluster.settle();
         assert!(slices(&cluster).is_empty());
+    }
+
+    /// Kubernetes, EndpointSlice conditions: a pod that ends is not ready, and serves while it says so.
+    #[test]
+    fn a_pod_that_ends_still_serves() {
+        let mut cluster = cluster();
+        service(&cluster, json!([{"port": 80}]));
+        pod(&cluster, "a", "10.1.15.2", true, json!([]));
+        let ends = json!("2026-01-01T00:00:00Z");
+        cluster.change::<Pod>("a", |pod| {
+            pod.metadata.deletion_timestamp = serde_json::from_value(ends).unwrap();
+        });
+        cluster.settle();
+        let conditions = cluster.list::<EndpointSlice>()[0].endpoints[0].conditions.clone().unwrap();
+        assert_eq!(
+            (conditions.ready, conditions.serving, conditions.terminating),
+            (Some(false), Some(true), Some(true))
+        );
     }
 
     #[test]

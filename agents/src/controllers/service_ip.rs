@@ -6,11 +6,11 @@
 //! keeps; a headless Service (`None`) and an ExternalName get nothing. Of two Services that name the same, the older
 //! has it and the younger is warned about.
 //!
-//! May depend on [`crate::controllers`] and [`crate::ipam`].
+//! May depend on [`crate::controllers`], [`crate::ipam`] and the engine's range of ports.
 //!
 //! Read first: Kubernetes' "ServiceIP static sub-range" (KEP 3070), from which the dynamic bands are.
 
-use std::{net::Ipv4Addr, ops::RangeInclusive, sync::Arc};
+use std::{net::Ipv4Addr, sync::Arc};
 
 use flatnet_proxy::Ipv4Prefix;
 use k8s_openapi::api::core::v1::{Service, ServiceSpec};
@@ -22,8 +22,8 @@ use crate::{
     store::Followed,
 };
 
-/// The ports from which NodePorts are given out.
-pub const NODE_PORTS: RangeInclusive<u16> = 30_000..=32_767;
+/// The ports from which NodePorts are given out: those that MASQUERADE leaves alone.
+pub use flatnet_engine::masquerade::NODE_PORTS;
 
 /// How many NodePorts at the start of the range are left for people to name.
 const STATIC_NODE_PORTS: u32 = 86;
@@ -171,6 +171,10 @@ fn short(key: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use flatnet_engine::masquerade::is_usable;
+    use proptest::prelude::*;
     use serde_json::{Value, json};
 
     use super::*;
@@ -268,6 +272,45 @@ mod tests {
                 "/registry/services/specs/default/b-younger: nodePort 30080 belongs to Service default/a-younger"
             ]
         );
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4))]
+
+        /// Some name their address or ports, in any order between those that do not.
+        #[test]
+        fn a_thousand_services_never_share_an_address_or_a_port(
+            named in prop::collection::vec((any::<bool>(), any::<bool>(), 1usize..3), 1000),
+            first: u16,
+        ) {
+            let mut cluster = cluster("10.96.0.0/12");
+            let mut wishes = BTreeSet::new();
+            for (index, &(vip, node_port, ports)) in named.iter().enumerate() {
+                // 7 and 2,768 have no common divisor: no two wish for the same.
+                let wish = NODE_PORTS.start() + ((usize::from(first) + index * 7) % 2768) as u16;
+                let wish = node_port.then_some(wish);
+                let address = vip.then(|| Ipv4Addr::from_bits(0x0a60_0001 + index as u32 * 3));
+                let port = |at: usize| {
+                    json!({"name": format!("p{at}"), "port": 80 + at, "nodePort": wish.filter(|_| at == 0)})
+                };
+                let ports: Vec<Value> = (0..ports).map(port).collect();
+                let spec = json!({"type": "NodePort", "clusterIP": address, "ports": ports});
+                service(&cluster, &format!("s{index}"), spec);
+                wishes.insert((format!("s{index}"), address, wish));
+            }
+            prop_assert_eq!(cluster.settle(), Vec::<String>::new());
+            let (mut vips, mut node_ports) = (BTreeSet::new(), BTreeSet::new());
+            for (name, address, wish) in wishes {
+                let vip: Ipv4Addr = cluster_ip(&cluster, &name).unwrap().parse().unwrap();
+                prop_assert!(vips.insert(vip) && address.is_none_or(|address| address == vip));
+                let given: Vec<u16> = ports(&cluster, &name).iter().map(|port| port.unwrap() as u16).collect();
+                prop_assert!(wish.is_none_or(|wish| wish == given[0]));
+                for port in given {
+                    prop_assert!(NODE_PORTS.contains(&port) && !is_usable(port, 0), "{}", port);
+                    prop_assert!(node_ports.insert(port), "{} was given out twice", port);
+                }
+            }
+        }
     }
 
     #[test]

@@ -148,6 +148,7 @@ impl<S: Store> Follower<S> {
                     value: event.value,
                     create_revision: event.create_revision,
                     mod_revision: event.mod_revision,
+                    lease: event.lease,
                 };
                 self.known.insert(Arc::clone(&entry.key), entry.clone());
                 self.ready.push_back(Followed::Put(entry));

@@ -4,12 +4,13 @@
 //! controllers and the publisher call it; [`embedded`] implements it in this process, etcd is the other kind.
 //!
 //! Invariants: every successful change has a revision larger than all before; a watch delivers every event of its
-//! prefix from the revision it asked for, in order, once, or ends with [`StoreError::Compacted`]; never a gap.
-//! Futures and streams are `Send` and belong to no runtime.
+//! prefix from the revision it asked for, in order, once, or ends with [`StoreError::Compacted`]; never a gap. A key
+//! that is attached to a lease is gone, with an event, once the lease is. Futures and streams are `Send` and belong to
+//! no runtime.
 //!
 //! May depend on `futures`.
 //!
-//! Read first: the etcd v3 API guarantees (key-value, transactions, watch).
+//! Read first: the etcd v3 API guarantees (key-value, transactions, watch, lease).
 
 pub mod embedded;
 
@@ -18,7 +19,10 @@ pub mod follow;
 #[cfg(test)]
 mod conformance;
 
-use std::{fmt, future::Future, sync::Arc};
+#[cfg(test)]
+mod history;
+
+use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use futures::stream::Stream;
 use thiserror::Error;
@@ -49,6 +53,28 @@ impl fmt::Display for Revision {
     }
 }
 
+/// The name of a lease: a time after which the keys attached to it go, unless it is kept alive. Never given twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LeaseId(pub i64);
+
+impl fmt::Display for LeaseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // As etcdctl prints it.
+        write!(f, "{:x}", self.0)
+    }
+}
+
+/// A lease as it is now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseState {
+    /// How long it lives after it was granted or last kept alive.
+    pub granted: Duration,
+    /// How long it lives yet.
+    pub remaining: Duration,
+    /// The keys attached to it, in byte order.
+    pub keys: Vec<Arc<str>>,
+}
+
 /// A key as it is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyValue {
@@ -60,6 +86,8 @@ pub struct KeyValue {
     pub create_revision: Revision,
     /// When it was last written.
     pub mod_revision: Revision,
+    /// The lease it was last written with.
+    pub lease: Option<LeaseId>,
 }
 
 /// All keys of a prefix at one revision.
@@ -93,6 +121,8 @@ pub struct Event {
     pub mod_revision: Revision,
     /// When the key came to exist; zero for a removal.
     pub create_revision: Revision,
+    /// The lease it was written with; none for a removal.
+    pub lease: Option<LeaseId>,
 }
 
 /// A condition of a transaction: the key was last written at this revision, or does not exist if that is zero.
@@ -113,6 +143,8 @@ pub enum Op {
         key: Arc<str>,
         /// Its new value.
         value: Arc<[u8]>,
+        /// The lease it is attached to from now on; none detaches it.
+        lease: Option<LeaseId>,
     },
     /// Removes a key; nothing happens if it does not exist.
     Delete {
@@ -145,8 +177,22 @@ pub enum StoreError {
     /// The history that a watch needs is gone: list again, compare, and watch from there.
     #[error("revision is compacted; the oldest that can be watched is {oldest}")]
     Compacted {
-        /// The oldest revision from which a watch can begin.
+        /// The oldest revision from which a watch can begin: etcd's compact revision.
         oldest: Revision,
+    },
+    /// A compaction up to a revision that does not exist yet.
+    #[error("revision {asked} is in the future; the last is {last}")]
+    Future {
+        /// What was asked for.
+        asked: Revision,
+        /// The store's revision.
+        last: Revision,
+    },
+    /// The lease has expired, was revoked or never existed.
+    #[error("there is no lease {lease}")]
+    NoLease {
+        /// Its name.
+        lease: LeaseId,
     },
     /// A transaction changes one key twice, which etcd refuses too.
     #[error("transaction changes {key} twice")]
@@ -162,6 +208,12 @@ pub enum StoreError {
         /// The value's length in bytes.
         size: usize,
     },
+    /// The store cannot write, as on a full disk; reads go on. The change may turn up once it can write again.
+    #[error("store cannot write: {cause}")]
+    ReadOnly {
+        /// What the system said.
+        cause: String,
+    },
     /// The store cannot be reached; nothing is known about the request.
     #[error("store cannot be reached: {cause}")]
     Unavailable {
@@ -170,10 +222,17 @@ pub enum StoreError {
     },
 }
 
+/// The events of a watch; it ends only after an error.
+pub trait Watching: Stream<Item = Result<Event, StoreError>> + Send + Unpin + 'static {
+    /// Gives the revision up to which every event has been delivered, also where none was the watch's: who begins
+    /// another watch at the next one misses nothing, and is compacted as late as can be (etcd's progress notification).
+    fn progress(&self) -> Revision;
+}
+
 /// A revisioned key-value store; a clone is another handle to the same.
 pub trait Store: Clone + Send + Sync + 'static {
-    /// The stream of a watch; it ends only after an error.
-    type Watch: Stream<Item = Result<Event, StoreError>> + Send + Unpin + 'static;
+    /// The stream of a watch.
+    type Watch: Watching;
 
     /// Reads a key.
     ///
@@ -190,7 +249,8 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// Makes all changes at one revision if all conditions hold, else none.
     ///
     /// # Errors
-    /// [`StoreError::DuplicateKey`], [`StoreError::TooLarge`], [`StoreError::Unavailable`].
+    /// [`StoreError::DuplicateKey`], [`StoreError::TooLarge`], [`StoreError::NoLease`], [`StoreError::ReadOnly`],
+    /// [`StoreError::Unavailable`].
     fn transact(
         &self,
         compares: Vec<Compare>,
@@ -207,6 +267,36 @@ pub trait Store: Clone + Send + Sync + 'static {
         from: Revision,
     ) -> impl Future<Output = Result<Self::Watch, StoreError>> + Send;
 
+    /// Forgets the history before a revision; keys keep their values, and watches can begin there or later.
+    ///
+    /// # Errors
+    /// [`StoreError::Compacted`] if it is forgotten already, [`StoreError::Future`], [`StoreError::Unavailable`].
+    fn compact(&self, revision: Revision) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Grants a lease that ends after `ttl`, in whole seconds and at least one, unless it is kept alive.
+    ///
+    /// # Errors
+    /// [`StoreError::ReadOnly`], [`StoreError::Unavailable`].
+    fn grant(&self, ttl: Duration) -> impl Future<Output = Result<LeaseId, StoreError>> + Send;
+
+    /// Gives a lease its whole time again and returns that.
+    ///
+    /// # Errors
+    /// [`StoreError::NoLease`], [`StoreError::Unavailable`].
+    fn keep_alive(&self, lease: LeaseId) -> impl Future<Output = Result<Duration, StoreError>> + Send;
+
+    /// Ends a lease and removes its keys at one revision, which is returned; the store's if it has none.
+    ///
+    /// # Errors
+    /// [`StoreError::NoLease`], [`StoreError::ReadOnly`], [`StoreError::Unavailable`].
+    fn revoke(&self, lease: LeaseId) -> impl Future<Output = Result<Revision, StoreError>> + Send;
+
+    /// Reads a lease.
+    ///
+    /// # Errors
+    /// [`StoreError::NoLease`], [`StoreError::Unavailable`].
+    fn lease(&self, lease: LeaseId) -> impl Future<Output = Result<LeaseState, StoreError>> + Send;
+
     /// Writes a key whatever it was.
     ///
     /// # Errors
@@ -216,7 +306,7 @@ pub trait Store: Clone + Send + Sync + 'static {
         key: &str,
         value: impl Into<Arc<[u8]>> + Send,
     ) -> impl Future<Output = Result<Outcome, StoreError>> + Send {
-        self.transact(Vec::new(), vec![Op::Put { key: key.into(), value: value.into() }])
+        self.transact(Vec::new(), vec![Op::Put { key: key.into(), value: value.into(), lease: None }])
     }
 
     /// Writes a key if it was last written at `expected`, or does not exist if that is [`Revision::ZERO`].
@@ -231,7 +321,7 @@ pub trait Store: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<Outcome, StoreError>> + Send {
         let key: Arc<str> = key.into();
         let compare = Compare { key: Arc::clone(&key), mod_revision: expected };
-        self.transact(vec![compare], vec![Op::Put { key, value: value.into() }])
+        self.transact(vec![compare], vec![Op::Put { key, value: value.into(), lease: None }])
     }
 
     /// Removes a key whatever it was; it may be absent.

@@ -103,6 +103,15 @@ impl Connection {
         (receiver.next, receiver.window, receiver.is_known) = (acknowledgement, window, true);
     }
 
+    /// Presumes the answer that is not seen here: a client that acknowledges was answered (LVS's table for
+    /// `IP_VS_DIR_INPUT_ONLY`).
+    pub(super) fn presume(&mut self, half: Half, segment: &Segment) {
+        let acknowledges = half == Half::Original && segment.flags.ack() && !segment.flags.syn();
+        if self.state == TcpState::SynSent && acknowledges {
+            self.state = TcpState::SynReceived;
+        }
+    }
+
     /// Notes a segment.
     pub(super) fn note(&mut self, half: Half, segment: &Segment, profile: Profile) {
         let opens = segment.flags.syn() && !segment.flags.ack();

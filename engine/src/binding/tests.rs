@@ -13,7 +13,14 @@ struct Plain {
 }
 
 fn opening(original: HalfKey, reply: HalfKey) -> Opening {
-    Opening { original, reply, answers: Answers::Steered, profile: Profile::Linux, mapping: None }
+    Opening {
+        original,
+        reply,
+        answers: Answers::Steered,
+        profile: Profile::Linux,
+        mapping: None,
+        served: None,
+    }
 }
 
 fn with(flags: TcpFlags) -> Segment {

@@ -1,16 +1,18 @@
-//! Whether a packet is translated: by its binding, for a Service, or as MASQUERADE.
+//! Whether a packet is translated: by its binding, for a Service (`service`), or as MASQUERADE.
 //!
 //! `decide` asks between hand-over and routing. Invariants: a packet of a binding is translated by it and by
 //! nothing else; a new binding's reply tuple is nobody else's, for which another backend or port is taken;
 //! what stays inside the pod network keeps its source. Allowed dependencies: as `decide`. Read first:
 //! RFC 3022; Kubernetes, "Virtual IPs and Service Proxies".
 
+use flatnet_proxy::Forwarding;
+
+use super::service::{asked, balance};
 use super::{
     Answers, Arrival, BindingRef, Course, DropReason, Half, HalfKey, Hop, Ipv4Addr, Opening, Plan, Profile,
-    Protocol, Refusal, Refused, Role, Service, Translation, Tuple, World, choose, inside_key, is_local,
-    masquerade, route,
+    Refusal, Refused, Role, Translation, Tuple, World, inside_key, is_local, masquerade, route,
 };
-use crate::binding::{Followed, OutOfWindow, outside_key};
+use crate::binding::{Followed, OutOfWindow, Served, outside_key};
 use crate::masquerade::{Choice, Found, Pool};
 use crate::tables::{Interface, Masquerading};
 use crate::wire::{IcmpPacket, IcmpType, IpProtocol, Ipv4Packet};
@@ -20,19 +22,29 @@ pub(super) fn plan(world: &mut World<'_>, arrival: &Arrival<'_>) -> Result<Trans
     let tuple = arrival.parsed.tuple();
     if let Some((binding, half, to)) = followed(world, arrival)? {
         let through = Tuple { destination: to.destination, destination_port: to.destination_port, ..tuple };
-        return Ok(Translation::Plan(Plan { through, out: to, binding: Some((binding, half)) }));
+        let served = world.bindings.served(binding);
+        let direct = served.filter(|it| half == Half::Original && it.forwarding != Forwarding::Nat);
+        return Ok(Translation::Plan(Plan { through, out: to, binding: Some((binding, half)), direct }));
     }
     if arrival.node.services
-        && let Some((service, node_port)) = service(world, arrival)?
+        && let Some(asked) = asked(world, arrival)?
     {
-        return balance(world, arrival, &service, node_port);
+        return balance(world, arrival, &asked);
     }
-    let untranslated = Translation::Plan(Plan { through: tuple, out: tuple, binding: None });
+    let untranslated = Translation::Plan(Plan { through: tuple, out: tuple, binding: None, direct: None });
+    if comes_in(arrival, &tuple) {
+        // Its answers are none of the pod's own flows: they are not masqueraded.
+        return match insert(world, arrival, tuple, None, None) {
+            Ok(binding) => Ok(bound(tuple, tuple, binding)),
+            Err(Refused::TupleTaken) => Ok(untranslated),
+            Err(refused @ (Refused::Full | Refused::Quota)) => Err(reason(refused).into()),
+        };
+    }
     if !leaves_pod_network(arrival, &tuple) {
         return Ok(untranslated);
     }
     match route(world.tables, arrival.node, Ipv4Addr::from_bits(tuple.destination))? {
-        hop @ Hop::Interface { .. } => masqueraded(world, arrival, hop, tuple),
+        hop @ Hop::Interface { .. } => masqueraded(world, arrival, hop, tuple, None),
         Hop::Local if may_hairpin(arrival) => mapped(world, arrival, tuple, tuple.destination),
         Hop::Local | Hop::Bridge { .. } | Hop::Tunnel { .. } => Ok(untranslated),
     }
@@ -53,7 +65,8 @@ fn followed(world: &mut World<'_>, arrival: &Arrival<'_>) -> Result<Option<Follo
         return Err(DropReason::NatFiltered);
     }
     let answers = Answers::Steered;
-    let opening = Opening { original, reply: key, answers, profile: Profile::Rfc, mapping: Some(mapping) };
+    let (profile, mapping) = (Profile::Rfc, Some(mapping));
+    let opening = Opening { original, reply: key, answers, profile, mapping, served: None };
     world.bindings.insert(&opening, &segment, world.now).map_err(reason)?;
     world.bindings.follow(&key, &segment, world.now).map_err(|OutOfWindow| DropReason::TcpResetOutOfWindow)
 }
@@ -63,7 +76,7 @@ fn profile(arrival: &Arrival<'_>) -> Profile {
 }
 
 /// Says why a packet without a binding is dropped.
-fn reason(refused: Refused) -> DropReason {
+pub(super) fn reason(refused: Refused) -> DropReason {
     match refused {
         Refused::Full => DropReason::BindingTableFull,
         Refused::Quota => DropReason::BindingQuota,
@@ -85,65 +98,23 @@ pub(super) fn may_hairpin(arrival: &Arrival<'_>) -> bool {
         && arrival.node.interfaces.iter().any(to_uplink)
 }
 
-/// Finds the Service a packet is for; the second tells whether it came for a NodePort.
-fn service(
-    world: &World<'_>,
-    arrival: &Arrival<'_>,
-) -> Result<Option<(std::sync::Arc<Service>, bool)>, DropReason> {
-    let tuple = arrival.parsed.tuple();
-    let services = &world.tables.services;
-    let destination = Ipv4Addr::from_bits(tuple.destination);
-    let Some(protocol) = Protocol::from_number(tuple.protocol) else {
-        return if services.is_vip(destination) { Err(DropReason::ServiceUnsupported) } else { Ok(None) };
-    };
-    if let Some(service) = services.lookup(destination, tuple.destination_port, protocol) {
-        return Ok(Some((std::sync::Arc::clone(service), false)));
-    }
-    if is_local(arrival.node, destination) {
-        let service = services.lookup_node_port(tuple.destination_port, protocol);
-        return Ok(service.map(|service| (std::sync::Arc::clone(service), true)));
-    }
-    if services.is_vip(destination) { Err(DropReason::ServicePortClosed) } else { Ok(None) }
-}
-
-/// Chooses a backend whose reply tuple is free; when all are taken, translates the source port as well.
-fn balance(
-    world: &mut World<'_>,
-    arrival: &Arrival<'_>,
-    service: &Service,
-    node_port: bool,
-) -> Result<Translation, Refusal> {
-    let tuple = arrival.parsed.tuple();
-    let random = world.random.next_u64();
-    let outsider =
-        node_port || matches!(arrival.ingress.role, Role::Interface(_)) && !arrival.parsed.tunneled;
-    let mut last_resort = None;
-    for backend in choose(service, world.cursors, random) {
-        let through =
-            Tuple { destination: backend.address.to_bits(), destination_port: backend.port, ..tuple };
-        let hop = route(world.tables, arrival.node, backend.address)?;
-        let hairpin = backend.address.to_bits() == tuple.source;
-        // The answer must come back through this node.
-        if outsider || hairpin {
-            return masqueraded(world, arrival, hop, through);
-        }
-        match insert(world, arrival, through, None) {
-            Ok(binding) => return Ok(bound(through, through, binding)),
-            Err(Refused::TupleTaken) => last_resort = last_resort.or(Some(through)),
-            Err(refused @ (Refused::Full | Refused::Quota)) => return Err(reason(refused).into()),
-        }
-    }
-    let through = last_resort.ok_or(DropReason::NoBackend)?;
-    with_free_port(world, arrival, through, through.source)
-}
-
-fn bound(through: Tuple, out: Tuple, binding: BindingRef) -> Translation {
-    Translation::Plan(Plan { through, out, binding: Some((binding, Half::Original)) })
+pub(super) fn bound(through: Tuple, out: Tuple, binding: BindingRef) -> Translation {
+    Translation::Plan(Plan { through, out, binding: Some((binding, Half::Original)), direct: None })
 }
 
 /// Tells whether a packet goes from the pod network to somewhere else.
 fn leaves_pod_network(arrival: &Arrival<'_>, tuple: &Tuple) -> bool {
     is_pods(arrival, tuple.source) && !is_pods(arrival, tuple.destination)
+}
+
+/// Tells whether a packet comes from somewhere else straight to a pod: conntrack follows it, too.
+fn comes_in(arrival: &Arrival<'_>, tuple: &Tuple) -> bool {
+    let from_outside = matches!(arrival.ingress.role, Role::Interface(_)) && !arrival.parsed.tunneled;
+    from_outside
+        && is_pods(arrival, tuple.destination)
+        && !is_pods(arrival, tuple.source)
+        && !is_local(arrival.node, Ipv4Addr::from_bits(tuple.destination))
+        && is_translatable(arrival)
 }
 
 /// Tells whether an address is of the pod network, where that is masqueraded.
@@ -153,27 +124,28 @@ fn is_pods(arrival: &Arrival<'_>, address: u32) -> bool {
 }
 
 /// Binds a packet whose source becomes the node's address on the way out.
-fn masqueraded(
+pub(super) fn masqueraded(
     world: &mut World<'_>,
     arrival: &Arrival<'_>,
     hop: Hop,
     through: Tuple,
+    served: Option<Served>,
 ) -> Result<Translation, Refusal> {
     let address = hop.address(arrival.node).ok_or(DropReason::NoRoute)?.to_bits();
     // What a Service's backend sees of a client is chosen per connection in both profiles.
-    let is_service = through != arrival.parsed.tuple();
     match profile(arrival) {
-        Profile::Rfc if !is_service => mapped(world, arrival, through, address),
-        Profile::Rfc | Profile::Linux => with_free_port(world, arrival, through, address),
+        Profile::Rfc if served.is_none() => mapped(world, arrival, through, address),
+        Profile::Rfc | Profile::Linux => with_free_port(world, arrival, through, address, served),
     }
 }
 
 /// Binds a packet with a source address and a port that makes the reply unambiguous.
-fn with_free_port(
+pub(super) fn with_free_port(
     world: &mut World<'_>,
     arrival: &Arrival<'_>,
     through: Tuple,
     source: u32,
+    served: Option<Served>,
 ) -> Result<Translation, Refusal> {
     let out = Tuple { source, ..through };
     let reply = HalfKey { node: arrival.ingress.node, tuple: out.reversed() };
@@ -182,7 +154,7 @@ fn with_free_port(
         Err(pool) => return Ok(Translation::AskForPort(pool)),
     };
     let out = Tuple { source_port: port, ..out };
-    match insert(world, arrival, out, lender) {
+    match insert(world, arrival, out, lender, served) {
         Ok(binding) => Ok(bound(through, out, binding)),
         Err(refused) => {
             give_back(world, &reply, port, lender);
@@ -222,7 +194,8 @@ fn mapped(
     let out = Tuple { source, source_port: port, ..through };
     let reply = HalfKey { node, tuple: out.reversed() };
     let answers = Answers::Steered;
-    let opening = Opening { original, reply, answers, profile: Profile::Rfc, mapping: Some(mapping) };
+    let profile = Profile::Rfc;
+    let opening = Opening { original, reply, answers, profile, mapping: Some(mapping), served: None };
     match open(world, arrival, &opening) {
         Ok(binding) => Ok(bound(through, out, binding)),
         Err(refused) => {
@@ -282,11 +255,12 @@ fn is_translatable(arrival: &Arrival<'_>) -> bool {
 }
 
 /// Makes a binding; `lender` is the worker whose port it uses.
-fn insert(
+pub(super) fn insert(
     world: &mut World<'_>,
     arrival: &Arrival<'_>,
     out: Tuple,
     lender: Option<u8>,
+    served: Option<Served>,
 ) -> Result<BindingRef, Refused> {
     let node = arrival.ingress.node;
     let client = Ipv4Addr::from_bits(out.source);
@@ -305,6 +279,7 @@ fn insert(
         answers,
         profile: profile(arrival),
         mapping: None,
+        served,
     };
     open(world, arrival, &opening)
 }

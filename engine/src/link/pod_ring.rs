@@ -20,6 +20,8 @@ pub struct Outbox<'a> {
     pub queue: &'a mut VecDeque<Frame>,
     /// The trace mark taken last; see [`take_mark`].
     pub next_mark: &'a mut u32,
+    /// Whether whatever is sent now is followed: it answers a frame that is.
+    pub answers_traced: bool,
 }
 
 /// Takes the mark of a frame that is followed hop by hop.
@@ -38,9 +40,9 @@ pub struct Trace {
 }
 
 impl Outbox<'_> {
-    /// Returns the mark for a packet: one of its own when it is `traced`, else 0.
+    /// Returns the mark for a packet: one of its own when it is `traced` or answers what is, else 0.
     pub fn mark(&mut self, traced: bool) -> u32 {
-        if traced { take_mark(self.next_mark) } else { 0 }
+        if traced || self.answers_traced { take_mark(self.next_mark) } else { 0 }
     }
 
     /// Sends an Ethernet frame of `length` bytes that `write` fills in; every byte of it must be written. False when

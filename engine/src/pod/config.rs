@@ -21,6 +21,8 @@ pub struct PodConfig {
     pub mac: MacAddress,
     /// Its IPv4 address.
     pub address: Ipv4Addr,
+    /// A Service's address on its `lo`: what comes for it is the pod's, but it asks and answers ARP for it never.
+    pub vip: Option<Ipv4Addr>,
     /// Leading bits that its link's addresses share.
     pub prefix_length: u8,
     /// The router for everything else, if any.
@@ -48,6 +50,7 @@ impl Default for PodConfig {
             namespace: String::from("default"),
             mac: MacAddress::default(),
             address: Ipv4Addr::UNSPECIFIED,
+            vip: None,
             prefix_length: 24,
             gateway: None,
             mtu: 1500,

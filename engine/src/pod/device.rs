@@ -62,6 +62,7 @@ enum Route {
 pub(super) struct Device {
     pub(super) mac: MacAddress,
     pub(super) address: Ipv4Addr,
+    pub(super) vip: Option<Ipv4Addr>,
     pub(super) prefix_length: u8,
     pub(super) gateway: Option<Ipv4Addr>,
     pub(super) mtu: usize,
@@ -83,6 +84,7 @@ impl Device {
         Device {
             mac: config.mac,
             address: config.address,
+            vip: config.vip,
             prefix_length: config.prefix_length.min(32),
             gateway: config.gateway,
             mtu: usize::from(config.mtu),
@@ -99,7 +101,7 @@ impl Device {
 
     /// Says whether packets for an address are for this pod.
     pub(super) fn is_local(&self, address: Ipv4Addr) -> bool {
-        address == self.address || address.is_loopback()
+        address == self.address || address.is_loopback() || self.vip == Some(address)
     }
 
     /// Says whether an address names everybody on the link.

@@ -18,6 +18,7 @@ use super::tcp::{Io, TcpTable, Tuple};
 use super::udp::{UdpError, UdpTable};
 use crate::clock::Instant;
 use crate::link::pod_ring::Outbox;
+use crate::tunnel::IP_IN_IP;
 use crate::wire::icmpv4::code;
 use crate::wire::{EtherType, EthernetFrame, IcmpPacket, IcmpType, IpProtocol, Ipv4Packet};
 use std::collections::VecDeque;
@@ -112,6 +113,14 @@ impl Stack {
                 }
             }
             IpProtocol::Icmp => self.receive_icmp(packet, for_everybody, now, out),
+            IpProtocol::Unknown(IP_IN_IP) if unwraps(io.device, packet) => {
+                self.receive_packet(
+                    &packet[Ipv4Packet::new_unchecked(packet).header_length()..],
+                    false,
+                    now,
+                    out,
+                );
+            }
             IpProtocol::Unknown(_) => {
                 io.device.drops.count(PodDrop::UnknownProtocol);
                 icmp::send_unreachable(code::PROTOCOL_UNREACHABLE, packet, &mut io);
@@ -260,4 +269,12 @@ impl Stack {
         self.echo.close_owner(owner);
         self.events.retain(|(holder, _)| *holder != owner);
     }
+}
+
+/// Says whether a packet holds one for the VIP (RFC 2003), as LVS's tunnels bring it. One for the VIP itself holds none:
+/// so there is one packet in a packet at most.
+fn unwraps(device: &Device, packet: &[u8]) -> bool {
+    let outer = Ipv4Packet::new_unchecked(packet);
+    let inner = Ipv4Packet::new_checked(outer.payload()).map(|inner| inner.destination());
+    outer.destination() == device.address && inner.is_ok_and(|to| device.vip == Some(to))
 }

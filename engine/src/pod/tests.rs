@@ -49,7 +49,12 @@ impl Segment {
     }
 
     fn with(&mut self, index: usize, act: impl FnOnce(&mut Pod, Instant, &mut Outbox<'_>)) {
-        let mut out = Outbox { pool: &mut self.pool, queue: &mut self.queue, next_mark: &mut self.mark };
+        let mut out = Outbox {
+            pool: &mut self.pool,
+            queue: &mut self.queue,
+            next_mark: &mut self.mark,
+            answers_traced: false,
+        };
         act(&mut self.pods[index], self.now, &mut out);
         while let Some(frame) = self.queue.pop_front() {
             let arena = std::sync::Arc::clone(self.pool.arena());
@@ -636,6 +641,13 @@ fn iperf_measures_by_tcp_and_udp() {
     assert_eq!(code, 0);
     let (text, _) = segment.exec(0, "iperf -c 10.1.15.3 -u -t 1");
     assert!(text.contains("1.05 Mbits/sec"), "{text}");
+    // However much is asked for, a turn is bounded: the other programs and pods get theirs.
+    for (rate, code) in [("1e12", 0), ("1e13", 2), ("0", 2), ("1e300", 2)] {
+        let (text, ended) = segment.exec(0, &format!("iperf -c 10.1.15.3 -u -t 0.001 -b {rate}"));
+        assert_eq!(ended, code, "-b {rate}: {text}");
+    }
+    let (text, code) = segment.exec(0, "ping -c 0 10.1.15.3");
+    assert_eq!(code, 2, "{text}");
     let (text, code) = segment.exec(0, "iperf -c 10.1.15.3 -p 5002");
     assert_eq!((text.as_str(), code), ("iperf: Connection refused\n", 1));
 }

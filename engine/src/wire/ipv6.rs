@@ -21,6 +21,7 @@ const ROUTER_ADVERTISEMENT: u8 = 134;
 const EXTENSION_LIMIT: usize = 16;
 
 /// Tells whether an IPv6 packet is, or may hide, a router advertisement (RFC 4861, 4.2).
+#[cold]
 #[must_use]
 pub fn is_router_advertisement(packet: &[u8]) -> bool {
     let Some(&first) = packet.get(field::NEXT_HEADER) else { return false };

@@ -22,6 +22,8 @@ impl Worker {
             (Link::Wire { wire, .. }, Direction::Out) => wire.impair(None, impairment),
             (Link::Wire { wire, .. }, Direction::OutFrom(origin)) => wire.impair(Some(origin), impairment),
             (Link::Pod(link), Direction::Out) => link.wire.impair(None, impairment),
+            // A host is a pod at a switch: others reach it from the switch's other ports.
+            (Link::Pod(link), Direction::OutFrom(origin)) => link.wire.impair(Some(origin), impairment),
             (Link::Pod(link), Direction::In) => {
                 if link.uplink.is_none() && impairment.is_perfect() {
                     return true;
@@ -35,11 +37,7 @@ impl Worker {
                     self.tell_of_waiting(port);
                 }
             }
-            (Link::Rings(_), _)
-            | (Link::Wire { .. }, Direction::In)
-            | (Link::Pod(_), Direction::OutFrom(_)) => {
-                return false;
-            }
+            (Link::Rings(_), _) | (Link::Wire { .. }, Direction::In) => return false,
         }
         true
     }
@@ -52,10 +50,11 @@ impl Worker {
             (Some(Link::Wire { wire, .. }), Direction::OutFrom(origin)) => wire.counts(Some(origin)),
             (Some(Link::Wire { wire, .. }), Direction::Out) => wire.counts(None),
             (Some(Link::Pod(link)), Direction::Out) => link.wire.counts(None),
+            (Some(Link::Pod(link)), Direction::OutFrom(origin)) => link.wire.counts(Some(origin)),
             (Some(Link::Pod(link)), Direction::In) => {
                 link.uplink.as_ref().map(|uplink| uplink.wire.counts(None)).unwrap_or_default()
             }
-            (Some(Link::Rings(_) | Link::Wire { .. } | Link::Pod(_)) | None, _) => LinkCounts::default(),
+            (Some(Link::Rings(_) | Link::Wire { .. }) | None, _) => LinkCounts::default(),
         }
     }
 

@@ -10,6 +10,7 @@ use super::budget::Rate;
 use super::{ChecksumState, DropReason, Frame, Instant, NodeId, ORIGINATED, Parsed, Term, Worker};
 use crate::decide::{Hop, Refusal, is_local, originate, reach, route};
 use crate::icmp::{self, LINK_LENGTH, RESET_LENGTH};
+use crate::link::pod_ring::take_mark;
 use crate::neighbor::Neighbor;
 use crate::trace::{Action, Point};
 use crate::wire::{IcmpPacket, IcmpType, IpProtocol, Ipv4Packet, TcpSegment, UdpDatagram};
@@ -69,7 +70,8 @@ impl Worker {
             .is_ok_and(|icmp| icmp.icmp_type() == IcmpType::EchoRequest);
         if echo {
             let request = &arena.bytes(&frame)[network..network + usize::from(packet.total_length())];
-            let (to, mark) = (packet.source(), arena.record(&frame).mark);
+            let (to, asked) = (packet.source(), arena.record(&frame).mark);
+            let mark = if self.observer.is_tracing() { self.answer_mark(asked) } else { asked };
             let length = icmp::echo_reply_length(request);
             self.originate(node, to, length, mark, now, |reply, _, identification| {
                 icmp::write_echo_reply(reply, request, identification);
@@ -90,6 +92,7 @@ impl Worker {
         let header = Ipv4Packet::new_unchecked(quoted);
         let (to, asked) = (header.source(), header.destination());
         let node = NodeId(arena.record(frame).node);
+        let mark = self.answer_mark(arena.record(frame).mark);
         match icmp::notice(refusal.reason, header.protocol().into(), refusal.mtu) {
             Some(icmp::Notice::Error { kind, code, mtu }) if self.errors.take(now) => {
                 // A Service's own refusal comes from the address that was asked, as from a host.
@@ -98,7 +101,7 @@ impl Worker {
                     DropReason::NoBackend | DropReason::ServicePortClosed | DropReason::HostClosed
                 );
                 let length = icmp::error_length(quoted);
-                self.originate(node, to, length, 0, now, |packet, source, identification| {
+                self.originate(node, to, length, mark, now, |packet, source, identification| {
                     let source = if from_asked { asked } else { source };
                     icmp::write_error(packet, source, quoted, (kind, code, mtu), identification);
                 });
@@ -107,13 +110,19 @@ impl Worker {
                 let mut made = [0; RESET_LENGTH];
                 let identification = self.next_identification();
                 if icmp::write_reset(&mut made, quoted, identification).is_some() {
-                    self.originate(node, to, RESET_LENGTH, 0, now, |packet, _, _| {
+                    self.originate(node, to, RESET_LENGTH, mark, now, |packet, _, _| {
                         packet.copy_from_slice(&made)
                     });
                 }
             }
             Some(icmp::Notice::Error { .. }) | None => {}
         }
+    }
+
+    /// Takes the mark of what answers a frame of this mark: none, unless answers are traced.
+    fn answer_mark(&mut self, asked: u32) -> u32 {
+        let traced = asked != 0 && self.observer.is_tracing();
+        if traced { take_mark(&mut self.next_mark) } else { 0 }
     }
 
     /// Makes a packet at a node and sends it on its way: `write` gets room for `length` bytes, the address of

@@ -60,7 +60,11 @@ impl Worker {
 
     pub(super) fn deliver(&mut self, mut frame: Frame, port: PortId, now: Instant) {
         self.watch(&mut frame, Point::Port(port), Action::Deliver, now);
-        self.run_pod(port, now, |pod, arena, out| pod.receive(arena.bytes(&frame), now, out));
+        let traced = self.arena.record(&frame).mark != 0 && self.observer.is_tracing();
+        self.run_pod(port, now, |pod, arena, out| {
+            out.answers_traced = traced;
+            pod.receive(arena.bytes(&frame), now, out)
+        });
         self.pool.free(frame);
     }
 
@@ -89,7 +93,8 @@ impl Worker {
         let attached = self.links.get_mut(port.0 as usize).and_then(Option::as_mut)?;
         let Attached { link: Link::Pod(link), waiting, node, .. } = attached else { return None };
         let queue = link.uplink.as_mut().map_or(waiting, |uplink| &mut uplink.outbox);
-        let mut out = Outbox { pool: &mut self.pool, queue, next_mark: &mut self.next_mark };
+        let next_mark = &mut self.next_mark;
+        let mut out = Outbox { pool: &mut self.pool, queue, next_mark, answers_traced: false };
         let result = run(&mut link.pod, &self.arena, &mut out);
         let node = *node;
         if self.observer.is_listening() {
@@ -100,12 +105,13 @@ impl Worker {
                 self.observer.pass(event, &frame);
             }
         }
-        let looped = link.pod.take_lo_hops().len();
-        for _ in 0..looped {
+        for packet in link.pod.take_lo_hops() {
             let mark = take_mark(&mut self.next_mark);
             for (hop, action) in [(1, Action::Send), (2, Action::Deliver)] {
                 let point = Point::Loopback(port);
-                self.observer.pass(Event { mark, asks: false, hop, time: now, node, point, action }, &[]);
+                // A packet without the zeros before it; captures take theirs above.
+                let event = Event { mark, asks: false, hop, time: now, node, point, action };
+                self.observer.note(event, &packet);
             }
         }
         if link.uplink.is_some() {

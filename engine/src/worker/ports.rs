@@ -11,7 +11,7 @@ use super::{
     Attached, BATCH_LIMIT, DropReason, Event, Frame, IngressPort, Instant, Link, NodeId, PortId, Term,
     VecDeque, Worker,
 };
-use crate::frame::Record;
+use crate::frame::{FrameMut, Record};
 use crate::link::wire::CABLE_LIMIT;
 use crate::mailbox::Parcel;
 use crate::parse::Side;
@@ -267,10 +267,14 @@ impl Worker {
             return;
         }
         let event = event(open.record, point, action, now);
-        let from =
-            if point.is_raw() { usize::from(open.record.network_offset).min(open.bytes().len()) } else { 0 };
-        self.observer.pass(event, &open.bytes()[from..]);
+        self.observer.pass(event, seen(&open, event));
     }
+}
+
+/// A frame as it looks at a hop.
+pub(super) fn seen<'a>(open: &'a FrameMut<'_>, event: Event) -> &'a [u8] {
+    let network = usize::from(open.record.network_offset).min(open.bytes().len());
+    &open.bytes()[if event.is_packet() { network } else { 0 }..]
 }
 
 /// Makes the next event of a frame.

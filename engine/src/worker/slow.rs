@@ -114,7 +114,8 @@ impl Worker {
 
     /// Keeps a decision in the cache, where it may be replayed.
     fn remember(&mut self, parsed: &Parsed, decision: &Decision) {
-        if !matches!(parsed.class, Class::Flow | Class::LayerTwo) {
+        let is_wrapped = decision.transform.steps().iter().any(|step| matches!(step, Step::Wrap { .. }));
+        if is_wrapped || !matches!(parsed.class, Class::Flow | Class::LayerTwo) {
             return;
         }
         let (mut slot, adjacency) = compose(&decision.transform, parsed);
@@ -212,6 +213,7 @@ impl Worker {
                 | Step::Translate(_)
                 | Step::TranslateError(_)
                 | Step::DecrementTtl
+                | Step::Wrap { .. }
                 | Step::Encapsulate(_)
                 | Step::Ethernet { .. } => {
                     let mut open: FrameMut<'_> = self.arena.open(&mut frame);

@@ -23,7 +23,7 @@ use flatnet_engine::wire::{
     MacAddress, TcpFlags, TcpSegment, UdpDatagram,
 };
 use flatnet_engine::worker::Worker;
-use flatnet_proxy::{Backend, Frontend, Ipv4Prefix, NodePort, Protocol, Scheduler, Service};
+use flatnet_proxy::{Backend, Frontend, Ipv4Prefix, NodePort, Protocol, Service};
 
 pub const APP1: Ipv4Addr = Ipv4Addr::new(10, 1, 15, 3);
 pub const APP2: Ipv4Addr = Ipv4Addr::new(10, 1, 15, 2);
@@ -53,6 +53,11 @@ pub struct Lab {
     pub node2: NodeId,
     pub isp: NodeId,
     pub wires: Vec<(PortId, PortId)>,
+}
+
+/// A backend at port 80 on a node.
+pub fn on(node: &str, address: Ipv4Addr, identity: u64) -> Backend {
+    Backend { node: Some(node.into()), ..Backend::new(address, 80, identity) }
 }
 
 pub fn prefix(text: &str) -> Ipv4Prefix {
@@ -142,9 +147,18 @@ impl Lab {
 
     pub fn pod(&mut self, node: NodeId, name: &str, address: Ipv4Addr, gateway: Ipv4Addr, worker: u8) {
         let (link, peer) = rings(1024);
-        let guard = Guard { mac: mac(address), address };
+        let guard = Guard { mac: mac(address), address, vip: None };
         let port = self.control.attach(node, name, Some(guard), worker, Link::Rings(link)).unwrap();
         self.machines.insert(address, Machine { peer, port, address, gateway: mac(gateway) });
+    }
+
+    /// Attaches a pod that has the VIP on its `lo`.
+    pub fn server(&mut self, node: NodeId, address: Ipv4Addr, gateway: Ipv4Addr, worker: u8) {
+        let (link, peer) = rings(1024);
+        let guard = Guard { mac: mac(address), address, vip: Some(VIP) };
+        let port = self.control.attach(node, "server", Some(guard), worker, Link::Rings(link)).unwrap();
+        self.machines.insert(address, Machine { peer, port, address, gateway: mac(gateway) });
+        self.run();
     }
 
     /// Attaches a machine that no guard binds to an address.
@@ -163,8 +177,7 @@ impl Lab {
 
     fn service(&mut self) {
         let backends = [APP1, APP2, APP3].iter().enumerate();
-        let backends =
-            backends.map(|(id, &address)| Backend { address, port: 80, identity: id as u64 }).collect();
+        let backends = backends.map(|(id, &address)| Backend::new(address, 80, id as u64)).collect();
         self.set_backends(backends);
     }
 
@@ -174,14 +187,27 @@ impl Lab {
                 let service = Service {
                     id,
                     name: Arc::from("default/web:http"),
-                    scheduler: Scheduler::RoundRobin,
                     backends: backends.clone().into(),
+                    ..Service::default()
                 };
                 let frontend = Frontend { address: VIP, port: 80, protocol };
                 let node_port = NodePort { port: 30_080, protocol };
                 tables.services.insert(service, vec![frontend], vec![node_port]).unwrap();
             }
         });
+    }
+
+    /// Publishes the Service anew, as the control side does, with what `edit` says in place of the usual.
+    pub fn serve(&mut self, edit: impl Fn(&mut Service)) {
+        for (id, protocol) in [(0, Protocol::Tcp), (1, Protocol::Udp)] {
+            let name = Arc::from("default/web:http");
+            let mut service = Service { id, name, ..Service::default() };
+            edit(&mut service);
+            let frontend = Frontend { address: VIP, port: 80, protocol };
+            let node_port = NodePort { port: 30_080, protocol };
+            self.control.set_service(service, vec![frontend], vec![node_port]).unwrap();
+        }
+        self.run();
     }
 
     /// Sends every frame to the slow path, applied step by step: somebody listens, if nowhere.

@@ -63,10 +63,14 @@ impl Ping {
         if size > MAXIMUM_SIZE {
             return Err(format!("invalid argument: '{size}': out of range: 0 <= value <= {MAXIMUM_SIZE}"));
         }
+        let count = arguments.value('c')?;
+        if count == Some(0) {
+            return Err(format!("invalid argument: '0': out of range: 1 <= value <= {}", u32::MAX));
+        }
         Ok(Ping {
             to: find(name)?,
             name: name.clone(),
-            count: arguments.value('c')?.filter(|&count| count > 0),
+            count,
             interval: arguments.seconds('i')?.unwrap_or(Duration::from_secs(1)).max(SHORTEST_INTERVAL),
             linger: arguments.seconds('W')?.unwrap_or(LINGER),
             size,

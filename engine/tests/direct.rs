@@ -1,0 +1,202 @@
+//! Backends that answer by themselves: LVS's direct routing (`ip_vs_dr_xmit`) and tunnel (`ip_vs_tunnel_xmit`).
+
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+mod common;
+
+use common::*;
+use flatnet_engine::binding::TcpState;
+use flatnet_engine::ledger::DropReason;
+use flatnet_engine::wire::{EthernetFrame, IpProtocol, Ipv4Packet, TcpFlags};
+use flatnet_proxy::Forwarding;
+use std::net::Ipv4Addr;
+
+const NEAR: Ipv4Addr = Ipv4Addr::new(10, 1, 15, 5);
+const FAR: Ipv4Addr = Ipv4Addr::new(10, 1, 20, 5);
+
+/// A network in which one pod, on node-1 or on node-2, serves the VIP that it has on its `lo`.
+fn labs(forwarding: Forwarding, server: Ipv4Addr) -> impl Iterator<Item = Lab> {
+    (1..=3).map(move |workers| {
+        let mut lab = Lab::new(workers);
+        let [a, b, c, _] = server.octets();
+        let node = if server == NEAR { lab.node1 } else { lab.node2 };
+        lab.server(node, server, Ipv4Addr::new(a, b, c, 1), workers - 1);
+        lab.serve(|service| {
+            service.forwarding = forwarding;
+            service.backends = [on("", server, 9)].into();
+        });
+        lab
+    })
+}
+
+fn from_server(lab: &mut Lab, server: Ipv4Addr, packet: &[u8]) {
+    lab.send(server, &ethernet(lab.machines[&server].gateway, mac(server), packet));
+}
+
+/// The packet as it was sent, but for the TTL.
+fn one_hop_on(sent: &[u8]) -> Vec<u8> {
+    let mut packet = sent.to_vec();
+    let mut header = Ipv4Packet::new_unchecked(&mut packet[..]);
+    header.set_time_to_live(header.time_to_live() - 1);
+    header.fill_header_checksum();
+    packet
+}
+
+fn receive_one(lab: &mut Lab, at: Ipv4Addr) -> Vec<u8> {
+    let mut frames = if at == USER { lab.settle(at) } else { lab.receive(at) };
+    assert_eq!(frames.len(), 1, "at {at}");
+    frames.remove(0)
+}
+
+#[test]
+fn direct_routing_changes_the_mac_only_and_the_answer_comes_from_the_vip() {
+    for mut lab in labs(Forwarding::DirectRouting, NEAR) {
+        for (client, next) in [(APP2, lab.machines[&APP2].gateway), (USER, mac(NODE1))] {
+            for flags in [TcpFlags::SYN, TcpFlags::ACK, TcpFlags::ACK] {
+                let question = tcp_packet(client, VIP, (1000, 80), flags);
+                lab.send(client, &ethernet(next, mac(client), &question));
+                lab.receive(USER);
+                let frame = receive_one(&mut lab, NEAR);
+                assert_eq!(EthernetFrame::new_unchecked(&frame[..]).destination(), mac(NEAR));
+                assert_eq!(frame[14..], one_hop_on(&question), "first, decided and cached");
+                let answer = tcp_packet(VIP, client, (80, 1000), flags.with(TcpFlags::ACK));
+                from_server(&mut lab, NEAR, &answer);
+                assert_eq!(receive_one(&mut lab, client)[14..], one_hop_on(&answer), "never masqueraded");
+            }
+        }
+        assert_eq!(lab.drops(DropReason::SpoofedAddress), 0);
+        lab.check();
+    }
+}
+
+/// LVS, `tcp_states` for `IP_VS_DIR_INPUT_ONLY`: the director sees the client's half alone.
+#[test]
+fn a_half_seen_connection_is_established_when_the_client_acknowledges() {
+    for mut lab in labs(Forwarding::DirectRouting, NEAR) {
+        let state = |lab: &Lab| {
+            let bindings = lab.workers.iter().flat_map(|worker| worker.bindings().iter(lab.node1));
+            bindings.map(|binding| binding.tcp_state()).next().unwrap()
+        };
+        for (flags, expected) in [
+            (TcpFlags::SYN, TcpState::SynSent),
+            (TcpFlags::ACK, TcpState::Established),
+            (TcpFlags::FIN.with(TcpFlags::ACK), TcpState::FinWait),
+        ] {
+            let frame = lab.tcp(APP2, VIP, (1000, 80), flags);
+            lab.send(APP2, &frame);
+            receive_one(&mut lab, NEAR);
+            assert_eq!(state(&lab), expected);
+        }
+        lab.check();
+    }
+}
+
+#[test]
+fn a_tunnel_wraps_the_packet_and_the_answer_comes_from_the_vip() {
+    for server in [NEAR, FAR] {
+        for mut lab in labs(Forwarding::Tunnel, server) {
+            for flags in [TcpFlags::SYN, TcpFlags::ACK, TcpFlags::ACK] {
+                let question = tcp_packet(APP2, VIP, (1000, 80), flags);
+                lab.send(APP2, &ethernet(lab.machines[&APP2].gateway, mac(APP2), &question));
+                let frame = receive_one(&mut lab, server);
+                let outer = Ipv4Packet::new_checked(&frame[14..]).unwrap();
+                assert!(outer.verify_header_checksum() && outer.dont_fragment());
+                assert_eq!((outer.protocol(), outer.destination()), (IpProtocol::Unknown(4), server));
+                assert_eq!(outer.payload(), one_hop_on(&question));
+                let answer = tcp_packet(VIP, APP2, (80, 1000), flags.with(TcpFlags::ACK));
+                from_server(&mut lab, server, &answer);
+                let (from, to, ..) = packet(&receive_one(&mut lab, APP2));
+                assert_eq!((from, to), (VIP, APP2));
+            }
+            lab.check();
+        }
+    }
+}
+
+#[test]
+fn a_tunnels_header_takes_its_room_from_the_mtu() {
+    for mut lab in labs(Forwarding::Tunnel, FAR) {
+        for (payload, fits) in [(1472 - 20 - 28, true), (1472 - 20 - 27, false)] {
+            let question = udp_packet(APP2, VIP, (1000, 80), &vec![0; payload], 64);
+            lab.send(APP2, &ethernet(lab.machines[&APP2].gateway, mac(APP2), &question));
+            assert_eq!(lab.receive(FAR).len(), usize::from(fits));
+        }
+        assert_eq!(lab.drops(DropReason::FragmentationNeeded), 1);
+        lab.receive(APP2);
+        lab.check();
+    }
+}
+
+#[test]
+fn only_a_pod_that_has_the_vip_of_such_a_service_may_send_from_it() {
+    for mut lab in labs(Forwarding::DirectRouting, NEAR) {
+        let answer = |port| udp_packet(VIP, APP2, (port, 1000), b"", 64);
+        from_server(&mut lab, NEAR, &answer(80));
+        assert_eq!(lab.receive(APP2).len(), 1);
+        from_server(&mut lab, NEAR, &answer(81));
+        let other = udp_packet(Ipv4Addr::new(10, 96, 0, 11), APP2, (80, 1000), b"", 64);
+        from_server(&mut lab, NEAR, &other);
+        from_server(&mut lab, APP1, &answer(80));
+        assert_eq!(lab.drops(DropReason::SpoofedAddress), 3);
+        lab.serve(|service| service.backends = [on("", NEAR, 9)].into());
+        from_server(&mut lab, NEAR, &answer(80));
+        assert_eq!(
+            lab.drops(DropReason::SpoofedAddress),
+            4,
+            "a Service that translates has no such backends"
+        );
+        assert!(lab.receive(APP2).is_empty());
+        lab.check();
+    }
+}
+
+/// A NodePort is an address of the node, which no backend can have: it is translated whatever the Service says.
+#[test]
+fn node_ports_are_translated() {
+    for mut lab in labs(Forwarding::DirectRouting, NEAR) {
+        let question = tcp_packet(USER, NODE1, (1000, 30_080), TcpFlags::SYN);
+        lab.send(USER, &ethernet(mac(NODE1), mac(USER), &question));
+        let (from, to, _, payload) = packet(&receive_one(&mut lab, NEAR));
+        assert_eq!((to, ports(&payload).1), (NEAR, 80));
+        assert_ne!(from, USER);
+        lab.check();
+    }
+}
+
+/// A director outside the cluster: a router with Services, whose real servers are hosts of its segment.
+#[test]
+fn a_director_outside_the_cluster_serves_by_all_three_ways() {
+    let director = Ipv4Addr::new(192, 168, 66, 1);
+    for forwarding in [Forwarding::Nat, Forwarding::DirectRouting, Forwarding::Tunnel] {
+        let mut lab = Lab::new(2);
+        let isp = lab.isp;
+        lab.control.serve_on(isp).unwrap();
+        lab.serve(|service| {
+            service.forwarding = forwarding;
+            service.backends = [on("", USER, 9)].into();
+        });
+        let question = tcp_packet(INTERNET, VIP, (1000, 80), TcpFlags::SYN);
+        lab.send(INTERNET, &ethernet(lab.machines[&INTERNET].gateway, mac(INTERNET), &question));
+        let frame = receive_one(&mut lab, USER);
+        assert_eq!(EthernetFrame::new_unchecked(&frame[..]).destination(), mac(USER));
+        match forwarding {
+            Forwarding::Nat => {
+                let (from, to, _, payload) = packet(&frame);
+                assert_eq!((from, to, ports(&payload).1), (director, USER, 80));
+                let answer =
+                    tcp_packet(USER, director, (80, ports(&payload).0), TcpFlags::SYN.with(TcpFlags::ACK));
+                lab.send(USER, &ethernet(mac(director), mac(USER), &answer));
+                let frame = lab.settle(INTERNET).remove(0);
+                let (from, _, _, payload) = packet(&frame);
+                assert_eq!((from, ports(&payload)), (VIP, (80, 1000)));
+            }
+            Forwarding::DirectRouting => assert_eq!(frame[14..], one_hop_on(&question)),
+            Forwarding::Tunnel => {
+                let outer = Ipv4Packet::new_checked(&frame[14..]).unwrap();
+                assert_eq!((outer.source(), outer.destination()), (director, USER));
+                assert_eq!(outer.payload(), one_hop_on(&question));
+            }
+        }
+        lab.check();
+    }
+}

@@ -1,0 +1,237 @@
+//! One packet sent and followed: whom it goes to, how it is sent, and what came of it.
+//!
+//! [`resolve`], [`begin`], [`Trace::outcome`], [`Trace::end`] in this order, by `flatnet trace` itself in virtual time or
+//! by a running instance between other jobs.
+//!
+//! Invariants: a hop is what the engine did; heads are kept, and answers followed, only from `begin` to `end`.
+//!
+//! May depend on [`crate::drive`] and [`crate::hops`]. Read first: `engine/src/trace.rs`.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use flatnet_agents::objects::DEFAULT_NAMESPACE;
+use flatnet_agents::publisher::{Place, Publisher};
+use flatnet_engine::pod::{Probe, ProbeOutcome, ProbeProtocol, ProgramId};
+use flatnet_engine::tables::Tables;
+use flatnet_proxy::{Frontend, Protocol};
+
+use super::read::Reader;
+use super::report::{Hop, PacketKind, Question, Report};
+use crate::drive::{Drive, DriveError};
+use crate::hops;
+
+/// How long the packet waits for its answer.
+pub const TIMEOUT: Duration = Duration::from_secs(3);
+/// What it carries.
+const PAYLOAD: &[u8] = b"flatnet";
+
+/// A question that cannot be asked.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum AskError {
+    /// Nobody of the name sends.
+    #[error("there is no pod or host {name}")]
+    #[diagnostic(help("there are {}", known.join(", ")))]
+    From {
+        /// What was asked for.
+        name: String,
+        /// All that there are.
+        known: Vec<String>,
+    },
+    /// The name means nothing.
+    #[error("there is no pod, host, node or Service {name}, and it is no address")]
+    #[diagnostic(help("there are {}", known.join(", ")))]
+    To {
+        /// What was asked for.
+        name: String,
+        /// All that there are.
+        known: Vec<String>,
+    },
+    /// Nobody answers at no port.
+    #[error("{protocol} to {name} needs a port")]
+    #[diagnostic(help("write it behind {protocol}, or as ADDRESS:PORT"))]
+    Port {
+        /// Whom.
+        name: String,
+        /// By what.
+        protocol: &'static str,
+    },
+    /// A Service has no such port.
+    #[error("Service {name} has no such port")]
+    #[diagnostic(help("its ports are {}", ports.join(", ")))]
+    ServicePort {
+        /// The Service.
+        name: String,
+        /// Its ports.
+        ports: Vec<String>,
+    },
+}
+
+/// Whom to ask, and how.
+#[derive(Debug, Clone)]
+pub struct Target {
+    from: Place,
+    protocol: ProbeProtocol,
+    address: Ipv4Addr,
+    port: u16,
+}
+
+/// A packet that is on its way.
+#[derive(Debug)]
+pub struct Trace {
+    question: Question,
+    target: Target,
+    probe: Option<ProgramId>,
+}
+
+/// Finds out what a question means.
+///
+/// # Errors
+/// [`AskError`].
+pub fn resolve(publisher: &Publisher, question: &Question) -> Result<Target, AskError> {
+    let names = || publisher.places().map(|(name, _)| name.to_owned()).collect::<Vec<_>>();
+    let missing = || AskError::From { name: question.from.clone(), known: names() };
+    let from = publisher.place(&question.from).ok_or_else(missing)?.clone();
+    let tables = publisher.control.tables.current();
+    let (name, given) = split_port(&question.to);
+    let port = question.port.or(given);
+    let address = publisher.place(name).map(|place| place.address);
+    let address = address.or_else(|| {
+        let node = tables.node(publisher.node(name)?)?;
+        node.interfaces.first().map(|interface| interface.address)
+    });
+    if let Some(address) = address.or_else(|| name.parse().ok()) {
+        let protocol = question.protocol.unwrap_or(ProbeProtocol::IcmpEcho);
+        let asked = match protocol {
+            ProbeProtocol::IcmpEcho => Some(0),
+            ProbeProtocol::Tcp | ProbeProtocol::Udp => port,
+        };
+        let missing = || AskError::Port { name: name.to_owned(), protocol: name_of(protocol) };
+        return Ok(Target { from, protocol, address, port: asked.ok_or_else(missing)? });
+    }
+    let frontends = frontends(&tables, name);
+    if frontends.is_empty() {
+        let services = tables.services.list().into_iter().filter_map(|row| {
+            let service = row.service.name.rsplit_once(':')?.0;
+            Some(service.strip_prefix(&format!("{DEFAULT_NAMESPACE}/")).unwrap_or(service).to_owned())
+        });
+        let services: BTreeSet<String> = services.collect();
+        let known = names().into_iter().chain(services).collect();
+        return Err(AskError::To { name: name.to_owned(), known });
+    }
+    // A VIP answers no echo: without a protocol its first port is asked.
+    let protocol = question.protocol.map(transport);
+    let fits = |it: &&Frontend| {
+        protocol.is_none_or(|protocol| protocol == Some(it.protocol))
+            && port.is_none_or(|port| port == it.port)
+    };
+    let missing = || AskError::ServicePort {
+        name: name.to_owned(),
+        ports: frontends.iter().map(|it| format!("{} {}", it.protocol, it.port).to_lowercase()).collect(),
+    };
+    let found = frontends.iter().find(fits).ok_or_else(missing)?;
+    let protocol = if found.protocol == Protocol::Udp { ProbeProtocol::Udp } else { ProbeProtocol::Tcp };
+    Ok(Target { from, protocol, address: found.address, port: found.port })
+}
+
+fn split_port(text: &str) -> (&str, Option<u16>) {
+    match text.rsplit_once(':').map(|(name, port)| (name, port.parse())) {
+        Some((name, Ok(port))) => (name, Some(port)),
+        Some((_, Err(_))) | None => (text, None),
+    }
+}
+
+/// Lists the ports of a Service's VIP.
+fn frontends(tables: &Tables, name: &str) -> Vec<Frontend> {
+    let (namespace, name) = name.split_once('/').unwrap_or((DEFAULT_NAMESPACE, name));
+    let prefix = format!("{namespace}/{name}:");
+    let rows = tables.services.list().into_iter().filter(|row| row.service.name.starts_with(&prefix));
+    rows.flat_map(|row| row.frontends.iter().copied()).collect()
+}
+
+fn transport(protocol: ProbeProtocol) -> Option<Protocol> {
+    match protocol {
+        ProbeProtocol::Tcp => Some(Protocol::Tcp),
+        ProbeProtocol::Udp => Some(Protocol::Udp),
+        ProbeProtocol::IcmpEcho => None,
+    }
+}
+
+fn name_of(protocol: ProbeProtocol) -> &'static str {
+    match protocol {
+        ProbeProtocol::Tcp => "tcp",
+        ProbeProtocol::Udp => "udp",
+        ProbeProtocol::IcmpEcho => "echo",
+    }
+}
+
+/// Sends the packet.
+///
+/// # Errors
+/// [`DriveError::Silent`].
+pub fn begin(drive: &mut Drive, question: Question, target: Target) -> Result<Trace, DriveError> {
+    drive.ask_all(|worker| {
+        worker.observer.events.clear();
+        worker.observer.set_tracing(true);
+    })?;
+    let probe = Probe {
+        protocol: target.protocol,
+        destination: target.address,
+        port: target.port,
+        timeout: TIMEOUT,
+        // A connection is made and closed: what is followed is its first segment and the answer to it.
+        payload: if target.protocol == ProbeProtocol::Tcp { Vec::new() } else { PAYLOAD.to_vec() },
+    };
+    let probe = hops::send(drive, &target.from, probe)?;
+    Ok(Trace { question, target, probe })
+}
+
+impl Trace {
+    /// Tells what came of it, once something has.
+    ///
+    /// # Errors
+    /// [`DriveError::Silent`].
+    pub fn outcome(&self, drive: &mut Drive) -> Result<Option<ProbeOutcome>, DriveError> {
+        let Some(probe) = self.probe else { return Ok(None) };
+        hops::outcome(drive, &self.target.from, probe)
+    }
+
+    /// Takes what was noted on its way; nothing more is.
+    ///
+    /// # Errors
+    /// [`DriveError::Silent`].
+    pub fn end(self, drive: &mut Drive, outcome: Option<ProbeOutcome>) -> Result<Report, DriveError> {
+        let heads = drive.ask_all(|worker| {
+            worker.observer.events.clear();
+            let heads = std::mem::take(&mut worker.observer.heads);
+            worker.observer.set_tracing(false);
+            heads
+        })?;
+        let heads = heads.concat();
+        let error = match outcome.map(|outcome| outcome.result) {
+            Some(Ok(_)) => None,
+            Some(Err(error)) => Some(error.to_string()),
+            None => Some("nothing came".to_owned()),
+        };
+        let Question { from, to, .. } = self.question;
+        let Target { protocol, address, port, .. } = self.target;
+        let hops = Reader::new(&drive.network.publisher).hops(&heads, &self.target.from);
+        Ok(Report {
+            from,
+            to,
+            protocol: name_of(protocol).to_owned(),
+            address,
+            port: (port != 0).then_some(port),
+            rtt_ns: error.is_none().then(|| answered_at(&hops)).flatten(),
+            error,
+            hops,
+        })
+    }
+}
+
+/// Tells when the answer arrived; of a packet to itself, whose answer is not followed, when that did.
+fn answered_at(hops: &[Hop]) -> Option<u64> {
+    let of = |kind: PacketKind| hops.iter().rev().find(|hop| hop.packet == kind);
+    of(PacketKind::Answer).or_else(|| of(PacketKind::Request)).map(|hop| hop.time_ns)
+}

@@ -1,0 +1,52 @@
+//! What `flatnet trace` prints, in virtual time: golden outputs, written anew by `UPDATE_DOCS=1`.
+
+mod common;
+
+use std::path::Path;
+
+use common::Home;
+
+/// Each file of `tests/traces`, and the command whose output it is.
+const GOLDEN: [(&str, &str); 7] = [
+    ("pod-to-pod-on-another-node", "trace web-app-2 backend"),
+    ("pod-to-service", "trace web-app-2 web tcp 80"),
+    ("pod-to-internet", "trace web-app-2 internet udp 7"),
+    ("slow-link", "trace near far udp 7 -f scripts/topologies/slow-link.yaml"),
+    ("lease-gone", "trace web-app-2 backend tcp 7 --fault lease:node-2"),
+    ("link-broken", "trace web-app-2 backend --fault link:node-1:node-2"),
+    ("no-route", "trace user web-app-3:9 tcp"),
+];
+
+#[test]
+fn traces_print_what_the_golden_files_show() {
+    let home = Home::new();
+    let mut wrong = Vec::new();
+    for (name, command) in GOLDEN {
+        let output = String::from_utf8(home.run(command).stdout).unwrap();
+        assert_eq!(output, String::from_utf8(home.run(command).stdout).unwrap(), "{command} repeats");
+        let long = output.lines().find(|line| line.chars().count() > 100);
+        assert_eq!(long, None, "{command}");
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/traces/{name}.txt"));
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(&file, &output).unwrap();
+        }
+        if std::fs::read_to_string(&file).unwrap_or_default() != output {
+            wrong.push(format!("{name}: flatnet {command}\n{output}"));
+        }
+    }
+    assert!(wrong.is_empty(), "these print something else now:\n\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_answer_and_the_exit_status_agree() {
+    let home = Home::new();
+    assert!(home.run("trace web-app-2 backend").status.success());
+    assert!(home.run("trace web-app-1 localhost").status.code() != Some(0), "no such name");
+    assert_eq!(home.run("trace web-app-2 backend --fault lease:node-2").status.code(), Some(1));
+    let error = home.error("trace web-app-2 nobody");
+    assert!(error.contains("no pod, host, node or Service nobody") && error.contains("web"), "{error}");
+    let error = home.error("trace web-app-2 web tcp 99");
+    assert!(error.contains("Service web has no such port") && error.contains("tcp 80"), "{error}");
+    let error = home.error("trace web-app-2 backend tcp");
+    assert!(error.contains("tcp to backend needs a port"), "{error}");
+}
