@@ -23,8 +23,8 @@ use tokio::net::UnixStream;
 use crate::instance::socket;
 use crate::views::{Problem, Status};
 
-/// How long a network may take to answer: longer than one that waits for a stuck worker of its own.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// How long a network may take to answer: longer than a trace waits for its packet, and than a stuck worker is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why a request fails.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
