@@ -1,6 +1,6 @@
 //! `flatnet status`: which networks run, and what they do.
 //!
-//! Invariant: a network that does not answer is told as such, after [`PATIENCE`], and keeps no other from being listed.
+//! Invariant: a network that does not answer is told as such, after two seconds, and keeps no other from being listed.
 //!
 //! May depend on [`crate::client`]. Read first: [`crate::views::Status`].
 
