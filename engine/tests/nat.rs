@@ -7,7 +7,7 @@ mod common;
 use common::*;
 use flatnet_engine::clock::Instant;
 use flatnet_engine::masquerade::{NODE_PORTS, is_usable, owner};
-use flatnet_engine::wire::{IcmpPacket, IcmpType, IpProtocol, Ipv4Packet, TcpFlags};
+use flatnet_engine::wire::{IcmpPacket, IcmpType, IpProtocol, Ipv4Packet, TcpFlags, UdpDatagram};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -213,4 +213,58 @@ fn a_port_is_kept_where_it_may_be() {
     lab.send(APP2, &frame);
     assert_ne!(seen_outside(&lab.settle(INTERNET)[0]).port, 40_000, "it is taken");
     lab.check();
+}
+
+/// RFC 5508, 4.2; RFC 792: every error that quotes a packet is translated, inwards and outwards, with what it quotes and all
+/// checksums.
+#[test]
+fn errors_of_every_type_are_translated_both_ways() {
+    for workers in [1, 2, 3] {
+        let mut lab = Lab::new(workers);
+        let frame = lab.udp(APP2, USER, (40_001, 53), b"question");
+        lab.send(APP2, &frame);
+        let outside = seen_outside(&lab.settle(USER)[0]);
+        let answer = udp_packet(USER, NODE1, (53, outside.port), b"answer", 64);
+        lab.send(USER, &ethernet(mac(NODE1), mac(USER), &answer));
+        let answered = lab.receive(APP2)[0][14..].to_vec();
+        let question = udp_packet(NODE1, USER, (outside.port, 53), b"question", 64);
+        // Destination unreachable, source quench, redirect, time exceeded, parameter problem.
+        for kind in [3u8, 4, 5, 11, 12] {
+            let error = |from: Ipv4Addr, to: Ipv4Addr, about: &[u8]| {
+                let mut message = vec![kind, 0, 0, 0, 0, 0, 0, 0];
+                message.extend(about);
+                IcmpPacket::new_unchecked(&mut message[..]).fill_checksum();
+                ipv4_packet(from, to, IpProtocol::Icmp, 64, &message)
+            };
+            let inwards = ethernet(mac(NODE1), mac(USER), &error(USER, NODE1, &question));
+            let outwards = ethernet(lab.machines[&APP2].gateway, mac(APP2), &error(APP2, USER, &answered));
+            lab.send(USER, &inwards);
+            let inside = lab.receive(APP2);
+            lab.send(APP2, &outwards);
+            let out = lab.receive(USER);
+            for (seen, quoted) in
+                [(&inside, (APP2, USER, 40_001, 53)), (&out, (USER, NODE1, 53, outside.port))]
+            {
+                assert_eq!(seen.len(), 1, "type {kind} with {workers} workers");
+                let header = Ipv4Packet::new_checked(&seen[0][14..]).unwrap();
+                assert!(header.verify_header_checksum());
+                let icmp = IcmpPacket::new_checked(header.payload()).unwrap();
+                assert!(icmp.verify_checksum(), "type {kind}");
+                let inner = Ipv4Packet::new_checked(icmp.payload()).unwrap();
+                assert!(inner.verify_header_checksum(), "type {kind}");
+                let datagram = UdpDatagram::new_checked(inner.payload()).unwrap();
+                assert!(datagram.verify_checksum(inner.source(), inner.destination()), "type {kind}");
+                let found = (
+                    inner.source(),
+                    inner.destination(),
+                    datagram.source_port(),
+                    datagram.destination_port(),
+                );
+                assert_eq!(found, quoted, "type {kind}");
+            }
+            let out = Ipv4Packet::new_unchecked(&out[0][14..]);
+            assert_eq!(out.source(), NODE1, "the error itself is masqueraded, too");
+        }
+        lab.check();
+    }
 }
