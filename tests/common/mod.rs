@@ -71,8 +71,12 @@ impl Home {
     /// A command with an input of its own.
     pub fn with_input(&self, words: &str, input: &str) -> Output {
         let mut child = self.piped(words);
-        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-        child.wait_with_output().unwrap()
+        let (mut stdin, input) = (child.stdin.take().unwrap(), input.to_owned());
+        // Beside reading: a program that cannot get rid of its output takes no more input.
+        let writer = std::thread::spawn(move || stdin.write_all(input.as_bytes()));
+        let output = child.wait_with_output().unwrap();
+        writer.join().unwrap().unwrap();
+        output
     }
 
     pub fn piped(&self, words: &str) -> Child {

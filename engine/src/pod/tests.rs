@@ -630,6 +630,20 @@ fn nc_talks_both_ways_by_tcp_and_udp() {
     }
 }
 
+/// RFC 9293, 3.8.3: only what waits for an answer may time out; who has been silent for long may still end in order.
+#[test]
+fn a_connection_that_was_idle_for_long_ends_in_order() {
+    for idle in [1, 126, 128, 4000] {
+        let mut segment = echo_pair();
+        let id = segment.spawn(0, "nc 10.1.15.3 7");
+        segment.pods[0].input(id, b"hello\n");
+        segment.run(Duration::from_secs(idle));
+        segment.pods[0].close_input(id);
+        let (text, code) = segment.finish(0, id);
+        assert_eq!((text.as_str(), code), ("hello\n", 0), "after {idle} s");
+    }
+}
+
 #[test]
 fn iperf_measures_by_tcp_and_udp() {
     let mut segment = Segment::pair();

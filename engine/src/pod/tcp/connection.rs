@@ -19,7 +19,7 @@ use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpEndpoint, IpListenEndp
 use std::time::Duration;
 
 /// How long unanswered data keeps a connection alive, as long as Linux tries a SYN.
-const USER_TIMEOUT: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(127);
+const USER_TIMEOUT: Duration = Duration::from_secs(127);
 /// How long a connection that its application left waits for the other side's end.
 const ORPHAN_TIMEOUT: Duration = Duration::from_secs(60);
 /// Segments one flush may send; a 64 KB window is 48 of 1,400 octets.
@@ -43,6 +43,9 @@ pub(in super::super) struct Connection {
     silent: bool,
     /// Since when its application does not want it any more.
     released: Option<Instant>,
+    /// Since when something waits for an answer and nothing has come: smoltcp's own timeout counts from the last segment
+    /// received, so that it ends who speaks again after a long silence.
+    unanswered: Option<Instant>,
     error: Option<SocketError>,
     interface: Interface,
     sockets: SocketSet<'static>,
@@ -89,6 +92,7 @@ impl Connection {
             seed: setup.seed,
             silent: false,
             released: None,
+            unanswered: None,
             error: None,
             interface: interface(setup.tuple, setup.mtu, setup.seed, now),
             sockets,
@@ -133,6 +137,7 @@ impl Connection {
         now: Instant,
     ) {
         let before = self.state();
+        self.unanswered = None;
         let mut wire = Wire::to_link(device, out, now, *self.tuple.remote.ip(), self.mtu, self.traced)
             .with_incoming(packet);
         self.interface.poll_ingress_single(time(now), &mut wire, &mut self.sockets);
@@ -162,8 +167,8 @@ impl Connection {
             return None;
         }
         self.adopt_mtu(device.mtu_to(*self.tuple.remote.ip(), now), now);
-        self.set_timeout();
         let before = self.state();
+        self.time_out(now);
         let mut wire = Wire::to_link(device, out, now, *self.tuple.remote.ip(), self.mtu, self.traced);
         for _ in 0..FLUSH_LIMIT {
             if self.interface.poll_egress(time(now), &mut wire, &mut self.sockets) == PollResult::None {
@@ -188,20 +193,22 @@ impl Connection {
             // What is due now was sent above or waits for room: a moment later is early enough.
             if at <= now { now + Duration::from_millis(1) } else { at }
         });
-        match (stack, orphan) {
-            (Some(stack), Some(orphan)) => Some(stack.min(orphan)),
-            (stack, orphan) => stack.or(orphan),
-        }
+        let end = self.unanswered.map(|since| since + USER_TIMEOUT).filter(|&end| end > now);
+        [stack, orphan, end].into_iter().flatten().min()
     }
 
-    /// Counts silence only while something waits for an answer; smoltcp would end idle connections too.
-    fn set_timeout(&mut self) {
+    /// Ends what has waited too long for an answer (RFC 9293, 3.8.3).
+    fn time_out(&mut self, now: Instant) {
         let waiting = match self.state() {
             State::SynSent | State::SynReceived | State::FinWait1 | State::Closing | State::LastAck => true,
             State::Established | State::CloseWait => self.socket().send_queue() > 0,
             State::Closed | State::Listen | State::FinWait2 | State::TimeWait => false,
         };
-        self.socket_mut().set_timeout(waiting.then_some(USER_TIMEOUT));
+        if !waiting {
+            self.unanswered = None;
+        } else if now.saturating_duration_since(*self.unanswered.get_or_insert(now)) >= USER_TIMEOUT {
+            self.socket_mut().abort();
+        }
     }
 
     /// Follows the path MTU downwards by a new interface, which is where smoltcp looks for it.
