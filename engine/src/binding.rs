@@ -464,7 +464,7 @@ impl Bindings {
     pub fn renew(&mut self, index: u32, generation: u32, half: Half, now: Instant) -> bool {
         let Some(place) = self.places.get_mut(index as usize) else { return false };
         let Entry::Here(binding) = &mut place.entry else { return false };
-        // RFC 9293 leaves other protocols in the state a connection that was open before has.
+        // Other protocols stay in the state of a connection that was open before: steady.
         let steady = binding.connection.state.is_steady();
         if place.generation != generation || binding.expires <= now || !steady {
             return false;
@@ -562,6 +562,7 @@ impl Bindings {
             Entry::Mapping(mapping) => {
                 self.halves.remove(&mapping.inside);
                 self.halves.remove(&mapping.outside);
+                self.mappings.count -= 1;
                 if self.tell_ends || mapping.answers != Answers::Steered {
                     self.news.push(News::Ended(mapping.outside, mapping.answers));
                 }
@@ -589,4 +590,4 @@ impl Bindings {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

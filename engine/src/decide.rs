@@ -105,6 +105,11 @@ impl<'a> Arrival<'a> {
         segment.map_or_else(Segment::default, |segment| Segment::of(&segment))
     }
 
+    /// Tells whether it came from outside the cluster: by an interface, and not through the tunnel.
+    fn is_from_outside(&self) -> bool {
+        matches!(self.ingress.role, Role::Interface(_)) && !self.parsed.tunneled
+    }
+
     fn destination_mac(&self) -> MacAddress {
         EthernetFrame::new_unchecked(self.bytes).destination()
     }

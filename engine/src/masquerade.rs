@@ -259,7 +259,8 @@ impl Masquerade {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::binding::{Answers, Opening, Profile, Segment};
+    use crate::binding::Segment;
+    use crate::binding::tests::opening;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
@@ -278,15 +279,7 @@ mod tests {
         let tuple =
             Tuple { source: client, destination: 7, source_port: 1, destination_port: 80, protocol: 17 };
         let halves = (HalfKey { node: NodeId(0), tuple }, pool.reply(port));
-        let (original, reply) = halves;
-        let opening = Opening {
-            original,
-            reply,
-            answers: Answers::Steered,
-            profile: Profile::Linux,
-            mapping: None,
-            served: None,
-        };
+        let opening = opening(halves.0, halves.1);
         bindings.insert(&opening, &Segment::default(), Instant::ZERO).unwrap();
     }
 

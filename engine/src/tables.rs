@@ -144,6 +144,14 @@ pub struct Tunnel {
     pub mtu: u16,
 }
 
+impl Node {
+    /// Returns the port that no translation may use: the tunnel's; 0 where there is none.
+    #[must_use]
+    pub fn reserved_port(&self) -> u16 {
+        self.tunnel.map_or(0, |tunnel| tunnel.port)
+    }
+}
+
 /// Where a route leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NextHop {

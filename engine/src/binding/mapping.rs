@@ -23,7 +23,7 @@ pub(super) struct Mapping {
 #[derive(Debug)]
 pub(super) struct Mappings {
     remotes: HashMap<(u32, u32), u32, KeyedState>,
-    count: usize,
+    pub(super) count: usize,
 }
 
 impl Mappings {
@@ -88,7 +88,6 @@ impl Bindings {
     pub fn end_unused(&mut self, mapping: u32) {
         if let Entry::Mapping(Mapping { bindings: 0, .. }) = self.places[mapping as usize].entry {
             self.end(mapping);
-            self.mappings.count -= 1;
         }
     }
 

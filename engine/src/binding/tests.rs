@@ -12,7 +12,7 @@ struct Plain {
     expires: Instant,
 }
 
-fn opening(original: HalfKey, reply: HalfKey) -> Opening {
+pub(crate) fn opening(original: HalfKey, reply: HalfKey) -> Opening {
     Opening {
         original,
         reply,

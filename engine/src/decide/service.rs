@@ -12,8 +12,8 @@ use flatnet_proxy::{Backend, Balancer, Forwarding, Pool, Request, Session, Traff
 
 use super::translate::{bound, insert, masqueraded, reason, with_free_port};
 use super::{
-    Arrival, DropReason, Half, Hop, Ipv4Addr, Node, Plan, Protocol, Refusal, Refused, Role, Step,
-    Translation, Tuple, World, is_local, route,
+    Arrival, DropReason, Half, Hop, Ipv4Addr, Node, Plan, Protocol, Refusal, Refused, Step, Translation,
+    Tuple, World, is_local, route,
 };
 use crate::binding::Served;
 use crate::load::UNCOUNTED;
@@ -44,17 +44,12 @@ pub(super) fn asked(world: &World<'_>, arrival: &Arrival<'_>) -> Result<Option<A
     if services.is_vip(destination) { Err(DropReason::ServicePortClosed) } else { Ok(None) }
 }
 
-/// Tells whether a packet came from outside the cluster: by an interface, and not through the tunnel.
-fn is_from_outside(arrival: &Arrival<'_>) -> bool {
-    matches!(arrival.ingress.role, Role::Interface(_)) && !arrival.parsed.tunneled
-}
-
 impl Asked {
     /// Finds the backends that may get the packet. What pods of this node send to a NodePort is under neither policy, as if
     /// it went out and came back through a load balancer (kube-proxy).
     fn pool(&self, arrival: &Arrival<'_>) -> Result<&Pool, DropReason> {
         let policy = match self.node_port {
-            true if is_from_outside(arrival) => self.balancer.external,
+            true if arrival.is_from_outside() => self.balancer.external,
             true => TrafficPolicy::Cluster,
             false => self.balancer.internal,
         };
@@ -77,7 +72,7 @@ impl Asked {
         let outsider = match (self.node_port, self.balancer.external) {
             (true, TrafficPolicy::Cluster) => true,
             (true, TrafficPolicy::Local) => false,
-            (false, _) => is_from_outside(arrival),
+            (false, _) => arrival.is_from_outside(),
         };
         hairpin || outsider
     }

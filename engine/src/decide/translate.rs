@@ -10,7 +10,7 @@ use flatnet_proxy::Forwarding;
 use super::service::{asked, balance};
 use super::{
     Answers, Arrival, BindingRef, Course, DropReason, Half, HalfKey, Hop, Ipv4Addr, Opening, Plan, Profile,
-    Refusal, Refused, Role, Translation, Tuple, World, inside_key, is_local, masquerade, route,
+    Refusal, Refused, Translation, Tuple, World, inside_key, is_local, masquerade, route,
 };
 use crate::binding::{Followed, OutOfWindow, Served, outside_key};
 use crate::masquerade::{Choice, Found, Pool};
@@ -88,13 +88,12 @@ pub(super) fn reason(refused: Refused) -> DropReason {
 /// it is translated on its way out first, and the port it was sent to says nothing about whose it is.
 pub(super) fn may_hairpin(arrival: &Arrival<'_>) -> bool {
     let tuple = arrival.parsed.tuple();
-    let reserved = arrival.node.tunnel.map_or(0, |tunnel| tunnel.port);
     let to_uplink = |interface: &Interface| interface.address.to_bits() == tuple.destination;
     profile(arrival) == Profile::Rfc
         && arrival.course != Course::Reflected
         && is_pods(arrival, tuple.source)
         && matches!(IpProtocol::from(tuple.protocol), IpProtocol::Tcp | IpProtocol::Udp)
-        && masquerade::is_usable(tuple.destination_port, reserved)
+        && masquerade::is_usable(tuple.destination_port, arrival.node.reserved_port())
         && arrival.node.interfaces.iter().any(to_uplink)
 }
 
@@ -109,8 +108,7 @@ fn leaves_pod_network(arrival: &Arrival<'_>, tuple: &Tuple) -> bool {
 
 /// Tells whether a packet comes from somewhere else straight to a pod: conntrack follows it, too.
 fn comes_in(arrival: &Arrival<'_>, tuple: &Tuple) -> bool {
-    let from_outside = matches!(arrival.ingress.role, Role::Interface(_)) && !arrival.parsed.tunneled;
-    from_outside
+    arrival.is_from_outside()
         && is_pods(arrival, tuple.destination)
         && !is_pods(arrival, tuple.source)
         && !is_local(arrival.node, Ipv4Addr::from_bits(tuple.destination))
@@ -221,7 +219,7 @@ fn free_port(
     }
     let choice = Choice {
         wish: client.tuple.source_port,
-        reserved: arrival.node.tunnel.map_or(0, |tunnel| tunnel.port),
+        reserved: arrival.node.reserved_port(),
         random: world.random.next_u16(),
         parity,
     };

@@ -1,6 +1,6 @@
 //! What happens to frames on a cable that is not perfect: the settings, the counts, and chance.
 //!
-//! A [`Wire`](super::wire::Wire) asks a [`Course`] about each frame of one direction. Invariants: a setting holds for
+//! A [`Wire`](super::wire::Wire) asks a [`Lane`] about each frame of one direction. Invariants: a setting holds for
 //! frames that set out after it; frames arrive in the order in which they set out but for those that `reorder` chose;
 //! the transmitter's times are exact to the nanosecond however many frames it sent. Allowed dependencies: `clock`,
 //! `random`, `ledger`. Read first: `docs/adr/0013-what-a-link-does.md`, tc-netem(8) for the terms.
@@ -87,7 +87,7 @@ pub struct LinkCounts {
 
 /// One direction of a cable: its settings, its transmitter, its counts.
 #[derive(Debug, Default)]
-pub struct Course {
+pub struct Lane {
     /// How it differs from a perfect one.
     pub impairment: Impairment,
     /// What happened so far.
@@ -97,7 +97,7 @@ pub struct Course {
     latest: Instant,
 }
 
-impl Course {
+impl Lane {
     /// Tells what becomes of a frame of `length` bytes, `packet` of them its IP packet: refused, or sent on.
     ///
     /// # Errors

@@ -7,7 +7,7 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BinaryHeap};
 
-use super::impairment::{Course, Impairment, LinkCounts};
+use super::impairment::{Impairment, Lane, LinkCounts};
 use crate::clock::Instant;
 use crate::frame::{ChecksumState, Frame, Pool};
 use crate::ledger::DropReason;
@@ -74,9 +74,9 @@ pub struct Sent {
 pub struct Wire {
     /// Whether no setting differs from a perfect cable's.
     perfect: bool,
-    usual: Box<Course>,
+    usual: Box<Lane>,
     /// What differs for frames that came to this end's node by a certain port: a switch's path between a pair.
-    by_origin: BTreeMap<PortId, Course>,
+    by_origin: BTreeMap<PortId, Lane>,
     in_flight: Flight,
     random: Random,
 }
@@ -96,21 +96,21 @@ impl Wire {
 
     /// Sets how frames fare that set out from now on and came to this node by `origin`, or all others.
     pub fn impair(&mut self, origin: Option<PortId>, impairment: Impairment) {
-        let course = match origin {
+        let lane = match origin {
             // It stays when it is perfect again: what is in flight must not be overtaken.
             Some(origin) => self.by_origin.entry(origin).or_default(),
             None => &mut self.usual,
         };
-        course.impairment = impairment;
-        let mut courses = self.by_origin.values().chain([&*self.usual]);
-        self.perfect = courses.all(|course| course.impairment.is_perfect());
+        lane.impairment = impairment;
+        let mut lanes = self.by_origin.values().chain([&*self.usual]);
+        self.perfect = lanes.all(|lane| lane.impairment.is_perfect());
     }
 
     /// Returns what happened to frames that came to this node by `origin`, or all others, while they were impaired.
     #[must_use]
     pub fn counts(&self, origin: Option<PortId>) -> LinkCounts {
-        let course = origin.map_or(Some(&*self.usual), |origin| self.by_origin.get(&origin));
-        course.map(|course| course.counts).unwrap_or_default()
+        let lane = origin.map_or(Some(&*self.usual), |origin| self.by_origin.get(&origin));
+        lane.map(|lane| lane.counts).unwrap_or_default()
     }
 
     /// Tells whether a frame sent now would arrive at once and as it is.
@@ -134,23 +134,23 @@ impl Wire {
         if self.is_clear() {
             return Ok(Sent { arrived: Some(frame), copied: false });
         }
-        let course = self.by_origin.get_mut(&origin).unwrap_or(&mut self.usual);
+        let lane = self.by_origin.get_mut(&origin).unwrap_or(&mut self.usual);
         let random = &mut self.random;
         let length = pool.arena().bytes(&frame).len();
-        if let Err(reason) = course.admit(length, length.saturating_sub(ethernet::HEADER_LENGTH), random) {
+        if let Err(reason) = lane.admit(length, length.saturating_sub(ethernet::HEADER_LENGTH), random) {
             return Err((frame, reason));
         }
         if self.in_flight.frames.len() >= CABLE_LIMIT {
-            course.counts.queue_full += 1;
+            lane.counts.queue_full += 1;
             return Err((frame, DropReason::LinkQueueFull));
         }
-        let due = match course.send(length, now, random) {
+        let due = match lane.send(length, now, random) {
             Ok(due) => due,
             Err(reason) => return Err((frame, reason)),
         };
         // The copy is a frame of its own right behind: it queues, and chance decides anew how it fares.
-        let copy = random.chance(course.impairment.duplicate).then(|| pool.copy(&frame)).flatten();
-        damage(&mut frame, course, random, pool);
+        let copy = random.chance(lane.impairment.duplicate).then(|| pool.copy(&frame)).flatten();
+        damage(&mut frame, lane, random, pool);
         let mut arrived = None;
         if due <= now && self.in_flight.frames.is_empty() {
             arrived = Some(frame);
@@ -158,10 +158,10 @@ impl Wire {
             self.in_flight.push(due, frame);
         }
         let Some(mut copy) = copy else { return Ok(Sent { arrived, copied: false }) };
-        match course.send(length, now, random) {
+        match lane.send(length, now, random) {
             Ok(due) => {
-                course.counts.duplicated += 1;
-                damage(&mut copy, course, random, pool);
+                lane.counts.duplicated += 1;
+                damage(&mut copy, lane, random, pool);
                 self.in_flight.push(due, copy);
                 Ok(Sent { arrived, copied: true })
             }
@@ -193,9 +193,9 @@ impl Wire {
 }
 
 /// Turns a bit over if chance wants it; nobody may trust the frame's checksums any more.
-fn damage(frame: &mut Frame, course: &mut Course, random: &mut Random, pool: &Pool) {
+fn damage(frame: &mut Frame, lane: &mut Lane, random: &mut Random, pool: &Pool) {
     let mut open = pool.arena().open(frame);
-    if let Some(bit) = course.corrupted_bit(open.bytes().len(), random) {
+    if let Some(bit) = lane.corrupted_bit(open.bytes().len(), random) {
         open.bytes_mut()[bit / 8] ^= 1 << (bit % 8);
         open.record.checksum = ChecksumState::Unknown;
     }

@@ -35,9 +35,7 @@ impl Worker {
                 }
             }
             Outcome::Wait => {
-                if let Some(counters) = self.counters.get(usize::from(node.0)) {
-                    counters.hold();
-                }
+                self.hold(node);
                 self.fragments.wait(&datagram, frame);
             }
             Outcome::Refuse(reason) => self.drop_frame(frame, reason, now),
@@ -66,7 +64,7 @@ impl Worker {
         }
     }
 
-    /// Cuts a packet into fragments that fit `mtu`, in place, and sends each on by the rest of its decision.
+    /// Cuts a packet into fragments that fit `mtu`, and sends each on by the rest of its decision.
     pub(super) fn send_in_fragments(
         &mut self,
         frame: Frame,

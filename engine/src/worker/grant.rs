@@ -4,7 +4,7 @@
 //! is a redirect at the worker it belongs to until the binding that uses it has ended, and is used for nothing
 //! else; of these notices none is lost, however full the ways are. Read first: `masquerade.rs`, `binding.rs`.
 
-use super::{DropReason, Frame, Instant, Notice, PortPool, Worker};
+use super::{DropReason, Frame, Instant, NodeId, Notice, PortPool, Worker};
 use crate::binding::{Answers, News};
 use crate::masquerade::Choice;
 
@@ -39,17 +39,14 @@ impl Worker {
         if self.waiting_for_ports.len() >= WAITING_LIMIT {
             return self.drop_frame(frame, DropReason::TuplesExhausted, now);
         }
-        if let Some(counters) = self.counters.get(usize::from(self.arena.record(&frame).node)) {
-            counters.hold();
-        }
+        self.hold(NodeId(self.arena.record(&frame).node));
         self.waiting_for_ports.push_back((pool, frame));
         self.notify(self.next_worker(), Notice::PortWanted(pool, self.id));
     }
 
     /// Grants another worker a port, or passes its wish on.
     pub(super) fn grant_port(&mut self, pool: PortPool, asker: u8, now: Instant) {
-        let reserved =
-            self.tables.node(pool.node).and_then(|node| node.tunnel).map_or(0, |tunnel| tunnel.port);
+        let reserved = self.tables.node(pool.node).map_or(0, |node| node.reserved_port());
         let choice = Choice { wish: 0, reserved, random: self.random.next_u16(), parity: false };
         let found = self.masquerade.pick(&mut self.bindings, pool, &choice, now);
         match found.filter(|&port| self.bindings.redirect(pool.reply(port), asker, now)) {

@@ -269,9 +269,7 @@ impl Worker {
     pub(super) fn wait(&mut self, mut frame: Frame, neighbor: Neighbor, now: Instant) {
         let point = Point::from(neighbor.attachment);
         self.watch(&mut frame, point, Action::Resolve, now);
-        if let Some(counters) = self.counters.get(usize::from(neighbor.node.0)) {
-            counters.hold();
-        }
+        self.hold(neighbor.node);
         let waiting = self.neighbors.wait(neighbor, frame, now);
         if let Some(displaced) = waiting.displaced {
             self.release(neighbor.node);
@@ -282,6 +280,14 @@ impl Worker {
         }
     }
 
+    /// A frame begins to wait at a node.
+    pub(super) fn hold(&self, node: NodeId) {
+        if let Some(counters) = self.counters.get(usize::from(node.0)) {
+            counters.hold();
+        }
+    }
+
+    /// A frame waits no longer.
     pub(super) fn release(&mut self, node: NodeId) {
         if let Some(counters) = self.counters.get(usize::from(node.0)) {
             counters.release();
