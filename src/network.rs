@@ -8,7 +8,10 @@
 //!
 //! May depend on agents and engine. Read first: `docs/architecture.md`, "Objects first".
 
+mod containers;
 mod kept;
+
+pub use containers::Restart;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -23,12 +26,13 @@ use flatnet_agents::controllers::bind::Binder;
 use flatnet_agents::controllers::endpoints::Endpoints;
 use flatnet_agents::controllers::service_ip::ServiceAddresses;
 use flatnet_agents::controllers::{self, Warning};
+use flatnet_agents::kubelet::{self, Kubelet};
 use flatnet_agents::lease::allocate::Wish;
 use flatnet_agents::lease::{self, DEFAULT_PREFIX, NetworkConfig};
 use flatnet_agents::node::{NodeError, NodeOptions, claim, ensure_config};
-use flatnet_agents::objects::{self, Object, ObjectError};
+use flatnet_agents::objects::{self, Object, ObjectError, pod_name};
 use flatnet_agents::publisher::{HostSpec, PublishError, Publisher};
-use flatnet_agents::{Embedded, Store, StoreError, pods, seed};
+use flatnet_agents::{Embedded, Store, StoreError, seed};
 use flatnet_engine::clock::Instant;
 use flatnet_engine::control::{InterfaceSpec, NodeSpec};
 use flatnet_engine::pod::Image;
@@ -98,6 +102,7 @@ pub struct Network {
     pub warnings: Vec<String>,
     pool: LocalPool,
     changes: Rc<RefCell<VecDeque<Change>>>,
+    kubelet: Rc<RefCell<Kubelet>>,
     /// Agents that the store failed, and how.
     stopped: Rc<RefCell<Vec<(Agent, StoreError)>>>,
     /// When they are started again, and the store is told the time.
@@ -115,7 +120,7 @@ enum Agent {
     Endpoints,
     ServiceAddresses,
     Cluster,
-    /// Reports that a pod runs.
+    /// Reports what became of a pod.
     Kubelet(Arc<PodView>),
 }
 
@@ -136,6 +141,7 @@ impl Network {
             warnings: Vec::new(),
             pool: LocalPool::new(),
             changes: Rc::default(),
+            kubelet: Rc::default(),
             stopped: Rc::default(),
             retry: Instant::ZERO,
             store_failed: None,
@@ -245,10 +251,11 @@ impl Network {
                 watch_cluster(&store, DEFAULT_PREFIX, sink).await
             }),
             Agent::Kubelet(pod) => {
-                let pod = Arc::clone(pod);
+                let (pod, kubelet) = (Arc::clone(pod), Rc::clone(&self.kubelet));
                 self.spawn(agent, async move {
                     loop {
-                        match pods::report_running(&store, &pod.namespace, &pod.name, true).await {
+                        let status = |pod: &_| kubelet.borrow().status(pod);
+                        match kubelet::report(&store, &pod.namespace, &pod.name, status).await {
                             Err(ObjectError::Conflict { .. }) => {}
                             Err(ObjectError::Store(error)) => return Err(error),
                             Ok(_) | Err(_) => return Ok(()),
@@ -277,21 +284,45 @@ impl Network {
         let mut happened = false;
         loop {
             self.pool.run_until_stalled();
+            if self.report_pods() {
+                happened = true;
+                continue;
+            }
             let changes: Vec<Change> = self.changes.borrow_mut().drain(..).collect();
             if changes.is_empty() {
                 return happened;
             }
             happened = true;
             for change in &changes {
-                match self.publisher.apply(change) {
-                    Ok(Some(pod)) => self.start(Agent::Kubelet(pod)),
-                    Ok(None) => {}
-                    Err(error) => self.warnings.push(with_sources(&error)),
-                }
-                if let Change::Warning(warning) = change {
-                    self.warnings.push(format!("{}: {}: {}", warning.controller, warning.key, warning.text));
-                }
+                self.carry(change, now);
             }
+        }
+    }
+
+    /// Carries a change to the engine, and to whoever looks after pods.
+    fn carry(&mut self, change: &Change, now: Instant) {
+        match (self.publisher.apply(change), change) {
+            (Ok(Some(starts)), Change::Pod(pod)) => {
+                self.warn_of_starts(pod, &starts);
+                self.kubelet.borrow_mut().adopt(pod, starts, now);
+            }
+            (Ok(_), _) => {}
+            (Err(error), _) => self.warnings.push(with_sources(&error)),
+        }
+        match change {
+            Change::PodRemoved(pod) => {
+                self.kubelet.borrow_mut().forget(&pod_name(&pod.namespace, &pod.name));
+            }
+            Change::Warning(warning) => {
+                self.warnings.push(format!("{}: {}: {}", warning.controller, warning.key, warning.text));
+            }
+            Change::Lease { .. }
+            | Change::LeaseRemoved { .. }
+            | Change::Node { .. }
+            | Change::NodeRemoved { .. }
+            | Change::Pod(_)
+            | Change::Service { .. }
+            | Change::ServiceRemoved { .. } => {}
         }
     }
 

@@ -30,7 +30,7 @@ use crate::{
     lease,
     node::{RouteChange, Routes},
     objects::{self, Object},
-    pods,
+    pods::{self, RestartPolicy},
     services::{Converted, ServiceIds, WEIGHT_ANNOTATION, convert},
     store::{Followed, Revision, Store, StoreError},
 };
@@ -107,6 +107,8 @@ pub struct PodView {
     pub annotations: BTreeMap<String, String>,
     /// What it runs.
     pub containers: Vec<Container>,
+    /// What starts again once it ended.
+    pub restart_policy: RestartPolicy,
 }
 
 impl PodView {
@@ -126,6 +128,7 @@ impl PodView {
             host_network: pods::is_host_network(pod),
             annotations: pod.metadata.annotations.clone().unwrap_or_default(),
             containers: pod.spec.iter().flat_map(|spec| spec.containers.iter().cloned()).collect(),
+            restart_policy: pods::restart_policy(pod),
         })
     }
 }

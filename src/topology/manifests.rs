@@ -33,6 +33,7 @@ const POD_FIELDS: &[&str] = &[
     "metadata.labels.*",
     "metadata.annotations.*",
     "spec.nodeName",
+    "spec.restartPolicy",
     "spec.nodeSelector.*",
     "spec.containers.*.name",
     "spec.containers.*.image",

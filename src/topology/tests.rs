@@ -1,22 +1,24 @@
 //! Topologies and manifests, read whole; each test names every finding of its text.
 
-use std::{cell::RefCell, path::PathBuf, rc::Rc};
+use std::{cell::RefCell, path::PathBuf, rc::Rc, sync::Arc};
 
 use flatnet_agents::{
     Embedded,
-    cluster::{Change, watch_cluster},
+    cluster::{Change, PodView, watch_cluster},
     controllers::{
         self, address::Addresses, bind::Binder, endpoints::Endpoints, service_ip::ServiceAddresses,
     },
+    kubelet::{self, Kubelet, Start},
     lease::{DEFAULT_PREFIX, NetworkConfig, allocate::Wish},
     node::{self, NodeOptions},
-    objects, pods,
+    objects,
 };
+use flatnet_engine::clock::Instant;
 use futures::{
     executor::{LocalPool, block_on},
     task::LocalSpawnExt,
 };
-use k8s_openapi::api::core::v1::{Node as NodeObject, NodeAddress, NodeStatus};
+use k8s_openapi::api::core::v1::{Node as NodeObject, NodeAddress, NodeStatus, Pod, PodStatus};
 use proptest::prelude::*;
 
 use super::*;
@@ -102,6 +104,15 @@ async fn write_objects(store: &Embedded, topology: &Topology) {
     }
 }
 
+/// The status of a pod whose containers all run.
+fn running(pod: &Pod) -> Option<PodStatus> {
+    let view = PodView::read(pod)?;
+    let starts = view.containers.iter().map(|_| Start::Runs).collect();
+    let mut kubelet = Kubelet::default();
+    kubelet.adopt(&Arc::new(view), starts, Instant::ZERO);
+    kubelet.status(pod)
+}
+
 /// Starts all controllers, and a watcher that keeps what it is told.
 fn start(pool: &LocalPool, store: &Embedded, topology: &Topology) -> Rc<RefCell<Vec<Change>>> {
     let log = Rc::new(RefCell::new(Vec::new()));
@@ -133,7 +144,7 @@ fn the_example_reaches_the_proxy_with_three_backends_per_port() {
     block_on(write_objects(&store, &topology));
     pool.run_until_stalled();
     for pod in &topology.pods {
-        block_on(pods::report_running(&store, "default", objects::name(pod), true)).unwrap();
+        block_on(kubelet::report(&store, "default", objects::name(pod), running)).unwrap();
     }
     pool.run_until_stalled();
 

@@ -39,8 +39,6 @@ pub struct PodConfig {
     pub seed: u64,
     /// Octets of either buffer of a TCP connection.
     pub tcp_buffer: usize,
-    /// Whether something replaces the pod when it ends; an autonomous pod that dies stays dead.
-    pub controlled: bool,
 }
 
 impl Default for PodConfig {
@@ -59,7 +57,6 @@ impl Default for PodConfig {
             hosts: Vec::new(),
             seed: 0,
             tcp_buffer: DEFAULT_TCP_BUFFER,
-            controlled: false,
         }
     }
 }

@@ -78,6 +78,8 @@ pub struct Pod {
     wakes: BTreeSet<(Instant, Owner)>,
     wake_of: BTreeMap<Owner, Instant>,
     now: Instant,
+    /// Whether a container ended since somebody asked.
+    has_news: bool,
 }
 
 impl Pod {
@@ -103,6 +105,7 @@ impl Pod {
             wakes: BTreeSet::new(),
             wake_of: BTreeMap::new(),
             now: Instant::ZERO,
+            has_news: false,
         }
     }
 
@@ -193,6 +196,7 @@ impl Pod {
     /// Ends the pod at once, without a word to anybody.
     pub fn kill(&mut self) {
         self.state = PodState::Dead;
+        self.has_news = true;
         for container in &mut self.containers {
             if container.state == ContainerState::Running {
                 container.state = ContainerState::Exited(KILLED);
@@ -229,6 +233,11 @@ impl Pod {
     /// Returns the containers, pause first.
     pub fn containers(&self) -> impl Iterator<Item = ContainerStatus<'_>> {
         self.containers.iter().map(Container::status)
+    }
+
+    /// Tells whether a container ended since the last call.
+    pub fn take_news(&mut self) -> bool {
+        std::mem::take(&mut self.has_news)
     }
 
     /// Returns what the pod dropped, by reason.
@@ -360,6 +369,7 @@ impl Pod {
         if let Some(container) = self.containers.get_mut(index) {
             container.state = ContainerState::Exited(code);
         }
+        self.has_news = true;
         let owner = Owner::Container(index);
         self.stack.close_owner(owner, false, self.now);
         self.set_wake(owner, None);
