@@ -3,6 +3,8 @@
 //! `main` parses these; the command's own file gives them meaning. Invariant: nothing here touches the system.
 //!
 //! May depend on clap, and on what its values stand for. Read first: `README.md`.
+//!
+//! Above 400 lines because all that may be typed stands in one place, with its help.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;

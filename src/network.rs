@@ -10,42 +10,36 @@
 
 mod containers;
 mod kept;
+mod underlay;
 
 pub use containers::Restart;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::net::Ipv4Addr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flatnet_agents::cluster::{Change, PodView, watch_cluster};
+use flatnet_agents::cluster::{Change, watch_cluster};
 use flatnet_agents::controllers::address::Addresses;
 use flatnet_agents::controllers::bind::Binder;
 use flatnet_agents::controllers::endpoints::Endpoints;
 use flatnet_agents::controllers::service_ip::ServiceAddresses;
 use flatnet_agents::controllers::{self, Warning};
 use flatnet_agents::kubelet::{self, Kubelet};
-use flatnet_agents::lease::allocate::Wish;
 use flatnet_agents::lease::{self, DEFAULT_PREFIX, NetworkConfig};
-use flatnet_agents::node::{NodeError, NodeOptions, claim, ensure_config};
+use flatnet_agents::node::{NodeError, ensure_config};
 use flatnet_agents::objects::{self, Object, ObjectError, pod_name};
-use flatnet_agents::publisher::{HostSpec, PublishError, Publisher};
-use flatnet_agents::{Embedded, Store, StoreError, seed};
+use flatnet_agents::pods::PodView;
+use flatnet_agents::publisher::{PublishError, Publisher};
+use flatnet_agents::{Embedded, Store, StoreError};
 use flatnet_engine::clock::Instant;
-use flatnet_engine::control::{InterfaceSpec, NodeSpec};
-use flatnet_engine::pod::Image;
 use flatnet_proxy::Ipv4Prefix;
 use futures::executor::LocalPool;
 use futures::task::LocalSpawnExt;
-use k8s_openapi::api::core::v1::{Node as NodeObject, NodeAddress, NodeStatus};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::topology::{Node, Topology};
+use crate::topology::Topology;
 
-/// Largest IP packet of an Ethernet, bytes.
-const ETHERNET_MTU: u16 = 1500;
 /// How long agents that the store failed rest.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -172,63 +166,6 @@ impl Network {
             network.pool.run_until(kept::ensure(&store, pod, topology.seed))?;
         }
         Ok(network)
-    }
-
-    /// Makes what is not the cluster's: routers and hosts.
-    fn add_underlay(&mut self, topology: &Topology) -> Result<(), NetworkError> {
-        for router in &topology.routers {
-            let interface = |it: &crate::topology::Interface| InterfaceSpec {
-                address: it.address,
-                network: it.network,
-                mtu: ETHERNET_MTU,
-            };
-            let interfaces: Vec<_> = router.interfaces.iter().map(interface).collect();
-            self.publisher.add_router(&router.name, &interfaces)?;
-            if router.services {
-                self.publisher.make_director(&router.name)?;
-            }
-        }
-        for host in &topology.hosts {
-            let name = host.image.as_deref().unwrap_or("flatnet/client");
-            let image = Image::find(name)
-                .ok_or_else(|| NetworkError::Image { host: host.name.clone(), image: name.into() })?;
-            self.publisher.add_host(&HostSpec {
-                name: host.name.clone(),
-                address: host.interface.address,
-                network: host.interface.network,
-                gateway: host.gateway,
-                image,
-            })?;
-        }
-        Ok(())
-    }
-
-    /// Lets a node claim its subnet and join the network.
-    fn join(&mut self, topology: &Topology, node: &Node) -> Result<(), NetworkError> {
-        let options = NodeOptions {
-            prefix: DEFAULT_PREFIX.into(),
-            public_ip: node.interface.address,
-            wish: node.pod_cidr.map_or(Wish::Any { previous: None }, Wish::Exactly),
-            seed: seed::hash(topology.seed, &["node", &node.name]),
-        };
-        let lease = self
-            .pool
-            .run_until(claim(&self.store, &options))
-            .map_err(|source| NetworkError::Claim { node: node.name.clone(), source })?;
-        self.publisher.add_node(&NodeSpec {
-            name: Arc::from(&*node.name),
-            address: node.interface.address,
-            network: node.interface.network,
-            gateway: node.gateway,
-            subnet: lease.subnet,
-            pod_network: topology.pod_network,
-            profile: topology.nat,
-            tunnel_port: topology.port,
-            mtu: ETHERNET_MTU,
-        })?;
-        let object = node_object(&node.name, node.interface.address);
-        self.pool.run_until(kept::ensure(&self.store, &object, topology.seed))?;
-        Ok(())
     }
 
     /// Starts an agent; it runs until the store fails it.
@@ -383,15 +320,6 @@ impl Network {
     /// Returns where all chance comes from.
     pub fn seed(&self) -> u64 {
         self.seed
-    }
-}
-
-fn node_object(name: &str, address: Ipv4Addr) -> NodeObject {
-    let address = NodeAddress { type_: "InternalIP".into(), address: address.to_string() };
-    NodeObject {
-        metadata: ObjectMeta { name: Some(name.into()), ..ObjectMeta::default() },
-        status: Some(NodeStatus { addresses: Some(vec![address]), ..NodeStatus::default() }),
-        ..NodeObject::default()
     }
 }
 

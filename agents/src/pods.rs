@@ -4,15 +4,15 @@
 //!
 //! Invariant: readers never fail: what is absent or malformed reads as absent.
 //!
-//! May depend on `k8s-openapi`.
+//! May depend on [`crate::objects`].
 //!
 //! Read first: the pod lifecycle of Kubernetes.
 
-use std::net::Ipv4Addr;
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Container, Pod};
 
-use crate::seed;
+use crate::{objects, seed};
 
 /// The annotation with the address that a pod asks for.
 pub const ADDRESS_ANNOTATION: &str = "flatnet.dev/ip";
@@ -80,6 +80,53 @@ pub fn restart_policy(pod: &Pod) -> RestartPolicy {
         Some("Never") => RestartPolicy::Never,
         Some("OnFailure") => RestartPolicy::OnFailure,
         Some(_) | None => RestartPolicy::Always,
+    }
+}
+
+/// A pod that can be put on the network.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PodView {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+    /// What backends know it by.
+    pub identity: u64,
+    /// The node it is bound to.
+    pub node: String,
+    /// Its address; the node's if it is on the host network.
+    pub address: Ipv4Addr,
+    /// Whether it shares its node's network.
+    pub host_network: bool,
+    /// Its annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// What it runs.
+    pub containers: Vec<Container>,
+    /// What starts again once it ended.
+    pub restart_policy: RestartPolicy,
+}
+
+impl PodView {
+    /// Reads a pod; `None` while it has no node or address, or when it has finished.
+    pub fn read(pod: &Pod) -> Option<Self> {
+        if is_finished(pod) {
+            return None;
+        }
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        Some(Self {
+            namespace: objects::namespace(pod).into(),
+            name: objects::name(pod).into(),
+            identity: identity(&uid),
+            uid,
+            node: node_name(pod)?.into(),
+            address: address(pod)?,
+            host_network: is_host_network(pod),
+            annotations: pod.metadata.annotations.clone().unwrap_or_default(),
+            containers: pod.spec.iter().flat_map(|spec| spec.containers.iter().cloned()).collect(),
+            restart_policy: restart_policy(pod),
+        })
     }
 }
 

@@ -29,10 +29,10 @@ use k8s_openapi::api::core::v1::Container;
 use thiserror::Error;
 
 use crate::{
-    cluster::{Change, PodView},
+    cluster::Change,
     kubelet::{Exit, Start},
     objects::{self, DEFAULT_NAMESPACE},
-    pods::VIP_ANNOTATION,
+    pods::{PodView, VIP_ANNOTATION},
     seed,
 };
 

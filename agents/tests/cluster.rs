@@ -5,7 +5,7 @@ use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use flatnet_agents::{
     Embedded, Store,
-    cluster::{Change, PodView, watch_cluster},
+    cluster::{Change, watch_cluster},
     controllers::{
         self, address::Addresses, bind::Binder, endpoints::Endpoints, service_ip::ServiceAddresses,
     },
@@ -13,6 +13,7 @@ use flatnet_agents::{
     lease::{DEFAULT_PREFIX, NetworkConfig, allocate::Wish},
     node::{self, NodeOptions},
     objects::{self, Object},
+    pods::PodView,
 };
 use flatnet_engine::clock::Instant;
 use futures::{

@@ -5,9 +5,9 @@
 //!
 //! May depend on agents and engine. Read first: `agents/src/kubelet.rs`.
 
-use flatnet_agents::cluster::PodView;
 use flatnet_agents::kubelet::{Exit, Start};
 use flatnet_agents::objects::pod_name;
+use flatnet_agents::pods::PodView;
 use flatnet_agents::publisher::Place;
 use flatnet_engine::clock::Instant;
 use flatnet_engine::pod::ContainerState;

@@ -4,7 +4,7 @@ use std::{cell::RefCell, path::PathBuf, rc::Rc, sync::Arc};
 
 use flatnet_agents::{
     Embedded,
-    cluster::{Change, PodView, watch_cluster},
+    cluster::{Change, watch_cluster},
     controllers::{
         self, address::Addresses, bind::Binder, endpoints::Endpoints, service_ip::ServiceAddresses,
     },
@@ -12,6 +12,7 @@ use flatnet_agents::{
     lease::{DEFAULT_PREFIX, NetworkConfig, allocate::Wish},
     node::{self, NodeOptions},
     objects,
+    pods::PodView,
 };
 use flatnet_engine::clock::Instant;
 use futures::{
