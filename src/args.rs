@@ -13,6 +13,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use flatnet_engine::pod::ProbeProtocol;
 use serde::Deserialize;
 
+use crate::bench::rows::Row;
+
 /// The flat pod network in userspace.
 #[derive(Debug, Parser)]
 #[command(name = "flatnet", version, about, long_about = None)]
@@ -47,6 +49,30 @@ pub enum Command {
     Replay(Replay),
     /// Show how links differ from perfect ones, or change that
     Link(Link),
+    /// Measure what the engine takes for a packet on this machine
+    #[command(subcommand)]
+    Bench(Bench),
+}
+
+/// `flatnet bench`.
+#[derive(Debug, Subcommand)]
+pub enum Bench {
+    /// The packet path, row by row: from the ingress ring to the egress ring
+    Engine(BenchEngine),
+}
+
+/// `flatnet bench engine`.
+#[derive(Debug, Args)]
+pub struct BenchEngine {
+    /// Measure these rows only; again for more
+    #[arg(long, value_name = "ROW")]
+    pub row: Vec<Row>,
+    /// Flows, in place of each row's own
+    #[arg(long, value_name = "N")]
+    pub flows: Option<u32>,
+    /// How the figures are printed
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
 }
 
 /// How results are printed.

@@ -14,6 +14,7 @@
 //! - [`output`]: how commands print.
 //! - [`client`]: the way to it.
 //! - [`trace`]: one packet's way there and back, hop by hop, with its headers.
+//! - [`bench`]: what the engine takes for a packet.
 //! - [`get`], [`exec`], [`show`], [`capture`], [`replay`], [`link`], [`status`], [`down`]: the commands that ask it.
 
 pub mod args;
@@ -67,3 +68,5 @@ pub mod link;
 pub mod status;
 
 pub mod down;
+
+pub mod bench;

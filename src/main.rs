@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use flatnet::args::{Arguments, Command};
-use flatnet::{capture, down, exec, get, link, replay, show, status, trace, up};
+use flatnet::{bench, capture, down, exec, get, link, replay, show, status, trace, up};
 
 fn main() -> miette::Result<ExitCode> {
     match Arguments::parse().command {
@@ -19,5 +19,6 @@ fn main() -> miette::Result<ExitCode> {
         Command::Capture(arguments) => capture::run(&arguments),
         Command::Replay(arguments) => replay::run(&arguments),
         Command::Link(arguments) => link::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
     }
 }

@@ -354,17 +354,10 @@ impl Control {
         switch: NodeId,
         worker: u8,
     ) -> Result<(PortId, PortId), ControlError> {
-        let tables = self.tables.current();
-        let at = tables.node(node).ok_or(ControlError::Missing)?;
-        let mut changed = Node::clone(at);
-        let (near, far) = (self.port_id()?, self.port_id()?);
-        let interface = changed.interfaces.get_mut(usize::from(index)).ok_or(ControlError::Missing)?;
-        interface.port = near;
-        let name = Arc::clone(&at.name);
+        let near = self.port_of_interface(node, index, worker)?;
+        let far = self.port_id()?;
         self.tables.publish(|tables| {
-            tables.set_node(node, Some(changed));
-            let role = Role::Interface(index);
-            tables.add_port(near, Port { node, worker, name: Arc::clone(&name), role });
+            let name = tables.node(node).map(|node| Arc::clone(&node.name)).unwrap_or_default();
             tables.add_port(far, Port { node: switch, worker, name, role: Role::Bridge(None) });
         });
         let ends = [(near, far), (far, near)];
@@ -373,6 +366,35 @@ impl Control {
             self.post(worker)?.visit(move |worker| worker.attach(port, Link::Wire { wire, peer }))?;
         }
         Ok((near, far))
+    }
+
+    /// Attaches a link that leads out of the engine to a node's interface.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub fn attach_interface(
+        &mut self,
+        node: NodeId,
+        index: u8,
+        worker: u8,
+        link: Link,
+    ) -> Result<PortId, ControlError> {
+        let port = self.port_of_interface(node, index, worker)?;
+        self.post(worker)?.visit(move |worker| worker.attach(port, link))?;
+        Ok(port)
+    }
+
+    /// Publishes the port of a node's interface; nothing is attached to it yet.
+    fn port_of_interface(&mut self, node: NodeId, index: u8, worker: u8) -> Result<PortId, ControlError> {
+        let mut changed = Node::clone(self.tables.current().node(node).ok_or(ControlError::Missing)?);
+        let port = self.port_id()?;
+        changed.interfaces.get_mut(usize::from(index)).ok_or(ControlError::Missing)?.port = port;
+        let name = Arc::clone(&changed.name);
+        self.tables.publish(|tables| {
+            tables.set_node(node, Some(changed));
+            tables.add_port(port, Port { node, worker, name, role: Role::Interface(index) });
+        });
+        Ok(port)
     }
 
     fn wire(&self, port: PortId) -> Wire {
