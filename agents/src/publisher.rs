@@ -253,8 +253,13 @@ impl Publisher {
             seed: seed::hash(self.seed, &["host", &spec.name]),
             ..PodConfig::default()
         });
-        let container =
-            ContainerConfig { name: "main".into(), image: spec.image, ports: Vec::new(), args: Vec::new() };
+        let container = ContainerConfig {
+            name: "main".into(),
+            image: spec.image,
+            ports: Vec::new(),
+            args: Vec::new(),
+            mounts: Vec::new(),
+        };
         host.start_container(container)
             .map_err(|source| PublishError::Container { pod: spec.name.clone(), source })?;
         let worker = self.worker();
@@ -417,5 +422,6 @@ fn container_config(pod: &str, container: &Container) -> Result<ContainerConfig,
         image,
         ports: ports.collect(),
         args: words.cloned().collect(),
+        mounts: Vec::new(),
     })
 }

@@ -5,6 +5,7 @@
 
 use super::app::App;
 use super::config::{ContainerConfig, Transport};
+use super::files::Mounted;
 use super::image::Image;
 
 /// What a container is doing.
@@ -36,6 +37,8 @@ pub(super) struct Container {
     pub(super) ports: Vec<(Transport, u16)>,
     pub(super) app: App,
     pub(super) state: ContainerState,
+    /// What it sees of the pod's volumes, its own layer first.
+    pub(super) mounts: Vec<Mounted>,
 }
 
 impl Container {
