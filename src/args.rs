@@ -3,6 +3,8 @@
 //! `main` parses these; the command's own file gives them meaning. Invariant: nothing here touches the system.
 //!
 //! May depend on clap, and on what its values stand for. Read first: `README.md`.
+//!
+//! Above 400 lines because all that may be typed stands in one place, with its help.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -29,6 +31,10 @@ pub enum Command {
     Down(Down),
     /// List the running networks
     Status(Status),
+    /// List pods, services, nodes or endpointslices, as kubectl does
+    Get(Get),
+    /// Delete a pod or a service
+    Delete(Delete),
     /// Run a program inside a pod or on a host
     Exec(Exec),
     /// Send one packet and show its way and the answer's, hop by hop, with headers
@@ -109,6 +115,79 @@ pub struct Status {
     /// How to print it: `table` for people, `json` for programs
     #[arg(short, long, value_enum, default_value = "table", hide_possible_values = true)]
     pub output: Output,
+}
+
+/// A kind of object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Pods
+    #[value(alias = "pod", alias = "po")]
+    Pods,
+    /// Services
+    #[value(alias = "service", alias = "svc")]
+    Services,
+    /// Nodes
+    #[value(alias = "node", alias = "no")]
+    Nodes,
+    /// Which pods are behind a Service
+    #[value(alias = "endpointslice")]
+    Endpointslices,
+}
+
+impl Kind {
+    /// Returns its name in requests.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pods => "pods",
+            Self::Services => "services",
+            Self::Nodes => "nodes",
+            Self::Endpointslices => "endpointslices",
+        }
+    }
+
+    /// Returns the name of one.
+    #[must_use]
+    pub const fn singular(self) -> &'static str {
+        match self {
+            Self::Pods => "pod",
+            Self::Services => "service",
+            Self::Nodes => "node",
+            Self::Endpointslices => "endpointslice",
+        }
+    }
+}
+
+/// `flatnet get`.
+#[derive(Debug, Args)]
+pub struct Get {
+    /// Which network.
+    #[command(flatten)]
+    pub selection: Selection,
+    /// pods, services, nodes or endpointslices
+    #[arg(value_enum, hide_possible_values = true)]
+    pub kind: Kind,
+    /// One of them, as [NAMESPACE/]NAME
+    #[arg(value_name = "OBJECT")]
+    pub object: Option<String>,
+    /// How to print it: `table` for people, `json` for programs
+    #[arg(short, long, value_enum, default_value = "table", hide_possible_values = true)]
+    pub output: Output,
+}
+
+/// `flatnet delete`.
+#[derive(Debug, Args)]
+pub struct Delete {
+    /// Which network.
+    #[command(flatten)]
+    pub selection: Selection,
+    /// pod or service
+    #[arg(value_enum, hide_possible_values = true)]
+    pub kind: Kind,
+    /// Its name, as [NAMESPACE/]NAME
+    #[arg(value_name = "OBJECT")]
+    pub object: String,
 }
 
 /// `flatnet exec`.

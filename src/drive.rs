@@ -12,10 +12,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use flatnet_agents::Embedded;
-use flatnet_agents::publisher::Publisher;
+use flatnet_agents::publisher::{Publisher, start_container};
 use flatnet_engine::clock::{Clock, Instant};
 use flatnet_engine::control::{Control, EngineConfig};
 use flatnet_engine::frame::ArenaError;
+use flatnet_engine::mailbox::Post;
+use flatnet_engine::pod::Pod;
 use flatnet_engine::worker::Worker;
 
 use crate::network::{Network, NetworkError};
@@ -94,7 +96,34 @@ impl Drive {
 
     /// Does what there is to do now: all of it in virtual time, the control plane's part in real time.
     pub fn settle(&mut self) {
-        while self.network.settle(self.now()) | self.run_workers() {}
+        while self.network.settle(self.now()) | self.run_workers() | self.look_after_containers() {}
+    }
+
+    /// Hears of containers that ended and starts those whose time it is; tells whether there were any.
+    fn look_after_containers(&mut self) -> bool {
+        let now = self.now();
+        let mut happened = false;
+        for worker in 0..self.workers() {
+            let post = self.network.publisher.control.posts.get(usize::from(worker));
+            // A worker that does not answer is told of by whoever needs its answer.
+            if post.is_some_and(Post::take_news)
+                && let Ok(ended) = self.ask(worker, Worker::take_ended)
+            {
+                self.network.take_ended(ended, now);
+                happened = true;
+            }
+        }
+        while let Some(restart) = self.network.take_restart(now) {
+            let (port, container) = (restart.place.port, restart.container.clone());
+            let visit = move |pod: &mut Pod, _| start_container(pod, &container);
+            if let Ok(Some(start)) =
+                self.ask(restart.place.worker, move |worker| worker.with_pod(port, visit))
+            {
+                self.network.restarted(&restart, start, now);
+            }
+            happened = true;
+        }
+        happened
     }
 
     fn run_workers(&mut self) -> bool {
@@ -130,11 +159,11 @@ impl Drive {
 
     /// Lets time pass to the next event, not beyond `end`; false when `end` is reached.
     fn pass(&mut self, end: Instant) -> bool {
-        let expiry = self.network.store.next_expiry();
+        let planned = [self.network.store.next_expiry(), self.network.next_restart()];
         match &mut self.engine {
             Engine::Virtual { workers, now } => {
                 let events = workers.iter().filter_map(|worker| worker.next_event(*now));
-                let next = events.chain(expiry.filter(|expiry| expiry > now)).min();
+                let next = events.chain(planned.into_iter().flatten().filter(|next| next > now)).min();
                 let reached = next.is_none_or(|next| next > end);
                 *now = next.unwrap_or(end).min(end).max(*now);
                 !reached

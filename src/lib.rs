@@ -14,7 +14,7 @@
 //! - [`output`]: how commands print.
 //! - [`client`]: the way to it.
 //! - [`trace`]: one packet's way there and back, hop by hop, with its headers.
-//! - [`exec`], [`show`], [`capture`], [`replay`], [`link`], [`status`], [`down`]: the commands that ask it.
+//! - [`get`], [`exec`], [`show`], [`capture`], [`replay`], [`link`], [`status`], [`down`]: the commands that ask it.
 
 pub mod args;
 
@@ -51,6 +51,8 @@ pub mod output;
 pub mod client;
 
 pub mod trace;
+
+pub mod get;
 
 pub mod exec;
 

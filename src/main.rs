@@ -4,13 +4,15 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use flatnet::args::{Arguments, Command};
-use flatnet::{capture, down, exec, link, replay, show, status, trace, up};
+use flatnet::{capture, down, exec, get, link, replay, show, status, trace, up};
 
 fn main() -> miette::Result<ExitCode> {
     match Arguments::parse().command {
         Command::Up(arguments) => up::run(&arguments),
         Command::Down(arguments) => down::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
+        Command::Get(arguments) => get::run(&arguments),
+        Command::Delete(arguments) => get::delete(&arguments),
         Command::Exec(arguments) => exec::run(&arguments),
         Command::Trace(arguments) => trace::run(&arguments),
         Command::Show(arguments) => show::run(&arguments),

@@ -8,40 +8,38 @@
 //!
 //! May depend on agents and engine. Read first: `docs/architecture.md`, "Objects first".
 
+mod containers;
 mod kept;
+mod underlay;
+
+pub use containers::Restart;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::net::Ipv4Addr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flatnet_agents::cluster::{Change, PodView, watch_cluster};
+use flatnet_agents::cluster::{Change, watch_cluster};
 use flatnet_agents::controllers::address::Addresses;
 use flatnet_agents::controllers::bind::Binder;
 use flatnet_agents::controllers::endpoints::Endpoints;
 use flatnet_agents::controllers::service_ip::ServiceAddresses;
 use flatnet_agents::controllers::{self, Warning};
-use flatnet_agents::lease::allocate::Wish;
+use flatnet_agents::kubelet::{self, Kubelet};
 use flatnet_agents::lease::{self, DEFAULT_PREFIX, NetworkConfig};
-use flatnet_agents::node::{NodeError, NodeOptions, claim, ensure_config};
-use flatnet_agents::objects::{self, Object, ObjectError};
-use flatnet_agents::publisher::{HostSpec, PublishError, Publisher};
-use flatnet_agents::{Embedded, Store, StoreError, pods, seed};
+use flatnet_agents::node::{NodeError, ensure_config};
+use flatnet_agents::objects::{self, Object, ObjectError, pod_name};
+use flatnet_agents::pods::PodView;
+use flatnet_agents::publisher::{PublishError, Publisher};
+use flatnet_agents::{Embedded, Store, StoreError};
 use flatnet_engine::clock::Instant;
-use flatnet_engine::control::{InterfaceSpec, NodeSpec};
-use flatnet_engine::pod::Image;
 use flatnet_proxy::Ipv4Prefix;
 use futures::executor::LocalPool;
 use futures::task::LocalSpawnExt;
-use k8s_openapi::api::core::v1::{Node as NodeObject, NodeAddress, NodeStatus};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::topology::{Node, Topology};
+use crate::topology::Topology;
 
-/// Largest IP packet of an Ethernet, bytes.
-const ETHERNET_MTU: u16 = 1500;
 /// How long agents that the store failed rest.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -98,6 +96,7 @@ pub struct Network {
     pub warnings: Vec<String>,
     pool: LocalPool,
     changes: Rc<RefCell<VecDeque<Change>>>,
+    kubelet: Rc<RefCell<Kubelet>>,
     /// Agents that the store failed, and how.
     stopped: Rc<RefCell<Vec<(Agent, StoreError)>>>,
     /// When they are started again, and the store is told the time.
@@ -115,7 +114,7 @@ enum Agent {
     Endpoints,
     ServiceAddresses,
     Cluster,
-    /// Reports that a pod runs.
+    /// Reports what became of a pod.
     Kubelet(Arc<PodView>),
 }
 
@@ -136,6 +135,7 @@ impl Network {
             warnings: Vec::new(),
             pool: LocalPool::new(),
             changes: Rc::default(),
+            kubelet: Rc::default(),
             stopped: Rc::default(),
             retry: Instant::ZERO,
             store_failed: None,
@@ -168,63 +168,6 @@ impl Network {
         Ok(network)
     }
 
-    /// Makes what is not the cluster's: routers and hosts.
-    fn add_underlay(&mut self, topology: &Topology) -> Result<(), NetworkError> {
-        for router in &topology.routers {
-            let interface = |it: &crate::topology::Interface| InterfaceSpec {
-                address: it.address,
-                network: it.network,
-                mtu: ETHERNET_MTU,
-            };
-            let interfaces: Vec<_> = router.interfaces.iter().map(interface).collect();
-            self.publisher.add_router(&router.name, &interfaces)?;
-            if router.services {
-                self.publisher.make_director(&router.name)?;
-            }
-        }
-        for host in &topology.hosts {
-            let name = host.image.as_deref().unwrap_or("flatnet/client");
-            let image = Image::find(name)
-                .ok_or_else(|| NetworkError::Image { host: host.name.clone(), image: name.into() })?;
-            self.publisher.add_host(&HostSpec {
-                name: host.name.clone(),
-                address: host.interface.address,
-                network: host.interface.network,
-                gateway: host.gateway,
-                image,
-            })?;
-        }
-        Ok(())
-    }
-
-    /// Lets a node claim its subnet and join the network.
-    fn join(&mut self, topology: &Topology, node: &Node) -> Result<(), NetworkError> {
-        let options = NodeOptions {
-            prefix: DEFAULT_PREFIX.into(),
-            public_ip: node.interface.address,
-            wish: node.pod_cidr.map_or(Wish::Any { previous: None }, Wish::Exactly),
-            seed: seed::hash(topology.seed, &["node", &node.name]),
-        };
-        let lease = self
-            .pool
-            .run_until(claim(&self.store, &options))
-            .map_err(|source| NetworkError::Claim { node: node.name.clone(), source })?;
-        self.publisher.add_node(&NodeSpec {
-            name: Arc::from(&*node.name),
-            address: node.interface.address,
-            network: node.interface.network,
-            gateway: node.gateway,
-            subnet: lease.subnet,
-            pod_network: topology.pod_network,
-            profile: topology.nat,
-            tunnel_port: topology.port,
-            mtu: ETHERNET_MTU,
-        })?;
-        let object = node_object(&node.name, node.interface.address);
-        self.pool.run_until(kept::ensure(&self.store, &object, topology.seed))?;
-        Ok(())
-    }
-
     /// Starts an agent; it runs until the store fails it.
     fn start(&self, agent: Agent) {
         let warn_to = Rc::clone(&self.changes);
@@ -245,10 +188,11 @@ impl Network {
                 watch_cluster(&store, DEFAULT_PREFIX, sink).await
             }),
             Agent::Kubelet(pod) => {
-                let pod = Arc::clone(pod);
+                let (pod, kubelet) = (Arc::clone(pod), Rc::clone(&self.kubelet));
                 self.spawn(agent, async move {
                     loop {
-                        match pods::report_running(&store, &pod.namespace, &pod.name, true).await {
+                        let status = |pod: &_| kubelet.borrow().status(pod);
+                        match kubelet::report(&store, &pod.namespace, &pod.name, status).await {
                             Err(ObjectError::Conflict { .. }) => {}
                             Err(ObjectError::Store(error)) => return Err(error),
                             Ok(_) | Err(_) => return Ok(()),
@@ -277,21 +221,45 @@ impl Network {
         let mut happened = false;
         loop {
             self.pool.run_until_stalled();
+            if self.report_pods() {
+                happened = true;
+                continue;
+            }
             let changes: Vec<Change> = self.changes.borrow_mut().drain(..).collect();
             if changes.is_empty() {
                 return happened;
             }
             happened = true;
             for change in &changes {
-                match self.publisher.apply(change) {
-                    Ok(Some(pod)) => self.start(Agent::Kubelet(pod)),
-                    Ok(None) => {}
-                    Err(error) => self.warnings.push(with_sources(&error)),
-                }
-                if let Change::Warning(warning) = change {
-                    self.warnings.push(format!("{}: {}: {}", warning.controller, warning.key, warning.text));
-                }
+                self.carry(change, now);
             }
+        }
+    }
+
+    /// Carries a change to the engine, and to whoever looks after pods.
+    fn carry(&mut self, change: &Change, now: Instant) {
+        match (self.publisher.apply(change), change) {
+            (Ok(Some(starts)), Change::Pod(pod)) => {
+                self.warn_of_starts(pod, &starts);
+                self.kubelet.borrow_mut().adopt(pod, starts, now);
+            }
+            (Ok(_), _) => {}
+            (Err(error), _) => self.warnings.push(with_sources(&error)),
+        }
+        match change {
+            Change::PodRemoved(pod) => {
+                self.kubelet.borrow_mut().forget(&pod_name(&pod.namespace, &pod.name));
+            }
+            Change::Warning(warning) => {
+                self.warnings.push(format!("{}: {}: {}", warning.controller, warning.key, warning.text));
+            }
+            Change::Lease { .. }
+            | Change::LeaseRemoved { .. }
+            | Change::Node { .. }
+            | Change::NodeRemoved { .. }
+            | Change::Pod(_)
+            | Change::Service { .. }
+            | Change::ServiceRemoved { .. } => {}
         }
     }
 
@@ -352,15 +320,6 @@ impl Network {
     /// Returns where all chance comes from.
     pub fn seed(&self) -> u64 {
         self.seed
-    }
-}
-
-fn node_object(name: &str, address: Ipv4Addr) -> NodeObject {
-    let address = NodeAddress { type_: "InternalIP".into(), address: address.to_string() };
-    NodeObject {
-        metadata: ObjectMeta { name: Some(name.into()), ..ObjectMeta::default() },
-        status: Some(NodeStatus { addresses: Some(vec![address]), ..NodeStatus::default() }),
-        ..NodeObject::default()
     }
 }
 

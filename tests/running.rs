@@ -359,6 +359,14 @@ fn a_packet_is_followed_through_a_running_network() {
     home.text("down");
 }
 
+/// Asks until it is so, for at most half a minute.
+fn eventually(mut is_so: impl FnMut() -> bool) {
+    let started = std::time::Instant::now();
+    while !is_so() {
+        assert!(started.elapsed().as_secs() < 30, "it never is");
+    }
+}
+
 /// DESIGN's second container on a used port: it fails, and takes nobody with it.
 #[test]
 fn a_container_that_finds_its_port_in_use_leaves_its_pod_alive() {
@@ -372,5 +380,101 @@ fn a_container_that_finds_its_port_in_use_leaves_its_pod_alive() {
     home.text(&format!("up -d -f {}", file.display()));
     let ip = home.text("exec both -- ip address");
     assert!(ip.contains("10.1.15."), "{ip}");
+    let both = home.json("get pods both");
+    let containers = &both["items"][0]["status"]["containerStatuses"];
+    assert_eq!(containers[0]["ready"], true);
+    assert_eq!(containers[1]["state"]["waiting"]["reason"], "CrashLoopBackOff");
+    let message = containers[1]["lastState"]["terminated"]["message"].as_str().unwrap();
+    assert!(message.contains("address in use by container first"), "{message}");
+    assert_eq!(home.json("down")["balances"], true);
+}
+
+/// SEED's autonomous pod: what ends stays ended, and what is deleted is not replaced; endpoints follow.
+#[test]
+fn a_pod_without_a_controller_that_dies_stays_dead() {
+    let home = Home::new();
+    let file = home.file("job.yaml");
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: job, labels: {app: web}}\nspec:\n  restartPolicy: Never\n\
+        \x20 containers: [{name: main, image: busybox, command: [sh, -c, 'sleep 1; exit 3']}]\n---\n";
+    let network = include_str!("../scripts/topologies/two-nodes.yaml");
+    std::fs::write(&file, format!("{pod}{network}")).unwrap();
+    home.text(&format!("up -d -f {}", file.display()));
+    let pods = |home: &Home| home.text("get pods");
+    eventually(|| pods(&home).contains("Error"));
+    let job = &home.json("get pod job")["items"][0];
+    assert_eq!(job["status"]["phase"], "Failed");
+    assert_eq!(job["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"], 3);
+    assert!(home.error("exec job -- true").contains("no pod or host job"));
+    let endpoints = |home: &Home| home.text("get endpointslices");
+    let address = job["status"]["podIP"].as_str().unwrap();
+    assert!(!endpoints(&home).contains(address), "{}", endpoints(&home));
+
+    assert!(endpoints(&home).contains("10.1.15.3"));
+    assert_eq!(home.text("delete pod web-app-1"), "pod \"web-app-1\" deleted\n");
+    assert!(!endpoints(&home).contains("10.1.15.3"));
+    assert!(home.error("get pods web-app-1").contains("there is no pod web-app-1"));
+    for _ in 0..20 {
+        assert!(home.text("exec backend -- curl -s 10.96.0.10").contains("nginx"));
+    }
+    assert_eq!(pods(&home).matches("web-app-").count(), 2);
+    assert!(home.error("delete node node-1").contains("a node cannot be deleted"));
+    assert_eq!(home.json("down")["balances"], true);
+}
+
+/// Kubernetes' restartPolicy Always, the default: at once, then after ten seconds.
+#[test]
+fn a_container_that_ends_starts_again() {
+    let home = Home::new();
+    let file = home.file("again.yaml");
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: again}\nspec:\n\
+        \x20 containers: [{name: main, image: busybox, command: [sh, -c, 'exit 3']}, {name: web, image: nginx}]\n---\n";
+    let network = include_str!("../scripts/topologies/two-nodes.yaml");
+    std::fs::write(&file, format!("{pod}{network}")).unwrap();
+    home.text(&format!("up -d -f {}", file.display()));
+    let again = |home: &Home| home.text("get pods again");
+    eventually(|| again(&home).contains("CrashLoopBackOff"));
+    let fields: Vec<String> =
+        again(&home).lines().nth(1).unwrap().split_whitespace().map(str::to_owned).collect();
+    assert_eq!(fields[..4], ["again", "1/2", "CrashLoopBackOff", "1"]);
+    assert!(home.text("exec again -- curl -s localhost").contains("nginx"));
+    assert_eq!(home.json("down")["balances"], true);
+}
+
+/// Kubernetes, "Volumes": an `emptyDir` outlives its containers' restarts; a `hostPath` that is not there keeps its container from
+/// starting.
+#[test]
+fn a_static_site_is_written_by_one_container_and_served_by_another() {
+    let home = Home::new();
+    let site = home.file("site");
+    std::fs::create_dir(&site).unwrap();
+    std::fs::write(site.join("index.html"), "from the host\n").unwrap();
+    let (site, none) = (site.display(), home.file("none"));
+    let pod = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: site}}\nspec:\n  volumes: [{{name: html, emptyDir: {{sizeLimit: 1Ki}}}}]\n  \
+         containers:\n  - {{name: web, image: nginx, volumeMounts: [{{name: html, mountPath: /usr/share/nginx/html, readOnly: true}}]}}\n  \
+         - {{name: author, image: busybox, command: [sh, -c, 'echo line >> /out/index.html; sleep 1'], \
+         volumeMounts: [{{name: html, mountPath: /out}}]}}\n---\n\
+         apiVersion: v1\nkind: Pod\nmetadata: {{name: host}}\nspec:\n  volumes:\n  - {{name: html, hostPath: {{path: {site}, type: Directory}}}}\n  \
+         - {{name: none, hostPath: {{path: {none}, type: Directory}}}}\n  containers:\n  \
+         - {{name: web, image: nginx, volumeMounts: [{{name: html, mountPath: /usr/share/nginx/html}}]}}\n  \
+         - {{name: other, image: nginx, volumeMounts: [{{name: none, mountPath: /x}}]}}\n---\n",
+        none = none.display(),
+    );
+    let file = home.file("site.yaml");
+    std::fs::write(&file, format!("{pod}{}", include_str!("../scripts/topologies/two-nodes.yaml"))).unwrap();
+    home.text(&format!("up -d -f {}", file.display()));
+    let address = |pod: &str| {
+        let pod = &home.json(&format!("get pod {pod}"))["items"][0];
+        pod["status"]["podIP"].as_str().unwrap().to_owned()
+    };
+    // The author ends after a second and starts again at once: its second line joins the first.
+    let served = format!("exec backend -- curl -s {}", address("site"));
+    eventually(|| home.text(&served) == "line\nline\n");
+    assert_eq!(home.text(&format!("exec backend -- curl -s {}", address("host"))), "from the host\n");
+    let host = &home.json("get pod host")["items"][0]["status"];
+    let statuses = host["containerStatuses"].as_array().unwrap();
+    let other = statuses.iter().find(|status| status["name"] == "other").unwrap();
+    assert!(other["state"]["running"].is_null(), "{other}");
+    assert!(other.to_string().contains("volume"), "{other}");
     assert_eq!(home.json("down")["balances"], true);
 }

@@ -21,7 +21,7 @@ use std::{
 use flatnet_proxy::{Frontend, Ipv4Prefix, NodePort};
 use futures::TryStreamExt;
 use k8s_openapi::api::{
-    core::v1::{Container, Node, Pod, Service},
+    core::v1::{Node, Pod, Service},
     discovery::v1::EndpointSlice,
 };
 
@@ -30,7 +30,7 @@ use crate::{
     lease,
     node::{RouteChange, Routes},
     objects::{self, Object},
-    pods,
+    pods::PodView,
     services::{Converted, ServiceIds, WEIGHT_ANNOTATION, convert},
     store::{Followed, Revision, Store, StoreError},
 };
@@ -84,50 +84,6 @@ pub enum Change {
     },
     /// Something that a person should know; nothing changed.
     Warning(Warning),
-}
-
-/// A pod that can be put on the network.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PodView {
-    /// Its namespace.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-    /// Its uid.
-    pub uid: String,
-    /// What backends know it by.
-    pub identity: u64,
-    /// The node it is bound to.
-    pub node: String,
-    /// Its address; the node's if it is on the host network.
-    pub address: Ipv4Addr,
-    /// Whether it shares its node's network.
-    pub host_network: bool,
-    /// Its annotations.
-    pub annotations: BTreeMap<String, String>,
-    /// What it runs.
-    pub containers: Vec<Container>,
-}
-
-impl PodView {
-    /// Reads a pod; `None` while it has no node or address, or when it has finished.
-    pub fn read(pod: &Pod) -> Option<Self> {
-        if pods::is_finished(pod) {
-            return None;
-        }
-        let uid = pod.metadata.uid.clone().unwrap_or_default();
-        Some(Self {
-            namespace: objects::namespace(pod).into(),
-            name: objects::name(pod).into(),
-            identity: pods::identity(&uid),
-            uid,
-            node: pods::node_name(pod)?.into(),
-            address: pods::address(pod)?,
-            host_network: pods::is_host_network(pod),
-            annotations: pod.metadata.annotations.clone().unwrap_or_default(),
-            containers: pod.spec.iter().flat_map(|spec| spec.containers.iter().cloned()).collect(),
-        })
-    }
 }
 
 /// Reports the cluster whose leases lie below `prefix` to the sink, first as it is, then every change, until the store

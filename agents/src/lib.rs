@@ -8,11 +8,12 @@
 //! - [`lease`]: flannel's configuration, keys and values, and which subnet a node should claim; pure.
 //! - [`node`]: the node agent: claims the subnet, follows the others'.
 //! - [`objects`]: Kubernetes objects as JSON in the store.
-//! - [`pods`]: what a Pod object says, and the status its node reports.
+//! - [`pods`]: what a Pod object says.
 //! - [`ipam`]: who has which address or port; pure.
 //! - [`controllers`]: the reconcile framework; binding, addresses, endpoints, VIPs.
 //! - [`services`]: Service and EndpointSlices as the proxy's plain data; pure.
 //! - [`cluster`]: all of it as a stream of plain changes for the publisher.
+//! - [`kubelet`]: a pod's life on its node: which containers start again and when, and the status; pure.
 //! - [`publisher`]: the owner of the engine's control side.
 //! - [`seed`]: numbers and uids that a seed determines.
 
@@ -33,6 +34,10 @@ pub mod controllers;
 pub mod services;
 
 pub mod cluster;
+
+pub mod kubelet;
+
+pub mod volumes;
 
 pub mod publisher;
 

@@ -1,24 +1,18 @@
-//! What a Pod object says, and the status that its node reports.
+//! What a Pod object says.
 //!
 //! Small readers shared by the controllers, the conversion of Services and whoever runs pods.
 //!
-//! Invariants: readers never fail: what is absent or malformed reads as absent; no status here carries a time.
+//! Invariant: readers never fail: what is absent or malformed reads as absent.
 //!
 //! May depend on [`crate::objects`].
 //!
 //! Read first: the pod lifecycle of Kubernetes.
 
-use std::net::Ipv4Addr;
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
-use k8s_openapi::api::core::v1::{
-    ContainerState, ContainerStateRunning, ContainerStatus, Pod, PodCondition, PodStatus,
-};
+use k8s_openapi::api::core::v1::{Container, Pod, Volume};
 
-use crate::{
-    objects::{self, ObjectError},
-    seed,
-    store::{Revision, Store},
-};
+use crate::{objects, seed};
 
 /// The annotation with the address that a pod asks for.
 pub const ADDRESS_ANNOTATION: &str = "flatnet.dev/ip";
@@ -69,61 +63,74 @@ pub fn identity(uid: &str) -> u64 {
     seed::hash(0, &["pod", uid])
 }
 
-/// Makes the status of a pod whose containers all run, ready or not; address and other fields stay.
-pub fn running(pod: &Pod, ready: bool) -> PodStatus {
-    let mut status = pod.status.clone().unwrap_or_default();
-    status.phase = Some("Running".into());
-    let mut conditions = status.conditions.take().unwrap_or_default();
-    for (kind, value) in
-        [("PodScheduled", true), ("Initialized", true), ("ContainersReady", ready), ("Ready", ready)]
-    {
-        let value = if value { "True" } else { "False" };
-        match conditions.iter_mut().find(|condition| condition.type_ == kind) {
-            Some(condition) => condition.status = value.into(),
-            None => conditions.push(PodCondition {
-                type_: kind.into(),
-                status: value.into(),
-                ..PodCondition::default()
-            }),
-        }
-    }
-    status.conditions = Some(conditions);
-    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
-    status.container_statuses = Some(
-        containers
-            .map(|container| ContainerStatus {
-                name: container.name.clone(),
-                image: container.image.clone().unwrap_or_default(),
-                ready,
-                started: Some(true),
-                state: Some(ContainerState {
-                    running: Some(ContainerStateRunning::default()),
-                    ..ContainerState::default()
-                }),
-                ..ContainerStatus::default()
-            })
-            .collect(),
-    );
-    status
+/// Which containers that ended start again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RestartPolicy {
+    /// All.
+    Always,
+    /// Those whose exit code is not zero.
+    OnFailure,
+    /// None.
+    Never,
 }
 
-/// Reports that a pod's containers run, ready or not. `None` if there is no such pod or nothing changes.
-///
-/// # Errors
-/// [`ObjectError::Conflict`] if somebody else wrote the pod meanwhile: call again; [`ObjectError::Store`].
-pub async fn report_running(
-    store: &impl Store,
-    namespace: &str,
-    name: &str,
-    ready: bool,
-) -> Result<Option<Revision>, ObjectError> {
-    let Some(mut pod) = objects::get::<Pod>(store, namespace, name).await? else { return Ok(None) };
-    let status = running(&pod, ready);
-    if pod.status.as_ref() == Some(&status) {
-        return Ok(None);
+/// Gives a pod's restart policy: `Always` if it names none, or none that there is.
+pub fn restart_policy(pod: &Pod) -> RestartPolicy {
+    match pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()) {
+        Some("Never") => RestartPolicy::Never,
+        Some("OnFailure") => RestartPolicy::OnFailure,
+        Some(_) | None => RestartPolicy::Always,
     }
-    pod.status = Some(status);
-    objects::update(store, &pod).await.map(Some)
+}
+
+/// A pod that can be put on the network.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PodView {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+    /// What backends know it by.
+    pub identity: u64,
+    /// The node it is bound to.
+    pub node: String,
+    /// Its address; the node's if it is on the host network.
+    pub address: Ipv4Addr,
+    /// Whether it shares its node's network.
+    pub host_network: bool,
+    /// Its annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// What it runs.
+    pub containers: Vec<Container>,
+    /// What its containers can mount.
+    pub volumes: Vec<Volume>,
+    /// What starts again once it ended.
+    pub restart_policy: RestartPolicy,
+}
+
+impl PodView {
+    /// Reads a pod; `None` while it has no node or address, or when it has finished.
+    pub fn read(pod: &Pod) -> Option<Self> {
+        if is_finished(pod) {
+            return None;
+        }
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        Some(Self {
+            namespace: objects::namespace(pod).into(),
+            name: objects::name(pod).into(),
+            identity: identity(&uid),
+            uid,
+            node: node_name(pod)?.into(),
+            address: address(pod)?,
+            host_network: is_host_network(pod),
+            annotations: pod.metadata.annotations.clone().unwrap_or_default(),
+            containers: pod.spec.iter().flat_map(|spec| spec.containers.iter().cloned()).collect(),
+            volumes: pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten().cloned()).collect(),
+            restart_policy: restart_policy(pod),
+        })
+    }
 }
 
 #[cfg(test)]
@@ -134,19 +141,6 @@ mod tests {
 
     fn pod(json: serde_json::Value) -> Pod {
         serde_json::from_value(json).unwrap()
-    }
-
-    #[test]
-    fn running_pod_keeps_its_address_and_settles() {
-        let mut pod = pod(json!({
-            "metadata": {"name": "web"}, "spec": {"containers": [{"name": "a", "image": "nginx"}]},
-            "status": {"podIP": "10.1.15.2", "conditions": [{"type": "Ready", "status": "False"}]},
-        }));
-        assert!(!is_ready(&pod));
-        pod.status = Some(running(&pod, true));
-        assert!(is_ready(&pod));
-        assert_eq!(address(&pod), Some([10, 1, 15, 2].into()));
-        assert_eq!(pod.status.as_ref().unwrap(), &running(&pod, true));
     }
 
     #[test]

@@ -16,7 +16,7 @@ mod links;
 
 pub use links::LinkPlace;
 
-use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
+use std::{collections::BTreeMap, error::Error, net::Ipv4Addr, sync::Arc};
 
 use flatnet_engine::{
     control::{Control, ControlError, InterfaceSpec, NodeSpec, ServiceError},
@@ -29,10 +29,12 @@ use k8s_openapi::api::core::v1::Container;
 use thiserror::Error;
 
 use crate::{
-    cluster::{Change, PodView},
+    cluster::Change,
+    kubelet::{Exit, Start},
     objects::{self, DEFAULT_NAMESPACE},
-    pods::VIP_ANNOTATION,
+    pods::{PodView, VIP_ANNOTATION},
     seed,
+    volumes::{self, HostError},
 };
 
 /// Why a part of the network cannot be made.
@@ -47,21 +49,11 @@ pub enum PublishError {
         #[source]
         source: ControlError,
     },
-    /// A container's image is not known.
-    #[error("{pod}: image {image} is not known; there are {known}")]
-    Image {
-        /// The pod, as `[NAMESPACE/]POD`.
-        pod: String,
-        /// The image.
-        image: String,
-        /// All known names.
-        known: String,
-    },
-    /// A container does not start.
-    #[error("{pod}: a container does not start")]
+    /// A host's container does not start.
+    #[error("{host}: a container does not start")]
     Container {
-        /// The pod, as `[NAMESPACE/]POD`.
-        pod: String,
+        /// The host.
+        host: String,
         /// Why.
         #[source]
         source: PodError,
@@ -261,7 +253,7 @@ impl Publisher {
             mounts: Vec::new(),
         };
         host.start_container(container)
-            .map_err(|source| PublishError::Container { pod: spec.name.clone(), source })?;
+            .map_err(|source| PublishError::Container { host: spec.name.clone(), source })?;
         let worker = self.worker();
         let failed = |source| PublishError::Control { what: format!("host {}", spec.name), source };
         let port = self.control.attach_pod(switch, &spec.name, None, worker, host).map_err(failed)?;
@@ -312,11 +304,11 @@ impl Publisher {
         worker
     }
 
-    /// Publishes one change; returns the pod that runs since, whose node then reports it.
+    /// Publishes one change; returns how the containers of a pod that was placed started, in order.
     ///
     /// # Errors
     /// [`PublishError`]: what could not be done; the rest of the network goes on.
-    pub fn apply(&mut self, change: &Change) -> Result<Option<Arc<PodView>>, PublishError> {
+    pub fn apply(&mut self, change: &Change) -> Result<Option<Vec<Start>>, PublishError> {
         match change {
             Change::Lease { subnet, public_ip } => {
                 let lease = Some(Lease { public_ip: *public_ip });
@@ -331,7 +323,7 @@ impl Publisher {
                 return if self.pods.contains_key(&pod.identity) || pod.host_network {
                     Ok(None)
                 } else {
-                    self.add_pod(pod).map(|()| Some(Arc::clone(pod)))
+                    self.add_pod(pod).map(Some)
                 };
             }
             Change::PodRemoved(pod) => self.remove_pod(pod)?,
@@ -351,7 +343,7 @@ impl Publisher {
         Ok(None)
     }
 
-    fn add_pod(&mut self, view: &PodView) -> Result<(), PublishError> {
+    fn add_pod(&mut self, view: &PodView) -> Result<Vec<Start>, PublishError> {
         let name = objects::pod_name(&view.namespace, &view.name);
         let node = self.nodes.get(view.node.as_str()).copied();
         let node = node.ok_or_else(|| PublishError::Node { pod: name.clone(), node: view.node.clone() })?;
@@ -360,6 +352,7 @@ impl Publisher {
         let (mtu, router) = bridge.map_or((1500, None), |bridge| (bridge.mtu, bridge.router));
         let mac = MacAddress::for_ipv4(view.address);
         let vip = view.annotations.get(VIP_ANNOTATION).and_then(|text| text.parse().ok());
+        let (volumes, missing) = volumes::make(&view.volumes);
         let mut pod = Pod::new(PodConfig {
             name: view.name.clone(),
             namespace: view.namespace.clone(),
@@ -370,16 +363,15 @@ impl Publisher {
             gateway: router.map(|router| router.address),
             mtu,
             seed: seed::hash(self.seed, &["pod", &view.uid]),
+            volumes,
             ..PodConfig::default()
         });
-        // What cannot start is reported and leaves the others alone: the pod is there, but never ready.
-        let mut failed_container = None;
-        for container in &view.containers {
-            let config = container_config(&name, container)?;
-            if let Err(source) = pod.start_container(config) {
-                failed_container.get_or_insert(PublishError::Container { pod: name.clone(), source });
-            }
-        }
+        // What cannot start leaves the others alone: the pod is there, but not ready.
+        let start = |container: &Container| match without_volume(container, &missing) {
+            Some(message) => Start::Failed(Exit { code: 128, message }),
+            None => start_container(&mut pod, container),
+        };
+        let starts = view.containers.iter().map(start).collect();
         let worker = self.worker();
         let guard = Some(Guard { mac, address: view.address, vip });
         let failed = |source| PublishError::Control { what: format!("pod {name}"), source };
@@ -388,7 +380,7 @@ impl Publisher {
         let place = Place { port, worker, address: view.address, node: Some(Arc::from(&*view.node)) };
         self.places.insert(name.clone(), place);
         self.impair_pod(&name, &view.node)?;
-        failed_container.map_or(Ok(()), Err)
+        Ok(starts)
     }
 
     fn remove_pod(&mut self, view: &PodView) -> Result<(), PublishError> {
@@ -400,13 +392,43 @@ impl Publisher {
     }
 }
 
-fn container_config(pod: &str, container: &Container) -> Result<ContainerConfig, PublishError> {
+/// Says which volume of a container cannot be had, if one cannot.
+fn without_volume(container: &Container, missing: &[(String, HostError)]) -> Option<String> {
+    let mut mounts = container.volume_mounts.iter().flatten();
+    let (name, error) = mounts.find_map(|mount| missing.iter().find(|(name, _)| *name == mount.name))?;
+    let why = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+    Some(format!("volume {name}: {error}{why}"))
+}
+
+/// Starts a container in a pod.
+pub fn start_container(pod: &mut Pod, container: &Container) -> Start {
     let name = container.image.as_deref().unwrap_or_default();
-    let image = Image::find(name).ok_or_else(|| PublishError::Image {
-        pod: pod.into(),
-        image: name.into(),
-        known: Image::names().collect::<Vec<_>>().join(", "),
-    })?;
+    let Some(image) = Image::find(name) else {
+        let known: Vec<&str> = Image::names().collect();
+        return Start::NoImage {
+            message: format!("image {name} is not known; there are {}", known.join(", ")),
+        };
+    };
+    match pod.start_container(container_config(container, image)) {
+        Ok(()) => Start::Runs,
+        Err(error) => Start::Failed(Exit { code: exit_code(&error), message: error.to_string() }),
+    }
+}
+
+/// What a program that cannot start would have exited with, or what Kubernetes reports where none was started.
+fn exit_code(error: &PodError) -> i32 {
+    match error {
+        PodError::AddressInUse { .. } => 1,
+        PodError::Dead { .. }
+        | PodError::ContainerExists { .. }
+        | PodError::NoSuchContainer { .. }
+        | PodError::NoSuchVolume { .. }
+        | PodError::BadSubPath { .. }
+        | PodError::BadArgument { .. } => 128,
+    }
+}
+
+fn container_config(container: &Container, image: Image) -> ContainerConfig {
     let words = container.command.iter().flatten().chain(container.args.iter().flatten());
     let ports = container.ports.iter().flatten().filter_map(|port| {
         let number = u16::try_from(port.container_port).ok()?;
@@ -417,11 +439,11 @@ fn container_config(pod: &str, container: &Container) -> Result<ContainerConfig,
         };
         Some((transport, number))
     });
-    Ok(ContainerConfig {
+    ContainerConfig {
         name: container.name.clone(),
         image,
         ports: ports.collect(),
         args: words.cloned().collect(),
-        mounts: Vec::new(),
-    })
+        mounts: volumes::mounts(container),
+    }
 }

@@ -9,11 +9,13 @@ use flatnet_agents::{
     controllers::{
         self, address::Addresses, bind::Binder, endpoints::Endpoints, service_ip::ServiceAddresses,
     },
+    kubelet::{self, Kubelet, Start},
     lease::{DEFAULT_PREFIX, NetworkConfig, allocate::Wish},
     node::{self, NodeOptions},
     objects::{self, Object},
-    pods,
+    pods::PodView,
 };
+use flatnet_engine::clock::Instant;
 use futures::{
     executor::{LocalPool, block_on},
     task::LocalSpawnExt,
@@ -90,7 +92,10 @@ impl Cluster {
     }
 
     fn ready(&self, name: &str) {
-        block_on(pods::report_running(&self.store, "default", name, true)).unwrap();
+        let pod: Pod = block_on(objects::get(&self.store, "default", name)).unwrap().unwrap();
+        let mut kubelet = Kubelet::default();
+        kubelet.adopt(&Arc::new(PodView::read(&pod).unwrap()), vec![Start::Runs], Instant::ZERO);
+        block_on(kubelet::report(&self.store, "default", name, |pod| kubelet.status(pod))).unwrap();
     }
 
     /// Runs to quiescence and gives what was reported since the last time.

@@ -136,6 +136,8 @@ pub struct Post {
     pub alarm: Arc<Alarm>,
     /// The generation of the tables it last took.
     acknowledged: Arc<AtomicU64>,
+    /// Whether containers of its pods ended since somebody asked.
+    has_news: Arc<AtomicBool>,
 }
 
 /// A visit's answer, once the worker has opened its mailbox.
@@ -170,6 +172,13 @@ impl Post {
     pub fn acknowledged(&self) -> u64 {
         self.acknowledged.load(Ordering::Acquire)
     }
+
+    /// Tells whether containers ended there since the last call: [`Worker::take_ended`] then knows which.
+    #[must_use]
+    pub fn take_news(&self) -> bool {
+        // A load for the many times that nothing happened.
+        self.has_news.load(Ordering::Relaxed) && self.has_news.swap(false, Ordering::Acquire)
+    }
 }
 
 /// The worker's side of a [`Post`].
@@ -179,6 +188,7 @@ pub struct Mailbox {
     /// To sleep on.
     pub alarm: Arc<Alarm>,
     acknowledged: Arc<AtomicU64>,
+    has_news: Arc<AtomicBool>,
 }
 
 impl Mailbox {
@@ -197,6 +207,11 @@ impl Mailbox {
     pub fn acknowledge(&self, generation: u64) {
         self.acknowledged.store(generation, Ordering::Release);
     }
+
+    /// Tells the control side that a container ended.
+    pub fn announce_news(&self) {
+        self.has_news.store(true, Ordering::Release);
+    }
 }
 
 impl Default for Post {
@@ -205,6 +220,7 @@ impl Default for Post {
             visits: Arc::new(ArrayQueue::new(MAILBOX_LIMIT)),
             alarm: Arc::default(),
             acknowledged: Arc::default(),
+            has_news: Arc::default(),
         }
     }
 }
@@ -217,6 +233,7 @@ impl Post {
             visits: Arc::clone(&self.visits),
             alarm: Arc::clone(&self.alarm),
             acknowledged: Arc::clone(&self.acknowledged),
+            has_news: Arc::clone(&self.has_news),
         }
     }
 }

@@ -7,7 +7,7 @@
 //!
 //! Above 400 lines because the loop and its three passes are the tour through everything else.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -54,6 +54,7 @@ mod slow;
 
 use budget::TokenBucket;
 
+pub use pods::EndedContainers;
 pub use replays::ReplayState;
 
 /// Frames a batch has at most.
@@ -138,6 +139,8 @@ pub struct Worker {
     pub observer: Observer,
     links: Vec<Option<Attached>>,
     ready: VecDeque<PortId>,
+    /// Ports of pods whose containers ended since the control side asked.
+    ended: BTreeSet<PortId>,
     /// Recordings on their way into ports.
     replays: Vec<Replay>,
     timers: ports::Timers,
@@ -209,6 +212,7 @@ impl Worker {
             observer: Observer::default(),
             links: Vec::new(),
             ready: VecDeque::new(),
+            ended: BTreeSet::new(),
             replays: Vec::new(),
             timers: ports::Timers::default(),
             ring_ports: Vec::new(),

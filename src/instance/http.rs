@@ -30,7 +30,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::replays::Speed;
 use super::{Desk, Instance, RequestError};
-use crate::args::TraceProtocol;
+use crate::args::{Kind, TraceProtocol};
 use crate::packets::{Packet, PacketError, Packets};
 use crate::recorder::Recorder;
 use crate::trace::report::{Question, Report};
@@ -117,6 +117,7 @@ fn router(desk: Desk) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/down", post(down))
         .route("/v1/show/{table}", get(show))
+        .route("/v1/objects/{kind}", get(objects).delete(delete_object))
         .route("/v1/links", get(links).post(change_link))
         .route("/v1/replay", post(replay))
         .route("/v1/trace", post(trace))
@@ -138,9 +139,12 @@ impl IntoResponse for RequestError {
             | Self::Ask(_)
             | Self::Point(_)
             | Self::Table(_)
+            | Self::Object { .. }
             | Self::Program(_) => StatusCode::NOT_FOUND,
-            Self::Setting(_) | Self::NoMachine(_) | Self::Replay(_) => StatusCode::BAD_REQUEST,
-            Self::Drive(_) | Self::Capture(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Setting(_) | Self::NoMachine(_) | Self::Replay(_) | Self::Kept(_) => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::Drive(_) | Self::Store(_) | Self::Capture(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Ending | Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
         };
         (status, Json(Problem { error: self.to_string(), help: self.help() })).into_response()
@@ -169,6 +173,29 @@ async fn show(
     Query(query): Query<ShowQuery>,
 ) -> Result<Json<Value>, RequestError> {
     desk.ask(move |instance| instance.show(&table, &query.node)).await?.map(Json)
+}
+
+/// Which object; all of the kind without a name.
+#[derive(Debug, Deserialize)]
+struct ObjectsQuery {
+    name: Option<String>,
+}
+
+async fn objects(
+    State(desk): State<Desk>,
+    Path(kind): Path<Kind>,
+    Query(ObjectsQuery { name }): Query<ObjectsQuery>,
+) -> Result<Json<Vec<Value>>, RequestError> {
+    desk.ask(move |instance| instance.objects(kind, name.as_deref())).await?.map(Json)
+}
+
+async fn delete_object(
+    State(desk): State<Desk>,
+    Path(kind): Path<Kind>,
+    Query(ObjectsQuery { name }): Query<ObjectsQuery>,
+) -> Result<Json<()>, RequestError> {
+    let name = name.unwrap_or_default();
+    desk.ask(move |instance| instance.delete_object(kind, &name)).await?.map(Json)
 }
 
 /// Which pair; all that differ without one.

@@ -6,7 +6,7 @@
 //!
 //! - [`socket`]: where instances listen, and which run;
 //! - [`http`]: the server, its paths and errors;
-//! - `programs`, `captures`, `replays`, `links`, `traces`, `tables`, `status`: what it asks of the instance.
+//! - `programs`, `captures`, `replays`, `links`, `traces`, `tables`, `objects`, `status`: what it asks of the instance.
 //!
 //! Invariants: a job runs to its end between two rounds of the agents; when the instance ends every job that waits
 //! fails, and who asked for the end gets the ledger.
@@ -29,6 +29,8 @@ mod traces;
 
 mod tables;
 
+mod objects;
+
 mod status;
 
 use std::collections::BTreeMap;
@@ -39,6 +41,7 @@ use flatnet_agents::publisher::PublishError;
 use miette::Diagnostic as _;
 use tokio::sync::oneshot;
 
+use crate::args::Kind;
 use crate::drive::{Drive, DriveError};
 use crate::impairment;
 use crate::ledger;
@@ -134,6 +137,22 @@ pub enum RequestError {
     /// There is no such table.
     #[error("there is no table {0}")]
     Table(String),
+    /// There is no such object.
+    #[error("there is no {kind} {name}")]
+    Object {
+        /// The kind.
+        kind: &'static str,
+        /// What was asked for.
+        name: String,
+        /// All that there are.
+        known: Vec<String>,
+    },
+    /// Objects of the kind are not to be deleted.
+    #[error("a {} cannot be deleted", .0.singular())]
+    Kept(Kind),
+    /// The store cannot do it.
+    #[error("{0}")]
+    Store(String),
     /// There is no such program, or it has ended.
     #[error("there is no program {0}")]
     Program(u64),
@@ -152,7 +171,12 @@ impl RequestError {
     /// Returns what to do about it.
     pub fn help(&self) -> Option<String> {
         match self {
-            Self::Machine { known, .. } | Self::Node { known, .. } => {
+            Self::Object { kind, known, .. } if known.is_empty() => Some(format!("there is no {kind} at all")),
+            Self::Kept(_) => Some(
+                "nodes are the topology's, and a Service's endpointslices follow its pods; pods and services can be"
+                    .to_owned(),
+            ),
+            Self::Machine { known, .. } | Self::Node { known, .. } | Self::Object { known, .. } => {
                 Some(format!("there are {}", known.join(", ")))
             }
             Self::NoNode { table, node: Some(node), .. } => {
@@ -179,6 +203,7 @@ impl RequestError {
             | Self::Link { .. }
             | Self::Program(_)
             | Self::Drive(_)
+            | Self::Store(_)
             | Self::Capture(_)
             | Self::Ending => None,
         }

@@ -44,9 +44,10 @@ pub(super) fn check_service(service: &Manifest<Service>, findings: &mut Vec<Find
     check_target_ports(service, spec, findings);
 }
 
-/// Checks the weight of a pod, and the VIP that it has.
+/// Checks a pod's restart policy, weight, and the VIP that it has.
 pub(super) fn check_pod(pod: &Manifest<Pod>, findings: &mut Vec<Finding>) {
     check_vip(pod, findings);
+    one_of(pod, &["spec", "restartPolicy"], "restartPolicy", &["Always", "OnFailure", "Never"], findings);
     let Some(node) = find(pod, &["metadata", "annotations", WEIGHT_ANNOTATION]) else { return };
     if let Some(text) = node.text().filter(|text| text.parse::<u16>().is_err()) {
         let message = format!("weight {text:?} is not a number from 0 to 65535");

@@ -1,6 +1,6 @@
 //! Topologies and manifests, read whole; each test names every finding of its text.
 
-use std::{cell::RefCell, path::PathBuf, rc::Rc};
+use std::{cell::RefCell, path::PathBuf, rc::Rc, sync::Arc};
 
 use flatnet_agents::{
     Embedded,
@@ -8,15 +8,18 @@ use flatnet_agents::{
     controllers::{
         self, address::Addresses, bind::Binder, endpoints::Endpoints, service_ip::ServiceAddresses,
     },
+    kubelet::{self, Kubelet, Start},
     lease::{DEFAULT_PREFIX, NetworkConfig, allocate::Wish},
     node::{self, NodeOptions},
-    objects, pods,
+    objects,
+    pods::PodView,
 };
+use flatnet_engine::clock::Instant;
 use futures::{
     executor::{LocalPool, block_on},
     task::LocalSpawnExt,
 };
-use k8s_openapi::api::core::v1::{Node as NodeObject, NodeAddress, NodeStatus};
+use k8s_openapi::api::core::v1::{Node as NodeObject, NodeAddress, NodeStatus, Pod, PodStatus};
 use proptest::prelude::*;
 
 use super::*;
@@ -62,6 +65,37 @@ fn a_pod_cannot_have_the_name_of_a_machine() {
 }
 
 #[test]
+fn volumes_and_mounts_that_make_no_sense_are_found_at_their_places() {
+    let text = format!(
+        "{SHORT}---\napiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\nspec:\n  volumes:\n    - {{name: html, emptyDir: {{}}}}\n    \
+         - {{name: html, hostPath: {{path: srv}}}}\n    - {{name: A, hostPath: {{path: /srv, type: Socket}}}}\n    \
+         - {{name: big, emptyDir: {{medium: Memory, sizeLimit: much}}}}\n    - {{name: conf, configMap: {{name: x}}}}\n  \
+         containers:\n    - name: web\n      image: nginx\n      volumeMounts:\n        - {{name: html, mountPath: /html}}\n        \
+         - {{name: none, mountPath: /html/}}\n        - {{name: html, mountPath: html}}\n        - {{name: html, mountPath: /a/../b}}\n        \
+         - {{name: html, mountPath: /}}\n        - {{name: html, mountPath: /c, subPath: ../x, readOnly: true}}\n        \
+         - {{name: conf, mountPath: /d, mountPropagation: None}}\n"
+    );
+    assert_eq!(
+        findings(&text),
+        [
+            "12:14 volume name html is used twice",
+            "12:37 hostPath \"srv\" is relative; it must begin with /",
+            "13:14 volume name \"A\" is not a name",
+            "13:46 hostPath type \"Socket\" is not supported; Directory, DirectoryOrCreate, File and FileOrCreate are",
+            "14:57 sizeLimit \"much\" is not a size",
+            "21:18 container web mounts \"none\", which is no volume of the pod",
+            "21:35 mountPath /html is used twice",
+            "22:35 mountPath \"html\" must begin with /",
+            "23:35 mountPath \"/a/../b\" must not contain ..",
+            "24:35 mountPath \"/\" must not be the container's root",
+            "25:48 subPath \"../x\" must not contain ..",
+            "15:20 warning: spec.volumes.configMap of a Pod has no effect yet",
+            "26:39 warning: spec.containers.volumeMounts.mountPropagation of a Pod has no effect yet",
+        ]
+    );
+}
+
+#[test]
 fn the_networks_own_example_is_read_without_a_word() {
     let (topology, warnings) = parse(&file(TWO_NODES)).unwrap();
     assert!(warnings.is_empty(), "{warnings:?}");
@@ -102,6 +136,15 @@ async fn write_objects(store: &Embedded, topology: &Topology) {
     }
 }
 
+/// The status of a pod whose containers all run.
+fn running(pod: &Pod) -> Option<PodStatus> {
+    let view = PodView::read(pod)?;
+    let starts = view.containers.iter().map(|_| Start::Runs).collect();
+    let mut kubelet = Kubelet::default();
+    kubelet.adopt(&Arc::new(view), starts, Instant::ZERO);
+    kubelet.status(pod)
+}
+
 /// Starts all controllers, and a watcher that keeps what it is told.
 fn start(pool: &LocalPool, store: &Embedded, topology: &Topology) -> Rc<RefCell<Vec<Change>>> {
     let log = Rc::new(RefCell::new(Vec::new()));
@@ -133,7 +176,7 @@ fn the_example_reaches_the_proxy_with_three_backends_per_port() {
     block_on(write_objects(&store, &topology));
     pool.run_until_stalled();
     for pod in &topology.pods {
-        block_on(pods::report_running(&store, "default", objects::name(pod), true)).unwrap();
+        block_on(kubelet::report(&store, "default", objects::name(pod), running)).unwrap();
     }
     pool.run_until_stalled();
 

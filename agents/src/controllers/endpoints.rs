@@ -363,7 +363,10 @@ mod tests {
         cluster.settle();
         assert_eq!(slices(&cluster), ["8080/TCP : 10.1.15.2"]);
 
-        cluster.change::<Pod>("b", |pod| pod.status = Some(pods::running(pod, true)));
+        cluster.change::<Pod>("b", |pod| {
+            let ready = json!([{"type": "Ready", "status": "True"}]);
+            pod.status.as_mut().unwrap().conditions = serde_json::from_value(ready).unwrap();
+        });
         cluster.settle();
         assert_eq!(slices(&cluster), ["8080/TCP : 10.1.15.2 10.1.15.3"]);
 

@@ -40,8 +40,6 @@ pub struct PodConfig {
     pub seed: u64,
     /// Octets of either buffer of a TCP connection.
     pub tcp_buffer: usize,
-    /// Whether something replaces the pod when it ends; an autonomous pod that dies stays dead.
-    pub controlled: bool,
     /// What its containers can mount, each by its own name.
     pub volumes: Vec<Volume>,
 }
@@ -62,7 +60,6 @@ impl Default for PodConfig {
             hosts: Vec::new(),
             seed: 0,
             tcp_buffer: DEFAULT_TCP_BUFFER,
-            controlled: false,
             volumes: Vec::new(),
         }
     }

@@ -48,7 +48,7 @@ use crate::clock::Instant;
 use crate::link::pod_ring::Outbox;
 use app::App;
 use container::Container;
-use files::{Files, Mounted};
+use files::Files;
 use program::Program;
 use socket::{Event, Owner};
 use sockets::Sockets;
@@ -84,6 +84,8 @@ pub struct Pod {
     wakes: BTreeSet<(Instant, Owner)>,
     wake_of: BTreeMap<Owner, Instant>,
     now: Instant,
+    /// Whether a container ended since somebody asked.
+    has_news: bool,
 }
 
 impl Pod {
@@ -116,6 +118,7 @@ impl Pod {
             wakes: BTreeSet::new(),
             wake_of: BTreeMap::new(),
             now: Instant::ZERO,
+            has_news: false,
         }
     }
 
@@ -208,6 +211,7 @@ impl Pod {
     /// Ends the pod at once, without a word to anybody.
     pub fn kill(&mut self) {
         self.state = PodState::Dead;
+        self.has_news = true;
         for container in &mut self.containers {
             if container.state == ContainerState::Running {
                 container.state = ContainerState::Exited(KILLED);
@@ -245,6 +249,11 @@ impl Pod {
     /// Returns the containers, pause first.
     pub fn containers(&self) -> impl Iterator<Item = ContainerStatus<'_>> {
         self.containers.iter().map(Container::status)
+    }
+
+    /// Tells whether a container ended since the last call.
+    pub fn take_news(&mut self) -> bool {
+        std::mem::take(&mut self.has_news)
     }
 
     /// Returns what the pod dropped, by reason.
@@ -285,40 +294,6 @@ impl Pod {
             PodState::Running => Ok(()),
             PodState::Dead => Err(PodError::Dead { pod: self.config.name.clone() }),
         }
-    }
-
-    /// Gives a container what it sees of the volumes, over a layer of its own that is new at each start.
-    fn mount(&mut self, index: usize, config: &ContainerConfig) -> Result<Vec<Mounted>, PodError> {
-        // Pause, at place 0, has none.
-        let layer = self.config.volumes.len() + index - 1;
-        self.volumes.resize_with(self.volumes.len().max(layer + 1), Volume::layer);
-        self.volumes[layer] = Volume::layer();
-        files::mount(&config.name, layer, &config.mounts, &mut self.volumes)
-    }
-
-    /// Gives a container all its ports or none.
-    fn take_ports(&mut self, index: usize, name: &str, ports: &[(Transport, u16)]) -> Result<(), PodError> {
-        let owner = Owner::Container(index);
-        for &(transport, port) in ports {
-            let result = match transport {
-                Transport::Tcp => self.stack.tcp.listen(port, owner),
-                Transport::Udp => self.stack.udp.bind(port, owner),
-            };
-            if let Err(taken) = result {
-                self.stack.close_owner(owner, false, self.now);
-                let holder = match taken.holder {
-                    Owner::Container(holder) if holder == index => name.to_owned(),
-                    Owner::Container(holder) => self
-                        .containers
-                        .get(holder)
-                        .map(|container| container.config.name.clone())
-                        .unwrap_or_default(),
-                    Owner::Program(_) => String::from("(a program)"),
-                };
-                return Err(PodError::AddressInUse { container: name.to_owned(), holder, port });
-            }
-        }
-        Ok(())
     }
 
     /// Works until the pod is at rest or the limit is reached.
@@ -390,6 +365,7 @@ impl Pod {
         if let Some(container) = self.containers.get_mut(index) {
             container.state = ContainerState::Exited(code);
         }
+        self.has_news = true;
         let owner = Owner::Container(index);
         self.stack.close_owner(owner, false, self.now);
         self.set_wake(owner, None);

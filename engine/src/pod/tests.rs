@@ -361,6 +361,7 @@ fn a_pod_dies_with_its_pause_container_and_stays_dead() {
     assert!(matches!(pod.start_container(container("a", Image::Httpd, "")), Err(PodError::Dead { .. })));
     let id = pod.exec(&["true".into()], Instant::ZERO);
     assert_eq!(pod.output(id).exit_code, Some(KILLED));
+    assert!(pod.take_news() && !pod.take_news());
 }
 
 /// A SYN from an address of the segment that does not exist.

@@ -6,8 +6,19 @@
 
 use super::{Attached, DropReason, Frame, Instant, Link, NodeId, PortId, Term, Worker};
 use crate::link::pod_ring::{Outbox, take_mark};
-use crate::pod::{Pod, PodState};
+use crate::pod::{ContainerState, Pod, PodState};
 use crate::trace::{Action, Event, Point, Taken};
+
+/// A pod or host of which a container ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndedContainers {
+    /// Its namespace; empty for a host.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// All its containers, pause first, and what they are doing now.
+    pub containers: Vec<(String, ContainerState)>,
+}
 
 impl Worker {
     /// Lets `visit` work on a pod or host of this worker, then has it polled; `None` when there is none at the
@@ -19,6 +30,25 @@ impl Worker {
         let result = visit(&mut link.pod, now);
         self.timers.set(now, port);
         Some(result)
+    }
+
+    /// Tells what became of the containers of those pods and hosts of which one ended since the last call.
+    pub fn take_ended(&mut self) -> Vec<EndedContainers> {
+        let ports = std::mem::take(&mut self.ended);
+        let pods =
+            ports.into_iter().filter_map(|port| match &self.links.get(port.0 as usize)?.as_ref()?.link {
+                Link::Pod(link) => Some(&link.pod),
+                Link::Wire { .. } | Link::Rings(_) => None,
+            });
+        pods.map(|pod| EndedContainers {
+            namespace: pod.config().namespace.clone(),
+            name: pod.config().name.clone(),
+            containers: pod
+                .containers()
+                .map(|container| (container.name.to_owned(), container.state))
+                .collect(),
+        })
+        .collect()
     }
 
     /// Starts a capture at a point; only the worker of a pod sees what passes its `lo`.
@@ -96,6 +126,10 @@ impl Worker {
         let next_mark = &mut self.next_mark;
         let mut out = Outbox { pool: &mut self.pool, queue, next_mark, answers_traced: false };
         let result = run(&mut link.pod, &self.arena, &mut out);
+        if link.pod.take_news() {
+            self.ended.insert(port);
+            self.mailbox.announce_news();
+        }
         let node = *node;
         if self.observer.is_listening() {
             let point = Point::Loopback(port);

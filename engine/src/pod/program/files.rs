@@ -44,10 +44,8 @@ pub(super) fn run(
             "rm" => {
                 let recursive = arguments.has('r') || arguments.has('R');
                 let forced = arguments.has('f');
-                sockets.files.remove(path, recursive).or_else(|error| match error {
-                    FileError::NotFound if forced => Ok(()),
-                    other => Err(other),
-                })
+                let removed = sockets.files.remove(path, recursive);
+                if forced && removed == Err(FileError::NotFound) { Ok(()) } else { removed }
             }
             _ => sockets.files.write(path, &[], true),
         };

@@ -1,0 +1,89 @@
+//! What becomes of pods' containers: ended ones are told to the kubelet, those that start again are started.
+//!
+//! [`crate::drive`] asks the workers and calls this between rounds of the agents. Invariants: a pod's status is written
+//! after every change of its containers; a pod whose pause container ended is dead and stays so.
+//!
+//! May depend on agents and engine. Read first: `agents/src/kubelet.rs`.
+
+use flatnet_agents::kubelet::{Exit, Start};
+use flatnet_agents::objects::pod_name;
+use flatnet_agents::pods::PodView;
+use flatnet_agents::publisher::Place;
+use flatnet_engine::clock::Instant;
+use flatnet_engine::pod::ContainerState;
+use flatnet_engine::worker::EndedContainers;
+use k8s_openapi::api::core::v1::Container;
+
+use super::{Agent, Network};
+
+/// A container that is to start again.
+#[derive(Debug)]
+pub struct Restart {
+    /// Where its pod is.
+    pub place: Place,
+    /// What it runs.
+    pub container: Container,
+    pod: String,
+    index: usize,
+}
+
+impl Network {
+    /// Takes what a worker tells of pods of which a container ended.
+    pub fn take_ended(&mut self, ended: Vec<EndedContainers>, now: Instant) {
+        let mut kubelet = self.kubelet.borrow_mut();
+        for EndedContainers { namespace, name, containers } in ended {
+            let name = pod_name(&namespace, &name);
+            for (index, (container, state)) in containers.into_iter().enumerate() {
+                match state {
+                    ContainerState::Running => {}
+                    ContainerState::Exited(_) if index == 0 => {
+                        kubelet.died(&name);
+                        break;
+                    }
+                    ContainerState::Exited(code) => {
+                        kubelet.ended(&name, &container, Exit { code, message: String::new() }, now);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes the next container that is to start again by now.
+    pub fn take_restart(&mut self, now: Instant) -> Option<Restart> {
+        loop {
+            let (pod, index, container) = self.kubelet.borrow_mut().take_due(now)?;
+            if let Some(place) = self.publisher.place(&pod).cloned() {
+                return Some(Restart { place, container, pod, index });
+            }
+        }
+    }
+
+    /// Says how a restart went.
+    pub fn restarted(&mut self, restart: &Restart, start: Start, now: Instant) {
+        self.kubelet.borrow_mut().restarted(&restart.pod, restart.index, start, now);
+    }
+
+    /// Returns when a container is to start again.
+    pub fn next_restart(&self) -> Option<Instant> {
+        self.kubelet.borrow().next()
+    }
+
+    /// Has the status of pods written whose containers changed; tells whether there are any.
+    pub(super) fn report_pods(&mut self) -> bool {
+        let changed = self.kubelet.borrow_mut().take_unreported();
+        let any = !changed.is_empty();
+        changed.into_iter().for_each(|pod| self.start(Agent::Kubelet(pod)));
+        any
+    }
+
+    pub(super) fn warn_of_starts(&mut self, pod: &PodView, starts: &[Start]) {
+        for (container, start) in pod.containers.iter().zip(starts) {
+            let message = match start {
+                Start::Runs => continue,
+                Start::NoImage { message } | Start::Failed(Exit { message, .. }) => message,
+            };
+            let pod = pod_name(&pod.namespace, &pod.name);
+            self.warnings.push(format!("{pod}: container {} does not start: {message}", container.name));
+        }
+    }
+}
