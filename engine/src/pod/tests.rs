@@ -393,6 +393,45 @@ fn syn(source: Ipv4Addr, source_port: u16, port: u16) -> Vec<u8> {
     bytes
 }
 
+/// RFC 1122, 4.2.2.13, RFC 9293, 3.10.7.4 and Linux' `tcp_timewait_state_process`: a SYN beyond the last sequence number
+/// replaces a connection in TIME-WAIT, if somebody accepts it; any other is answered by an ACK of what was.
+#[test]
+fn a_connection_in_time_wait_gives_way_to_a_newer_syn_only() {
+    let mut segment = Segment::pair();
+    segment.pods[1].start_container(container("web", Image::Httpd, "")).unwrap();
+    segment.exec(0, "curl -s -H Connection:close http://10.1.15.3/");
+    let read = |frame: &[u8]| {
+        let frame = EthernetFrame::new_checked(frame).unwrap();
+        let packet = Ipv4Packet::new_checked(frame.payload()).unwrap();
+        let segment = TcpSegment::new_checked(packet.payload()).unwrap();
+        let ports = (segment.source_port(), segment.destination_port());
+        (packet.source(), ports, segment.flags(), segment.sequence(), segment.acknowledgement())
+    };
+    segment.run(Duration::from_secs(1));
+    let tcp = segment.log.iter().filter(|frame| frame.len() > 50 && frame[23] == 6);
+    let fins: Vec<_> = tcp.map(|frame| read(frame)).filter(|(_, _, flags, ..)| flags.fin()).collect();
+    assert_eq!(fins.iter().map(|fin| fin.0).collect::<Vec<_>>(), [SECOND, FIRST], "the server ends it");
+    let (_, (port, _), _, end, _) = fins[1];
+    let ask = |segment: &mut Segment, sequence: u32| {
+        let mut frame = syn(FIRST, port, 80);
+        let mut ethernet = EthernetFrame::new_unchecked(&mut frame[..]);
+        let mut packet = Ipv4Packet::new_unchecked(ethernet.payload_mut());
+        let mut tcp = TcpSegment::new_unchecked(packet.payload_mut());
+        tcp.set_sequence(sequence);
+        tcp.fill_checksum(FIRST, SECOND);
+        segment.log.clear();
+        segment.with(1, |pod, now, out| pod.receive(&frame, now, out));
+        let (_, _, flags, _, acknowledged) = read(&segment.log[0]);
+        (flags.syn(), flags.rst(), acknowledged.wrapping_sub(end))
+    };
+    assert_eq!(ask(&mut segment, end), (false, false, 1), "not beyond the FIN");
+    assert_eq!(ask(&mut segment, end.wrapping_add(1)), (false, false, 1), "the next expected");
+    segment.pods[1].stop_container("web", 0, segment.now).unwrap();
+    assert_eq!(ask(&mut segment, end.wrapping_add(100)), (false, false, 1), "nobody accepts");
+    segment.pods[1].start_container(container("web", Image::Httpd, "")).unwrap();
+    assert_eq!(ask(&mut segment, end.wrapping_add(100)), (true, false, 101), "newer");
+}
+
 /// RFC 4987, 2.2 and 3.4.
 #[test]
 fn a_syn_flood_is_bounded_and_harms_no_other_listener() {
