@@ -9,6 +9,7 @@
 //! - `decode`, `manifests`: Pods and Services as Kubernetes types, and what flatnet does not model of them;
 //! - `workloads`: whether they fit each other and the machines;
 //! - `policies`: whether annotations and policies say something known;
+//! - `volumes`: whether volumes can be had and mounts name one;
 //! - `findings`: what is wrong, at its file, line and column, all at once.
 //!
 //! Invariants: a topology without errors can be brought up; no text makes it panic.
@@ -34,6 +35,8 @@ mod manifests;
 mod workloads;
 
 mod policies;
+
+mod volumes;
 
 mod findings;
 

@@ -93,8 +93,8 @@ fn tcp_gets_everything_through_a_link_that_does_its_worst() {
     home.text(&format!("link node-1 node-2 {worst}"));
     let input: String = (0..40_000).map(|line| format!("line {line}\n")).collect();
     let echoed = home.with_input("exec web-app-2 -- nc 10.1.20.3 7", &input);
-    // The content, not the end: a connection whose last segments are lost again and again may end by its timeout.
-    assert!(echoed.stdout.starts_with(input.as_bytes()), "{} of {} bytes", echoed.stdout.len(), input.len());
+    assert!(echoed.stdout == input.as_bytes(), "{} of {} bytes", echoed.stdout.len(), input.len());
+    assert_eq!(echoed.status.code(), Some(0), "{:?}", echoed.stderr);
     let measured = home.text("exec web-app-2 -- iperf -c 10.1.20.3 -p 7 -n 1M");
     assert!(measured.contains("bits/sec"), "{measured}");
     let rows = home.json("link node-1 node-2");

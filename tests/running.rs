@@ -439,3 +439,42 @@ fn a_container_that_ends_starts_again() {
     assert!(home.text("exec again -- curl -s localhost").contains("nginx"));
     assert_eq!(home.json("down")["balances"], true);
 }
+
+/// Kubernetes, "Volumes": an `emptyDir` outlives its containers' restarts; a `hostPath` that is not there keeps its container from
+/// starting.
+#[test]
+fn a_static_site_is_written_by_one_container_and_served_by_another() {
+    let home = Home::new();
+    let site = home.file("site");
+    std::fs::create_dir(&site).unwrap();
+    std::fs::write(site.join("index.html"), "from the host\n").unwrap();
+    let (site, none) = (site.display(), home.file("none"));
+    let pod = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: site}}\nspec:\n  volumes: [{{name: html, emptyDir: {{sizeLimit: 1Ki}}}}]\n  \
+         containers:\n  - {{name: web, image: nginx, volumeMounts: [{{name: html, mountPath: /usr/share/nginx/html, readOnly: true}}]}}\n  \
+         - {{name: author, image: busybox, command: [sh, -c, 'echo line >> /out/index.html; sleep 1'], \
+         volumeMounts: [{{name: html, mountPath: /out}}]}}\n---\n\
+         apiVersion: v1\nkind: Pod\nmetadata: {{name: host}}\nspec:\n  volumes:\n  - {{name: html, hostPath: {{path: {site}, type: Directory}}}}\n  \
+         - {{name: none, hostPath: {{path: {none}, type: Directory}}}}\n  containers:\n  \
+         - {{name: web, image: nginx, volumeMounts: [{{name: html, mountPath: /usr/share/nginx/html}}]}}\n  \
+         - {{name: other, image: nginx, volumeMounts: [{{name: none, mountPath: /x}}]}}\n---\n",
+        none = none.display(),
+    );
+    let file = home.file("site.yaml");
+    std::fs::write(&file, format!("{pod}{}", include_str!("../scripts/topologies/two-nodes.yaml"))).unwrap();
+    home.text(&format!("up -d -f {}", file.display()));
+    let address = |pod: &str| {
+        let pod = &home.json(&format!("get pod {pod}"))["items"][0];
+        pod["status"]["podIP"].as_str().unwrap().to_owned()
+    };
+    // The author ends after a second and starts again at once: its second line joins the first.
+    let served = format!("exec backend -- curl -s {}", address("site"));
+    eventually(|| home.text(&served) == "line\nline\n");
+    assert_eq!(home.text(&format!("exec backend -- curl -s {}", address("host"))), "from the host\n");
+    let host = &home.json("get pod host")["items"][0]["status"];
+    let statuses = host["containerStatuses"].as_array().unwrap();
+    let other = statuses.iter().find(|status| status["name"] == "other").unwrap();
+    assert!(other["state"]["running"].is_null(), "{other}");
+    assert!(other.to_string().contains("volume"), "{other}");
+    assert_eq!(home.json("down")["balances"], true);
+}

@@ -37,6 +37,8 @@ pub mod cluster;
 
 pub mod kubelet;
 
+pub mod volumes;
+
 pub mod publisher;
 
 pub mod seed;

@@ -10,7 +10,7 @@
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, Pod, Volume};
 
 use crate::{objects, seed};
 
@@ -104,6 +104,8 @@ pub struct PodView {
     pub annotations: BTreeMap<String, String>,
     /// What it runs.
     pub containers: Vec<Container>,
+    /// What its containers can mount.
+    pub volumes: Vec<Volume>,
     /// What starts again once it ended.
     pub restart_policy: RestartPolicy,
 }
@@ -125,6 +127,7 @@ impl PodView {
             host_network: is_host_network(pod),
             annotations: pod.metadata.annotations.clone().unwrap_or_default(),
             containers: pod.spec.iter().flat_map(|spec| spec.containers.iter().cloned()).collect(),
+            volumes: pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten().cloned()).collect(),
             restart_policy: restart_policy(pod),
         })
     }

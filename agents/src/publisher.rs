@@ -16,7 +16,7 @@ mod links;
 
 pub use links::LinkPlace;
 
-use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
+use std::{collections::BTreeMap, error::Error, net::Ipv4Addr, sync::Arc};
 
 use flatnet_engine::{
     control::{Control, ControlError, InterfaceSpec, NodeSpec, ServiceError},
@@ -34,6 +34,7 @@ use crate::{
     objects::{self, DEFAULT_NAMESPACE},
     pods::{PodView, VIP_ANNOTATION},
     seed,
+    volumes::{self, HostError},
 };
 
 /// Why a part of the network cannot be made.
@@ -244,8 +245,13 @@ impl Publisher {
             seed: seed::hash(self.seed, &["host", &spec.name]),
             ..PodConfig::default()
         });
-        let container =
-            ContainerConfig { name: "main".into(), image: spec.image, ports: Vec::new(), args: Vec::new() };
+        let container = ContainerConfig {
+            name: "main".into(),
+            image: spec.image,
+            ports: Vec::new(),
+            args: Vec::new(),
+            mounts: Vec::new(),
+        };
         host.start_container(container)
             .map_err(|source| PublishError::Container { host: spec.name.clone(), source })?;
         let worker = self.worker();
@@ -346,6 +352,7 @@ impl Publisher {
         let (mtu, router) = bridge.map_or((1500, None), |bridge| (bridge.mtu, bridge.router));
         let mac = MacAddress::for_ipv4(view.address);
         let vip = view.annotations.get(VIP_ANNOTATION).and_then(|text| text.parse().ok());
+        let (volumes, missing) = volumes::make(&view.volumes);
         let mut pod = Pod::new(PodConfig {
             name: view.name.clone(),
             namespace: view.namespace.clone(),
@@ -356,10 +363,15 @@ impl Publisher {
             gateway: router.map(|router| router.address),
             mtu,
             seed: seed::hash(self.seed, &["pod", &view.uid]),
+            volumes,
             ..PodConfig::default()
         });
         // What cannot start leaves the others alone: the pod is there, but not ready.
-        let starts = view.containers.iter().map(|container| start_container(&mut pod, container)).collect();
+        let start = |container: &Container| match without_volume(container, &missing) {
+            Some(message) => Start::Failed(Exit { code: 128, message }),
+            None => start_container(&mut pod, container),
+        };
+        let starts = view.containers.iter().map(start).collect();
         let worker = self.worker();
         let guard = Some(Guard { mac, address: view.address, vip });
         let failed = |source| PublishError::Control { what: format!("pod {name}"), source };
@@ -378,6 +390,14 @@ impl Publisher {
         self.places.remove(&name);
         Ok(())
     }
+}
+
+/// Says which volume of a container cannot be had, if one cannot.
+fn without_volume(container: &Container, missing: &[(String, HostError)]) -> Option<String> {
+    let mut mounts = container.volume_mounts.iter().flatten();
+    let (name, error) = mounts.find_map(|mount| missing.iter().find(|(name, _)| *name == mount.name))?;
+    let why = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+    Some(format!("volume {name}: {error}{why}"))
 }
 
 /// Starts a container in a pod.
@@ -402,6 +422,8 @@ fn exit_code(error: &PodError) -> i32 {
         PodError::Dead { .. }
         | PodError::ContainerExists { .. }
         | PodError::NoSuchContainer { .. }
+        | PodError::NoSuchVolume { .. }
+        | PodError::BadSubPath { .. }
         | PodError::BadArgument { .. } => 128,
     }
 }
@@ -422,5 +444,6 @@ fn container_config(container: &Container, image: Image) -> ContainerConfig {
         image,
         ports: ports.collect(),
         args: words.cloned().collect(),
+        mounts: volumes::mounts(container),
     }
 }

@@ -358,8 +358,14 @@ fn lab_with_echo(address: std::net::Ipv4Addr) -> (Lab, PortId) {
     let config = PodConfig { address, mac: mac(address), ..PodConfig::default() };
     let mut pod = Pod::new(config);
     let image = Image::find("flatnet/echo").unwrap();
-    pod.start_container(ContainerConfig { name: "echo".into(), image, ports: Vec::new(), args: Vec::new() })
-        .unwrap();
+    pod.start_container(ContainerConfig {
+        name: "echo".into(),
+        image,
+        ports: Vec::new(),
+        args: Vec::new(),
+        mounts: Vec::new(),
+    })
+    .unwrap();
     let guard = Guard { mac: mac(address), address, vip: None };
     let port = lab.control.attach_pod(lab.node1, "echo", Some(guard), 0, pod).unwrap();
     lab.run();

@@ -37,8 +37,13 @@ impl Bench {
     fn new() -> Self {
         let (_, mut pools) = Arena::new(1, 2048, 16).unwrap();
         let mut pod = Pod::new(PodConfig { mac: mac(POD), address: POD, ..PodConfig::default() });
-        let echo =
-            ContainerConfig { name: "echo".into(), image: Image::Echo, ports: Vec::new(), args: Vec::new() };
+        let echo = ContainerConfig {
+            name: "echo".into(),
+            image: Image::Echo,
+            ports: Vec::new(),
+            args: Vec::new(),
+            mounts: Vec::new(),
+        };
         pod.start_container(echo).unwrap();
         let (pool, now) = (pools.pop().unwrap(), Instant::ZERO);
         let mut bench = Self { pod, pool, sent: VecDeque::new(), mark: 0, now };

@@ -42,6 +42,15 @@ const POD_FIELDS: &[&str] = &[
     "spec.containers.*.ports.*.name",
     "spec.containers.*.ports.*.containerPort",
     "spec.containers.*.ports.*.protocol",
+    "spec.containers.*.volumeMounts.*.name",
+    "spec.containers.*.volumeMounts.*.mountPath",
+    "spec.containers.*.volumeMounts.*.subPath",
+    "spec.containers.*.volumeMounts.*.readOnly",
+    "spec.volumes.*.name",
+    "spec.volumes.*.emptyDir.medium",
+    "spec.volumes.*.emptyDir.sizeLimit",
+    "spec.volumes.*.hostPath.path",
+    "spec.volumes.*.hostPath.type",
 ];
 
 /// The fields of a Service that have an effect.

@@ -65,6 +65,37 @@ fn a_pod_cannot_have_the_name_of_a_machine() {
 }
 
 #[test]
+fn volumes_and_mounts_that_make_no_sense_are_found_at_their_places() {
+    let text = format!(
+        "{SHORT}---\napiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\nspec:\n  volumes:\n    - {{name: html, emptyDir: {{}}}}\n    \
+         - {{name: html, hostPath: {{path: srv}}}}\n    - {{name: A, hostPath: {{path: /srv, type: Socket}}}}\n    \
+         - {{name: big, emptyDir: {{medium: Memory, sizeLimit: much}}}}\n    - {{name: conf, configMap: {{name: x}}}}\n  \
+         containers:\n    - name: web\n      image: nginx\n      volumeMounts:\n        - {{name: html, mountPath: /html}}\n        \
+         - {{name: none, mountPath: /html/}}\n        - {{name: html, mountPath: html}}\n        - {{name: html, mountPath: /a/../b}}\n        \
+         - {{name: html, mountPath: /}}\n        - {{name: html, mountPath: /c, subPath: ../x, readOnly: true}}\n        \
+         - {{name: conf, mountPath: /d, mountPropagation: None}}\n"
+    );
+    assert_eq!(
+        findings(&text),
+        [
+            "12:14 volume name html is used twice",
+            "12:37 hostPath \"srv\" is relative; it must begin with /",
+            "13:14 volume name \"A\" is not a name",
+            "13:46 hostPath type \"Socket\" is not supported; Directory, DirectoryOrCreate, File and FileOrCreate are",
+            "14:57 sizeLimit \"much\" is not a size",
+            "21:18 container web mounts \"none\", which is no volume of the pod",
+            "21:35 mountPath /html is used twice",
+            "22:35 mountPath \"html\" must begin with /",
+            "23:35 mountPath \"/a/../b\" must not contain ..",
+            "24:35 mountPath \"/\" must not be the container's root",
+            "25:48 subPath \"../x\" must not contain ..",
+            "15:20 warning: spec.volumes.configMap of a Pod has no effect yet",
+            "26:39 warning: spec.containers.volumeMounts.mountPropagation of a Pod has no effect yet",
+        ]
+    );
+}
+
+#[test]
 fn the_networks_own_example_is_read_without_a_word() {
     let (topology, warnings) = parse(&file(TWO_NODES)).unwrap();
     assert!(warnings.is_empty(), "{warnings:?}");

@@ -5,7 +5,7 @@
 //! Invariants: names, pod addresses, VIPs and NodePorts are unique; a pod's address lies in its node's subnet; ports are
 //! ports. Two containers on one port and a Service that selects nothing are warnings: the network comes up, and shows it.
 //!
-//! May depend on [`crate::topology::manifests`] and [`crate::topology::policies`].
+//! May depend on [`crate::topology::manifests`], [`crate::topology::policies`] and [`crate::topology::volumes`].
 //!
 //! Read first: `docs/topology.md`.
 
@@ -28,7 +28,7 @@ use crate::topology::{
     findings::{Finding, Place, listed},
     manifests::{Documents, Manifest},
     network::unique,
-    policies,
+    policies, volumes,
     yaml::Node,
 };
 
@@ -45,6 +45,7 @@ pub(crate) fn check(documents: &Documents, topology: Option<&Topology>, findings
         check_annotations(pod, &[ADDRESS_ANNOTATION, VIP_ANNOTATION, WEIGHT_ANNOTATION], findings);
         policies::check_pod(pod, findings);
         check_containers(pod, findings);
+        volumes::check(pod, findings);
         check_pod_address(pod, topology, &mut addresses, findings);
     }
     let mut vips = HashMap::new();

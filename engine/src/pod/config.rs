@@ -4,6 +4,7 @@
 //! Depends on `wire`. Read first: `docs/architecture.md`, "Pods".
 
 use super::image::Image;
+use super::volume::Volume;
 use crate::wire::MacAddress;
 use std::net::Ipv4Addr;
 
@@ -39,6 +40,8 @@ pub struct PodConfig {
     pub seed: u64,
     /// Octets of either buffer of a TCP connection.
     pub tcp_buffer: usize,
+    /// What its containers can mount, each by its own name.
+    pub volumes: Vec<Volume>,
 }
 
 impl Default for PodConfig {
@@ -57,6 +60,7 @@ impl Default for PodConfig {
             hosts: Vec::new(),
             seed: 0,
             tcp_buffer: DEFAULT_TCP_BUFFER,
+            volumes: Vec::new(),
         }
     }
 }
@@ -81,6 +85,21 @@ pub struct ContainerConfig {
     pub ports: Vec<(Transport, u16)>,
     /// Arguments of its program.
     pub args: Vec<String>,
+    /// The pod's volumes that it sees.
+    pub mounts: Vec<Mount>,
+}
+
+/// A volume's place in a container.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Mount {
+    /// The volume's name.
+    pub volume: String,
+    /// Where it is in the container, from its root on.
+    pub path: String,
+    /// The part of the volume that is mounted; all of it when empty.
+    pub sub_path: String,
+    /// Whether the container may not change it.
+    pub read_only: bool,
 }
 
 /// Why a container does not start or a pod does not do as asked.
@@ -115,6 +134,24 @@ pub enum PodError {
     NoSuchContainer {
         /// The name.
         container: String,
+    },
+    /// A mount names a volume that the pod does not have.
+    #[error("container {container} mounts {volume}, which is no volume of the pod")]
+    NoSuchVolume {
+        /// The container that was to start.
+        container: String,
+        /// The volume's name.
+        volume: String,
+    },
+    /// A mount's part of a volume is not there, or not a part of it.
+    #[error("container {container}: volume {volume} has no {sub_path:?}, and none can be made")]
+    BadSubPath {
+        /// The container that was to start.
+        container: String,
+        /// The volume's name.
+        volume: String,
+        /// The part.
+        sub_path: String,
     },
     /// An argument makes no sense to the image.
     #[error("container {container}: {problem}")]

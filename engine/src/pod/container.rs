@@ -1,11 +1,15 @@
-//! A pod's containers: what runs in each, and how it ended.
+//! A pod's containers: what runs in each, what it holds of the pod, and how it ended.
 //!
 //! [`super::Pod`] keeps them and hands them events. Invariant: a container's place never changes, so that it can own sockets.
-//! Allowed dependencies: `app`. Read first: `image.rs`.
+//! Allowed dependencies: `app`, `files`, `stack`. Read first: `image.rs`.
 
+use super::Pod;
 use super::app::App;
-use super::config::{ContainerConfig, Transport};
+use super::config::{ContainerConfig, PodError, Transport};
+use super::files::{self, Mounted};
 use super::image::Image;
+use super::socket::Owner;
+use super::volume::Volume;
 
 /// What a container is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +40,8 @@ pub(super) struct Container {
     pub(super) ports: Vec<(Transport, u16)>,
     pub(super) app: App,
     pub(super) state: ContainerState,
+    /// What it sees of the pod's volumes, its own layer first.
+    pub(super) mounts: Vec<Mounted>,
 }
 
 impl Container {
@@ -47,5 +53,46 @@ impl Container {
             state: self.state,
             ports: &self.ports,
         }
+    }
+}
+
+impl Pod {
+    /// Gives a container what it sees of the volumes, over a layer of its own that is new at each start.
+    pub(super) fn mount(&mut self, index: usize, config: &ContainerConfig) -> Result<Vec<Mounted>, PodError> {
+        // Pause, at place 0, has none.
+        let layer = self.config.volumes.len() + index - 1;
+        self.volumes.resize_with(self.volumes.len().max(layer + 1), Volume::layer);
+        self.volumes[layer] = Volume::layer();
+        files::mount(&config.name, layer, &config.mounts, &mut self.volumes)
+    }
+
+    /// Gives a container all its ports or none.
+    pub(super) fn take_ports(
+        &mut self,
+        index: usize,
+        name: &str,
+        ports: &[(Transport, u16)],
+    ) -> Result<(), PodError> {
+        let owner = Owner::Container(index);
+        for &(transport, port) in ports {
+            let result = match transport {
+                Transport::Tcp => self.stack.tcp.listen(port, owner),
+                Transport::Udp => self.stack.udp.bind(port, owner),
+            };
+            if let Err(taken) = result {
+                self.stack.close_owner(owner, false, self.now);
+                let holder = match taken.holder {
+                    Owner::Container(holder) if holder == index => name.to_owned(),
+                    Owner::Container(holder) => self
+                        .containers
+                        .get(holder)
+                        .map(|container| container.config.name.clone())
+                        .unwrap_or_default(),
+                    Owner::Program(_) => String::from("(a program)"),
+                };
+                return Err(PodError::AddressInUse { container: name.to_owned(), holder, port });
+            }
+        }
+        Ok(())
     }
 }

@@ -14,6 +14,7 @@ mod container;
 mod device;
 mod dns;
 mod drops;
+mod files;
 mod icmp;
 mod image;
 mod ip;
@@ -29,8 +30,9 @@ mod tcp;
 #[cfg(test)]
 mod tests;
 mod udp;
+mod volume;
 
-pub use config::{ContainerConfig, DEFAULT_TCP_BUFFER, PodConfig, PodError, Transport};
+pub use config::{ContainerConfig, DEFAULT_TCP_BUFFER, Mount, PodConfig, PodError, Transport};
 pub use container::{ContainerState, ContainerStatus};
 pub use drops::{PodDrop, PodDrops};
 pub use image::Image;
@@ -40,11 +42,13 @@ pub use socket::ProgramId;
 pub use tcp::half_open::{
     LIFETIME as HALF_OPEN_LIFETIME, PER_LISTENER as HALF_OPEN_PER_LISTENER, PER_POD as HALF_OPEN_PER_POD,
 };
+pub use volume::{DEFAULT_VOLUME_LIMIT, ENTRY_LIMIT, Entry, Volume};
 
 use crate::clock::Instant;
 use crate::link::pod_ring::Outbox;
 use app::App;
 use container::Container;
+use files::Files;
 use program::Program;
 use socket::{Event, Owner};
 use sockets::Sockets;
@@ -72,6 +76,8 @@ pub struct Pod {
     state: PodState,
     stack: Stack,
     containers: Vec<Container>,
+    /// The pod's own volumes, then a writable layer for each container after pause.
+    volumes: Vec<Volume>,
     programs: BTreeMap<ProgramId, Program>,
     ended: VecDeque<ProgramId>,
     next_program: u64,
@@ -91,11 +97,18 @@ impl Pod {
             image: Image::Pause,
             ports: Vec::new(),
             args: Vec::new(),
+            mounts: Vec::new(),
         };
-        let pause =
-            Container { config: pause, ports: Vec::new(), app: App::Pause, state: ContainerState::Running };
+        let pause = Container {
+            config: pause,
+            ports: Vec::new(),
+            app: App::Pause,
+            state: ContainerState::Running,
+            mounts: Vec::new(),
+        };
         Pod {
             stack: Stack::new(&config),
+            volumes: config.volumes.clone(),
             config,
             state: PodState::Running,
             containers: vec![pause],
@@ -151,8 +164,9 @@ impl Pod {
     /// Starts a container; it begins with the next [`Pod::poll`].
     ///
     /// # Errors
-    /// [`PodError::Dead`], [`PodError::ContainerExists`] while one of the name runs, [`PodError::BadArgument`], and
-    /// [`PodError::AddressInUse`] when another container has one of its ports: they share one stack.
+    /// [`PodError::Dead`], [`PodError::ContainerExists`] while one of the name runs, [`PodError::BadArgument`],
+    /// [`PodError::NoSuchVolume`], [`PodError::BadSubPath`], and [`PodError::AddressInUse`] when another container has one of
+    /// its ports: they share one stack.
     pub fn start_container(&mut self, config: ContainerConfig) -> Result<(), PodError> {
         self.check_alive()?;
         let existing = self.containers.iter().position(|container| container.config.name == config.name);
@@ -163,8 +177,9 @@ impl Pod {
         let ports = app::ports(&config).map_err(bad)?;
         let app = App::new(&config).map_err(bad)?;
         let index = existing.unwrap_or(self.containers.len());
+        let mounts = self.mount(index, &config)?;
         self.take_ports(index, &config.name, &ports)?;
-        let container = Container { config, ports, app, state: ContainerState::Running };
+        let container = Container { config, ports, app, state: ContainerState::Running, mounts };
         match self.containers.get_mut(index) {
             Some(slot) => *slot = container,
             None => self.containers.push(container),
@@ -214,6 +229,7 @@ impl Pod {
         let drops = std::mem::take(&mut self.stack.device.drops);
         self.stack = Stack::new(&self.config);
         self.stack.device.drops = drops;
+        self.volumes.clear();
         self.wakes.clear();
         self.wake_of.clear();
     }
@@ -280,31 +296,6 @@ impl Pod {
         }
     }
 
-    /// Gives a container all its ports or none.
-    fn take_ports(&mut self, index: usize, name: &str, ports: &[(Transport, u16)]) -> Result<(), PodError> {
-        let owner = Owner::Container(index);
-        for &(transport, port) in ports {
-            let result = match transport {
-                Transport::Tcp => self.stack.tcp.listen(port, owner),
-                Transport::Udp => self.stack.udp.bind(port, owner),
-            };
-            if let Err(taken) = result {
-                self.stack.close_owner(owner, false, self.now);
-                let holder = match taken.holder {
-                    Owner::Container(holder) if holder == index => name.to_owned(),
-                    Owner::Container(holder) => self
-                        .containers
-                        .get(holder)
-                        .map(|container| container.config.name.clone())
-                        .unwrap_or_default(),
-                    Owner::Program(_) => String::from("(a program)"),
-                };
-                return Err(PodError::AddressInUse { container: name.to_owned(), holder, port });
-            }
-        }
-        Ok(())
-    }
-
     /// Works until the pod is at rest or the limit is reached.
     fn run(&mut self, out: &mut Outbox<'_>) {
         for _ in 0..WORK_LIMIT {
@@ -323,25 +314,30 @@ impl Pod {
         if let Event::Tcp(id) = event {
             self.stack.tcp.clear_notified(id);
         }
-        let mut sockets =
-            Sockets { stack: &mut self.stack, out, pod: &self.config, now: self.now, owner, wake: None };
-        let ended = match owner {
-            Owner::Container(index) => match self.containers.get_mut(index) {
-                Some(container) if container.state == ContainerState::Running => {
-                    container.app.handle(event, &mut sockets);
-                    container.app.exit_code()
+        let Pod { stack, volumes, containers, programs, config: pod, .. } = self;
+        let (now, volumes) = (self.now, &mut volumes[..]);
+        let (ended, wake) = match owner {
+            Owner::Container(index) => match containers.get_mut(index) {
+                Some(Container { app, mounts, state: ContainerState::Running, .. }) => {
+                    let files = Files { volumes, mounts };
+                    let mut sockets = Sockets { stack, out, pod, files, now, owner, wake: None };
+                    app.handle(event, &mut sockets);
+                    (app.exit_code(), sockets.wake)
                 }
                 Some(_) | None => return,
             },
-            Owner::Program(id) => match self.programs.get_mut(&id) {
+            Owner::Program(id) => match programs.get_mut(&id) {
                 Some(program) if program.exit_code().is_none() => {
+                    // As `kubectl exec` does: in the first container after pause.
+                    let mounts = containers.get(1).map_or(&[][..], |container| &container.mounts);
+                    let files = Files { volumes, mounts };
+                    let mut sockets = Sockets { stack, out, pod, files, now, owner, wake: None };
                     program.handle(event, &mut sockets);
-                    program.exit_code()
+                    (program.exit_code(), sockets.wake)
                 }
                 Some(_) | None => return,
             },
         };
-        let wake = sockets.wake;
         self.set_wake(owner, wake);
         match (ended, owner) {
             (Some(code), Owner::Container(index)) => self.end_container(index, code),

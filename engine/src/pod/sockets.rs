@@ -4,6 +4,7 @@
 //! time; what is written leaves before the pod comes to rest. Depends on the stack's tables. Read first: `socket.rs`.
 
 use super::config::PodConfig;
+use super::files::Files;
 use super::icmp::{self, Echo, Message};
 use super::ip;
 use super::socket::{Owner, PortTaken, Received, SocketError, TcpId};
@@ -21,6 +22,8 @@ pub(super) struct Sockets<'a, 'o> {
     pub(super) out: &'a mut Outbox<'o>,
     /// The pod the application runs in.
     pub(super) pod: &'a PodConfig,
+    /// What it sees of the pod's files.
+    pub(super) files: Files<'a>,
     /// The present time.
     pub(super) now: Instant,
     pub(super) owner: Owner,

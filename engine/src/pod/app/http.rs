@@ -17,6 +17,8 @@ pub(super) struct Request {
     pub(super) body: usize,
     /// Octets of the head.
     pub(super) head: usize,
+    /// The entity tags that the client has already (RFC 9110, 13.1.2).
+    pub(super) if_none_match: Option<String>,
 }
 
 /// What the start of a connection's input is.
@@ -69,15 +71,19 @@ pub(super) fn parse_request(input: &[u8]) -> Parsed {
     } else {
         !connection.eq_ignore_ascii_case("close")
     };
+    let if_none_match = field(head, "if-none-match").map(str::to_owned);
     let (method, target) = (method.to_owned(), target.to_owned());
-    Parsed::Request(Request { method, target, keep_alive, body, head: length })
+    Parsed::Request(Request { method, target, keep_alive, body, head: length, if_none_match })
 }
 
 /// Returns the words of a status code.
 const fn reason(status: u16) -> &'static str {
     match status {
         200 => "OK",
+        301 => "Moved Permanently",
+        304 => "Not Modified",
         400 => "Bad Request",
+        403 => "Forbidden",
         404 => "Not Found",
         405 => "Method Not Allowed",
         502 => "Bad Gateway",
@@ -94,15 +100,27 @@ pub(super) fn response(
     kind: &str,
     body: &[u8],
 ) -> Vec<u8> {
+    response_with(server, status, request, kind, "", body)
+}
+
+/// Writes a response with more fields, each a line that ends in CRLF; to HEAD, and as 304, without its body.
+pub(super) fn response_with(
+    server: &str,
+    status: u16,
+    request: Option<&Request>,
+    kind: &str,
+    fields: &str,
+    body: &[u8],
+) -> Vec<u8> {
     let keep_alive = request.is_some_and(|request| request.keep_alive);
     let mut bytes = format!(
-        "HTTP/1.1 {status} {}\r\nServer: {server}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: {}\r\n\r\n",
+        "HTTP/1.1 {status} {}\r\nServer: {server}\r\nContent-Type: {kind}\r\n{fields}Content-Length: {}\r\nConnection: {}\r\n\r\n",
         reason(status),
         body.len(),
         if keep_alive { "keep-alive" } else { "close" },
     )
     .into_bytes();
-    if request.is_none_or(|request| request.method != "HEAD") {
+    if status != 304 && request.is_none_or(|request| request.method != "HEAD") {
         bytes.extend_from_slice(body);
     }
     bytes

@@ -1,14 +1,19 @@
-//! A web server whose page says which pod answered and whom.
+//! A web server whose page says which pod answered and whom, or that gives the files of a volume.
 //!
-//! Behind Services and NodePorts the page shows which backend was chosen and how the client's address looks from there.
-//! Invariant: one session per connection, gone with it. Depends on `http`, `session`. Read first: `http.rs`.
+//! Behind Services and NodePorts the page shows which backend was chosen and how the client's address looks from there. Where a volume is
+//! mounted at Apache's document root, its files are given instead.
+//! Invariant: one session per connection, gone with it. Depends on `document`, `http`, `session`. Read first: `http.rs`.
 
 use super::super::socket::{Event, TcpId};
 use super::super::sockets::Sockets;
 use super::connection;
+use super::document;
 use super::http::{self, Parsed, Request};
 use super::session::Session;
 use std::collections::BTreeMap;
+
+/// Where the files are, as in the image `httpd`.
+const ROOT: &str = "/usr/local/apache2/htdocs";
 
 /// The application.
 #[derive(Debug, Default)]
@@ -47,6 +52,9 @@ impl Httpd {
 }
 
 fn answer(request: &Request, id: TcpId, sockets: &Sockets<'_, '_>) -> Vec<u8> {
+    if sockets.files.is_mounted(ROOT) {
+        return document::serve("httpd", ROOT, "", request, &sockets.files);
+    }
     if !matches!(request.method.as_str(), "GET" | "HEAD" | "POST") {
         return http::response("httpd", 405, Some(request), "text/plain", b"Method Not Allowed\n");
     }

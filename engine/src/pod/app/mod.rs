@@ -4,6 +4,7 @@
 //! Invariant: an application never waits; it does what it can and is woken again. Allowed dependencies: `sockets`, `program`.
 //! Read first: `echo.rs`, the smallest.
 
+mod document;
 mod echo;
 mod fastcgi;
 pub(super) mod http;

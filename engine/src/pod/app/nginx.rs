@@ -1,12 +1,14 @@
-//! nginx: its welcome page, or a proxy that turns HTTP into FastCGI.
+//! nginx: its welcome page, the files of a volume, or a proxy that turns HTTP into FastCGI.
 //!
-//! With `--fastcgi HOST:PORT` each request becomes a FastCGI request on a connection of its own, which is what `localhost:9000` in one pod
-//! is for. Invariants: a request's upstream ends with its client; an upstream that fails is 502.
-//! Depends on `fastcgi`, `http`, `session`. Read first: `http.rs`, `fastcgi.rs`.
+//! Where a volume is mounted at the document root (`--root PATH`), its files are given, with `Cache-Control` after `--expires SECONDS`. With
+//! `--fastcgi HOST:PORT` each request (with a root: for a `.php` only) becomes a FastCGI request on a connection of its own, which is
+//! what `localhost:9000` in one pod is for. Invariants: a request's upstream ends with its client; an upstream that fails is 502.
+//! Depends on `document`, `fastcgi`, `http`, `session`. Read first: `http.rs`, `fastcgi.rs`.
 
 use super::super::socket::{Event, TcpId};
 use super::super::sockets::Sockets;
 use super::connection;
+use super::document;
 use super::fastcgi::{self, Kind};
 use super::http::{self, Parsed, Request};
 use super::session::Session;
@@ -15,6 +17,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
 
 const SERVER: &str = "nginx";
+/// Where the files are, as in the image `nginx`.
+const ROOT: &str = "/usr/share/nginx/html";
 const WELCOME: &str = "<!DOCTYPE html>\n<html>\n<head><title>Welcome to nginx!</title></head>\n<body>\n\
     <h1>Welcome to nginx!</h1>\n<p>If you see this page, the nginx web server is successfully installed and working.</p>\n\
     </body>\n</html>\n";
@@ -41,9 +45,12 @@ struct Upstream {
 }
 
 /// The application.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(in super::super) struct Nginx {
     fastcgi: Option<Server>,
+    root: String,
+    /// Fields that go with files.
+    fields: String,
     clients: BTreeMap<TcpId, Client>,
     upstreams: BTreeMap<TcpId, Upstream>,
 }
@@ -54,17 +61,38 @@ impl Nginx {
     /// # Errors
     /// A text that says which argument makes no sense.
     pub(super) fn new(args: &[String]) -> Result<Self, String> {
-        let mut nginx = Nginx::default();
+        let mut nginx = Nginx {
+            fastcgi: None,
+            root: ROOT.to_owned(),
+            fields: String::new(),
+            clients: BTreeMap::new(),
+            upstreams: BTreeMap::new(),
+        };
         let mut args = args.iter();
         while let Some(arg) = args.next() {
-            let value = match arg.strip_prefix("--fastcgi") {
-                Some("") => args.next().map(String::as_str).unwrap_or_default(),
-                Some(rest) => rest.trim_start_matches('='),
-                None => continue,
+            let (option, value) = match arg.split_once('=') {
+                Some((option, value)) => (option, Some(value)),
+                None => (arg.as_str(), None),
             };
-            let upstream = Server::parse(value);
-            nginx.fastcgi =
-                Some(upstream.ok_or_else(|| format!("--fastcgi needs HOST:PORT, not {value:?}"))?);
+            // What else the real nginx takes, such as `-g "daemon off;"`, changes nothing here.
+            if !["--fastcgi", "--root", "--expires"].contains(&option) {
+                continue;
+            }
+            let value = value.or_else(|| args.next().map(String::as_str)).unwrap_or_default();
+            match option {
+                "--fastcgi" => {
+                    let server = Server::parse(value);
+                    nginx.fastcgi =
+                        Some(server.ok_or_else(|| format!("--fastcgi needs HOST:PORT, not {value:?}"))?);
+                }
+                "--root" if value.starts_with('/') => value.clone_into(&mut nginx.root),
+                "--root" => return Err(format!("--root needs a path from / on, not {value:?}")),
+                _ => {
+                    let seconds: u32 =
+                        value.parse().map_err(|_| format!("--expires needs seconds, not {value:?}"))?;
+                    nginx.fields = format!("Cache-Control: max-age={seconds}\r\n");
+                }
+            }
         }
         Ok(nginx)
     }
@@ -96,9 +124,10 @@ impl Nginx {
                     }
                     let body = client.session.input[request.head..request.head + request.body].to_vec();
                     client.session.input.drain(..request.head + request.body);
+                    let has_files = sockets.files.is_mounted(&self.root);
+                    let is_script = is_script(&request.target);
                     match remote {
-                        None => respond(client, &request, 200, "text/html", WELCOME.as_bytes()),
-                        Some(address) => {
+                        Some(address) if is_script || !has_files => {
                             let upstream =
                                 address.and_then(|address| sockets.tcp_connect(address, false).ok());
                             let Some(upstream) = upstream else {
@@ -106,13 +135,20 @@ impl Nginx {
                                 continue;
                             };
                             let mut session = Session::default();
-                            session.push(&fastcgi_request(&request, &body, id, sockets));
+                            session.push(&fastcgi_request(&request, &self.root, &body, id, sockets));
                             self.upstreams.insert(
                                 upstream,
                                 Upstream { client: id, session, answer: Vec::new(), complete: false },
                             );
                             client.waiting = Some((request, upstream));
                         }
+                        Some(_) | None if has_files => {
+                            let answer =
+                                document::serve(SERVER, &self.root, &self.fields, &request, &sockets.files);
+                            client.session.push(&answer);
+                            client.session.close_after = !request.keep_alive;
+                        }
+                        Some(_) | None => respond(client, &request, 200, "text/html", WELCOME.as_bytes()),
                     }
                 }
             }
@@ -193,11 +229,24 @@ fn respond(client: &mut Client, request: &Request, status: u16, kind: &str, body
     client.session.close_after = !request.keep_alive;
 }
 
-fn fastcgi_request(request: &Request, body: &[u8], client: TcpId, sockets: &Sockets<'_, '_>) -> Vec<u8> {
+/// Says whether a target names what FastCGI computes.
+fn is_script(target: &str) -> bool {
+    target.split('?').next().is_some_and(|path| path.ends_with(".php"))
+}
+
+fn fastcgi_request(
+    request: &Request,
+    root: &str,
+    body: &[u8],
+    client: TcpId,
+    sockets: &Sockets<'_, '_>,
+) -> Vec<u8> {
     const RESPONDER: [u8; 8] = [0, 1, 0, 0, 0, 0, 0, 0];
     let peer = sockets.tcp_peer(client).map(|peer| peer.ip().to_string()).unwrap_or_default();
     let (path, query) = request.target.split_once('?').unwrap_or((&request.target, ""));
     let length = body.len().to_string();
+    // Above the root there is no script.
+    let script = document::path(root, path).unwrap_or_default();
     let mut parameters = Vec::new();
     for (name, value) in [
         ("GATEWAY_INTERFACE", "CGI/1.1"),
@@ -206,6 +255,8 @@ fn fastcgi_request(request: &Request, body: &[u8], client: TcpId, sockets: &Sock
         ("REQUEST_METHOD", request.method.as_str()),
         ("REQUEST_URI", request.target.as_str()),
         ("SCRIPT_NAME", path),
+        ("DOCUMENT_ROOT", root),
+        ("SCRIPT_FILENAME", script.as_str()),
         ("QUERY_STRING", query),
         ("CONTENT_LENGTH", length.as_str()),
         ("REMOTE_ADDR", peer.as_str()),

@@ -7,6 +7,7 @@
 mod arguments;
 mod console;
 mod curl;
+mod files;
 mod ip;
 mod iperf;
 mod names;
@@ -29,8 +30,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 /// The programs there are, for messages.
-const NAMES: &str =
-    "cat curl date echo env exit false hostname ip iperf nc nslookup ping sh sleep traceroute true wget";
+const NAMES: &str = "cat curl date echo env exit false hostname ip iperf ls mkdir nc nslookup ping rm sh sleep touch traceroute true wget";
 /// Exit code of a program that does not exist.
 const NOT_FOUND: i32 = 127;
 /// Exit code of a program that was called wrongly.
@@ -187,7 +187,7 @@ fn start(
     argv: &[String],
     names: &mut Names,
     console: &mut Console,
-    sockets: &Sockets<'_, '_>,
+    sockets: &mut Sockets<'_, '_>,
 ) -> Result<Kind, (String, i32)> {
     let Some((name, rest)) = argv.split_first() else {
         return Err((String::from("nothing to run"), NOT_FOUND));
@@ -218,7 +218,12 @@ fn start(
 type Find<'a> = dyn FnMut(&str) -> Result<Ipv4Addr, String> + 'a;
 
 /// Runs a program that ends at once and returns its exit code; `None` when the name is none of theirs.
-fn run_short(name: &str, rest: &[String], console: &mut Console, sockets: &Sockets<'_, '_>) -> Option<i32> {
+fn run_short(
+    name: &str,
+    rest: &[String],
+    console: &mut Console,
+    sockets: &mut Sockets<'_, '_>,
+) -> Option<i32> {
     let pod = sockets.pod;
     match name {
         "true" => {}
@@ -231,40 +236,10 @@ fn run_short(name: &str, rest: &[String], console: &mut Console, sockets: &Socke
             console.line(pod.address.to_string())
         }
         "hostname" => console.line(&pod.name),
-        "cat" => return Some(cat(rest, console, sockets)),
         "ip" => return Some(ip::run(rest, console, sockets)),
-        _ => return None,
+        _ => return files::run(name, rest, console, sockets),
     }
     Some(0)
-}
-
-/// Shows the few files that a pod has.
-fn cat(words: &[String], console: &mut Console, sockets: &Sockets<'_, '_>) -> i32 {
-    let pod = sockets.pod;
-    for word in words {
-        match word.as_str() {
-            "/etc/hostname" => console.line(&pod.name),
-            "/etc/hosts" => {
-                console.line(format!("127.0.0.1\tlocalhost\n{}\t{}", pod.address, pod.name));
-                for (name, address) in &pod.hosts {
-                    console.line(format!("{address}\t{name}"));
-                }
-            }
-            "/etc/resolv.conf" => {
-                if !pod.search.is_empty() {
-                    console.line(format!("search {}", pod.search.join(" ")));
-                }
-                if let Some(server) = pod.nameserver {
-                    console.line(format!("nameserver {server}\noptions ndots:5"));
-                }
-            }
-            other => {
-                console.line(format!("cat: {other}: No such file or directory"));
-                return 1;
-            }
-        }
-    }
-    0
 }
 
 fn sleep(words: &[String], now: Instant) -> Result<Instant, String> {

@@ -12,12 +12,12 @@ const DEPTH: usize = 32;
 /// One step of a script.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Instruction {
-    /// Run a program; its output may be thrown away.
+    /// Run a program.
     Run {
         /// Its words.
         words: Vec<String>,
-        /// Whether the output goes nowhere.
-        discard: bool,
+        /// Where its output goes.
+        output: Output,
     },
     /// Go on there.
     Jump(usize),
@@ -29,13 +29,30 @@ pub(super) enum Instruction {
     Clear,
 }
 
+/// Where a program's output goes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) enum Output {
+    /// To the console.
+    #[default]
+    Console,
+    /// Nowhere: `/dev/null`.
+    Nowhere,
+    /// Into a file, anew or at its end.
+    File {
+        /// The file.
+        path: String,
+        /// Whether what is there stays.
+        append: bool,
+    },
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Token {
     Word(String),
     End,
     And,
     Or,
-    Discard,
+    Redirect(Output),
 }
 
 /// Turns a script into instructions.
@@ -85,15 +102,15 @@ fn tokens(script: &str) -> Result<Vec<Token>, String> {
                 // A number before it names the stream; only standard output matters here.
                 let stream = word.take_if(|text| text == "1" || text == "2");
                 finish(&mut word, &mut tokens);
-                while characters.next_if(|&next| next == '>' || next == '&' || next == ' ').is_some() {}
-                let mut target = String::new();
-                while let Some(next) =
-                    characters.next_if(|next| !next.is_whitespace() && !";&|".contains(*next))
-                {
-                    target.push(next);
-                }
-                if stream.as_deref() != Some("2") && target != "2" && target != "1" {
-                    tokens.push(Token::Discard);
+                let append = characters.next_if_eq(&'>').is_some();
+                let is_stream = characters.next_if_eq(&'&').is_some();
+                let target = redirect_target(&mut characters)?;
+                if stream.as_deref() != Some("2") && !is_stream {
+                    tokens.push(Token::Redirect(match target.as_str() {
+                        "/dev/null" => Output::Nowhere,
+                        "/dev/stdout" | "/dev/stderr" => Output::Console,
+                        _ => Output::File { path: target, append },
+                    }));
                 }
             }
             ' ' | '\t' => finish(&mut word, &mut tokens),
@@ -111,6 +128,25 @@ fn tokens(script: &str) -> Result<Vec<Token>, String> {
     }
     finish(&mut word, &mut tokens);
     Ok(tokens)
+}
+
+/// Reads the word behind `>`.
+fn redirect_target(characters: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Result<String, String> {
+    while characters.next_if(|&next| next == ' ').is_some() {}
+    let mut target = String::new();
+    while let Some(next) = characters.next_if(|next| !next.is_whitespace() && !";&|".contains(*next)) {
+        match next {
+            '\'' | '"' => loop {
+                match characters.next() {
+                    None => return Err(String::from("unterminated quote")),
+                    Some(end) if end == next => break,
+                    Some(other) => target.push(other),
+                }
+            },
+            other => target.push(other),
+        }
+    }
+    if target.is_empty() { Err(String::from("> needs a file")) } else { Ok(target) }
 }
 
 fn finish(word: &mut Option<String>, tokens: &mut Vec<Token>) {
@@ -156,7 +192,7 @@ impl Compiler<'_> {
             let jump = match self.tokens.get(self.at) {
                 Some(Token::And) => Instruction::JumpIfFailed,
                 Some(Token::Or) => Instruction::JumpIfDone,
-                Some(Token::Word(_) | Token::End | Token::Discard) | None => return Ok(()),
+                Some(Token::Word(_) | Token::End | Token::Redirect(_)) | None => return Ok(()),
             };
             self.at += 1;
             while self.tokens.get(self.at) == Some(&Token::End) {
@@ -186,16 +222,16 @@ impl Compiler<'_> {
     }
 
     fn simple(&mut self) {
-        let (mut words, mut discard) = (Vec::new(), false);
+        let (mut words, mut output) = (Vec::new(), Output::default());
         loop {
             match self.tokens.get(self.at) {
                 Some(Token::Word(word)) => words.push(word.clone()),
-                Some(Token::Discard) => discard = true,
+                Some(Token::Redirect(to)) => output = to.clone(),
                 Some(Token::End | Token::And | Token::Or) | None => break,
             }
             self.at += 1;
         }
-        self.instructions.push(Instruction::Run { words, discard });
+        self.instructions.push(Instruction::Run { words, output });
     }
 
     fn repeat(&mut self, leave: fn(usize) -> Instruction) -> Result<(), String> {
@@ -260,8 +296,12 @@ impl Compiler<'_> {
             let from = self.instructions.len();
             self.list(&["done"])?;
             for instruction in &mut self.instructions[from..] {
-                if let Instruction::Run { words, .. } = instruction {
-                    for word in words {
+                if let Instruction::Run { words, output } = instruction {
+                    let file = match output {
+                        Output::File { path, .. } => Some(path),
+                        Output::Console | Output::Nowhere => None,
+                    };
+                    for word in words.iter_mut().chain(file) {
                         *word = word.replace(&forms[0], value).replace(&forms[1], value);
                     }
                 }
@@ -295,8 +335,26 @@ mod tests {
             ("while true; do x", "done is missing"),
             ("done", "unexpected done"),
             ("a && ", "a command is missing"),
+            ("a > ", "> needs a file"),
         ] {
             assert_eq!(compile(script), Err(problem.into()), "{script}");
+        }
+    }
+
+    #[test]
+    fn output_goes_where_the_last_redirection_says() {
+        let file = |path: &str, append| Output::File { path: path.into(), append };
+        for (script, output) in [
+            ("a", Output::Console),
+            ("a >/dev/null 2>&1", Output::Nowhere),
+            ("a > /b", file("/b", false)),
+            ("a 1>>/b", file("/b", true)),
+            ("a 2>/dev/null", Output::Console),
+            ("a >&2", Output::Console),
+            ("a > '/b c'", file("/b c", false)),
+        ] {
+            let words = vec![String::from("a")];
+            assert_eq!(compile(script), Ok(vec![Instruction::Run { words, output }]), "{script}");
         }
     }
 

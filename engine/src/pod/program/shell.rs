@@ -1,6 +1,6 @@
 //! `sh -c`: a small shell, so that containers of tutorials run as they stand.
 //!
-//! It knows lists (`;`, `&&`, `||`, newlines), `while`, `until`, `if` and `for` over words, quotes, `$HOSTNAME`, `$?` and redirections to nowhere; `script.rs`
+//! It knows lists (`;`, `&&`, `||`, newlines), `while`, `until`, `if` and `for` over words, quotes, `$HOSTNAME`, `$?` and redirections of output; `script.rs`
 //! turns the text into instructions, this file runs them, one program at a time.
 //!
 //! Invariants: at most [`BURST`] instructions an event, so that an endless loop stops nobody else; the programs' sockets end
@@ -10,7 +10,7 @@ use super::super::socket::Event;
 use super::super::sockets::Sockets;
 use super::Program;
 use super::console::Console;
-use super::script::{self, Instruction};
+use super::script::{self, Instruction, Output};
 use std::time::Duration;
 
 /// Instructions of one event.
@@ -25,7 +25,7 @@ pub(super) struct Shell {
     next: usize,
     status: i32,
     current: Option<Box<Program>>,
-    discard: bool,
+    output: Output,
 }
 
 impl Shell {
@@ -40,7 +40,7 @@ impl Shell {
         }
         let script = words.get(flags.count()).ok_or("-c needs a script")?;
         let instructions = script::compile(script)?;
-        Ok(Shell { instructions, next: 0, status: 0, current: None, discard: false })
+        Ok(Shell { instructions, next: 0, status: 0, current: None, output: Output::default() })
     }
 
     /// Handles an event.
@@ -61,8 +61,8 @@ impl Shell {
                 Instruction::JumpIfDone(to) if self.status == 0 => self.next = to,
                 Instruction::JumpIfFailed(_) | Instruction::JumpIfDone(_) => {}
                 Instruction::Clear => self.status = 0,
-                Instruction::Run { words, discard } => {
-                    if !self.run(&words, discard, console, sockets) {
+                Instruction::Run { words, output } => {
+                    if !self.run(&words, output, console, sockets) {
                         return;
                     }
                 }
@@ -75,21 +75,22 @@ impl Shell {
     fn run(
         &mut self,
         words: &[String],
-        discard: bool,
+        output: Output,
         console: &mut Console,
         sockets: &mut Sockets<'_, '_>,
     ) -> bool {
-        let words: Vec<String> = words.iter().map(|word| self.expand(word, sockets)).collect();
+        let words: Vec<String> = words.iter().map(|word| expand(word, self.status, sockets)).collect();
         match words.first().map(String::as_str) {
             Some("exit") => {
                 console.exit(words.get(1).and_then(|code| code.parse().ok()).unwrap_or(self.status));
                 return false;
             }
-            Some(":" | "cd" | "set" | "export" | "trap" | "wait" | "mkdir" | "touch" | "rm") => {
-                self.status = 0
+            Some(":" | "cd" | "set" | "export" | "trap" | "wait") => self.status = 0,
+            Some("exec") => self.begin(&words[1..], output, console, sockets),
+            Some(_) => self.begin(&words, output, console, sockets),
+            None if output != Output::Console => {
+                self.begin(&[String::from("true")], output, console, sockets)
             }
-            Some("exec") => self.begin(&words[1..], discard, console, sockets),
-            Some(_) => self.begin(&words, discard, console, sockets),
             None => {}
         }
         true
@@ -98,11 +99,19 @@ impl Shell {
     fn begin(
         &mut self,
         words: &[String],
-        discard: bool,
+        output: Output,
         console: &mut Console,
         sockets: &mut Sockets<'_, '_>,
     ) {
-        self.discard = discard;
+        self.output = output;
+        if let Output::File { path, append } = &mut self.output {
+            *path = expand(path, self.status, sockets);
+            if let Err(error) = sockets.files.write(path, &[], *append) {
+                console.line(format!("sh: can't create {path}: {}", error.text()));
+                self.status = 1;
+                return;
+            }
+        }
         self.current = Some(Box::new(Program::new(words)));
         self.feed(Event::Start, console, sockets);
     }
@@ -117,23 +126,34 @@ impl Shell {
         }
         console.consume_input(count);
         program.handle(event, sockets);
-        let output = program.take_output();
-        if !self.discard {
-            console.write(&output);
+        let written = program.take_output();
+        let failed = match &self.output {
+            Output::Console => {
+                console.write(&written);
+                None
+            }
+            Output::File { path, .. } if !written.is_empty() => {
+                sockets.files.write(path, &written, true).err()
+            }
+            Output::Nowhere | Output::File { .. } => None,
+        };
+        if let Some(error) = failed {
+            console.line(format!("sh: write error: {}", error.text()));
         }
         if let Some(code) = program.exit_code() {
-            self.status = code;
+            self.status = if failed.is_some() { 1 } else { code };
             self.current = None;
             sockets.close_all();
         }
     }
+}
 
-    fn expand(&self, word: &str, sockets: &Sockets<'_, '_>) -> String {
-        let name = &sockets.pod.name;
-        let mut text = word.replace("$?", &self.status.to_string());
-        for variable in ["${HOSTNAME}", "$HOSTNAME", "$(hostname)", "`hostname`"] {
-            text = text.replace(variable, name);
-        }
-        text.replace("$(hostname -i)", &sockets.pod.address.to_string())
+/// Puts values in place of the few variables that there are.
+fn expand(word: &str, status: i32, sockets: &Sockets<'_, '_>) -> String {
+    let name = &sockets.pod.name;
+    let mut text = word.replace("$?", &status.to_string());
+    for variable in ["${HOSTNAME}", "$HOSTNAME", "$(hostname)", "`hostname`"] {
+        text = text.replace(variable, name);
     }
+    text.replace("$(hostname -i)", &sockets.pod.address.to_string())
 }

@@ -11,7 +11,8 @@ use crate::pod::drops::PodDrop;
 use crate::wire::{Ipv4Packet, TcpFlags, TcpSegment};
 
 impl TcpTable {
-    /// Answers for a connection in TIME-WAIT; false when there is none or a SYN may replace it (RFC 6191).
+    /// Answers for a connection in TIME-WAIT; false when there is none or a SYN may replace it, as Linux'
+    /// `tcp_timewait_state_process` has it: one beyond the last sequence number, while somebody accepts (RFC 1122, 4.2.2.13).
     pub(super) fn receive_ended(
         &mut self,
         tuple: Tuple,
@@ -21,7 +22,8 @@ impl TcpTable {
         let Some(last) = self.time_wait.get(&tuple, io.now) else { return false };
         let flags = segment.flags();
         let is_newer = segment.sequence().wrapping_sub(last.acknowledged) as i32 > 0;
-        if flags.syn() && !flags.ack() && is_newer {
+        let is_accepted = self.listeners.contains_key(&tuple.local.port());
+        if flags.syn() && !flags.ack() && !flags.rst() && is_newer && is_accepted {
             self.time_wait.remove(&tuple);
             return false;
         }

@@ -13,6 +13,7 @@ use super::Tuple;
 use super::wire::{LastSent, Wire};
 use crate::clock::Instant;
 use crate::link::pod_ring::Outbox;
+use crate::wire::{Ipv4Packet, TcpSegment};
 use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet, SocketStorage};
 use smoltcp::socket::tcp::{RecvError, Socket, SocketBuffer, State};
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpEndpoint, IpListenEndpoint};
@@ -46,6 +47,8 @@ pub(in super::super) struct Connection {
     /// Since when something waits for an answer and nothing has come: smoltcp's own timeout counts from the last segment
     /// received, so that it ends who speaks again after a long silence.
     unanswered: Option<Instant>,
+    /// The sequence number behind the own FIN, once it was sent.
+    fin_end: Option<u32>,
     error: Option<SocketError>,
     interface: Interface,
     sockets: SocketSet<'static>,
@@ -93,6 +96,7 @@ impl Connection {
             silent: false,
             released: None,
             unanswered: None,
+            fin_end: None,
             error: None,
             interface: interface(setup.tuple, setup.mtu, setup.seed, now),
             sockets,
@@ -138,10 +142,14 @@ impl Connection {
     ) {
         let before = self.state();
         self.unanswered = None;
+        if self.lacks_only_the_fin(packet) {
+            return;
+        }
         let mut wire = Wire::to_link(device, out, now, *self.tuple.remote.ip(), self.mtu, self.traced)
             .with_incoming(packet);
         self.interface.poll_ingress_single(time(now), &mut wire, &mut self.sockets);
         self.last = wire.last_sent().unwrap_or(self.last);
+        self.fin_end = wire.fin_end().or(self.fin_end);
         if self.state() == State::Closed && self.error.is_none() {
             self.error = match before {
                 State::SynSent | State::SynReceived => Some(SocketError::ConnectionRefused),
@@ -154,6 +162,18 @@ impl Connection {
         if self.released.is_some() {
             self.discard();
         }
+    }
+
+    /// Says whether a segment does no more than acknowledge once again all but the FIN, when only that is in flight. The third of
+    /// them would have smoltcp (0.14) send the FIN early, which it does for data only, and stop the timer that sends it again.
+    fn lacks_only_the_fin(&self, packet: &[u8]) -> bool {
+        let ip = Ipv4Packet::new_unchecked(packet);
+        let segment = TcpSegment::new_unchecked(ip.payload());
+        let flags = segment.flags();
+        let is_bare = segment.payload().is_empty() && !flags.syn() && !flags.fin() && !flags.rst();
+        let is_before = |end: u32| (segment.acknowledgement().wrapping_sub(end) as i32) < 0;
+        let waits = matches!(self.state(), State::FinWait1 | State::Closing | State::LastAck);
+        waits && is_bare && self.socket().send_queue() == 0 && self.fin_end.is_some_and(is_before)
     }
 
     /// Sends what may be sent and returns when to come again.
@@ -176,6 +196,7 @@ impl Connection {
             }
         }
         self.last = wire.last_sent().unwrap_or(self.last);
+        self.fin_end = wire.fin_end().or(self.fin_end);
         if self.state() == State::Closed && before != State::Closed && self.error.is_none() {
             self.error = (before != State::TimeWait).then_some(SocketError::TimedOut);
         }

@@ -37,6 +37,7 @@ pub(super) struct Wire<'a, 'o> {
     mtu: usize,
     traced: bool,
     last: LastSent,
+    fin_end: Option<u32>,
     sent: usize,
 }
 
@@ -51,7 +52,16 @@ impl<'a, 'o> Wire<'a, 'o> {
         traced: bool,
     ) -> Self {
         let sink = Sink::Link { device, out, now };
-        Wire { incoming: None, sink, destination, mtu, traced, last: LastSent::default(), sent: 0 }
+        Wire {
+            incoming: None,
+            sink,
+            destination,
+            mtu,
+            traced,
+            last: LastSent::default(),
+            fin_end: None,
+            sent: 0,
+        }
     }
 
     /// Makes a device whose last segment stays in `memory`.
@@ -63,6 +73,7 @@ impl<'a, 'o> Wire<'a, 'o> {
             mtu,
             traced: false,
             last: LastSent::default(),
+            fin_end: None,
             sent: 0,
         }
     }
@@ -76,6 +87,11 @@ impl<'a, 'o> Wire<'a, 'o> {
     /// Returns the last segment's numbers, if any was sent.
     pub(super) fn last_sent(&self) -> Option<LastSent> {
         (self.sent > 0).then_some(self.last)
+    }
+
+    /// Returns the sequence number behind a FIN, if one was sent.
+    pub(super) fn fin_end(&self) -> Option<u32> {
+        self.fin_end
     }
 }
 
@@ -131,7 +147,7 @@ pub(super) struct Transmit<'t, 'a, 'o>(&'t mut Wire<'a, 'o>);
 
 impl phy::TxToken for Transmit<'_, '_, '_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, write: F) -> R {
-        let Wire { sink, destination, traced, last, sent, .. } = self.0;
+        let Wire { sink, destination, traced, last, fin_end, sent, .. } = self.0;
         *sent += 1;
         match sink {
             Sink::Link { device, out, now } => {
@@ -139,7 +155,7 @@ impl phy::TxToken for Transmit<'_, '_, '_> {
                 device.transmit(*destination, length, *traced, *now, out, |bytes| {
                     let result = write(bytes);
                     ip::finish_tcp(bytes, identification);
-                    note(bytes, last);
+                    note(bytes, last, fin_end);
                     result
                 })
             }
@@ -148,18 +164,21 @@ impl phy::TxToken for Transmit<'_, '_, '_> {
                 memory.resize(length, 0);
                 let result = write(memory);
                 ip::finish_tcp(memory, 0);
-                note(memory, last);
+                note(memory, last, fin_end);
                 result
             }
         }
     }
 }
 
-fn note(bytes: &[u8], last: &mut LastSent) {
+fn note(bytes: &[u8], last: &mut LastSent, fin_end: &mut Option<u32>) {
     let packet = Ipv4Packet::new_unchecked(bytes);
     let segment = TcpSegment::new_unchecked(packet.payload());
     let flags = segment.flags();
     let control = u32::from(flags.syn()) + u32::from(flags.fin());
     last.next = segment.sequence().wrapping_add(control).wrapping_add(segment.payload().len() as u32);
     last.acknowledged = segment.acknowledgement();
+    if flags.fin() {
+        *fin_end = Some(last.next);
+    }
 }
