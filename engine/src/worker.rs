@@ -231,6 +231,10 @@ impl Worker {
         self.now = now;
         self.refresh_tables();
         let mut moved = self.open_mailbox();
+        // Ahead of the frames: what is cached may lead to stations that have aged since the last batch.
+        if self.fdb.renewal_is_due(now) {
+            self.cache.clear();
+        }
         // 2. What the other workers sent, what is due, what the links have.
         moved += self.send_unsent() + self.receive_parcels(now);
         self.ask_neighbors_again(now);
@@ -248,9 +252,6 @@ impl Worker {
         self.affinity.sweep(SWEEP, Duration::from_nanos(now.as_nanos()));
         self.spread_news();
         self.fdb.sweep(SWEEP, now);
-        if self.fdb.renewal_is_due(now) {
-            self.cache.clear();
-        }
         self.send_buffers_home();
         self.announce();
         moved
