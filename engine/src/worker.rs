@@ -322,7 +322,10 @@ impl Worker {
         let mut batch = std::mem::take(&mut self.batch.parsed);
         self.parse_pass(frames, &mut batch, node, ingress, course, now);
         let listening = self.observer.is_listening();
-        for (frame, parsed) in frames.drain(..).zip(&batch) {
+        for (index, (frame, parsed)) in frames.drain(..).zip(&batch).enumerate() {
+            if let Some(ahead) = batch.get(index + AHEAD) {
+                self.bindings.prefetch(self.cache.likely_binding(ahead.hash));
+            }
             if let Some(frame) = self.cached(frame, parsed, listening, now) {
                 match parsed.class {
                     Class::Refused(reason) => self.drop_frame(frame, reason, now),
