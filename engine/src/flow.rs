@@ -139,6 +139,8 @@ pub mod flags {
     pub const REPLY: u8 = 8;
     /// Another worker decides; its number stands for the adjacency.
     pub const HAND_OVER: u8 = 16;
+    /// Outer headers come in front of the frame.
+    pub const ENCAPSULATE: u8 = 32;
 }
 
 /// One decision, replayed: exactly one cache line.
@@ -258,11 +260,11 @@ impl FlowCache {
         hit.then_some(slot)
     }
 
-    /// Returns the binding of whatever flow is in the first place of this hash.
+    /// Returns the slot that the flow of this hash is most likely in, whosever it is.
     #[inline(always)]
     #[must_use]
-    pub fn likely_binding(&self, hash: u64) -> u32 {
-        self.slots[self.first(hash)].binding
+    pub fn likely(&self, hash: u64) -> &Slot {
+        &self.slots[self.first(hash)]
     }
 
     /// Returns the slot of a flow that is not in its first place, or one of another flow.
