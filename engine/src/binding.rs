@@ -376,7 +376,12 @@ impl Bindings {
 
     /// Tells whether no binding or mapping has this half, here or, as far as is known, elsewhere.
     pub fn is_free(&mut self, key: &HalfKey, now: Instant) -> bool {
-        self.find(key, now).is_none() && !self.halves.contains_key(key)
+        let Some(&(index, _)) = self.halves.get(key) else { return true };
+        let has_expired = self.places[index as usize].has_expired(now);
+        if has_expired {
+            self.end(index);
+        }
+        has_expired
     }
 
     /// Tells whether a client may not have one more.

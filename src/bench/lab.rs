@@ -113,7 +113,7 @@ impl Lab {
         }
         let (link, uplink) = rings(2 * BUFFERS);
         control.attach_interface(node, 0, 0, Link::Rings(link))?;
-        let worker = workers.pop().ok_or(BenchError::Lost { frames: 0, reasons: String::new() })?;
+        let worker = workers.remove(0);
         let (clock, skew) = (Clock::start(), Duration::ZERO);
         let mut lab = Self { control, worker, node, pods, uplink, clock, skew, scale, frame_bytes };
         lab.publish()?;
