@@ -149,6 +149,8 @@ pub struct Worker {
     /// The time of the present batch.
     now: Instant,
     next_mark: u32,
+    /// Frames that the slow path decided about.
+    decisions: u64,
     parcels: Vec<Parcel>,
     /// Errors it may still send.
     errors: TokenBucket,
@@ -218,6 +220,7 @@ impl Worker {
             ring_ports: Vec::new(),
             now: Instant::ZERO,
             next_mark: u32::from(id) << 24,
+            decisions: 0,
             parcels: Vec::new(),
             errors: TokenBucket::full(originate::ERRORS),
             floods: HashMap::new(),

@@ -35,6 +35,12 @@ impl Worker {
         &self.fdb
     }
 
+    /// Returns how many times the slow path decided about a frame: what the cache did not answer.
+    #[must_use]
+    pub fn decisions(&self) -> u64 {
+        self.decisions
+    }
+
     /// Returns the time of the present batch.
     #[must_use]
     pub fn now(&self) -> Instant {

@@ -50,6 +50,7 @@ impl Worker {
         let arena = std::sync::Arc::clone(&self.arena);
         let bytes = arena.bytes(&frame);
         let arrival = Arrival { bytes, parsed, port: port_id, ingress, node, course };
+        self.decisions += 1;
         let verdict = decide(&mut self.world(now), &arrival);
         // Ahead of the frame, so that its answer finds the way.
         self.spread_news();
