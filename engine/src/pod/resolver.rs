@@ -87,6 +87,13 @@ impl Resolver {
         result
     }
 
+    /// Gives up.
+    pub(super) fn abandon(self, sockets: &mut Sockets<'_, '_>) {
+        if let Some(port) = self.port {
+            sockets.udp_close(port);
+        }
+    }
+
     fn step(&mut self, port: u16, server: SocketAddrV4, sockets: &mut Sockets<'_, '_>) -> Option<Resolution> {
         loop {
             if self.query.is_empty() {

@@ -1,5 +1,7 @@
 //! Pods back to back over an in-memory link, in virtual time.
 
+mod squid;
+
 use super::*;
 use crate::frame::{Arena, Frame, Pool};
 use crate::wire::{EtherType, EthernetFrame, IpProtocol, Ipv4Packet, MacAddress, TcpFlags, TcpSegment};
