@@ -314,3 +314,139 @@ fn silent_servers_and_clients_are_given_up() {
     assert!(line.contains(" TCP_MISS_ABORTED/000 0 GET http://10.1.15.3/ "), "{line}");
     assert_eq!(segment.pods[2].tcp_counts(), (0, 0));
 }
+
+/// What clients and origins say, with octets changed, taken out and cut off: the proxy stays, and nothing of it is left over.
+#[test]
+fn nonsense_from_both_sides_leaves_nothing_behind() {
+    let request = b"POST http://10.1.15.3/a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+    let answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nCache-Control: max-age=9\r\nVary: Host\r\n\r\n2\r\nhi\r\n0\r\n\r\n";
+    let mut random = crate::random::Random::new(7);
+    let mut damaged = |bytes: &[u8]| {
+        let mut bytes = bytes.to_vec();
+        for _ in 0..random.next_u64() % 4 {
+            let at = (random.next_u64() % bytes.len() as u64) as usize;
+            match random.next_u64() % 3 {
+                0 => bytes[at] = random.next_u64() as u8,
+                1 => drop(bytes.remove(at)),
+                _ => bytes.truncate(at + 1),
+            }
+        }
+        bytes
+    };
+    let mut segment = network("");
+    for _ in 0..300 {
+        let server = segment.spawn(1, "nc -l -p 80");
+        segment.pods[1].input(server, &damaged(answer));
+        segment.pods[1].close_input(server);
+        let client = segment.spawn(0, "nc 10.1.15.4 3128");
+        segment.pods[0].input(client, &damaged(request));
+        segment.run(Duration::from_millis(20));
+        segment.pods[0].signal(client, segment.now);
+        segment.pods[1].signal(server, segment.now);
+        segment.run(Duration::from_millis(20));
+    }
+    let mut codes = codes(&mut segment);
+    codes.sort();
+    codes.dedup();
+    for code in ["TCP_MISS/200", "TCP_MISS/502", "NONE_NONE/400", "TCP_MISS_ABORTED/000"] {
+        assert!(codes.contains(&code.to_owned()), "{codes:?}");
+    }
+    segment.run(Duration::from_secs(600));
+    assert_eq!(segment.pods[2].tcp_counts(), (0, 0));
+    let got = fetch(&mut segment, "HTTP/1.1 200 OK\nContent-Length: 2\n\nhi", "http://10.1.15.3/").0;
+    assert!(got.ends_with("\r\n\r\nhi"), "{got}");
+}
+
+/// The proxy looks names up, not the client; two clients at once, and one that leaves meanwhile.
+#[test]
+fn names_are_looked_up_by_the_proxy() {
+    let search = vec![String::from("default.svc.cluster.local")];
+    let proxy = PodConfig { nameserver: Some(SECOND), search, ..pod("squid", THIRD) };
+    let mut segment = Segment::new(vec![pod("first", FIRST), pod("second", SECOND), proxy]);
+    segment.pods[2].start_container(container("squid", Image::Squid, "")).unwrap();
+    segment.pods[1].start_container(container("web", Image::Httpd, "")).unwrap();
+    segment.pods[1].stack.udp.bind(53, Owner::Program(ProgramId(0))).unwrap();
+    let [first, second, leaving] =
+        ["web", "web", "web"].map(|name| segment.spawn(0, &format!("curl -s {PROXY} http://{name}/")));
+    segment.run(Duration::from_millis(1));
+    segment.pods[0].signal(leaving, segment.now);
+    for _ in 0..20 {
+        serve_dns(&mut segment);
+        segment.run(Duration::from_millis(1));
+    }
+    for client in [first, second] {
+        let (got, code) = segment.finish(0, client);
+        assert!(code == 0 && got.contains("pod: second\n") && got.contains("client: 10.1.15.4:"), "{got}");
+    }
+    assert_eq!(codes(&mut segment), ["TCP_MISS_ABORTED/000", "TCP_MISS/200", "TCP_MISS/200"]);
+    assert_eq!((1024..=65_535).find(|&port| segment.pods[2].stack.udp.holder(port).is_some()), None);
+}
+
+/// RFC 9111, 4.3.4: a 304 about something else is no answer; the request goes again, without conditions.
+#[test]
+fn a_confirmation_of_another_page_is_asked_again() {
+    let mut segment = network("");
+    let page =
+        |tag: &str, body: &str| format!("HTTP/1.1 200 OK\nETag: \"{tag}\"\nContent-Length: 3\n\n{body}");
+    fetch(&mut segment, &page("a", "old"), "http://10.1.15.3/");
+    let first = segment.spawn(1, "nc -l -p 80");
+    segment.pods[1].input(first, b"HTTP/1.1 304 Not Modified\r\nETag: \"b\"\r\n\r\n");
+    let client = segment.spawn(0, &format!("curl -s {PROXY} http://10.1.15.3/"));
+    let mut asked = Vec::new();
+    while !asked.ends_with(b"\r\n\r\n") {
+        assert!(segment.step(segment.now + Duration::from_secs(1)), "nobody asked");
+        asked.extend(segment.pods[1].output(first).bytes);
+    }
+    assert!(String::from_utf8(asked).unwrap().contains("\r\nIf-None-Match: \"a\"\r\n"));
+    // Whoever is asked once has gone; the next one listens in time for the second request.
+    segment.pods[1].signal(first, segment.now);
+    let second = segment.spawn(1, "nc -l -p 80");
+    segment.pods[1].input(second, page("b", "new").replace('\n', "\r\n").as_bytes());
+    assert_eq!(segment.finish(0, client), (String::from("new"), 0));
+    let asked = String::from_utf8(segment.pods[1].output(second).bytes).unwrap();
+    assert!(asked.starts_with("GET / HTTP/1.1\r\n") && !asked.contains("If-None-Match"), "{asked}");
+}
+
+/// RFC 9110, 7.6.2 and 9.3.8; RFC 9112, 3.2.4.
+#[test]
+fn trace_and_options_end_where_max_forwards_says() {
+    let mut segment = network("");
+    let got = fetch_alone(&mut segment, "-X TRACE -H Max-Forwards:0 -H Cookie:secret http://10.1.15.3/a");
+    assert!(
+        got.starts_with("HTTP/1.1 200 OK\r\n") && got.contains("Content-Type: message/http\r\n"),
+        "{got}"
+    );
+    assert!(got.contains("\r\n\r\nTRACE http://10.1.15.3/a HTTP/1.1\r\nHost: 10.1.15.3\r\n"), "{got}");
+    assert!(got.contains("\r\nMax-Forwards: 0\r\n") && !got.contains("secret"), "{got}");
+    let page = "HTTP/1.1 200 OK\nContent-Length: 0\n\n";
+    // curl writes a path of its own, so this is about `/`.
+    let (_, asked) = fetch(&mut segment, page, "-X OPTIONS -H Max-Forwards:3 http://10.1.15.3");
+    assert!(
+        asked.starts_with("OPTIONS / HTTP/1.1\r\n") && asked.contains("\r\nMax-Forwards: 2\r\n"),
+        "{asked}"
+    );
+    let server = segment.spawn(1, "nc -l -p 80");
+    let client = segment.spawn(0, "nc 10.1.15.4 3128");
+    segment.pods[0].input(client, b"OPTIONS http://10.1.15.3 HTTP/1.1\r\nHost: a\r\n\r\n");
+    segment.run(Duration::from_millis(10));
+    assert!(segment.pods[1].output(server).bytes.starts_with(b"OPTIONS * HTTP/1.1\r\nHost: 10.1.15.3\r\n"));
+}
+
+/// Memory is bounded by buffers, whatever the answer's length: who does not take it slows its server.
+#[test]
+fn a_client_that_takes_nothing_stops_its_server() {
+    let mut segment = network("");
+    let server = segment.spawn(1, "nc -l -p 80");
+    let head = b"HTTP/1.1 200 OK\r\nContent-Length: 20000000\r\n\r\n";
+    segment.pods[1].input(server, &[&head[..], &vec![b'x'; 20_000_000]].concat());
+    segment.spawn(0, &format!("curl -s {PROXY} http://10.1.15.3/"));
+    while segment.pods[1].output(server).bytes.is_empty() {
+        assert!(segment.step(segment.now + Duration::from_secs(1)), "nobody asked");
+    }
+    segment.pods[0].kill();
+    segment.run(Duration::from_secs(20));
+    let octets: usize = segment.log.iter().map(Vec::len).sum();
+    assert!((100_000..1_500_000).contains(&octets), "{octets} octets passed");
+    segment.run(Duration::from_secs(300));
+    assert_eq!((segment.pods[2].tcp_counts(), segment.pods[1].tcp_counts()), ((0, 0), (0, 0)));
+}

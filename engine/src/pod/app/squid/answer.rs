@@ -12,7 +12,7 @@ use super::passage::{MAXIMUM_OBJECT, take_body};
 use super::policy::{self, Times};
 use super::report::Problem;
 use super::store::Stored;
-use super::{Client, Squid, sign, since_start};
+use super::{BACKLOG, Client, Squid, sign, since_start};
 use crate::clock::Instant;
 use std::sync::Arc;
 
@@ -62,6 +62,9 @@ impl Squid {
     ) -> Step {
         if server.answer.is_some() {
             return take_body(exchange, server, client);
+        }
+        if client.session.backlog() >= BACKLOG {
+            return Step::Wait;
         }
         match message::parse_response(&server.session.input) {
             Parsed::Malformed => Step::Failed(Problem::InvalidResponse),
@@ -147,6 +150,32 @@ impl Squid {
         Step::Moved
     }
 
+    /// Answers a request that may not be forwarded any more, as its last recipient (RFC 9110, 7.6.2, 9.3.7 and 9.3.8).
+    pub(super) fn answer_itself(
+        &mut self,
+        mut exchange: Exchange,
+        client: &mut Client,
+        sockets: &Sockets<'_, '_>,
+    ) {
+        let (mut fields, mut content) = (Fields::default(), Vec::new());
+        fields.push("Date", policy::write_date(since_start(sockets.now)));
+        if exchange.request.method == "TRACE" {
+            let mut received = exchange.request.fields.clone();
+            for secret in ["Authorization", "Cookie", "Proxy-Authorization"] {
+                received.remove(secret);
+            }
+            content = message::write_head(&format!("TRACE {} HTTP/1.1", exchange.request.target), &received);
+            fields.push("Content-Type", "message/http");
+        }
+        fields.push("Content-Length", content.len().to_string());
+        let response = Response { status: 200, reason: String::from("OK"), is_1_1: true, fields };
+        exchange.begin_answer(response, Framing::Length(content.len() as u64), client, &sockets.pod.name);
+        client.session.push(&content);
+        exchange.entry.octets += content.len();
+        client.session.close_after |= !exchange.body.is_complete() || !exchange.keep_alive;
+        self.finish(exchange.entry, client, sockets.now);
+    }
+
     /// Answers with a stored response.
     pub(super) fn give(
         &mut self,
@@ -173,7 +202,10 @@ impl Squid {
             }
         } else {
             response.fields.remove("Content-Length");
-            response.fields.push("Content-Length", stored.body.len().to_string());
+            // RFC 9110, 8.6.
+            if response.status != 204 {
+                response.fields.push("Content-Length", stored.body.len().to_string());
+            }
         }
         response.fields.remove("Age");
         response.fields.push("Age", age.to_string());

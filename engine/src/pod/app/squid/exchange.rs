@@ -116,6 +116,10 @@ impl Squid {
         id: TcpId,
         sockets: &mut Sockets<'_, '_>,
     ) -> Option<Exchange> {
+        if exchange.request.max_forwards() == Some(0) {
+            self.answer_itself(exchange, client, sockets);
+            return None;
+        }
         let Exchange { entry, request, body, .. } = &mut exchange;
         if policy::is_cacheable(request) && body.is_complete() {
             let found = self.cache.find(&entry.uri, &request.fields);
@@ -199,7 +203,7 @@ impl Squid {
                 self.lookups.insert(id);
                 // The look-up has timers of its own.
                 client.until = sockets.now + READ_TIMEOUT;
-                Some(exchange)
+                self.proceed(exchange, client, id, sockets)
             }
         }
     }
@@ -312,7 +316,13 @@ impl Squid {
                 policy::freshen(&mut stored.response.fields, &told.fields);
                 stored.times = times(&server, sockets.now);
                 exchange.entry.code = "TCP_REFRESH_UNMODIFIED";
-                self.cache.put(stored.clone());
+                // A confirmation may also say that nothing is to be kept any more.
+                if exchange.request.method == "GET" && !policy::may_store(&exchange.request, &stored.response)
+                {
+                    self.cache.invalidate(&stored.uri);
+                } else {
+                    self.cache.put(stored.clone());
+                }
                 self.give(exchange, &stored, client, sockets);
             }
             Step::Again => {
@@ -368,10 +378,17 @@ fn forwarded_head(exchange: &Exchange, client: Ipv4Addr, name: &str) -> Vec<u8> 
     let received = if request.is_1_1 { "1.1" } else { "1.0" };
     others.append("Via", &format!("{received} {name} (squid)"));
     others.append("X-Forwarded-For", &client.to_string());
+    if let Some(left) = request.max_forwards() {
+        others.remove("Max-Forwards");
+        others.push("Max-Forwards", left.saturating_sub(1).to_string());
+    }
     if body.is_chunked() {
         others.push("Transfer-Encoding", "chunked");
     }
     others.push("Connection", "close");
     fields.replace_with(&others, &[]);
-    message::write_head(&format!("{} {} HTTP/1.1", request.method, target.path), &fields)
+    // RFC 9112, 3.2.4: without a path OPTIONS is about the server as a whole.
+    let is_whole = request.method == "OPTIONS" && target.path == "/" && !request.target.ends_with('/');
+    let path = if is_whole { "*" } else { &target.path };
+    message::write_head(&format!("{} {path} HTTP/1.1", request.method), &fields)
 }

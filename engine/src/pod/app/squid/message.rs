@@ -146,6 +146,12 @@ impl Request {
         };
         !says("close") && (self.is_1_1 || says("keep-alive"))
     }
+
+    /// Returns how many more machines may forward it, where that is limited (RFC 9110, 7.6.2).
+    pub(super) fn max_forwards(&self) -> Option<u32> {
+        let is_limited = matches!(self.method.as_str(), "OPTIONS" | "TRACE");
+        self.fields.get("Max-Forwards").filter(|_| is_limited)?.parse().ok()
+    }
 }
 
 /// A response's head.

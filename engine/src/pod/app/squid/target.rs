@@ -23,6 +23,8 @@ impl Target {
             let (host, port) = authority(text, None)?;
             return Some(Target { host, port, path: String::new() });
         }
+        // A URI is ASCII (RFC 3986, 2).
+        let text = Some(text).filter(|text| text.is_ascii())?;
         let scheme = text.get(..7).filter(|scheme| scheme.eq_ignore_ascii_case("http://"))?;
         let rest = text[scheme.len()..].split('#').next().unwrap_or_default();
         let at = rest.find(['/', '?']).unwrap_or(rest.len());
@@ -82,6 +84,7 @@ mod tests {
             ("/x", None),
             ("https://a/", None),
             ("http:///x", None),
+            ("http://a/\u{e9}", None),
             ("http://user@a/", None),
             ("http://a:99999/", None),
         ] {
