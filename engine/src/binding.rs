@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use flatnet_proxy::Forwarding;
 
-use crate::clock::Instant;
+use crate::clock::{Instant, prefetch};
 use crate::flow::Tuple;
 use crate::load::Loads;
 use crate::tables::NodeId;
@@ -27,9 +27,15 @@ use tcp::Connection;
 mod hash;
 mod mapping;
 mod tcp;
+mod timeout;
 
 pub use mapping::{inside_key, outside_key};
 pub use tcp::{Segment, TcpState};
+use timeout::timeout;
+
+/// Places looked at for each binding made: of a table that new flows fill as fast as old ones expire, no more than a
+/// quarter is taken by expired ones.
+const SWEPT_PER_BINDING: usize = 4;
 
 /// The key of a half: node and tuple as the packet carries it on arrival.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -172,34 +178,7 @@ impl Binding {
     #[must_use]
     pub fn timeout(&self) -> Duration {
         let protocol = IpProtocol::from(self.original.tuple.protocol);
-        Duration::from_secs(match (self.profile, protocol) {
-            (Profile::Linux, IpProtocol::Tcp) => match self.connection.state {
-                TcpState::SynSent | TcpState::SynSentBoth | TcpState::FinWait | TcpState::TimeWait => 120,
-                TcpState::SynReceived | TcpState::CloseWait => 60,
-                TcpState::Established => 432_000,
-                TcpState::LastAck => 30,
-                TcpState::Closed => 10,
-            },
-            (Profile::Linux, IpProtocol::Udp) if self.answered => 120,
-            (Profile::Linux, IpProtocol::Udp | IpProtocol::Icmp | IpProtocol::Unknown(_)) => 30,
-            (Profile::Rfc, IpProtocol::Tcp) => match self.connection.state {
-                // RFC 5382, REQ-5: two hours and four minutes.
-                TcpState::Established => 7_440,
-                // REQ-5: four minutes while it opens or closes; RFC 7857, 2.2: and after a reset.
-                TcpState::SynSent
-                | TcpState::SynSentBoth
-                | TcpState::SynReceived
-                | TcpState::FinWait
-                | TcpState::CloseWait
-                | TcpState::LastAck
-                | TcpState::TimeWait
-                | TcpState::Closed => 240,
-            },
-            // RFC 4787, REQ-5: five minutes are recommended.
-            (Profile::Rfc, IpProtocol::Udp) => 300,
-            // RFC 5508, REQ-2: not less than a minute.
-            (Profile::Rfc, IpProtocol::Icmp | IpProtocol::Unknown(_)) => 60,
-        })
+        timeout(self.profile, protocol, self.connection.state, self.answered)
     }
 
     /// Tells whether a machine is one of its ends: as the client, or as the backend that was chosen.
@@ -297,6 +276,8 @@ pub struct Bindings {
     free: VecDeque<u32>,
     limit: usize,
     swept: usize,
+    /// Places occupied since the last sweep.
+    begun: usize,
     /// How many places are redirects.
     redirects: usize,
     /// How many bindings each client has, and how many it may have.
@@ -321,6 +302,7 @@ impl Bindings {
             free: VecDeque::new(),
             limit: limit.min(u32::MAX as usize - 1),
             swept: 0,
+            begun: 0,
             redirects: 0,
             clients: HashMap::with_hasher(KeyedState(secret)),
             quota,
@@ -394,7 +376,12 @@ impl Bindings {
 
     /// Tells whether no binding or mapping has this half, here or, as far as is known, elsewhere.
     pub fn is_free(&mut self, key: &HalfKey, now: Instant) -> bool {
-        self.find(key, now).is_none() && !self.halves.contains_key(key)
+        let Some(&(index, _)) = self.halves.get(key) else { return true };
+        let has_expired = self.places[index as usize].has_expired(now);
+        if has_expired {
+            self.end(index);
+        }
+        has_expired
     }
 
     /// Tells whether a client may not have one more.
@@ -477,6 +464,14 @@ impl Bindings {
         true
     }
 
+    /// Starts to fetch a binding that is about to be renewed; any index may be given.
+    #[inline(always)]
+    pub fn prefetch(&self, index: u32) {
+        if let Some(place) = self.places.get(index as usize) {
+            prefetch(place);
+        }
+    }
+
     /// Notes what a TCP segment that the cache answered says its sender expects; its binding has been renewed.
     #[inline(always)]
     pub fn hear(&mut self, index: u32, half: Half, acknowledgement: u32, window: u16) {
@@ -491,8 +486,9 @@ impl Bindings {
         self.places.get(index as usize).is_some_and(|place| place.generation == generation)
     }
 
-    /// Looks at up to `places` places and ends what has expired.
+    /// Looks at `places` places, and at [`SWEPT_PER_BINDING`] for each binding made since, and ends what has expired.
     pub fn sweep(&mut self, places: usize, now: Instant) {
+        let places = places + SWEPT_PER_BINDING * std::mem::take(&mut self.begun);
         for _ in 0..places.min(self.places.len()) {
             self.swept = (self.swept + 1) % self.places.len();
             if self.places[self.swept].has_expired(now) {
@@ -536,6 +532,7 @@ impl Bindings {
             }
             None => return None,
         };
+        self.begun += 1;
         let place = &mut self.places[index as usize];
         place.entry = entry;
         Some(BindingRef { index, generation: place.generation })

@@ -139,6 +139,8 @@ pub mod flags {
     pub const REPLY: u8 = 8;
     /// Another worker decides; its number stands for the adjacency.
     pub const HAND_OVER: u8 = 16;
+    /// Outer headers come in front of the frame.
+    pub const ENCAPSULATE: u8 = 32;
 }
 
 /// One decision, replayed: exactly one cache line.
@@ -213,7 +215,8 @@ pub fn epoch_sum(epochs: &[u32; EPOCH_BUCKETS], buckets: [u8; 2]) -> u32 {
     epochs[usize::from(buckets[0])].wrapping_add(epochs[usize::from(buckets[1])])
 }
 
-/// A worker's cache: two ways per set, neighbours in memory.
+/// A worker's cache. A flow has two sets that it may be in, of two neighbouring slots each: with one set only, a cache
+/// that is a third full would have no room for one flow in ten.
 #[derive(Debug)]
 pub struct FlowCache {
     slots: LargeSlice<Slot>,
@@ -229,12 +232,12 @@ impl FlowCache {
         Ok(Self { slots: LargeSlice::filled(slots.next_power_of_two().max(2), Slot::EMPTY)?, secret })
     }
 
-    /// Hashes a key and starts to fetch its slots.
+    /// Hashes a key and starts to fetch the slot that it is most likely in.
     #[inline(always)]
     #[must_use]
     pub fn hash(&self, key: FlowKey) -> u64 {
         let hash = key.hash(self.secret);
-        prefetch(&self.slots[self.index(hash)]);
+        prefetch(&self.slots[self.first(hash)]);
         hash
     }
 
@@ -248,9 +251,8 @@ impl FlowCache {
         guard: &LinkGuard,
         epochs: &[u32; EPOCH_BUCKETS],
     ) -> Option<&Slot> {
-        let first = self.index(hash);
-        let slot = &self.slots[first];
-        let slot = if slot.key == key { slot } else { &self.slots[first ^ 1] };
+        let slot = &self.slots[self.first(hash)];
+        let slot = if slot.key == key { slot } else { self.elsewhere(hash, key) };
         let hit = slot.key == key
             && slot.guard == *guard
             && slot.flags & flags::USED != 0
@@ -258,16 +260,48 @@ impl FlowCache {
         hit.then_some(slot)
     }
 
-    /// Stores a decision, over the flow's own slot, an unused or outdated one, or any of the set.
+    /// Returns the slot that the flow of this hash is most likely in, whosever it is.
+    #[inline(always)]
+    #[must_use]
+    pub fn likely(&self, hash: u64) -> &Slot {
+        &self.slots[self.first(hash)]
+    }
+
+    /// Returns the slot of a flow that is not in its first place, or one of another flow.
+    #[inline(never)]
+    fn elsewhere(&self, hash: u64, key: FlowKey) -> &Slot {
+        let [first, neighbor, second, last] = self.places(hash);
+        let place = [neighbor, second, last].into_iter().find(|&place| self.slots[place].key == key);
+        &self.slots[place.unwrap_or(first)]
+    }
+
+    /// Stores a decision, over the flow's own slot, an unused or outdated one, one whose flow can be moved, or any that
+    /// the flow may have.
     pub fn insert(&mut self, hash: u64, slot: Slot, epochs: &[u32; EPOCH_BUCKETS]) {
-        let first = self.index(hash);
-        let stale =
-            |slot: &Slot| slot.flags & flags::USED == 0 || slot.epoch != epoch_sum(epochs, slot.buckets);
-        let ways = [first, first ^ 1];
-        let own = ways.into_iter().find(|&way| self.slots[way].key == slot.key);
-        let free = || ways.into_iter().find(|&way| stale(&self.slots[way]));
-        let way = own.or_else(free).unwrap_or(first ^ (hash >> 63) as usize);
-        self.slots[way] = slot;
+        let places = self.places(hash);
+        let own = places.into_iter().find(|&place| self.slots[place].key == slot.key);
+        let place = own
+            .or_else(|| self.free(places, epochs))
+            .or_else(|| self.make_room(places, epochs))
+            .unwrap_or(places[(hash >> 62) as usize]);
+        self.slots[place] = slot;
+    }
+
+    fn free(&self, places: [usize; 4], epochs: &[u32; EPOCH_BUCKETS]) -> Option<usize> {
+        places.into_iter().find(|&place| {
+            let slot = &self.slots[place];
+            slot.flags & flags::USED == 0 || slot.epoch != epoch_sum(epochs, slot.buckets)
+        })
+    }
+
+    /// Moves one of four flows to where else it may be, if there is room, and returns its place.
+    fn make_room(&mut self, places: [usize; 4], epochs: &[u32; EPOCH_BUCKETS]) -> Option<usize> {
+        let (from, to) = places.into_iter().find_map(|from| {
+            let others = self.places(self.slots[from].key.hash(self.secret));
+            Some((from, self.free(others, epochs)?))
+        })?;
+        self.slots[to] = self.slots[from];
+        Some(from)
     }
 
     /// Forgets everything.
@@ -276,8 +310,14 @@ impl FlowCache {
     }
 
     #[inline(always)]
-    fn index(&self, hash: u64) -> usize {
+    fn first(&self, hash: u64) -> usize {
         hash as usize & (self.slots.len() - 1)
+    }
+
+    /// Where a flow may be, the likeliest first. The second set comes from the hash's upper half.
+    fn places(&self, hash: u64) -> [usize; 4] {
+        let (first, second) = (self.first(hash), self.first(hash >> 32));
+        [first, first ^ 1, second, second ^ 1]
     }
 }
 
@@ -301,6 +341,23 @@ mod tests {
         assert!(cache.lookup(hash, key, &[1; 12], &epochs).is_none(), "another link layer");
         epochs[2] = 1;
         assert!(cache.lookup(hash, key, &[0; 12], &epochs).is_none());
+    }
+
+    #[test]
+    fn a_cache_that_is_half_full_keeps_nearly_all_flows() {
+        let (slots, epochs) = (1 << 14, [0; EPOCH_BUCKETS]);
+        let mut cache = FlowCache::new(slots, [5, 7]).unwrap();
+        let keys: Vec<FlowKey> = (0..slots as u32 / 2)
+            .map(|flow| slot(&Tuple { source: flow, destination: !flow, ..Tuple::default() }).0)
+            .collect();
+        for &key in &keys {
+            let hash = cache.hash(key);
+            cache.insert(hash, Slot { key, flags: flags::USED, ..Slot::EMPTY }, &epochs);
+        }
+        let lost =
+            keys.iter().filter(|&&key| cache.lookup(cache.hash(key), key, &[0; 12], &epochs).is_none());
+        let lost = lost.count();
+        assert!(lost * 1000 < keys.len(), "{lost} of {} flows are lost", keys.len());
     }
 
     #[test]

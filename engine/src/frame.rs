@@ -18,6 +18,8 @@ use crate::sys::Memory;
 
 /// Bytes kept free in front of a frame for an encapsulation.
 pub const HEADROOM: usize = 128;
+/// Bytes of a cache line.
+const LINE: usize = 64;
 /// Bytes from one small buffer to the next: an odd multiple of 64, so that headers spread over all cache sets.
 pub const SMALL_STRIDE: usize = 33 * 64;
 /// Bytes from one large buffer to the next: room for a 66 KB superframe, again an odd multiple of 64.
@@ -204,15 +206,26 @@ impl Arena {
         unsafe { FrameMut { record: &mut *record, buffer: std::slice::from_raw_parts_mut(bytes, stride) } }
     }
 
-    /// Starts to fetch a frame's record and its first bytes, for whoever opens it soon.
+    /// Starts to fetch a frame's record and its first one or two cache lines, for whoever opens it soon.
     #[inline(always)]
-    pub fn prefetch(&self, frame: &Frame) {
+    pub fn prefetch(&self, frame: &Frame, lines: usize) {
         let (record, bytes, _) = self.locate(frame);
-        // SAFETY: both point into this arena; a prefetch only looks at the address.
+        // SAFETY: all point into this arena, whose buffers are longer than that; a prefetch only looks at the address.
         unsafe {
             prefetch(&*record);
             prefetch(&*bytes.add(HEADROOM));
+            if lines > 1 {
+                prefetch(&*bytes.add(HEADROOM + LINE));
+            }
         }
+    }
+
+    /// Starts to fetch the cache line in front of a frame that begins where it was received.
+    #[inline(always)]
+    pub fn prefetch_headroom(&self, frame: &Frame) {
+        let (_, bytes, _) = self.locate(frame);
+        // SAFETY: as above.
+        unsafe { prefetch(&*bytes.add(HEADROOM - LINE)) };
     }
 
     /// Returns a frame's bytes, from its Ethernet header on.

@@ -48,6 +48,8 @@ pub mod trace;
 
 pub mod ring;
 
+pub mod alarm;
+
 pub mod mailbox;
 
 pub mod control;

@@ -2,15 +2,15 @@
 //!
 //! A worker opens its mailbox once per batch. Invariants: a visit runs on the worker between two batches, so it
 //! sees whole state and needs no lock; every way is bounded; a sleeping worker is woken, a running one costs
-//! its sender one load. Allowed dependencies: `ring`, `frame`, `worker`, and what notices are about. Read first: `docs/architecture.md`.
+//! its sender one load. Allowed dependencies: `ring`, `alarm`, `frame`, `worker`, and what notices are about. Read first: `docs/architecture.md`.
 
 use std::net::Ipv4Addr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
-use std::sync::{Arc, OnceLock, mpsc};
-use std::thread::Thread;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 
 use crossbeam::queue::ArrayQueue;
 
+use crate::alarm::Alarm;
 use crate::binding::HalfKey;
 use crate::frame::Frame;
 use crate::masquerade::Pool;
@@ -96,36 +96,6 @@ pub struct Incoming {
     pub parcels: Consumer<Parcel>,
     /// The notices, to be read once frames have been taken and before they are looked at.
     pub notices: Arc<ArrayQueue<Notice>>,
-}
-
-/// Wakes a worker that sleeps; costs its sender a fence and a load when it does not, once per batch.
-#[derive(Debug, Default)]
-pub struct Alarm {
-    asleep: AtomicBool,
-    thread: OnceLock<Thread>,
-}
-
-impl Alarm {
-    /// Wakes the worker if it sleeps; whatever was sent before is seen by it.
-    pub fn ring(&self) {
-        fence(Ordering::SeqCst);
-        if self.asleep.load(Ordering::Relaxed)
-            && let Some(thread) = self.thread.get()
-        {
-            thread.unpark();
-        }
-    }
-
-    /// Sleeps the calling worker for at most `limit` unless `busy` says that there is work.
-    pub fn sleep(&self, limit: std::time::Duration, busy: impl FnOnce() -> bool) {
-        self.thread.get_or_init(std::thread::current);
-        self.asleep.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
-        if !busy() {
-            std::thread::park_timeout(limit);
-        }
-        self.asleep.store(false, Ordering::Relaxed);
-    }
 }
 
 /// A worker as the control side sees it.

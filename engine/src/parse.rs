@@ -43,13 +43,13 @@ pub enum Side {
 pub enum Class {
     /// A packet that the cache may answer.
     Flow,
+    /// Anything else than IPv4 and ARP, forwarded by MAC; the cache may answer it, too.
+    LayerTwo,
     /// A packet that must be decided each time: TTL at its end, fragment, options, TCP's SYN, FIN and RST, ICMP
     /// errors.
     Exception,
     /// ARP.
     Arp,
-    /// Anything else, forwarded by MAC.
-    LayerTwo,
     /// To the floor, by name.
     Refused(DropReason),
 }

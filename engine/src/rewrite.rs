@@ -133,6 +133,7 @@ pub fn compose(transform: &Transform, parsed: &Parsed) -> (Slot, Adjacency) {
             Step::Encapsulate(outer) => {
                 adjacency.prefix[ethernet::HEADER_LENGTH..].copy_from_slice(&outer.template());
                 adjacency.prefix_length = OUTER_LENGTH as u8;
+                slot_flags |= flags::ENCAPSULATE;
             }
             Step::Ethernet { destination, source } => {
                 fill_ethernet(&mut adjacency.prefix, destination, source);
@@ -228,8 +229,12 @@ pub fn replay(frame: &mut FrameMut<'_>, slot: &Slot, adjacency: &Adjacency, iden
     if !frame.replace_front(network, prefix) {
         return false;
     }
-    frame.bytes_mut()[..prefix].copy_from_slice(&adjacency.prefix[..prefix]);
-    if prefix > ethernet::HEADER_LENGTH {
+    // Lengths that the compiler knows: no call for a copy of a few words.
+    if slot.flags & flags::ENCAPSULATE == 0 {
+        frame.bytes_mut()[..ethernet::HEADER_LENGTH]
+            .copy_from_slice(&adjacency.prefix[..ethernet::HEADER_LENGTH]);
+    } else {
+        frame.bytes_mut()[..adjacency.prefix.len()].copy_from_slice(&adjacency.prefix);
         let verified = frame.record.checksum == ChecksumState::Verified;
         tunnel::complete(&mut frame.bytes_mut()[ethernet::HEADER_LENGTH..], identification, verified);
     }

@@ -33,7 +33,6 @@ pub trait Word: Sized {
 
 #[derive(Debug)]
 struct Shared {
-    slots: Box<[AtomicU64]>,
     /// Words ever popped.
     head: CachePadded<AtomicUsize>,
     /// Words ever pushed.
@@ -44,7 +43,8 @@ struct Shared {
 #[derive(Debug)]
 pub struct Producer<T> {
     shared: Arc<Shared>,
-    mask: usize,
+    /// Apart from the counters, so that it is one step to a slot.
+    slots: std::sync::Arc<[AtomicU64]>,
     tail: usize,
     /// The consumer's head when last looked at; looked at again only when the ring seems full.
     head: usize,
@@ -55,6 +55,7 @@ pub struct Producer<T> {
 #[derive(Debug)]
 pub struct Consumer<T> {
     shared: Arc<Shared>,
+    slots: std::sync::Arc<[AtomicU64]>,
     head: usize,
     word: PhantomData<T>,
 }
@@ -62,15 +63,15 @@ pub struct Consumer<T> {
 /// Makes a ring of at least `capacity` words (rounded up to a power of two).
 #[must_use]
 pub fn ring<T: Word>(capacity: usize) -> (Producer<T>, Consumer<T>) {
-    let slots: Box<[_]> = (0..capacity.next_power_of_two()).map(|_| AtomicU64::new(0)).collect();
-    let mask = slots.len() - 1;
+    let slots: std::sync::Arc<[_]> = (0..capacity.next_power_of_two()).map(|_| AtomicU64::new(0)).collect();
     let shared = Arc::new(Shared {
-        slots,
         head: CachePadded::new(AtomicUsize::new(0)),
         tail: CachePadded::new(AtomicUsize::new(0)),
     });
-    let producer = Producer { shared: Arc::clone(&shared), mask, tail: 0, head: 0, word: PhantomData };
-    (producer, Consumer { shared, head: 0, word: PhantomData })
+    let (tail, head, word) = (0, 0, PhantomData);
+    let producer =
+        Producer { shared: Arc::clone(&shared), slots: std::sync::Arc::clone(&slots), tail, head, word };
+    (producer, Consumer { shared, slots, head, word: PhantomData })
 }
 
 impl<T: Word> Producer<T> {
@@ -80,13 +81,14 @@ impl<T: Word> Producer<T> {
     /// The value itself.
     #[inline]
     pub fn push(&mut self, value: T) -> Result<(), T> {
-        if self.tail.wrapping_sub(self.head) > self.mask {
+        let mask = self.slots.len() - 1;
+        if self.tail.wrapping_sub(self.head) > mask {
             self.head = self.shared.head.load(Ordering::Acquire);
-            if self.tail.wrapping_sub(self.head) > self.mask {
+            if self.tail.wrapping_sub(self.head) > mask {
                 return Err(value);
             }
         }
-        self.shared.slots[self.tail & self.mask].store(value.into_word(), Ordering::Relaxed);
+        self.slots[self.tail & mask].store(value.into_word(), Ordering::Relaxed);
         self.tail = self.tail.wrapping_add(1);
         self.shared.tail.store(self.tail, Ordering::Release);
         Ok(())
@@ -99,9 +101,9 @@ impl<T: Word> Consumer<T> {
     pub fn pop(&mut self, limit: usize, mut into: impl FnMut(T)) -> usize {
         let tail = self.shared.tail.load(Ordering::Acquire);
         let count = tail.wrapping_sub(self.head).min(limit);
-        let mask = self.shared.slots.len() - 1;
+        let mask = self.slots.len() - 1;
         for _ in 0..count {
-            let word = self.shared.slots[self.head & mask].load(Ordering::Relaxed);
+            let word = self.slots[self.head & mask].load(Ordering::Relaxed);
             self.head = self.head.wrapping_add(1);
             into(T::from_word(word, Popped(())));
         }

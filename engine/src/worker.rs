@@ -30,7 +30,7 @@ use crate::load::Loads;
 use crate::mailbox::{Incoming, Mailbox, Notice, Outgoing, Parcel};
 use crate::masquerade::{Masquerade, Pool as PortPool};
 use crate::neighbor::Neighbors;
-use crate::parse::{Class, IngressPort, Parsed, parse_into};
+use crate::parse::{Class, IngressPort, Parsed, Side, parse_into};
 use crate::path_mtu::PathMtu;
 use crate::random::Random;
 use crate::rewrite::{Adjacency, replay};
@@ -231,6 +231,10 @@ impl Worker {
         self.now = now;
         self.refresh_tables();
         let mut moved = self.open_mailbox();
+        // Ahead of the frames: what is cached may lead to stations that have aged since the last batch.
+        if self.fdb.renewal_is_due(now) {
+            self.cache.clear();
+        }
         // 2. What the other workers sent, what is due, what the links have.
         moved += self.send_unsent() + self.receive_parcels(now);
         self.ask_neighbors_again(now);
@@ -248,9 +252,6 @@ impl Worker {
         self.affinity.sweep(SWEEP, Duration::from_nanos(now.as_nanos()));
         self.spread_news();
         self.fdb.sweep(SWEEP, now);
-        if self.fdb.renewal_is_due(now) {
-            self.cache.clear();
-        }
         self.send_buffers_home();
         self.announce();
         moved
@@ -299,10 +300,7 @@ impl Worker {
             return 0;
         };
         let count = frames.len();
-        let bytes: usize = frames.iter().map(|frame| self.arena.bytes(frame).len()).sum();
-        if let Some(counters) = self.counters.get(usize::from(node.0)) {
-            counters.receive(count as u64, bytes as u64);
-        }
+        self.count(node, Term::Received, count as u64);
         self.watch_arrivals(&mut frames, node, port, now);
         self.run_frames(&mut frames, node, &ingress, Course::Direct, now);
         self.batch.frames = frames;
@@ -321,7 +319,12 @@ impl Worker {
         let mut batch = std::mem::take(&mut self.batch.parsed);
         self.parse_pass(frames, &mut batch, node, ingress, course, now);
         let listening = self.observer.is_listening();
-        for (frame, parsed) in frames.drain(..).zip(&batch) {
+        let mut rest = frames.drain(..);
+        for (index, parsed) in batch.iter().enumerate() {
+            let Some(frame) = rest.next() else { break };
+            if let (Some(ahead), Some(next)) = (rest.as_slice().get(AHEAD - 1), batch.get(index + AHEAD)) {
+                self.fetch_for(ahead, next);
+            }
             if let Some(frame) = self.cached(frame, parsed, listening, now) {
                 match parsed.class {
                     Class::Refused(reason) => self.drop_frame(frame, reason, now),
@@ -331,7 +334,18 @@ impl Worker {
                 }
             }
         }
+        drop(rest);
         self.batch.parsed = batch;
+    }
+
+    /// Starts to fetch what the replay of a frame's decision is about to touch beside the frame and the slot.
+    #[inline(always)]
+    fn fetch_for(&self, frame: &Frame, parsed: &Parsed) {
+        let slot = self.cache.likely(parsed.hash);
+        self.bindings.prefetch(slot.binding);
+        if slot.flags & flags::ENCAPSULATE != 0 {
+            self.arena.prefetch_headroom(frame);
+        }
     }
 
     /// Pass 1: headers to keys and hashes; the cache's slots are on their way when pass 2 asks.
@@ -347,13 +361,17 @@ impl Worker {
         if batch.len() < frames.len() {
             batch.resize(BATCH_LIMIT.max(frames.len()), Parsed::default());
         }
-        frames.iter().take(AHEAD).for_each(|frame| self.arena.prefetch(frame));
+        // Out of the tunnel, the inner ports are beyond the first cache line.
+        let mut bytes = 0;
+        let lines = if matches!(ingress.side, Side::Interface { .. }) { 2 } else { 1 };
+        frames.iter().take(AHEAD).for_each(|frame| self.arena.prefetch(frame, lines));
         for index in 0..frames.len() {
             if let Some(ahead) = frames.get(index + AHEAD) {
-                self.arena.prefetch(ahead);
+                self.arena.prefetch(ahead, lines);
             }
             let (Some(frame), Some(parsed)) = (frames.get_mut(index), batch.get_mut(index)) else { break };
             let open = self.arena.open(frame);
+            bytes += open.bytes().len() as u64;
             let verified = open.record.checksum == ChecksumState::Verified;
             match parse_into(parsed, open.bytes(), ingress, verified) {
                 Ok(()) => {
@@ -368,6 +386,12 @@ impl Worker {
             open.record.flow_hash = parsed.hash;
             open.record.time = now.as_nanos();
             open.record.course = course;
+        }
+        // What another worker took in was counted there.
+        if course == Course::Direct
+            && let Some(counters) = self.counters.get(usize::from(node.0))
+        {
+            counters.count_bytes(bytes);
         }
     }
 

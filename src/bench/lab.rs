@@ -27,6 +27,8 @@ use super::datagram::{Datagram, Entrance};
 pub const PODS: u32 = 32;
 /// Buffers in rotation: frames of a round.
 pub const BUFFERS: usize = 4096;
+/// Frames that a ring of a pod takes: four times what a round sends it.
+const POD_RING: usize = 512;
 /// Pods behind each Service.
 const BACKENDS: u32 = 3;
 /// Batches that may move nothing before a round counts as failed.
@@ -103,7 +105,7 @@ impl Lab {
         })?;
         let mut pods = Vec::new();
         for pod in 0..PODS {
-            let (link, peer) = rings(BUFFERS);
+            let (link, peer) = rings(POD_RING);
             let address = pod_address(0, pod);
             let guard = Guard { mac: MacAddress::for_ipv4(address), address, vip: None };
             control.attach(node, &format!("pod-{pod}"), Some(guard), 0, Link::Rings(link))?;
@@ -111,7 +113,7 @@ impl Lab {
         }
         let (link, uplink) = rings(2 * BUFFERS);
         control.attach_interface(node, 0, 0, Link::Rings(link))?;
-        let worker = workers.pop().ok_or(BenchError::Lost { frames: 0, reasons: String::new() })?;
+        let worker = workers.remove(0);
         let (clock, skew) = (Clock::start(), Duration::ZERO);
         let mut lab = Self { control, worker, node, pods, uplink, clock, skew, scale, frame_bytes };
         lab.publish()?;

@@ -182,3 +182,44 @@ fn to_service(flow: u32, services: u32) -> Datagram {
     let service = flow.wrapping_mul(7919) % services;
     Datagram::new(Entrance::Pod(pod), pod_address(0, pod), port, service_address(service), 80)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A round fails when a frame is lost, so that this is the rows' test of themselves.
+    #[test]
+    fn every_row_forwards_all_that_it_sends() {
+        for case in CASES {
+            let small = Case { flows: 500, nodes: 10, services: 20, ..*case };
+            let mut traffic = Traffic::new(&small).unwrap();
+            for _ in 0..3 {
+                traffic.round().unwrap();
+            }
+            let directions = match case.row {
+                Row::Masquerade | Row::Service | Row::ScaleServices => 2,
+                Row::Bridge | Row::Encapsulate | Row::Decapsulate | Row::ScaleRoutes => 1,
+                Row::NewFlows => 0,
+            };
+            assert_eq!(traffic.datagrams.len(), 500 * directions, "{}", case.name);
+        }
+    }
+
+    #[test]
+    fn no_two_flows_of_a_row_are_one() {
+        let nodes = 100;
+        let rows: [&dyn Fn(u32) -> Datagram; 5] = [
+            &bridged,
+            &|flow| to_node(flow, nodes),
+            &|flow| from_node(flow, nodes),
+            &outward,
+            &|flow| to_service(flow, 1000),
+        ];
+        for row in rows {
+            let mut tuples: Vec<_> = (0..100_000).map(|flow| row(flow).tuple).collect();
+            tuples.sort_unstable();
+            tuples.dedup();
+            assert_eq!(tuples.len(), 100_000);
+        }
+    }
+}

@@ -451,3 +451,20 @@ fn only_what_others_wait_for_is_news() {
         assert_eq!(std::mem::take(&mut bindings.news), news, "{answers:?}");
     }
 }
+
+/// New flows that come as fast as old ones expire must not find a table full of those that have expired.
+#[test]
+fn a_steady_stream_of_new_flows_needs_little_more_room_than_live_ones() {
+    let (live, batch) = (3_000u32, 100);
+    let mut bindings = Bindings::new(live as usize * 2, u32::MAX, [5, 7]);
+    for round in 0..10 * live / batch {
+        let now = Instant::from_nanos(u64::from(round) * 30_000_000_000 * u64::from(batch) / u64::from(live));
+        for flow in round * batch..(round + 1) * batch {
+            let made =
+                bind(&mut bindings, key(flow, 1, 17), key(u32::MAX, flow, 17), TcpFlags::default(), now);
+            assert!(made.is_ok(), "round {round}: {made:?}");
+        }
+        bindings.sweep(0, now);
+    }
+    assert!(bindings.len() <= (live * 3 / 2) as usize, "{} of {live}", bindings.len());
+}
