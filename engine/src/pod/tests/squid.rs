@@ -124,7 +124,7 @@ fn the_origin_gets_the_request_without_what_is_for_the_proxy() {
     assert!(log(&mut segment)[0].ends_with("POST http://10.1.15.3/a?b - HIER_DIRECT/10.1.15.3 a/b"));
 }
 
-/// Squid's `err_type` and default rules for ports; RFC 9111, 5.2.1.7; RFC 9112, 3.2; RFC 9110, 7.6.3.
+/// RFC 9111, 5.2.1.7; RFC 9112, 3.2 and 3.2.1; squid's `err_type` and default rules for ports.
 #[test]
 fn errors_are_named_as_squid_names_them() {
     let mut segment = network("");
@@ -176,7 +176,7 @@ fn a_stale_page_serves_while_its_origin_fails_unless_it_must_not() {
     }
 }
 
-/// RFC 9111, 4.1, 4.4 and 3.5, on the wire.
+/// RFC 9111, 3.5, 4.1 and 4.4.
 #[test]
 fn variants_unsafe_methods_and_secrets_are_kept_apart() {
     let mut segment = network("");
