@@ -1,6 +1,6 @@
 //! Names to addresses: `localhost`, the pod itself, then the cluster's DNS with its search list.
 //!
-//! Programs and nginx keep one while they wait. Invariants: a name ends in an address or in "no such name" within
+//! Programs, nginx and squid keep one while they wait. Invariants: a name ends in an address or in "no such name" within
 //! [`ATTEMPTS`] × [`WAIT`] per candidate. Depends on `dns`, `sockets`. Read first: resolv.conf(5), "search" and "ndots".
 
 use super::config::PodConfig;

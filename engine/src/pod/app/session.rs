@@ -1,6 +1,6 @@
 //! Both directions of one TCP connection of an application, with what waits in them.
 //!
-//! The web and FastCGI servers keep one per connection. Invariant: input is bounded by [`INPUT_LIMIT`]; output waits until the
+//! The web and FastCGI servers and squid keep one per connection. Invariant: input is bounded by [`INPUT_LIMIT`]; output waits until the
 //! connection has room. Depends on `sockets`. Read first: `sockets.rs`.
 
 use super::super::socket::{Received, SocketError, TcpId};

@@ -1,6 +1,7 @@
 //! `curl`: one HTTP request, its body to the output.
 //!
-//! Exit codes are curl's: 3 URL, 5 proxy's name, 6 name, 7 refused or unreachable, 22 with `-f` from status 400, 28 timeout, 52 empty reply, 56 broken.
+//! Exit codes are curl's: 3 URL, 5 proxy's name, 6 name, 7 refused or unreachable, 22 with `-f` from status 400, 28 timeout,
+//! 52 empty reply, 56 broken.
 //! Invariant: one connection, one request. Depends on `sockets`, `response`. Read first: curl(1).
 
 use super::super::socket::{Event, Received, SocketError, TcpId};
