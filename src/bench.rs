@@ -181,7 +181,7 @@ fn table(figures: &[Figure], rate: f64) -> String {
     let outside = figures.iter().map(|figure| figure.outside).sum::<f64>() / figures.len().max(1) as f64;
     format!(
         "{}\n\nCLOCKS are core clocks a packet: TSC clocks times {rate:.2}, the rate of dependent additions in this run.\n\
-         One worker, from the ingress ring to the egress ring through its whole loop; captures and traces off. 4,096 \n\
+         One worker, from the ingress ring to the egress ring through its whole loop; captures and traces off. 4,096\n\
          buffers in rotation, flows in random order, both directions where a row has two. 100 leases, 1,000 Services,\n\
          250 pods behind them. Checksums are known to be right, as between simulated pods. Generator and sink took\n\
          {outside:.0} TSC clocks a packet more, in no figure above.\n",

@@ -10,7 +10,6 @@
 //! Above 400 lines because what a binding is and the table's two kinds of entries belong together.
 
 use std::collections::{HashMap, VecDeque, hash_map};
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use flatnet_proxy::Forwarding;
@@ -19,19 +18,18 @@ use crate::clock::{Instant, prefetch};
 use crate::flow::Tuple;
 use crate::load::Loads;
 use crate::tables::NodeId;
-use crate::wire::IpProtocol;
 use hash::KeyedState;
 use mapping::{Mapping, Mappings};
-use tcp::Connection;
 
 mod hash;
 mod mapping;
 mod tcp;
 mod timeout;
+mod translation;
 
 pub use mapping::{inside_key, outside_key};
 pub use tcp::{Segment, TcpState};
-use timeout::timeout;
+pub use translation::{Binding, Opening, Served};
 
 /// Places looked at for each binding made: of a table that new flows fill as fast as old ones expire, no more than a
 /// quarter is taken by expired ones.
@@ -85,133 +83,6 @@ pub enum Profile {
     Rfc,
 }
 
-/// A binding to be made.
-#[derive(Debug, Clone, Copy)]
-pub struct Opening {
-    /// The tuple on arrival of packets from the client.
-    pub original: HalfKey,
-    /// The answers' tuple on arrival.
-    pub reply: HalfKey,
-    /// How answers come here.
-    pub answers: Answers,
-    /// How it behaves.
-    pub profile: Profile,
-    /// The mapping it belongs to, in profile `rfc`.
-    pub mapping: Option<u32>,
-    /// The backend, when it is a Service's.
-    pub served: Option<Served>,
-}
-
-/// The backend that a Service chose for a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Served {
-    /// How packets get there.
-    pub forwarding: Forwarding,
-    /// Its address.
-    pub address: Ipv4Addr,
-    /// Its port.
-    pub port: u16,
-    /// Under which number its connections are counted; [`crate::load::UNCOUNTED`] if they are not.
-    pub counter: u32,
-}
-
-/// One connection's translation.
-#[derive(Debug, Clone, Copy)]
-pub struct Binding {
-    /// The first packet's tuple on arrival.
-    pub original: HalfKey,
-    /// The answer's tuple on arrival.
-    pub reply: HalfKey,
-    /// How answers come here.
-    pub answers: Answers,
-    /// How it behaves.
-    pub profile: Profile,
-    /// The backend, when it is a Service's.
-    pub served: Option<Served>,
-    connection: Connection,
-    mapping: Option<u32>,
-    /// Whether an answer was seen.
-    pub answered: bool,
-    /// When it ends unless a packet comes.
-    pub expires: Instant,
-    /// Time of the last packet.
-    pub last_seen: Instant,
-}
-
-impl Binding {
-    fn new(opening: &Opening, first: &Segment, now: Instant) -> Self {
-        let Opening { original, reply, answers, profile, mapping, served } = *opening;
-        let connection = Connection::before(first);
-        let (expires, last_seen) = (now, now);
-        let mut made = Self {
-            original,
-            reply,
-            answers,
-            profile,
-            served,
-            connection,
-            mapping,
-            answered: false,
-            expires,
-            last_seen,
-        };
-        made.expires = now + made.timeout();
-        made
-    }
-
-    /// Returns the tuple that a packet of this half has after translation.
-    #[must_use]
-    pub fn translated(&self, half: Half) -> Tuple {
-        match half {
-            Half::Original => self.reply.tuple.reversed(),
-            Half::Reply => self.original.tuple.reversed(),
-        }
-    }
-
-    /// Returns the state of a TCP connection.
-    #[must_use]
-    pub fn tcp_state(&self) -> TcpState {
-        self.connection.state
-    }
-
-    /// Returns how long it lives without packets.
-    #[must_use]
-    pub fn timeout(&self) -> Duration {
-        let protocol = IpProtocol::from(self.original.tuple.protocol);
-        timeout(self.profile, protocol, self.connection.state, self.answered)
-    }
-
-    /// Tells whether a machine is one of its ends: as the client, or as the backend that was chosen.
-    #[must_use]
-    pub fn is_with(&self, address: Ipv4Addr) -> bool {
-        [self.original.tuple.source, self.reply.tuple.source].contains(&address.to_bits())
-            || self.served.is_some_and(|served| served.address == address)
-    }
-
-    /// Tells whether it leads a Service's UDP to this backend.
-    #[must_use]
-    pub fn is_udp_to(&self, address: Ipv4Addr, port: u16) -> bool {
-        self.original.tuple.protocol == u8::from(IpProtocol::Udp)
-            && self.served.is_some_and(|served| (served.address, served.port) == (address, port))
-    }
-
-    /// Tells whether it counts as an active connection, as ipvsadm(8) has it: established.
-    #[must_use]
-    pub fn is_active(&self) -> bool {
-        self.original.tuple.protocol == u8::from(IpProtocol::Tcp)
-            && self.connection.state == TcpState::Established
-    }
-
-    fn note(&mut self, half: Half, segment: &Segment, now: Instant) {
-        self.answered |= half == Half::Reply;
-        if self.original.tuple.protocol == u8::from(IpProtocol::Tcp) {
-            self.connection.note(half, segment, self.profile);
-        }
-        self.last_seen = now;
-        self.expires = now + self.timeout();
-    }
-}
-
 /// Refers to a binding until it ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BindingRef {
@@ -250,10 +121,13 @@ enum Entry {
 }
 
 #[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
 struct Place {
-    entry: Entry,
     generation: u32,
+    entry: Entry,
 }
+
+const _: () = assert!(size_of::<Place>() == 128);
 
 impl Place {
     fn binding(&self) -> Option<&Binding> {
@@ -456,10 +330,12 @@ impl Bindings {
         if place.generation != generation || binding.expires <= now || !steady {
             return false;
         }
-        binding.answered |= half == Half::Reply;
-        if binding.last_seen != now {
+        if half == Half::Reply && !binding.answered {
+            binding.answered = true;
+            binding.live_on(now);
+        } else if binding.last_seen != now {
             binding.last_seen = now;
-            binding.expires = now + binding.timeout();
+            binding.expires = now + Duration::from_secs(u64::from(binding.lifetime));
         }
         true
     }
@@ -527,7 +403,7 @@ impl Bindings {
         let index = match self.free.pop_front() {
             Some(index) => index,
             None if self.places.len() < self.limit => {
-                self.places.push(Place { entry: Entry::Free, generation: 0 });
+                self.places.push(Place { generation: 0, entry: Entry::Free });
                 (self.places.len() - 1) as u32
             }
             None => return None,

@@ -208,13 +208,10 @@ mod tests {
     #[test]
     fn no_two_flows_of_a_row_are_one() {
         let nodes = 100;
-        let rows: [&dyn Fn(u32) -> Datagram; 5] = [
-            &bridged,
-            &|flow| to_node(flow, nodes),
-            &|flow| from_node(flow, nodes),
-            &outward,
-            &|flow| to_service(flow, 1000),
-        ];
+        let rows: [&dyn Fn(u32) -> Datagram; 5] =
+            [&bridged, &|flow| to_node(flow, nodes), &|flow| from_node(flow, nodes), &outward, &|flow| {
+                to_service(flow, 1000)
+            }];
         for row in rows {
             let mut tuples: Vec<_> = (0..100_000).map(|flow| row(flow).tuple).collect();
             tuples.sort_unstable();
