@@ -440,6 +440,44 @@ fn a_container_that_ends_starts_again() {
     assert_eq!(home.json("down")["balances"], true);
 }
 
+/// RFC 9111, 4 and 4.3: missed, then hit, by whoever asks.
+#[test]
+fn a_page_comes_through_squid_and_then_from_it() {
+    let home = Home::new();
+    let site = home.file("site");
+    std::fs::create_dir(&site).unwrap();
+    std::fs::write(site.join("index.html"), "a page\n").unwrap();
+    let pods = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: proxy}}\nspec: {{containers: [{{name: squid, image: 'ubuntu/squid:6.6'}}]}}\n---\n\
+         apiVersion: v1\nkind: Pod\nmetadata: {{name: origin}}\nspec:\n  volumes: [{{name: html, hostPath: {{path: {}}}}}]\n  \
+         containers:\n  - {{name: web, image: nginx, args: [--expires, '600'], volumeMounts: [{{name: html, mountPath: /usr/share/nginx/html}}]}}\n---\n",
+        site.display(),
+    );
+    let file = home.file("proxy.yaml");
+    std::fs::write(&file, format!("{pods}{}", include_str!("../scripts/topologies/two-nodes.yaml"))).unwrap();
+    home.text(&format!("up -d -f {}", file.display()));
+    let address = |pod: &str| {
+        let pod = &home.json(&format!("get pod {pod}"))["items"][0];
+        pod["status"]["podIP"].as_str().unwrap().to_owned()
+    };
+    let (proxy, origin) = (address("proxy"), address("origin"));
+    let asked =
+        |pod: &str, url: &str| home.text(&format!("exec {pod} -- curl -s -i -x http://{proxy}:3128 {url}"));
+    let page = format!("http://{origin}/");
+    for (pod, cache) in [("backend", "MISS"), ("backend", "HIT"), ("web-app-2", "HIT")] {
+        let answer = asked(pod, &page);
+        assert!(answer.contains(&format!("\r\nX-Cache: {cache} from proxy\r\n")), "{answer}");
+        assert!(
+            answer.contains("\r\nVia: 1.1 proxy (squid)\r\n") && answer.ends_with("\r\n\r\na page\n"),
+            "{answer}"
+        );
+        assert_eq!(answer.contains("\r\nAge: "), cache == "HIT", "{answer}");
+    }
+    let refused = asked("backend", &format!("http://{origin}:8080/"));
+    assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("ERR_CONNECT_FAIL 111"), "{refused}");
+    assert_eq!(home.json("down")["balances"], true);
+}
+
 /// Kubernetes, "Volumes": an `emptyDir` outlives its containers' restarts; a `hostPath` that is not there keeps its container from
 /// starting.
 #[test]

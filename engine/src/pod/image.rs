@@ -17,17 +17,20 @@ pub enum Image {
     Nginx,
     /// A FastCGI server whose page names the pod; port 9000.
     PhpFpm,
+    /// The caching HTTP proxy; port 3128.
+    Squid,
     /// Runs the program of its arguments, or waits for `exec`.
     Client,
 }
 
 /// Names of images, ours first; the part before a tag and behind the registry counts.
-const NAMES: [(&str, Image); 21] = [
+const NAMES: [(&str, Image); 24] = [
     ("flatnet/pause", Image::Pause),
     ("flatnet/echo", Image::Echo),
     ("flatnet/httpd", Image::Httpd),
     ("flatnet/nginx", Image::Nginx),
     ("flatnet/php-fpm", Image::PhpFpm),
+    ("flatnet/squid", Image::Squid),
     ("flatnet/client", Image::Client),
     ("pause", Image::Pause),
     ("httpd", Image::Httpd),
@@ -37,6 +40,8 @@ const NAMES: [(&str, Image); 21] = [
     ("php", Image::PhpFpm),
     ("php-fpm", Image::PhpFpm),
     ("bitnami/php-fpm", Image::PhpFpm),
+    ("squid", Image::Squid),
+    ("ubuntu/squid", Image::Squid),
     ("busybox", Image::Client),
     ("alpine", Image::Client),
     ("debian", Image::Client),
@@ -48,8 +53,8 @@ const NAMES: [(&str, Image); 21] = [
 
 impl Image {
     /// Every image.
-    pub const ALL: [Image; 6] =
-        [Image::Pause, Image::Echo, Image::Httpd, Image::Nginx, Image::PhpFpm, Image::Client];
+    pub const ALL: [Image; 7] =
+        [Image::Pause, Image::Echo, Image::Httpd, Image::Nginx, Image::PhpFpm, Image::Squid, Image::Client];
 
     /// Finds an image by a name as manifests have it, like `nginx:1.27` or `docker.io/library/busybox`.
     #[must_use]
@@ -76,6 +81,7 @@ impl Image {
             Image::Httpd => "flatnet/httpd",
             Image::Nginx => "flatnet/nginx",
             Image::PhpFpm => "flatnet/php-fpm",
+            Image::Squid => "flatnet/squid",
             Image::Client => "flatnet/client",
         }
     }
@@ -99,6 +105,7 @@ mod tests {
             ("localhost:5000/flatnet/echo", Image::Echo),
             ("registry.k8s.io/pause:3.10", Image::Pause),
             ("php:8.3-fpm", Image::PhpFpm),
+            ("ubuntu/squid:6.6", Image::Squid),
             ("busybox@sha256:0123", Image::Client),
         ] {
             assert_eq!(Image::find(name), Some(image), "{name}");

@@ -311,8 +311,10 @@ impl Pod {
     }
 
     fn dispatch(&mut self, owner: Owner, event: Event, out: &mut Outbox<'_>) {
-        if let Event::Tcp(id) = event {
-            self.stack.tcp.clear_notified(id);
+        if let Event::Tcp(id) = event
+            && !self.stack.tcp.take_event(id)
+        {
+            return;
         }
         let Pod { stack, volumes, containers, programs, config: pod, .. } = self;
         let (now, volumes) = (self.now, &mut volumes[..]);

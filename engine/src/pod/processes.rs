@@ -3,7 +3,6 @@
 //! The control side calls these methods of [`Pod`]; `program` is what the programs do. Invariants: at most [`RUNNING_LIMIT`] run and
 //! [`ENDED_LIMIT`] ended ones wait to be read. Allowed dependencies: `program`. Read first: `mod.rs`.
 
-use super::app::App;
 use super::program::{Probe, ProbeError, ProbeOutcome, Program};
 use super::socket::{Event, Owner, ProgramId};
 use super::{KILLED, Pod, PodState};
@@ -52,15 +51,10 @@ impl Pod {
         }
     }
 
-    /// Takes what a container's program wrote.
+    /// Takes what a container's program wrote: its output, of squid its access log.
     pub fn container_output(&mut self, name: &str) -> Vec<u8> {
         let container = self.containers.iter_mut().find(|container| container.config.name == name);
-        match container.map(|container| &mut container.app) {
-            Some(App::Command(program)) => program.take_output(),
-            Some(App::Pause | App::Echo(_) | App::Httpd(_) | App::Nginx(_) | App::PhpFpm(_)) | None => {
-                Vec::new()
-            }
-        }
+        container.map(|container| container.app.take_output()).unwrap_or_default()
     }
 
     /// Gives a program standard input.

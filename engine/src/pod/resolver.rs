@@ -1,6 +1,6 @@
 //! Names to addresses: `localhost`, the pod itself, then the cluster's DNS with its search list.
 //!
-//! Programs and nginx keep one while they wait. Invariants: a name ends in an address or in "no such name" within
+//! Programs, nginx and squid keep one while they wait. Invariants: a name ends in an address or in "no such name" within
 //! [`ATTEMPTS`] × [`WAIT`] per candidate. Depends on `dns`, `sockets`. Read first: resolv.conf(5), "search" and "ndots".
 
 use super::config::PodConfig;
@@ -85,6 +85,13 @@ impl Resolver {
             sockets.udp_close(port);
         }
         result
+    }
+
+    /// Gives up.
+    pub(super) fn abandon(self, sockets: &mut Sockets<'_, '_>) {
+        if let Some(port) = self.port {
+            sockets.udp_close(port);
+        }
     }
 
     fn step(&mut self, port: u16, server: SocketAddrV4, sockets: &mut Sockets<'_, '_>) -> Option<Resolution> {

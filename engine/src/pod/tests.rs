@@ -1,5 +1,7 @@
 //! Pods back to back over an in-memory link, in virtual time.
 
+mod squid;
+
 use super::*;
 use crate::frame::{Arena, Frame, Pool};
 use crate::wire::{EtherType, EthernetFrame, IpProtocol, Ipv4Packet, MacAddress, TcpFlags, TcpSegment};
@@ -314,6 +316,10 @@ fn curl_gets_pages_and_says_what_is_wrong() {
     let (text, code) = segment.exec(0, "curl http://10.1.15.3:81/");
     assert!(text.starts_with("curl: (7) Failed to connect to 10.1.15.3 port 81"), "{text}");
     assert_eq!(code, 7);
+    let (text, code) = segment.exec(0, "curl -x nobody:3128 http://10.1.15.3/");
+    assert_eq!((text.as_str(), code), ("curl: (5) Could not resolve proxy: nobody\n", 5));
+    let (text, code) = segment.exec(0, "curl --proxy http://10.1.15.3 http://nobody/");
+    assert!(code == 7 && text.contains("10.1.15.3 port 1080"), "{text}");
     segment.pods[1].kill();
     let (_, code) = segment.exec(0, "curl -s -m 2 http://10.1.15.3/");
     assert_eq!(code, 28);

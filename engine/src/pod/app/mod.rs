@@ -12,6 +12,7 @@ mod httpd;
 mod nginx;
 mod php_fpm;
 mod session;
+mod squid;
 mod upstream;
 
 use super::config::{ContainerConfig, Transport};
@@ -23,6 +24,7 @@ use echo::Echo;
 use httpd::Httpd;
 use nginx::Nginx;
 use php_fpm::PhpFpm;
+use squid::Squid;
 
 /// An application.
 #[derive(Debug)]
@@ -37,6 +39,8 @@ pub(super) enum App {
     Nginx(Nginx),
     /// A FastCGI server.
     PhpFpm(PhpFpm),
+    /// A caching proxy.
+    Squid(Box<Squid>),
     /// One program; the container ends with it.
     Command(Box<Program>),
 }
@@ -53,6 +57,7 @@ impl App {
             Image::Httpd => App::Httpd(Httpd::default()),
             Image::Nginx => App::Nginx(Nginx::new(&config.args)?),
             Image::PhpFpm => App::PhpFpm(PhpFpm::default()),
+            Image::Squid => App::Squid(Box::new(Squid::new(&config.args)?)),
             Image::Client if config.args.is_empty() => App::Pause,
             Image::Client => App::Command(Box::new(Program::new(&config.args))),
         })
@@ -66,6 +71,7 @@ impl App {
             App::Httpd(httpd) => httpd.handle(event, sockets),
             App::Nginx(nginx) => nginx.handle(event, sockets),
             App::PhpFpm(php_fpm) => php_fpm.handle(event, sockets),
+            App::Squid(squid) => squid.handle(event, sockets),
             App::Command(program) => program.handle(event, sockets),
         }
     }
@@ -74,7 +80,18 @@ impl App {
     pub(super) fn exit_code(&self) -> Option<i32> {
         match self {
             App::Command(program) => program.exit_code(),
-            App::Pause | App::Echo(_) | App::Httpd(_) | App::Nginx(_) | App::PhpFpm(_) => None,
+            App::Pause | App::Echo(_) | App::Httpd(_) | App::Nginx(_) | App::PhpFpm(_) | App::Squid(_) => {
+                None
+            }
+        }
+    }
+
+    /// Takes what the application wrote.
+    pub(super) fn take_output(&mut self) -> Vec<u8> {
+        match self {
+            App::Command(program) => program.take_output(),
+            App::Squid(squid) => squid.take_log(),
+            App::Pause | App::Echo(_) | App::Httpd(_) | App::Nginx(_) | App::PhpFpm(_) => Vec::new(),
         }
     }
 }
@@ -101,6 +118,7 @@ pub(super) fn ports(config: &ContainerConfig) -> Result<Vec<(Transport, u16)>, S
         }
         Image::Httpd | Image::Nginx => vec![(Transport::Tcp, 80)],
         Image::PhpFpm => vec![(Transport::Tcp, 9000)],
+        Image::Squid => vec![(Transport::Tcp, 3128)],
     })
 }
 

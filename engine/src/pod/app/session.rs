@@ -1,6 +1,6 @@
 //! Both directions of one TCP connection of an application, with what waits in them.
 //!
-//! The web and FastCGI servers keep one per connection. Invariant: input is bounded by [`INPUT_LIMIT`]; output waits until the
+//! The web and FastCGI servers and squid keep one per connection. Invariant: input is bounded by [`INPUT_LIMIT`]; output waits until the
 //! connection has room. Depends on `sockets`. Read first: `sockets.rs`.
 
 use super::super::socket::{Received, SocketError, TcpId};
@@ -52,11 +52,16 @@ impl Session {
 
     /// Says whether something waits to be sent.
     pub(super) fn has_output(&self) -> bool {
-        self.sent < self.output.len()
+        self.backlog() > 0
     }
 
-    /// Sends what finds room; true when the session is over and the connection closed.
-    pub(super) fn drain(&mut self, id: TcpId, sockets: &mut Sockets<'_, '_>) -> bool {
+    /// Returns how many octets wait to be sent.
+    pub(super) fn backlog(&self) -> usize {
+        self.output.len() - self.sent
+    }
+
+    /// Sends what finds room.
+    pub(super) fn send(&mut self, id: TcpId, sockets: &mut Sockets<'_, '_>) {
         while self.has_output() {
             let count = sockets.tcp_write(id, &self.output[self.sent..]);
             if count == 0 {
@@ -64,10 +69,16 @@ impl Session {
             }
             self.sent += count;
         }
-        if !self.has_output() {
-            self.output.clear();
+        // What never runs empty must not grow by what has gone.
+        if !self.has_output() || self.sent >= INPUT_LIMIT {
+            self.output.drain(..self.sent);
             self.sent = 0;
         }
+    }
+
+    /// Sends what finds room; true when the session is over and the connection closed.
+    pub(super) fn drain(&mut self, id: TcpId, sockets: &mut Sockets<'_, '_>) -> bool {
+        self.send(id, sockets);
         let over = self.failed.is_some() || (!self.has_output() && (self.close_after || self.ended));
         if over {
             sockets.tcp_close(id);

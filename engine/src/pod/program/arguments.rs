@@ -56,6 +56,11 @@ impl Arguments {
             .transpose()
     }
 
+    /// Returns all values of an option that may be given several times.
+    pub(super) fn values(&self, letter: char) -> impl Iterator<Item = &str> {
+        self.options.iter().filter(move |&&(option, _)| option == letter).map(|(_, text)| text.as_str())
+    }
+
     /// Returns an option's value as a time in seconds.
     pub(super) fn seconds(&self, letter: char) -> Result<Option<Duration>, String> {
         let seconds: Option<f64> = self.value(letter)?;

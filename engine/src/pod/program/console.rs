@@ -10,7 +10,7 @@ const OUTPUT_LIMIT: usize = 8 * 1024 * 1024;
 
 /// A program's console.
 #[derive(Debug, Default)]
-pub(super) struct Console {
+pub(in super::super) struct Console {
     output: VecDeque<u8>,
     input: VecDeque<u8>,
     input_closed: bool,
@@ -31,7 +31,7 @@ impl Console {
     }
 
     /// Writes a line.
-    pub(super) fn line(&mut self, text: impl AsRef<str>) {
+    pub(in super::super) fn line(&mut self, text: impl AsRef<str>) {
         self.print(text);
         self.write(b"\n");
     }
@@ -47,7 +47,7 @@ impl Console {
     }
 
     /// Takes the output.
-    pub(super) fn take_output(&mut self) -> Vec<u8> {
+    pub(in super::super) fn take_output(&mut self) -> Vec<u8> {
         self.output.drain(..).collect()
     }
 

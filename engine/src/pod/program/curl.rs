@@ -1,6 +1,7 @@
 //! `curl`: one HTTP request, its body to the output.
 //!
-//! Exit codes are curl's: 3 URL, 6 name, 7 refused or unreachable, 22 with `-f` from status 400, 28 timeout, 52 empty reply, 56 broken.
+//! Exit codes are curl's: 3 URL, 5 proxy's name, 6 name, 7 refused or unreachable, 22 with `-f` from status 400, 28 timeout,
+//! 52 empty reply, 56 broken.
 //! Invariant: one connection, one request. Depends on `sockets`, `response`. Read first: curl(1).
 
 use super::super::socket::{Event, Received, SocketError, TcpId};
@@ -33,8 +34,10 @@ pub(super) struct Curl {
     response: Response,
 }
 
+/// Where a proxy listens when nothing else is said, as curl has it.
+const PROXY_PORT: u16 = 1080;
 /// Long options and their letters.
-const LONG: [(&str, &str); 10] = [
+const LONG: [(&str, &str); 11] = [
     ("--silent", "-s"),
     ("--show-error", "-S"),
     ("--fail", "-f"),
@@ -45,6 +48,7 @@ const LONG: [(&str, &str); 10] = [
     ("--write-out", "-w"),
     ("--header", "-H"),
     ("--request", "-X"),
+    ("--proxy", "-x"),
 ];
 
 impl Curl {
@@ -60,14 +64,31 @@ impl Curl {
             })
             .collect();
         let usage = |problem: String| (format!("curl: {problem}"), 2);
-        let arguments = Arguments::parse(&words, "sSfiIvLk4", "mowHXd").map_err(usage)?;
+        let arguments = Arguments::parse(&words, "sSfiIvLk4", "mowHXdx").map_err(usage)?;
         let [url] = arguments.operands.as_slice() else {
             return Err((
-                String::from("curl: usage: curl [-sSfiI] [-m SECONDS] [-o FILE] http://ADDRESS[:PORT]/PATH"),
+                String::from(
+                    "curl: usage: curl [-sSfiI] [-m SECONDS] [-o FILE] [-x PROXY] http://ADDRESS[:PORT]/PATH",
+                ),
                 2,
             ));
         };
-        let (host, to, path) = parse_url(url, find)?;
+        let url = Url::parse(url, 80)?;
+        let (host, path) = (url.authority, url.path);
+        let proxy: Option<String> = arguments.value('x').map_err(usage)?;
+        let (to, target, proxy_field) = match proxy {
+            None => {
+                let unknown = |_| (format!("curl: (6) Could not resolve host: {}", url.name), 6);
+                (SocketAddrV4::new(find(url.name).map_err(unknown)?, url.port), path, "")
+            }
+            // The proxy is the one who looks the host up.
+            Some(proxy) => {
+                let proxy = Url::parse(&proxy, PROXY_PORT)?;
+                let unknown = |_| (format!("curl: (5) Could not resolve proxy: {}", proxy.name), 5);
+                let to = SocketAddrV4::new(find(proxy.name).map_err(unknown)?, proxy.port);
+                (to, format!("http://{host}{path}"), "Proxy-Connection: Keep-Alive\r\n")
+            }
+        };
         let data: Option<String> = arguments.value('d').map_err(usage)?;
         let head_only = arguments.has('I');
         let default = if head_only {
@@ -78,9 +99,10 @@ impl Curl {
             "GET"
         };
         let method: String = arguments.value('X').map_err(usage)?.unwrap_or_else(|| default.into());
-        let mut request =
-            format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: curl\r\nAccept: */*\r\n");
-        if let Some(field) = arguments.value::<String>('H').map_err(usage)? {
+        let mut request = format!(
+            "{method} {target} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: curl\r\nAccept: */*\r\n{proxy_field}"
+        );
+        for field in arguments.values('H') {
             request += &format!("{field}\r\n");
         }
         let body = data.unwrap_or_default();
@@ -265,31 +287,33 @@ pub(super) fn wget(words: &[String], find: &mut Find<'_>) -> Result<Curl, (Strin
     Ok(Curl { as_wget: true, ..curl })
 }
 
-/// Reads a URL: the authority as it is written, the endpoint, and the path.
-fn parse_url(url: &str, find: &mut Find<'_>) -> Result<(String, SocketAddrV4, String), (String, i32)> {
-    let rest = match url.split_once("://") {
-        Some(("http", rest)) => rest,
-        Some((scheme, _)) => return Err((format!("curl: (1) Protocol \"{scheme}\" not supported"), 1)),
-        None => url,
-    };
-    let (authority, path) = match rest.find('/') {
-        Some(at) => (&rest[..at], rest[at..].to_owned()),
-        None => (rest, String::from("/")),
-    };
-    let (name, port) = match authority.rsplit_once(':') {
-        Some((name, port)) => {
-            let port = port.parse().map_err(|_| {
-                (
-                    String::from(
-                        "curl: (3) URL rejected: Port number was not a decimal number between 0 and 65535",
-                    ),
-                    3,
-                )
-            })?;
-            (name, port)
-        }
-        None => (authority, 80),
-    };
-    let address = find(name).map_err(|_| (format!("curl: (6) Could not resolve host: {name}"), 6))?;
-    Ok((authority.to_owned(), SocketAddrV4::new(address, port), path))
+/// A URL in its parts.
+struct Url<'a> {
+    /// Host and port as they are written.
+    authority: &'a str,
+    name: &'a str,
+    port: u16,
+    path: String,
+}
+
+impl<'a> Url<'a> {
+    /// Reads a URL; without a port it is the default.
+    fn parse(url: &'a str, default: u16) -> Result<Self, (String, i32)> {
+        let rest = match url.split_once("://") {
+            Some(("http", rest)) => rest,
+            Some((scheme, _)) => return Err((format!("curl: (1) Protocol \"{scheme}\" not supported"), 1)),
+            None => url,
+        };
+        let (authority, path) = match rest.find('/') {
+            Some(at) => (&rest[..at], rest[at..].to_owned()),
+            None => (rest, String::from("/")),
+        };
+        const BAD_PORT: &str =
+            "curl: (3) URL rejected: Port number was not a decimal number between 0 and 65535";
+        let (name, port) = match authority.rsplit_once(':') {
+            Some((name, port)) => (name, port.parse().map_err(|_| (String::from(BAD_PORT), 3))?),
+            None => (authority, default),
+        };
+        Ok(Url { authority, name, port, path })
+    }
 }

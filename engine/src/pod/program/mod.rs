@@ -23,7 +23,7 @@ mod traceroute;
 use super::socket::Event;
 use super::sockets::Sockets;
 use crate::clock::Instant;
-use console::Console;
+pub(super) use console::Console;
 use names::Names;
 pub use probe::{Probe, ProbeError, ProbeOutcome, ProbeProtocol};
 use std::net::Ipv4Addr;

@@ -258,11 +258,12 @@ impl TcpTable {
         self.connections.get_mut(&id).map(Box::as_mut)
     }
 
-    /// Returns a connection to clear its event.
-    pub(super) fn clear_notified(&mut self, id: TcpId) {
-        if let Some(connection) = self.connections.get_mut(&id) {
+    /// Takes a connection's event; says whether its owner still wants it, who may have left while it waited.
+    pub(super) fn take_event(&mut self, id: TcpId) -> bool {
+        self.connections.get_mut(&id).is_some_and(|connection| {
             connection.notified = false;
-        }
+            !connection.is_released()
+        })
     }
 
     /// Ends everything an owner holds; open connections are reset when `abort`, else ended in order.
