@@ -14,7 +14,7 @@
 //! - [`output`]: how commands print.
 //! - [`client`]: the way to it.
 //! - [`trace`]: one packet's way there and back, hop by hop, with its headers.
-//! - [`bench`]: what the engine takes for a packet.
+//! - [`mod@bench`]: what the engine takes for a packet.
 //! - [`get`], [`exec`], [`show`], [`capture`], [`replay`], [`link`], [`status`], [`down`]: the commands that ask it.
 
 pub mod args;

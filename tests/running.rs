@@ -42,6 +42,15 @@ fn programs_take_input_and_give_their_exit_code() {
 }
 
 #[test]
+fn a_network_in_the_background_takes_files_only() {
+    let home = Home::new();
+    let text = include_str!("../scripts/topologies/two-nodes.yaml");
+    let refused = home.with_input("up -d -f /dev/stdin", text);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("-d takes files"), "{said}");
+}
+
+#[test]
 fn ctrl_c_ends_the_program_in_the_pod_and_shows_its_last_words() {
     let home = Home::with_network();
     let mut child = home.piped("exec web-app-2 -- ping -i 0.2 10.1.20.3");

@@ -362,7 +362,7 @@ impl Bindings {
         self.places.get(index as usize).is_some_and(|place| place.generation == generation)
     }
 
-    /// Looks at `places` places, and at [`SWEPT_PER_BINDING`] for each binding made since, and ends what has expired.
+    /// Looks at `places` places, and at four for each binding made since, and ends what has expired.
     pub fn sweep(&mut self, places: usize, now: Instant) {
         let places = places + SWEPT_PER_BINDING * std::mem::take(&mut self.begun);
         for _ in 0..places.min(self.places.len()) {

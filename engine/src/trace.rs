@@ -298,14 +298,18 @@ impl Observer {
         if event.mark != 0 {
             self.note(event, bytes);
         }
-        if bytes.is_empty() || !Self::shows_frame(event.action) {
-            return;
+        if !bytes.is_empty() && Self::shows_frame(event.action) {
+            self.show(event.node, event.point, event.time, bytes);
         }
-        for listener in self.listeners.iter_mut().filter(|listener| listener.point == event.point) {
+    }
+
+    /// Shows a frame to whoever listens at a point.
+    pub fn show(&mut self, node: NodeId, point: Point, time: Instant, bytes: &[u8]) {
+        for listener in self.listeners.iter_mut().filter(|listener| listener.point == point) {
             // The number of a port says which node it is at.
-            let anywhere = matches!(event.point, Point::Port(_) | Point::Loopback(_));
-            if anywhere || listener.node == event.node {
-                listener.keep(event.time, bytes);
+            let anywhere = matches!(point, Point::Port(_) | Point::Loopback(_));
+            if anywhere || listener.node == node {
+                listener.keep(time, bytes);
             }
         }
     }

@@ -330,7 +330,7 @@ impl Worker {
             }
             if let Some(frame) = self.cached(frame, parsed, listening, now) {
                 match parsed.class {
-                    Class::Refused(reason) => self.drop_frame(frame, reason, now),
+                    Class::Refused(reason) => self.turn_away(frame, reason, now),
                     Class::Flow | Class::Exception | Class::Arp | Class::LayerTwo => {
                         self.decide(frame, parsed, now)
                     }

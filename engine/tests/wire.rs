@@ -220,6 +220,36 @@ fn tshark_finds_nothing_wrong_at_any_point() {
     }
 }
 
+/// What a node does not take has arrived all the same.
+#[test]
+fn a_capture_shows_what_the_node_turns_away() {
+    let foreign = udp_packet(USER, NODE1, (8285, 8285), &udp_packet(USER, APP1, (1, 7), b"", 64), 64);
+    let closed = udp_packet(USER, NODE1, (1, 9), b"", 64);
+    let mut damaged = closed.clone();
+    damaged[27] ^= 1;
+    let lab = Lab::new(1);
+    let from_user = |packet: &[u8]| ethernet(mac(NODE1), mac(USER), packet);
+    for (name, from, frame, point) in [
+        ("foreign tunnel source", USER, from_user(&foreign), Point::Interface(0)),
+        ("port closed", USER, from_user(&closed), Point::Interface(0)),
+        ("damaged", USER, from_user(&damaged), Point::Interface(0)),
+        ("malformed", USER, from_user(&closed[..12]), Point::Interface(0)),
+        ("no route", APP2, lab.udp(APP2, Ipv4Addr::new(10, 1, 99, 9), (1, 9), b""), Point::Bridge),
+        ("TTL at its end", APP2, lab.echo(APP2, BACKEND, 1), Point::Bridge),
+        ("echo to a VIP", APP2, lab.echo(APP2, VIP, 64), Point::Bridge),
+    ] {
+        let mut lab = Lab::new(1);
+        let node = lab.node1;
+        listen(&mut lab, node, point);
+        lab.send(from, &frame);
+        let seen = captured(&mut lab);
+        let times = seen.iter().filter(|seen| seen.starts_with(&frame)).count();
+        assert_eq!(times, 1, "{name}: {seen:?}");
+        lab.settle(from);
+        lab.check();
+    }
+}
+
 #[test]
 fn a_pods_packet_is_wrapped_as_the_tour_has_it() {
     let mut lab = Lab::new(1);

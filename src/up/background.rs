@@ -31,6 +31,10 @@ enum BackgroundError {
     #[error("the network {name} did not come up:\n{said}")]
     #[diagnostic(help("the whole log is in {}", log.display()))]
     Ended { name: String, said: String, log: PathBuf },
+    /// A file that can be read once only: this program checks it, and the background one cannot read it any more.
+    #[error("{} is no file that the network in the background could read", path.display())]
+    #[diagnostic(help("-d takes files; write it to one, or run it without -d"))]
+    NoFile { path: PathBuf },
     /// It does not answer.
     #[error("the network {name} does not answer after {LIMIT:?}")]
     #[diagnostic(help("its log is in {}", log.display()))]
@@ -45,6 +49,10 @@ pub(super) fn run(arguments: &Up, name: &str) -> miette::Result<ExitCode> {
     socket::check_name(name)?;
     if socket::running().iter().any(|(running, _)| running == name) {
         return Err(socket::SocketError::Running { name: name.to_owned() }.into());
+    }
+    let is_file = |path: &&PathBuf| std::fs::metadata(path).is_ok_and(|it| it.is_file());
+    if let Some(path) = arguments.files.iter().find(|path| !is_file(path)) {
+        return Err(BackgroundError::NoFile { path: path.clone() }.into());
     }
     socket::make_private(&socket::state_directory())?;
     let log = socket::log(name);

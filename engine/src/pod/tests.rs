@@ -488,6 +488,26 @@ fn traceroute_shows_hops_and_what_is_unreachable() {
     assert!(text.ends_with(" 1  * *\n 2  * *\n"), "{text}");
 }
 
+/// RFC 9293, 3.6: who has closed may still be sent to.
+#[test]
+fn nc_sends_all_its_input_to_a_listener_that_has_none() {
+    let mut segment = echo_pair();
+    let listener = segment.spawn(1, "nc -l 5556");
+    segment.pods[1].close_input(listener);
+    segment.run(Duration::from_millis(1));
+    let sender = segment.spawn(0, "nc 10.1.15.3 5556");
+    // The listener's end of input comes first.
+    segment.run(Duration::from_millis(10));
+    for _ in 0..30 {
+        segment.pods[0].input(sender, &[b'x'; 10_000]);
+        segment.run(Duration::from_millis(10));
+    }
+    segment.pods[0].close_input(sender);
+    assert_eq!(segment.finish(0, sender).1, 0);
+    let (text, code) = segment.finish(1, listener);
+    assert_eq!((text.len(), code), (300_000, 0));
+}
+
 /// RFC 1191, 3.
 #[test]
 fn a_router_that_wants_smaller_packets_is_believed() {

@@ -148,6 +148,8 @@ impl Nc {
             match sockets.tcp_read(id, &mut chunk) {
                 Received::Data(count) => console.write(&chunk[..count]),
                 Received::Pending => return,
+                // The peer says no more, and may still listen: who connected sends what is left of its input.
+                Received::End if self.listen.is_none() && !self.input_done => return,
                 Received::End => {
                     sockets.tcp_close(id);
                     console.exit(0);
