@@ -600,6 +600,12 @@ fn one_topology_is_needed_and_only_one() {
 }
 
 #[test]
+fn a_key_that_stands_twice_is_said_in_the_files_words() {
+    let text = format!("{SHORT}  nodes: []\n");
+    assert_eq!(findings(&text)[0], "5:3 duplicate mapping key: nodes");
+}
+
+#[test]
 fn a_broken_file_does_not_hide_the_others() {
     let files =
         vec![("a.yaml".into(), "x: [1\n".into()), ("b.yaml".into(), format!("{SHORT}  colour: blue\n"))];

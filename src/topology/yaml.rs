@@ -143,8 +143,9 @@ pub(crate) fn documents(source: &Arc<Source>) -> Result<Vec<Node>, Box<Finding>>
             let place =
                 error.location().map_or_else(|| source.place(0..0), |location| place(source, &location));
             let message = error.to_string();
-            // The place is shown beside the message; the parser also writes it into it.
-            let message = message.split(" at line ").next().unwrap_or_default().to_owned();
+            // The place is shown beside the message; the parser also writes it into it, and what its own options are.
+            let message = message.split(" at line ").next().unwrap_or_default();
+            let message = message.split(", set ").next().unwrap_or_default().to_owned();
             Box::new(
                 Finding::error(place, message)
                     .help("the file is not valid YAML; nothing else in it was checked"),
