@@ -79,6 +79,13 @@ impl FlowKey {
         self.low as u8
     }
 
+    /// Tells, by half of the key, whether it may be the same as another: for a guess that costs little.
+    #[inline(always)]
+    #[must_use]
+    pub const fn resembles(self, other: Self) -> bool {
+        self.low == other.low
+    }
+
     /// Hashes the key with a secret, so that nobody can choose colliding flows.
     #[inline(always)]
     #[must_use]
@@ -265,6 +272,14 @@ impl FlowCache {
     #[must_use]
     pub fn likely(&self, hash: u64) -> &Slot {
         &self.slots[self.first(hash)]
+    }
+
+    /// Starts to fetch the other slots that the flow of this hash may be in.
+    #[inline(never)]
+    pub fn prefetch_others(&self, hash: u64) {
+        let [_, neighbor, second, _] = self.places(hash);
+        prefetch(&self.slots[neighbor]);
+        prefetch(&self.slots[second]);
     }
 
     /// Returns the slot of a flow that is not in its first place, or one of another flow.

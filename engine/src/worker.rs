@@ -345,6 +345,9 @@ impl Worker {
     #[inline(always)]
     fn fetch_for(&self, frame: &Frame, parsed: &Parsed) {
         let slot = self.cache.likely(parsed.hash);
+        if !slot.key.resembles(parsed.key) {
+            return self.cache.prefetch_others(parsed.hash);
+        }
         self.bindings.prefetch(slot.binding);
         if slot.flags & flags::ENCAPSULATE != 0 {
             self.arena.prefetch_headroom(frame);
