@@ -13,9 +13,9 @@ use std::time::Duration;
 use flatnet_agents::objects;
 use flatnet_agents::publisher::Place;
 use flatnet_engine::ledger::DropReason;
-use flatnet_engine::pod::{Probe, ProbeOutcome, ProbeProtocol};
+use flatnet_engine::pod::{Image, Probe, ProbeOutcome, ProbeProtocol};
 use flatnet_engine::trace::{Action, Event};
-use k8s_openapi::api::core::v1::{Pod, Service, ServicePort};
+use k8s_openapi::api::core::v1::{Container, ContainerPort, Pod, Service, ServicePort};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde::Serialize;
 
@@ -158,8 +158,10 @@ impl Ways<'_> {
 
     fn inside_pod(&self) -> Vec<Check> {
         let echo = self.pods().into_iter().find(|(_, pod)| has_echo(pod));
-        echo.map(|(name, _)| all(Path::InsidePod, &name, "localhost", Ipv4Addr::LOCALHOST))
-            .unwrap_or_default()
+        let Some((name, pod)) = echo else { return Vec::new() };
+        let mut checks = all(Path::InsidePod, &name, "localhost", Ipv4Addr::LOCALHOST);
+        checks.retain(|check| answers(pod, check.protocol));
+        checks
     }
 
     fn between(&self, path: Path, same: bool) -> Vec<Check> {
@@ -174,7 +176,9 @@ impl Ways<'_> {
                     && (near == far) == same
                     && let Some(address) = self.address(to)
                 {
-                    return all(path, from, to, address);
+                    let mut checks = all(path, from, to, address);
+                    checks.retain(|check| answers(pod, check.protocol));
+                    return checks;
                 }
             }
         }
@@ -211,7 +215,10 @@ impl Ways<'_> {
             !self.topology.nodes.iter().any(|node| node.interface.network == host.interface.network)
         });
         let (Some(host), Some(pod)) = (outside, self.topology.pods.first()) else { return Vec::new() };
-        all(Path::Internet, &pod_name(pod), &host.name, host.interface.address)
+        let mut checks = all(Path::Internet, &pod_name(pod), &host.name, host.interface.address);
+        // Any host answers ICMP.
+        checks.retain(|check| is_echo(host.image.as_deref()) || check.protocol == ProbeProtocol::IcmpEcho);
+        checks
     }
 
     /// The Service ports behind which an echo server is.
@@ -225,12 +232,11 @@ impl Ways<'_> {
             .filter(|(service, port)| {
                 let selected: Vec<_> =
                     self.topology.pods.iter().filter(|pod| selects(service, pod)).collect();
-                !selected.is_empty() && selected.iter().all(|pod| has_echo(pod)) && targets_echo(port)
+                let protocol = protocol(port.protocol.as_deref());
+                !selected.is_empty()
+                    && selected.iter().all(|pod| answers(pod, protocol) && targets_echo(port, pod))
             })
-            .map(|(service, port)| {
-                let udp = port.protocol.as_deref() == Some("UDP");
-                (service, port, if udp { ProbeProtocol::Udp } else { ProbeProtocol::Tcp })
-            })
+            .map(|(service, port)| (service, port, protocol(port.protocol.as_deref())))
             .collect()
     }
 
@@ -258,18 +264,43 @@ fn selects(service: &Service, pod: &Pod) -> bool {
     flatnet_agents::controllers::endpoints::selects(service, pod)
 }
 
-fn has_echo(pod: &Pod) -> bool {
-    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
-    containers
-        .filter_map(|container| container.image.as_deref())
-        .any(|image| image.starts_with("flatnet/echo"))
+fn is_echo(image: Option<&str>) -> bool {
+    image.and_then(Image::find) == Some(Image::Echo)
 }
 
-fn targets_echo(port: &ServicePort) -> bool {
+/// The containers of a pod that answer at [`ECHO_PORT`]: ports that are listed replace the image's.
+fn echoes(pod: &Pod, protocol: ProbeProtocol) -> impl Iterator<Item = &Container> {
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    containers.filter(move |container| {
+        let ports = container.ports.as_deref().unwrap_or_default();
+        let is_it = |port: &ContainerPort| {
+            port.container_port == i32::from(ECHO_PORT)
+                && self::protocol(port.protocol.as_deref()) == protocol
+        };
+        is_echo(container.image.as_deref()) && (ports.is_empty() || ports.iter().any(is_it))
+    })
+}
+
+/// Tells whether a pod answers; to ICMP any does.
+fn answers(pod: &Pod, protocol: ProbeProtocol) -> bool {
+    protocol == ProbeProtocol::IcmpEcho || echoes(pod, protocol).next().is_some()
+}
+
+fn has_echo(pod: &Pod) -> bool {
+    [ProbeProtocol::Tcp, ProbeProtocol::Udp].into_iter().any(|protocol| answers(pod, protocol))
+}
+
+fn protocol(name: Option<&str>) -> ProbeProtocol {
+    if name == Some("UDP") { ProbeProtocol::Udp } else { ProbeProtocol::Tcp }
+}
+
+fn targets_echo(port: &ServicePort, pod: &Pod) -> bool {
     match &port.target_port {
         None => port.port == i32::from(ECHO_PORT),
         Some(IntOrString::Int(number)) => *number == i32::from(ECHO_PORT),
-        Some(IntOrString::String(name)) => name.starts_with("echo"),
+        Some(IntOrString::String(name)) => echoes(pod, protocol(port.protocol.as_deref()))
+            .flat_map(|container| container.ports.iter().flatten())
+            .any(|port| port.name.as_deref() == Some(name) && port.container_port == i32::from(ECHO_PORT)),
     }
 }
 

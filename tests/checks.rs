@@ -34,6 +34,36 @@ fn a_neighbour_that_is_not_there_stays_silent_and_no_link_is_blamed() {
     assert_eq!(actions, ["send", "resolve", "drop"], "{report:?}");
 }
 
+/// Who answers at port 7 is known by the image, whatever its name and tag, and by the ports that replace the image's.
+#[test]
+fn only_who_answers_is_asked() {
+    let ways = |internet: &str, image: &str, ports: &str, target: &str| {
+        let text = format!(
+            "apiVersion: flatnet.dev/v1\nkind: Topology\nmetadata: {{name: t}}\nspec:\n  nodes:\n\
+             \x20   - {{name: n, address: 192.168.66.11/24}}\n  hosts:\n\
+             \x20   - {{name: internet, address: 203.0.113.10/24{internet}}}\n  routers:\n\
+             \x20   - {{name: isp, addresses: [192.168.66.1/24, 203.0.113.1/24]}}\n\
+             ---\napiVersion: v1\nkind: Pod\nmetadata: {{name: p, labels: {{app: a}}}}\nspec: {{nodeName: n, \
+             containers: [{{name: c, image: \"{image}\", ports: [{ports}]}}]}}\n\
+             ---\napiVersion: v1\nkind: Service\nmetadata: {{name: s}}\nspec: {{selector: {{app: a}}, \
+             ports: [{{port: 80, targetPort: {target}}}]}}\n"
+        );
+        let (topology, _) = topology::parse(&[("t.yaml".into(), text)]).unwrap();
+        let mut drive = Drive::start(&topology, TimeMode::Virtual).unwrap();
+        let plan = check::plan(&topology, &drive);
+        for check in &plan {
+            let report = check::run(&mut drive, check).unwrap();
+            assert_eq!(report.verdict, check::Verdict::Ok, "{report:?}");
+        }
+        [Path::InsidePod, Path::Service, Path::Internet]
+            .map(|path| plan.iter().filter(|check| check.path == path).count())
+    };
+    let named = "{name: seven, containerPort: 7}";
+    assert_eq!(ways(", image: flatnet/echo", "flatnet/echo", "", "7"), [3, 1, 3]);
+    assert_eq!(ways("", "docker.io/flatnet/echo:1", named, "seven"), [2, 1, 1], "its port is TCP's");
+    assert_eq!(ways(", image: nginx", "flatnet/echo", "{containerPort: 9999}", "9999"), [0, 0, 1]);
+}
+
 #[test]
 fn hops_name_a_pod_with_its_namespace() {
     let pod = |namespace: &str, node: &str| {
