@@ -303,6 +303,7 @@ impl Lab {
                     self.send(at, &reply);
                 }
                 Some(_) => {}
+                None if bytes.get(12..14) == Some(&[8, 6]) => {}
                 None => rest.push(bytes),
             }
         }
@@ -333,9 +334,12 @@ impl Lab {
 
     /// All ledgers balance, and all buffers are back.
     pub fn check(&mut self) {
-        self.run();
-        for address in self.machines.keys().copied().collect::<Vec<_>>() {
-            self.receive(address);
+        // An answer to ARP sets frames free, which other machines must take in their turn.
+        for _ in 0..4 {
+            self.run();
+            for address in self.machines.keys().copied().collect::<Vec<_>>() {
+                self.receive(address);
+            }
         }
         self.run();
         for node in 0..5 {
@@ -501,6 +505,9 @@ pub fn arp_request(bytes: &[u8]) -> Option<(MacAddress, Ipv4Addr, Ipv4Addr)> {
         return None;
     }
     let packet = ArpPacket::new_checked(frame.payload()).ok()?;
+    if packet.operation() != ArpOperation::Request {
+        return None;
+    }
     Some((packet.sender_mac(), packet.sender_address(), packet.target_address()))
 }
 
