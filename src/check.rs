@@ -159,9 +159,7 @@ impl Ways<'_> {
     fn inside_pod(&self) -> Vec<Check> {
         let echo = self.pods().into_iter().find(|(_, pod)| has_echo(pod));
         let Some((name, pod)) = echo else { return Vec::new() };
-        let mut checks = all(Path::InsidePod, &name, "localhost", Ipv4Addr::LOCALHOST);
-        checks.retain(|check| answers(pod, check.protocol));
-        checks
+        ask(Path::InsidePod, &name, "localhost", Ipv4Addr::LOCALHOST, |protocol| answers(pod, protocol))
     }
 
     fn between(&self, path: Path, same: bool) -> Vec<Check> {
@@ -176,9 +174,7 @@ impl Ways<'_> {
                     && (near == far) == same
                     && let Some(address) = self.address(to)
                 {
-                    let mut checks = all(path, from, to, address);
-                    checks.retain(|check| answers(pod, check.protocol));
-                    return checks;
+                    return ask(path, from, to, address, |protocol| answers(pod, protocol));
                 }
             }
         }
@@ -215,10 +211,9 @@ impl Ways<'_> {
             !self.topology.nodes.iter().any(|node| node.interface.network == host.interface.network)
         });
         let (Some(host), Some(pod)) = (outside, self.topology.pods.first()) else { return Vec::new() };
-        let mut checks = all(Path::Internet, &pod_name(pod), &host.name, host.interface.address);
         // Any host answers ICMP.
-        checks.retain(|check| is_echo(host.image.as_deref()) || check.protocol == ProbeProtocol::IcmpEcho);
-        checks
+        let answers = |protocol| protocol == ProbeProtocol::IcmpEcho || is_echo(host.image.as_deref());
+        ask(Path::Internet, &pod_name(pod), &host.name, host.interface.address, answers)
     }
 
     /// The Service ports behind which an echo server is.
@@ -315,11 +310,19 @@ fn check(
     Check { path, protocol, from: from.to_owned(), to: to.to_owned(), destination, port }
 }
 
-/// TCP, UDP and ICMP echo.
-fn all(path: Path, from: &str, to: &str, destination: Ipv4Addr) -> Vec<Check> {
-    let asked =
-        [(ProbeProtocol::Tcp, ECHO_PORT), (ProbeProtocol::Udp, ECHO_PORT), (ProbeProtocol::IcmpEcho, 0)];
-    asked.map(|(protocol, port)| check(path, protocol, from, to, destination, port)).into()
+/// TCP, UDP and ICMP echo, as far as they are answered.
+fn ask(
+    path: Path,
+    from: &str,
+    to: &str,
+    destination: Ipv4Addr,
+    answers: impl Fn(ProbeProtocol) -> bool,
+) -> Vec<Check> {
+    [(ProbeProtocol::Tcp, ECHO_PORT), (ProbeProtocol::Udp, ECHO_PORT), (ProbeProtocol::IcmpEcho, 0)]
+        .into_iter()
+        .filter(|&(protocol, _)| answers(protocol))
+        .map(|(protocol, port)| check(path, protocol, from, to, destination, port))
+        .collect()
 }
 
 fn one_per_protocol(checks: impl Iterator<Item = Check>) -> Vec<Check> {

@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use flatnet_engine::flow::Tuple;
 use flatnet_engine::tunnel::{self, OUTER_LENGTH, Outer};
 use flatnet_engine::wire::{
-    EtherType, EthernetFrame, IpProtocol, Ipv4Packet, MacAddress, UdpDatagram, ethernet,
+    EtherType, EthernetFrame, IpProtocol, Ipv4Packet, MacAddress, UdpDatagram, ethernet, ipv4,
 };
 
 use super::lab::{GATEWAY, TUNNEL_PORT, bridge_address, node_address, node_of};
@@ -104,7 +104,7 @@ impl Datagram {
         let mut datagram = UdpDatagram::new_unchecked(packet.payload_mut());
         datagram.set_source_port(source_port);
         datagram.set_destination_port(destination_port);
-        datagram.set_length(length - 20);
+        datagram.set_length(length - ipv4::HEADER_LENGTH as u16);
         datagram.fill_checksum(source, destination);
         if outer > 0 {
             let outer = Outer { source: from, destination: to, port: TUNNEL_PORT };

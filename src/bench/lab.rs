@@ -12,7 +12,7 @@ use std::time::{Duration, Instant as Time};
 use flatnet_engine::binding::Profile;
 use flatnet_engine::clock::{Clock, Instant, timestamp_counter};
 use flatnet_engine::control::{Control, EngineConfig, NodeSpec};
-use flatnet_engine::frame::ChecksumState;
+use flatnet_engine::frame::{ChecksumState, Frame, Pool};
 use flatnet_engine::ledger::DropReason;
 use flatnet_engine::link::{Link, RingsPeer, rings};
 use flatnet_engine::tables::{Guard, Lease, NodeId};
@@ -240,20 +240,14 @@ impl Lab {
             Entrance::Pod(pod) => &mut self.pods[pod as usize % PODS as usize],
             Entrance::Interface | Entrance::Tunnel(_) => &mut self.uplink,
         };
-        ring.to_node.push(frame).map_err(|frame| {
-            self.control.pool.free(frame);
-            BenchError::NoBuffer
-        })
+        push(ring, frame, &mut self.control.pool)
     }
 
     /// Sends a frame into eth0.
     fn send_raw(&mut self, bytes: &[u8]) -> Result<(), BenchError> {
         let mut frame = self.control.pool.allocate(bytes.len()).ok_or(BenchError::NoBuffer)?;
         self.control.arena().open(&mut frame).bytes_mut().copy_from_slice(bytes);
-        self.uplink.to_node.push(frame).map_err(|frame| {
-            self.control.pool.free(frame);
-            BenchError::NoBuffer
-        })
+        push(&mut self.uplink, frame, &mut self.control.pool)
     }
 
     /// Takes all frames that came out: shows those of eth0, counts those of pods.
@@ -324,6 +318,14 @@ fn subnet(node: u32) -> Result<Ipv4Prefix, BenchError> {
 
 fn prefix(address: Ipv4Addr, length: u8) -> Result<Ipv4Prefix, BenchError> {
     Ok(Ipv4Prefix::containing(address, length)?)
+}
+
+/// Puts a frame into a ring, or its buffer back.
+fn push(ring: &mut RingsPeer, frame: Frame, pool: &mut Pool) -> Result<(), BenchError> {
+    ring.to_node.push(frame).map_err(|frame| {
+        pool.free(frame);
+        BenchError::NoBuffer
+    })
 }
 
 /// Answers an ARP request for whoever is asked for.

@@ -136,7 +136,6 @@ impl Traffic {
             lab.pass(UNANSWERED * BUFFERS as u32 / LIVE);
             return lab.round((first..).take(BUFFERS).map(outward));
         }
-        // Both directions of a flow stand behind each other.
         lab.round((0..BUFFERS).map(|_| datagrams[random.below(datagrams.len())]))
     }
 }

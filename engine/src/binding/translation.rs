@@ -148,8 +148,9 @@ impl Binding {
     }
 
     pub(super) fn live_on(&mut self, now: Instant) {
+        let timeout = self.timeout();
         self.last_seen = now;
-        self.expires = now + self.timeout();
-        self.lifetime = u32::try_from(self.timeout().as_secs()).unwrap_or(u32::MAX);
+        self.expires = now + timeout;
+        self.lifetime = u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX);
     }
 }
