@@ -93,6 +93,8 @@ pub struct Record {
     pub course: Course,
     /// A fragment's ports, once the slow path knows them.
     pub fragment_ports: [u16; 2],
+    /// One above the last node at which a capture could have shown it; 0 when there was none.
+    pub shown_at: u16,
 }
 
 /// How a frame came to be decided where it is.

@@ -293,14 +293,17 @@ impl Observer {
         }
     }
 
-    /// Notes that a frame passed a point; `bytes` are the frame there, in the point's own form.
-    pub fn pass(&mut self, event: Event, bytes: &[u8]) {
+    /// Notes that a frame passed a point; `bytes` are the frame there, in the point's own form. Tells whether captures
+    /// there show it for this action.
+    pub fn pass(&mut self, event: Event, bytes: &[u8]) -> bool {
         if event.mark != 0 {
             self.note(event, bytes);
         }
-        if !bytes.is_empty() && Self::shows_frame(event.action) {
+        let shown = !bytes.is_empty() && Self::shows_frame(event.action);
+        if shown {
             self.show(event.node, event.point, event.time, bytes);
         }
+        shown
     }
 
     /// Shows a frame to whoever listens at a point.

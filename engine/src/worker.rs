@@ -330,7 +330,7 @@ impl Worker {
             }
             if let Some(frame) = self.cached(frame, parsed, listening, now) {
                 match parsed.class {
-                    Class::Refused(reason) => self.turn_away(frame, reason, now),
+                    Class::Refused(reason) => self.drop_frame(frame, reason, now),
                     Class::Flow | Class::Exception | Class::Arp | Class::LayerTwo => {
                         self.decide(frame, parsed, now)
                     }
@@ -484,8 +484,9 @@ impl Worker {
         }
     }
 
-    /// Drops a frame by name: counted, told to whoever traces it, its buffer freed.
+    /// Drops a frame by name: counted, told to whoever traces it, shown where it came in, its buffer freed.
     fn drop_frame(&mut self, frame: Frame, reason: DropReason, now: Instant) {
+        self.show_arrival(&frame, now);
         let record = self.arena.record(&frame);
         let point = if record.ingress == ORIGINATED {
             Point::Bridge

@@ -7,7 +7,7 @@ mod common;
 use common::*;
 use flatnet_engine::tables::NodeId;
 use flatnet_engine::trace::Point;
-use flatnet_engine::wire::TcpFlags;
+use flatnet_engine::wire::{ArpOperation, TcpFlags};
 use pcap_file::DataLink;
 use pcap_file::pcap::{PcapHeader, PcapPacket, PcapReader, PcapWriter};
 use pnet_packet::Packet;
@@ -229,6 +229,10 @@ fn a_capture_shows_what_the_node_turns_away() {
     damaged[27] ^= 1;
     let lab = Lab::new(1);
     let from_user = |packet: &[u8]| ethernet(mac(NODE1), mac(USER), packet);
+    let from_pod = |packet: &[u8]| ethernet(lab.machines[&APP2].gateway, mac(APP2), packet);
+    let stolen = arp(ArpOperation::Reply, (mac(APP2), APP1), (mac(APP1), APP1));
+    let told = arp(ArpOperation::Reply, (mac(APP2), APP2), (mac(APP1), APP1));
+    let segment = tcp_packet(APP2, VIP, (1000, 80), TcpFlags::SYN);
     for (name, from, frame, point) in [
         ("foreign tunnel source", USER, from_user(&foreign), Point::Interface(0)),
         ("port closed", USER, from_user(&closed), Point::Interface(0)),
@@ -237,11 +241,23 @@ fn a_capture_shows_what_the_node_turns_away() {
         ("no route", APP2, lab.udp(APP2, Ipv4Addr::new(10, 1, 99, 9), (1, 9), b""), Point::Bridge),
         ("TTL at its end", APP2, lab.echo(APP2, BACKEND, 1), Point::Bridge),
         ("echo to a VIP", APP2, lab.echo(APP2, VIP, 64), Point::Bridge),
+        ("spoofed ARP", APP2, stolen, Point::Bridge),
+        ("ARP reply, bridged", APP2, told, Point::Bridge),
+        ("tiny fragment", APP2, from_pod(&fragment_of(&segment, 0..16, true, 0)), Point::Bridge),
+        ("lone fragment", APP2, from_pod(&fragment_of(&segment, 16..20, false, 16)), Point::Bridge),
+        (
+            "silent neighbour",
+            APP2,
+            lab.udp(APP2, Ipv4Addr::new(192, 168, 66, 99), (1, 9), b""),
+            Point::Bridge,
+        ),
     ] {
         let mut lab = Lab::new(1);
         let node = lab.node1;
         listen(&mut lab, node, point);
         lab.send(from, &frame);
+        // Fragments wait for their first, packets for a neighbour.
+        lab.pass(Duration::from_secs(31));
         let seen = captured(&mut lab);
         let times = seen.iter().filter(|seen| seen.starts_with(&frame)).count();
         assert_eq!(times, 1, "{name}: {seen:?}");

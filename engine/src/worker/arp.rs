@@ -76,7 +76,7 @@ impl Worker {
 
     fn bridge_arp(
         &mut self,
-        frame: Frame,
+        mut frame: Frame,
         (id, node): (NodeId, &Node),
         port: PortId,
         said: Said,
@@ -115,7 +115,10 @@ impl Worker {
         }
         let destination = EthernetFrame::new_unchecked(self.arena.bytes(&frame)).destination();
         match self.fdb.lookup(&self.tables, id, destination, now) {
-            Some(egress) if egress != port && destination.is_unicast() => self.send(frame, egress, now),
+            Some(egress) if egress != port && destination.is_unicast() => {
+                self.watch(&mut frame, Point::Bridge, Action::Bridge, now);
+                self.send(frame, egress, now);
+            }
             Some(_) | None => self.flood(frame, id, port, now),
         }
     }

@@ -44,13 +44,13 @@ impl Worker {
         let protocol = IpProtocol::from(parsed.tuple().protocol);
         if !addressed {
             // A broadcast: nobody is told that it was not taken (RFC 1122, 3.2.2).
-            return self.turn_away(frame, DropReason::HostUnsupported, now);
+            return self.drop_frame(frame, DropReason::HostUnsupported, now);
         }
         let record = self.arena.record(&frame);
         let packet = Ipv4Packet::new_unchecked(&self.arena.bytes(&frame)[network..]);
         if record.checksum != ChecksumState::Verified && !parsed.fragment && !is_intact(&packet) {
             // Before anybody is told anything: even the ports may be damaged.
-            return self.turn_away(frame, DropReason::TransportChecksum, now);
+            return self.drop_frame(frame, DropReason::TransportChecksum, now);
         }
         let refused = match protocol {
             _ if parsed.fragment => Some(DropReason::HostUnsupported),
@@ -200,6 +200,7 @@ impl Worker {
             let network = usize::from(record.network_offset);
             self.tell_sender(&frame, network, Refusal::from(DropReason::NeighborUnresolved), now);
         }
+        self.show_arrival(&frame, now);
         self.drop_at(frame, point, DropReason::NeighborUnresolved, now);
     }
 }

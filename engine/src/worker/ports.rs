@@ -8,8 +8,8 @@ use std::collections::BinaryHeap;
 use std::sync::Arc;
 
 use super::{
-    Attached, BATCH_LIMIT, DropReason, Event, Frame, IngressPort, Instant, Link, NodeId, PortId, Term,
-    VecDeque, Worker,
+    Attached, BATCH_LIMIT, DropReason, Event, Frame, IngressPort, Instant, Link, NodeId, ORIGINATED, PortId,
+    Term, VecDeque, Worker,
 };
 use crate::frame::{FrameMut, Record};
 use crate::link::wire::CABLE_LIMIT;
@@ -267,7 +267,19 @@ impl Worker {
             return;
         }
         let event = event(open.record, point, action, now);
-        self.observer.pass(event, seen(&open, event));
+        if self.observer.pass(event, seen(&open, event)) && !matches!(point, Point::Port(_)) {
+            open.record.shown_at = event.node.0.wrapping_add(1);
+        }
+    }
+
+    /// Shows a frame that comes no further than where it came in to who listens there, as one of the wire would.
+    pub(super) fn show_arrival(&mut self, frame: &Frame, now: Instant) {
+        let record = self.arena.record(frame);
+        let is_new = record.shown_at != record.node.wrapping_add(1) && record.ingress != ORIGINATED;
+        if is_new && self.observer.is_listening() {
+            let (node, point) = (NodeId(record.node), self.ingress_point(PortId(record.ingress)));
+            self.observer.show(node, point, now, self.arena.bytes(frame));
+        }
     }
 }
 

@@ -274,6 +274,7 @@ impl Worker {
         let waiting = self.neighbors.wait(neighbor, frame, now);
         if let Some(displaced) = waiting.displaced {
             self.release(neighbor.node);
+            self.show_arrival(&displaced, now);
             self.drop_at(displaced, point, DropReason::NeighborQueueFull, now);
         }
         if waiting.request {
@@ -331,16 +332,6 @@ impl Worker {
     /// Drops a refused frame and tells its sender, where that is done.
     pub(super) fn refuse(&mut self, frame: Frame, parsed: &Parsed, refusal: Refusal, now: Instant) {
         self.tell_sender(&frame, usize::from(parsed.network_offset), refusal, now);
-        self.turn_away(frame, refusal.reason, now);
-    }
-
-    /// Drops a frame that comes no further than where it came in: a capture there shows it, as one of the wire would.
-    pub(super) fn turn_away(&mut self, frame: Frame, reason: DropReason, now: Instant) {
-        if self.observer.is_listening() {
-            let record = self.arena.record(&frame);
-            let (node, point) = (NodeId(record.node), self.ingress_point(PortId(record.ingress)));
-            self.observer.show(node, point, now, self.arena.bytes(&frame));
-        }
-        self.drop_frame(frame, reason, now);
+        self.drop_frame(frame, refusal.reason, now);
     }
 }
