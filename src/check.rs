@@ -394,10 +394,21 @@ fn probe(drive: &mut Drive, check: &Check, from: &Place) -> Result<Option<ProbeO
     }
 }
 
-/// Picks the frame that tells: of a way that works the last one delivered, else the last one dropped; its hops and, if
-/// it was dropped, why. Where it was dropped because a neighbour stayed silent, and the request for the neighbour was
-/// dropped itself, the way goes on with the request's.
+/// Names the hops of the frame that tells, and why it was dropped if it was.
 fn telling(drive: &Drive, events: &[Event], works: bool) -> (Vec<Hop>, Option<&'static str>) {
+    let telling = pick(events, works);
+    let tables = drive.network.publisher.control.tables.current();
+    let named = telling.iter().map(|event| {
+        let (node, point) = event.point.names(event.node, &tables);
+        Hop { node, point, action: event.action.name() }
+    });
+    (named.collect(), reason(&telling).map(DropReason::name))
+}
+
+/// Picks the frame that tells: of a way that works the last one delivered, else the last one dropped; none of no events.
+/// Where it was dropped because a neighbour stayed silent, and the request for the neighbour was dropped itself, the way
+/// goes on with the request's. That tells more than a frame that began to wait when all requests had gone out.
+fn pick(events: &[Event], works: bool) -> Vec<&Event> {
     let (mut frames, mut requests) = [false, true]
         .map(|asks| by_mark(events.iter().filter(|event| event.asks == asks), |event| event))
         .into();
@@ -415,19 +426,66 @@ fn telling(drive: &Drive, events: &[Event], works: bool) -> (Vec<Hop>, Option<&'
     // What a pod asked for packets that never left it; what else is left belongs to the check before.
     requests.retain(|_, hops| hops.first().is_some_and(|event| event.action == Action::Send));
     frames.extend(requests.into_iter().filter_map(|(mark, request)| Some((mark, until_drop(&request)?))));
-    let mut by_time: Vec<&Vec<&Event>> = frames.values().collect();
+    let mut by_time: Vec<Vec<&Event>> = frames.into_values().collect();
     by_time.sort_by_key(|hops| hops.first().map(|event| (event.time, event.mark)));
-    let delivered = |hops: &&&Vec<&Event>| hops.last().is_some_and(|event| event.action == Action::Deliver);
-    let telling = if works {
-        by_time.iter().rev().find(delivered)
-    } else {
-        by_time.iter().rev().find(|hops| reason(hops).is_some()).or_else(|| by_time.last())
+    let rank = |hops: &[&Event]| match hops.last().map(|event| event.action) {
+        Some(Action::Deliver) if works => 3,
+        Some(Action::Drop(DropReason::NeighborUnresolved)) if !works => 1,
+        Some(Action::Drop(_)) if !works => 2,
+        Some(_) | None => 0,
     };
-    let Some(telling) = telling else { return (Vec::new(), None) };
-    let tables = drive.network.publisher.control.tables.current();
-    let named = telling.iter().map(|event| {
-        let (node, point) = event.point.names(event.node, &tables);
-        Hop { node, point, action: event.action.name() }
-    });
-    (named.collect(), reason(telling).map(DropReason::name))
+    // The last of those that tell most.
+    by_time.into_iter().max_by_key(|hops| rank(hops)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use flatnet_engine::clock::Instant;
+    use flatnet_engine::tables::{NodeId, PortId};
+    use flatnet_engine::trace::Point;
+
+    use super::*;
+
+    /// The events of one frame that a pod sent; its mark says when.
+    fn way(mark: u32, asks: bool, actions: &[Action]) -> Vec<Event> {
+        let hop = |(index, &action): (usize, &Action)| Event {
+            mark,
+            asks,
+            hop: index as u16 + 1,
+            time: Instant::from_nanos(u64::from(mark)),
+            node: NodeId(0),
+            point: Point::Port(PortId(0)),
+            action,
+        };
+        actions.iter().enumerate().map(hop).collect()
+    }
+
+    fn actions(events: &[Event], works: bool) -> Vec<Action> {
+        pick(events, works).iter().map(|event| event.action).collect()
+    }
+
+    const SILENT: Action = Action::Drop(DropReason::NeighborUnresolved);
+    const LOST: Action = Action::Drop(DropReason::LinkLoss);
+
+    #[test]
+    fn a_lost_request_tells_more_than_a_packet_that_came_too_late_to_ask() {
+        let first = way(1, false, &[Action::Send, Action::Resolve, SILENT]);
+        let request = way(1, true, &[Action::Transmit, Action::Flood, LOST]);
+        let again = way(2, false, &[Action::Send, Action::Resolve, SILENT]);
+        let told = [Action::Send, Action::Resolve, Action::Transmit, Action::Flood, LOST];
+        assert_eq!(actions(&[first.clone(), request, again.clone()].concat(), false), told);
+        assert_eq!(actions(&[first, again].concat(), false), [Action::Send, Action::Resolve, SILENT]);
+    }
+
+    #[test]
+    fn of_a_way_that_works_the_last_delivery_tells_and_of_a_broken_one_the_last_drop() {
+        let request = way(1, false, &[Action::Send, Action::Deliver]);
+        let lost = way(2, false, &[Action::Send, Action::Bridge, LOST]);
+        let answer = way(3, false, &[Action::Send, Action::Bridge, Action::Deliver]);
+        let late = Event { hop: 7, ..way(4, false, &[Action::Deliver])[0] };
+        let events = [request, lost, answer, vec![late]].concat();
+        assert_eq!(actions(&events, true), [Action::Send, Action::Bridge, Action::Deliver]);
+        assert_eq!(actions(&events, false), [Action::Send, Action::Bridge, LOST]);
+        assert!(actions(&[], true).is_empty());
+    }
 }

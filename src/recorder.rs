@@ -123,6 +123,6 @@ pub fn take(drive: &mut Drive, capture: u32) -> Result<Taken, DriveError> {
 /// # Errors
 /// [`DriveError::Silent`].
 pub fn ignore(drive: &mut Drive, capture: u32, at: &Resolved) -> Result<(), DriveError> {
-    let point = at.point;
-    drive.ask_all(move |worker| worker.ignore(capture, point)).map(drop)
+    let (node, point) = (at.node, at.point);
+    drive.ask_all(move |worker| worker.ignore(capture, node, point)).map(drop)
 }

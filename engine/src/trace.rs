@@ -212,6 +212,12 @@ struct Listener {
 }
 
 impl Listener {
+    fn is_at(&self, node: NodeId, point: Point) -> bool {
+        // The number of a port says which node it is at.
+        let anywhere = matches!(point, Point::Port(_) | Point::Loopback(_));
+        self.point == point && (anywhere || self.node == node)
+    }
+
     fn keep(&mut self, time: Instant, bytes: &[u8]) {
         if self.bytes + bytes.len() > CAPTURE_LIMIT {
             self.taken.lost += 1;
@@ -236,7 +242,7 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// Tells whether somebody listens anywhere: the one flag that is read per batch.
+    /// Tells whether somebody listens anywhere.
     #[inline(always)]
     #[must_use]
     pub fn is_listening(&self) -> bool {
@@ -256,20 +262,20 @@ impl Observer {
     }
 
     /// Starts a capture at a point.
-    pub fn listen(&mut self, capture: u32, node: NodeId, point: Point) {
+    pub(crate) fn listen(&mut self, capture: u32, node: NodeId, point: Point) {
         let taken = Taken::default();
         self.listeners.push(Listener { capture, node, point, taken, bytes: 0 });
     }
 
     /// Ends a capture.
-    pub fn ignore(&mut self, capture: u32) {
+    pub(crate) fn ignore(&mut self, capture: u32) {
         self.listeners.retain(|listener| listener.capture != capture);
     }
 
-    /// Tells whether somebody listens at a port's loopback.
+    /// Tells whether somebody listens at a point of a node.
     #[must_use]
-    pub fn listens_at_loopback(&self, port: PortId) -> bool {
-        self.listeners.iter().any(|listener| listener.point == Point::Loopback(port))
+    pub fn listens_at(&self, node: NodeId, point: Point) -> bool {
+        self.listeners.iter().any(|listener| listener.is_at(node, point))
     }
 
     /// Takes what one capture saw.
@@ -308,12 +314,8 @@ impl Observer {
 
     /// Shows a frame to whoever listens at a point.
     pub fn show(&mut self, node: NodeId, point: Point, time: Instant, bytes: &[u8]) {
-        for listener in self.listeners.iter_mut().filter(|listener| listener.point == point) {
-            // The number of a port says which node it is at.
-            let anywhere = matches!(point, Point::Port(_) | Point::Loopback(_));
-            if anywhere || listener.node == node {
-                listener.keep(time, bytes);
-            }
+        for listener in self.listeners.iter_mut().filter(|listener| listener.is_at(node, point)) {
+            listener.keep(time, bytes);
         }
     }
 

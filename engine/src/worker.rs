@@ -321,14 +321,13 @@ impl Worker {
     ) {
         let mut batch = std::mem::take(&mut self.batch.parsed);
         self.parse_pass(frames, &mut batch, node, ingress, course, now);
-        let listening = self.observer.is_listening();
         let mut rest = frames.drain(..);
         for (index, parsed) in batch.iter().enumerate() {
             let Some(frame) = rest.next() else { break };
             if let (Some(ahead), Some(next)) = (rest.as_slice().get(AHEAD - 1), batch.get(index + AHEAD)) {
                 self.fetch_for(ahead, next);
             }
-            if let Some(frame) = self.cached(frame, parsed, listening, now) {
+            if let Some(frame) = self.cached(frame, parsed, now) {
                 match parsed.class {
                     Class::Refused(reason) => self.drop_frame(frame, reason, now),
                     Class::Flow | Class::Exception | Class::Arp | Class::LayerTwo => {
@@ -403,10 +402,10 @@ impl Worker {
 
     /// Passes 2 and 3: look the flow up and replay its decision; gives the frame back when it must be decided.
     #[inline(always)]
-    fn cached(&mut self, mut frame: Frame, parsed: &Parsed, listening: bool, now: Instant) -> Option<Frame> {
+    fn cached(&mut self, mut frame: Frame, parsed: &Parsed, now: Instant) -> Option<Frame> {
         let mut open = self.arena.open(&mut frame);
         let is_flow = matches!(parsed.class, Class::Flow | Class::LayerTwo);
-        if listening || open.record.mark != 0 || !is_flow {
+        if open.record.mark != 0 || !is_flow {
             return Some(frame);
         }
         let Some(slot) = self.cache.lookup(parsed.hash, parsed.key, &parsed.guard, &self.tables.epochs)

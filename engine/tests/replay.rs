@@ -70,6 +70,8 @@ struct Sent {
 #[derive(Debug, Clone)]
 enum Act {
     Send(Sent),
+    /// What was sent some time ago is sent again: it may be in a cache, and something may have changed.
+    Again(usize),
     /// Something that arrived at a machine is answered.
     Answer {
         at: usize,
@@ -131,6 +133,7 @@ fn profile() -> impl Strategy<Value = Profile> {
 fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         10 => sent().prop_map(Act::Send),
+        10 => (0usize..4).prop_map(Act::Again),
         8 => (0..MACHINES.len(), 1u8..4, prop::bool::weighted(0.15))
             .prop_map(|(at, times, error)| Act::Answer { at, times, error }),
         3 => change().prop_map(Act::Change),
@@ -142,6 +145,8 @@ fn act() -> impl Strategy<Value = Act> {
 struct Side {
     lab: Lab,
     inboxes: Vec<Vec<Vec<u8>>>,
+    /// What the machines have sent.
+    sent: Vec<Sent>,
 }
 
 impl Side {
@@ -154,7 +159,7 @@ impl Side {
             let announcement = arp(ArpOperation::Request, (mac(host), host), (MacAddress::default(), host));
             lab.send(host, &announcement);
         }
-        let mut side = Self { lab, inboxes: vec![Vec::new(); MACHINES.len()] };
+        let mut side = Self { lab, inboxes: vec![Vec::new(); MACHINES.len()], sent: Vec::new() };
         side.collect();
         side
     }
@@ -197,12 +202,12 @@ impl Side {
     fn act(&mut self, act: &Act) {
         match act {
             Act::Send(sent) => {
-                let from = MACHINES[sent.from];
-                for time in 0..sent.times {
-                    if self.attached(from) {
-                        let frame = frame(&self.lab, sent, time);
-                        self.lab.send(from, &frame);
-                    }
+                self.send(sent);
+                self.sent.push(sent.clone());
+            }
+            Act::Again(ago) => {
+                if let Some(sent) = self.sent.iter().rev().nth(*ago).cloned() {
+                    self.send(&sent);
                 }
             }
             Act::Answer { at, times, error } => {
@@ -221,6 +226,16 @@ impl Side {
                 self.lab.run();
             }
             Act::Pass(seconds) => self.lab.pass(Duration::from_secs(*seconds)),
+        }
+    }
+
+    fn send(&mut self, sent: &Sent) {
+        let from = MACHINES[sent.from];
+        for time in 0..sent.times {
+            if self.attached(from) {
+                let frame = frame(&self.lab, sent, time);
+                self.lab.send(from, &frame);
+            }
         }
     }
 
@@ -408,7 +423,7 @@ fn compare(workers: u8, profile: Profile, acts: &[Act]) -> Result<(), TestCaseEr
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(192))]
 
     #[test]
     fn the_cache_of_one_worker_answers_as_the_tables_would(

@@ -34,7 +34,7 @@ fn fixture() -> Vec<Vec<u8>> {
 
 fn listen(lab: &mut Lab, node: NodeId, point: Point) {
     for worker in &mut lab.workers {
-        worker.observer.listen(u32::from(node.0), node, point);
+        worker.listen(u32::from(node.0), node, point);
     }
 }
 
@@ -264,6 +264,36 @@ fn a_capture_shows_what_the_node_turns_away() {
         lab.settle(from);
         lab.check();
     }
+}
+
+#[test]
+fn a_capture_slows_only_the_flows_that_pass_it() {
+    let mut lab = Lab::new(1);
+    for _ in 0..2 {
+        for (from, to) in [(APP1, APP2), (APP2, BACKEND)] {
+            let frame = lab.udp(from, to, (1, 2), b"known by now");
+            lab.send(from, &frame);
+        }
+    }
+    let node = lab.node1;
+    let mut decisions = |lab: &mut Lab| {
+        let before = lab.workers[0].decisions();
+        for (from, to) in [(APP1, APP2), (APP2, BACKEND)].repeat(4) {
+            let frame = lab.udp(from, to, (1, 2), b"again");
+            lab.send(from, &frame);
+        }
+        lab.workers[0].decisions() - before
+    };
+    assert_eq!(decisions(&mut lab), 0);
+    listen(&mut lab, node, Point::Interface(0));
+    // All are decided about once more. Then the flow through docker0 only is cached again, and that at node-2 and the switch.
+    decisions(&mut lab);
+    assert_eq!(decisions(&mut lab), 4, "node-1 has a way to node-2, and it is watched");
+    for worker in &mut lab.workers {
+        worker.ignore(u32::from(node.0), node, Point::Interface(0));
+    }
+    decisions(&mut lab);
+    assert_eq!(decisions(&mut lab), 0);
 }
 
 #[test]

@@ -109,9 +109,14 @@ impl Network {
         self.drive.settle();
     }
 
-    /// Has every frame decided about and applied step by step: somebody listens, if nowhere.
+    /// Has every frame decided about and applied step by step: somebody listens everywhere.
     pub fn decide_always(&mut self) {
-        self.drive.ask_all(|worker| worker.observer.listen(0, NodeId(u16::MAX), Point::Tunnel)).unwrap();
+        let nodes = self.drive.network.publisher.control.tables.current().nodes.len();
+        for node in (0..nodes as u16).map(NodeId) {
+            for point in [Point::Bridge, Point::Interface(0), Point::Interface(1)] {
+                self.drive.ask_all(move |worker| worker.listen(u32::MAX, node, point)).unwrap();
+            }
+        }
     }
 
     /// Begins the recording, with the counters as they are.

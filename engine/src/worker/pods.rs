@@ -51,20 +51,22 @@ impl Worker {
         .collect()
     }
 
-    /// Starts a capture at a point; only the worker of a pod sees what passes its `lo`.
+    /// Starts a capture at a point; only the worker of a pod sees what passes its `lo`. Flows that pass the point are
+    /// decided about packet by packet from now on.
     pub fn listen(&mut self, capture: u32, node: NodeId, point: Point) {
         self.observer.listen(capture, node, point);
+        self.cache.clear();
         if let Point::Loopback(port) = point {
             self.with_pod(port, |pod, _| pod.set_lo_capture(true));
         }
     }
 
     /// Ends a capture at a point and returns what nobody has taken.
-    pub fn ignore(&mut self, capture: u32, point: Point) -> Taken {
+    pub fn ignore(&mut self, capture: u32, node: NodeId, point: Point) -> Taken {
         let left = self.observer.take(capture);
         self.observer.ignore(capture);
         if let Point::Loopback(port) = point
-            && !self.observer.listens_at_loopback(port)
+            && !self.observer.listens_at(node, point)
         {
             self.with_pod(port, |pod, _| pod.set_lo_capture(false));
         }

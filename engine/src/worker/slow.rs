@@ -57,7 +57,7 @@ impl Worker {
         match verdict {
             Ok(Verdict::Forward(decision)) => {
                 if course != Course::Reflected {
-                    self.remember(parsed, &decision);
+                    self.remember(parsed, &decision, node_id);
                 }
                 self.forward(frame, parsed.tuple(), &decision.transform, now);
             }
@@ -113,10 +113,20 @@ impl Worker {
         }
     }
 
-    /// Keeps a decision in the cache, where it may be replayed.
-    fn remember(&mut self, parsed: &Parsed, decision: &Decision) {
-        let is_wrapped = decision.transform.steps().iter().any(|step| matches!(step, Step::Wrap { .. }));
-        if is_wrapped || !matches!(parsed.class, Class::Flow | Class::LayerTwo) {
+    /// Keeps a decision in the cache, where it may be replayed: not while somebody listens where the flow passes.
+    fn remember(&mut self, parsed: &Parsed, decision: &Decision, node: NodeId) {
+        let may_replay = decision.transform.steps().iter().all(|step| match *step {
+            Step::Wrap { .. } => false,
+            Step::Pass(point, _) => !self.observer.listens_at(node, point),
+            Step::Decapsulate
+            | Step::Translate(_)
+            | Step::TranslateError(_)
+            | Step::DecrementTtl
+            | Step::Fragment(_)
+            | Step::Encapsulate(_)
+            | Step::Ethernet { .. } => true,
+        });
+        if !may_replay || !matches!(parsed.class, Class::Flow | Class::LayerTwo) {
             return;
         }
         let (mut slot, adjacency) = compose(&decision.transform, parsed);

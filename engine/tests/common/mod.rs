@@ -210,10 +210,14 @@ impl Lab {
         self.run();
     }
 
-    /// Sends every frame to the slow path, applied step by step: somebody listens, if nowhere.
+    /// Sends every frame to the slow path, applied step by step: somebody listens everywhere.
     pub fn decide_always(&mut self) {
         for worker in &mut self.workers {
-            worker.observer.listen(0, NodeId(u16::MAX), Point::Tunnel);
+            for node in 0..self.control.tables.current().nodes.len() as u16 {
+                for point in [Point::Bridge, Point::Interface(0), Point::Interface(1)] {
+                    worker.listen(u32::MAX, NodeId(node), point);
+                }
+            }
         }
     }
 
