@@ -15,13 +15,15 @@ use std::time::Duration;
 use flatnet_proxy::Forwarding;
 
 use crate::clock::{Instant, prefetch};
-use crate::flow::Tuple;
+use crate::flow::{FlowKey, Tuple};
+use crate::hash::KeyedState;
 use crate::load::Loads;
+use crate::sys::LargeVec;
 use crate::tables::NodeId;
-use hash::KeyedState;
+use halves::Halves;
 use mapping::{Mapping, Mappings};
 
-mod hash;
+mod halves;
 mod mapping;
 mod tcp;
 mod timeout;
@@ -42,6 +44,12 @@ pub struct HalfKey {
     pub node: NodeId,
     /// The packet's tuple before translation.
     pub tuple: Tuple,
+}
+
+impl HalfKey {
+    fn hash(&self, secret: [u64; 2]) -> u64 {
+        FlowKey::ipv4(&self.tuple, u32::from(self.node.0), false).hash(secret)
+    }
 }
 
 /// Which direction a packet of a binding goes.
@@ -140,15 +148,27 @@ impl Place {
     fn has_expired(&self, now: Instant) -> bool {
         self.binding().is_some_and(|binding| binding.expires <= now)
     }
+
+    /// The key of a half; a redirect has that of the answers only.
+    fn key(&self, half: Half) -> Option<&HalfKey> {
+        match (&self.entry, half) {
+            (Entry::Here(binding), Half::Original) => Some(&binding.original),
+            (Entry::Here(binding), Half::Reply) => Some(&binding.reply),
+            (Entry::Mapping(mapping), Half::Original) => Some(&mapping.inside),
+            (Entry::Mapping(mapping), Half::Reply) => Some(&mapping.outside),
+            (Entry::Elsewhere(reply, _), Half::Reply) => Some(reply),
+            (Entry::Elsewhere(..), Half::Original) | (Entry::Free, _) => None,
+        }
+    }
 }
 
 /// A worker's bindings.
 #[derive(Debug)]
 pub struct Bindings {
-    halves: HashMap<HalfKey, (u32, Half), KeyedState>,
-    places: Vec<Place>,
+    secret: [u64; 2],
+    halves: Halves,
+    places: LargeVec<Place>,
     free: VecDeque<u32>,
-    limit: usize,
     swept: usize,
     /// Places occupied since the last sweep.
     begun: usize,
@@ -167,14 +187,17 @@ pub struct Bindings {
 }
 
 impl Bindings {
-    /// Makes a table of at most `limit` bindings, and `quota` of one client, hashed with a secret.
-    #[must_use]
-    pub fn new(limit: usize, quota: u32, secret: [u64; 2]) -> Self {
-        Self {
-            halves: HashMap::with_hasher(KeyedState(secret)),
-            places: Vec::new(),
+    /// Makes a table of at most `limit` bindings (2³⁰ in any case), and `quota` of one client, hashed with a secret.
+    ///
+    /// # Errors
+    /// The system's, when there is no memory.
+    pub fn new(limit: usize, quota: u32, secret: [u64; 2]) -> std::io::Result<Self> {
+        let limit = limit.min(1 << 30);
+        Ok(Self {
+            secret,
+            halves: Halves::new(limit)?,
+            places: LargeVec::with_limit(limit)?,
             free: VecDeque::new(),
-            limit: limit.min(u32::MAX as usize - 1),
             swept: 0,
             begun: 0,
             redirects: 0,
@@ -184,7 +207,22 @@ impl Bindings {
             loads: Loads::default(),
             news: Vec::new(),
             tell_ends: false,
-        }
+        })
+    }
+
+    /// Finds the place that has a half, and which of it.
+    #[inline]
+    fn place_of(&self, key: &HalfKey) -> Option<(u32, Half)> {
+        let is_it = |index: u32, half| self.places[index as usize].key(half) == Some(key);
+        self.halves.find(key.hash(self.secret), is_it)
+    }
+
+    fn give_half(&mut self, key: &HalfKey, index: u32, half: Half) {
+        self.halves.insert(key.hash(self.secret), index, half);
+    }
+
+    fn take_half(&mut self, key: &HalfKey, index: u32, half: Half) {
+        self.halves.remove(key.hash(self.secret), index, half);
     }
 
     /// Finds the binding of a packet and notes the packet: state, time.
@@ -198,6 +236,20 @@ impl Bindings {
         now: Instant,
     ) -> Result<Option<Followed>, OutOfWindow> {
         let Some((found, half, _)) = self.find(key, now) else { return Ok(None) };
+        self.note(found, half, segment, now)
+    }
+
+    /// Notes a packet of a binding: state, time.
+    ///
+    /// # Errors
+    /// [`OutOfWindow`]; nothing is noted then.
+    pub fn note(
+        &mut self,
+        found: BindingRef,
+        half: Half,
+        segment: &Segment,
+        now: Instant,
+    ) -> Result<Option<Followed>, OutOfWindow> {
         let Entry::Here(binding) = &mut self.places[found.index as usize].entry else { return Ok(None) };
         if segment.flags.rst() && !binding.connection.takes_reset(half, segment) {
             return Err(OutOfWindow);
@@ -217,7 +269,7 @@ impl Bindings {
 
     /// Finds the binding of a half without noting a packet.
     pub fn find(&mut self, key: &HalfKey, now: Instant) -> Option<(BindingRef, Half, &Binding)> {
-        let &(index, half) = self.halves.get(key)?;
+        let (index, half) = self.place_of(key)?;
         if self.places[index as usize].has_expired(now) {
             self.end(index);
             return None;
@@ -240,7 +292,7 @@ impl Bindings {
         }
         // A granted port may be of one reply tuple or, in profile `rfc`, of all.
         let keys = [*key, outside_key(key)];
-        let &(index, _) = keys.iter().find_map(|key| self.halves.get(key))?;
+        let (index, _) = keys.iter().find_map(|key| self.place_of(key))?;
         let place = &self.places[index as usize];
         match place.entry {
             Entry::Elsewhere(_, worker) => Some((BindingRef { index, generation: place.generation }, worker)),
@@ -250,7 +302,7 @@ impl Bindings {
 
     /// Tells whether no binding or mapping has this half, here or, as far as is known, elsewhere.
     pub fn is_free(&mut self, key: &HalfKey, now: Instant) -> bool {
-        let Some(&(index, _)) = self.halves.get(key) else { return true };
+        let Some((index, _)) = self.place_of(key) else { return true };
         let has_expired = self.places[index as usize].has_expired(now);
         if has_expired {
             self.end(index);
@@ -287,8 +339,8 @@ impl Bindings {
         if let Some(served) = binding.served {
             self.loads.begin(served.counter, binding.is_active());
         }
-        self.halves.insert(original, (made.index, Half::Original));
-        self.halves.insert(reply, (made.index, Half::Reply));
+        self.give_half(&original, made.index, Half::Original);
+        self.give_half(&reply, made.index, Half::Reply);
         *self.clients.entry((original.node, original.tuple.source)).or_default() += 1;
         if let Some(mapping) = mapping {
             self.join(mapping, reply.tuple.source);
@@ -305,7 +357,7 @@ impl Bindings {
             return false;
         }
         let Some(made) = self.occupy(Entry::Elsewhere(reply, worker)) else { return false };
-        self.halves.insert(reply, (made.index, Half::Reply));
+        self.give_half(&reply, made.index, Half::Reply);
         self.redirects += 1;
         true
     }
@@ -346,6 +398,12 @@ impl Bindings {
         if let Some(place) = self.places.get(index as usize) {
             prefetch(place);
         }
+    }
+
+    /// Starts to fetch where a half is looked for, for whoever asks for it soon.
+    #[inline(always)]
+    pub fn prefetch_half(&self, key: &HalfKey) {
+        self.halves.prefetch(key.hash(self.secret));
     }
 
     /// Notes what a TCP segment that the cache answered says its sender expects; its binding has been renewed.
@@ -402,11 +460,10 @@ impl Bindings {
     fn occupy(&mut self, entry: Entry) -> Option<BindingRef> {
         let index = match self.free.pop_front() {
             Some(index) => index,
-            None if self.places.len() < self.limit => {
-                self.places.push(Place { generation: 0, entry: Entry::Free });
-                (self.places.len() - 1) as u32
+            None => {
+                let index = self.places.len() as u32;
+                self.places.push(Place { generation: 0, entry: Entry::Free }).then_some(index)?
             }
-            None => return None,
         };
         self.begun += 1;
         let place = &mut self.places[index as usize];
@@ -419,8 +476,8 @@ impl Bindings {
         match std::mem::replace(&mut place.entry, Entry::Free) {
             Entry::Free => return,
             Entry::Here(binding) => {
-                self.halves.remove(&binding.original);
-                self.halves.remove(&binding.reply);
+                self.take_half(&binding.original, index, Half::Original);
+                self.take_half(&binding.reply, index, Half::Reply);
                 self.forget_client(&binding.original);
                 if let Some(served) = binding.served {
                     self.loads.end(served.counter, binding.is_active());
@@ -433,15 +490,15 @@ impl Bindings {
                 }
             }
             Entry::Mapping(mapping) => {
-                self.halves.remove(&mapping.inside);
-                self.halves.remove(&mapping.outside);
+                self.take_half(&mapping.inside, index, Half::Original);
+                self.take_half(&mapping.outside, index, Half::Reply);
                 self.mappings.count -= 1;
                 if self.tell_ends || mapping.answers != Answers::Steered {
                     self.news.push(News::Ended(mapping.outside, mapping.answers));
                 }
             }
             Entry::Elsewhere(reply, _) => {
-                self.halves.remove(&reply);
+                self.take_half(&reply, index, Half::Reply);
                 self.redirects -= 1;
             }
         }

@@ -120,13 +120,9 @@ impl<'a> Arrival<'a> {
 }
 
 /// What is to be done with a packet.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "decisions are made on the stack: nothing is allocated per packet"
-)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It leaves by one port.
+    /// It leaves by one port, after what the transform says.
     Forward(Decision),
     /// It goes to every other port of the bridge, and to the node itself if it has a port there.
     Flood,
@@ -144,11 +140,9 @@ pub enum Verdict {
     Reflect(Tuple),
 }
 
-/// A transform and what it depends on.
+/// What a transform depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Decision {
-    /// What is done.
-    pub transform: Transform,
     /// The epoch buckets it depends on.
     pub buckets: [u8; 2],
     /// The binding it follows.
@@ -170,14 +164,18 @@ impl From<DropReason> for Refusal {
     }
 }
 
-/// Decides about a packet.
+/// Decides about a packet; what is done to one that is forwarded is laid out in `transform`, which is empty before.
 ///
 /// # Errors
 /// [`Refusal`]: why it is dropped.
-pub fn decide(world: &mut World<'_>, arrival: &Arrival<'_>) -> Result<Verdict, Refusal> {
+pub fn decide(
+    world: &mut World<'_>,
+    arrival: &Arrival<'_>,
+    transform: &mut Transform,
+) -> Result<Verdict, Refusal> {
     may_send(world, arrival)?;
     if arrival.parsed.class == Class::LayerTwo {
-        return bridge(world, arrival, Transform::new(), None);
+        return bridge(world, arrival, transform, None);
     }
     martian(arrival)?;
     if arrival.parsed.tunneled {
@@ -187,10 +185,10 @@ pub fn decide(world: &mut World<'_>, arrival: &Arrival<'_>) -> Result<Verdict, R
         return Ok(Verdict::HandOver(worker, redirect));
     }
     if arrival.parsed.icmp_error {
-        return forward_error(world, arrival);
+        return forward_error(world, arrival, transform);
     }
     match translate::plan(world, arrival)? {
-        Translation::Plan(plan) => forward(world, arrival, plan),
+        Translation::Plan(plan) => forward(world, arrival, plan, transform),
         Translation::AskForPort(pool) => Ok(Verdict::AskForPort(pool)),
     }
 }
@@ -311,7 +309,7 @@ fn is_answer(tuple: &Tuple) -> bool {
 fn bridge(
     world: &mut World<'_>,
     arrival: &Arrival<'_>,
-    mut transform: Transform,
+    transform: &mut Transform,
     binding: Option<(BindingRef, Half)>,
 ) -> Result<Verdict, Refusal> {
     let mac = arrival.destination_mac();
@@ -330,11 +328,7 @@ fn bridge(
     transform.push(Step::Pass(Point::Bridge, Action::Bridge));
     transform.egress = egress;
     let destination = Ipv4Addr::from_bits(arrival.parsed.tuple().destination);
-    Ok(Verdict::Forward(Decision {
-        transform,
-        buckets: [mac_bucket(mac), address_bucket(destination)],
-        binding,
-    }))
+    Ok(Verdict::Forward(Decision { buckets: [mac_bucket(mac), address_bucket(destination)], binding }))
 }
 
 fn router(node: &Node) -> Option<RouterPort> {
@@ -351,6 +345,8 @@ pub struct Plan {
     binding: Option<(BindingRef, Half)>,
     /// The backend, when it gets the packet as it is: by direct routing or through a tunnel.
     direct: Option<Served>,
+    /// The way to `through`'s destination, where it had to be known for the plan.
+    hop: Option<Hop>,
 }
 
 /// How a packet is translated.
@@ -363,11 +359,15 @@ enum Translation {
 }
 
 /// 5. Bridge or route, then lay the steps out in the order in which they happen.
-fn forward(world: &mut World<'_>, arrival: &Arrival<'_>, plan: Plan) -> Result<Verdict, Refusal> {
+fn forward(
+    world: &mut World<'_>,
+    arrival: &Arrival<'_>,
+    plan: Plan,
+    transform: &mut Transform,
+) -> Result<Verdict, Refusal> {
     let parsed = arrival.parsed;
     let on_bridge = matches!(arrival.ingress.role, Role::Bridge(_));
     let to_router = router(arrival.node).is_none_or(|router| router.mac == arrival.destination_mac());
-    let mut transform = Transform::new();
     if on_bridge && !to_router && plan.through.destination == parsed.tuple().destination {
         // Layer 2 only; an answer between pods of one bridge may still be translated back.
         if plan.out != parsed.tuple() {
@@ -376,13 +376,13 @@ fn forward(world: &mut World<'_>, arrival: &Arrival<'_>, plan: Plan) -> Result<V
         }
         return bridge(world, arrival, transform, plan.binding);
     }
-    enter(arrival, &mut transform);
+    enter(arrival, transform);
     if plan.through != parsed.tuple() {
         transform.push(Step::Translate(plan.through));
         transform.push(Step::Pass(entry(arrival), Action::TranslateDestination));
     }
     let destination = plan.direct.map_or(Ipv4Addr::from_bits(plan.through.destination), |it| it.address);
-    let hop = route(world.tables, arrival.node, destination)?;
+    let hop = plan.hop.map_or_else(|| route(world.tables, arrival.node, destination), Ok)?;
     service::may_go(plan.direct, hop)?;
     if matches!(hop, Hop::Local) {
         let is_hairpin =
@@ -403,7 +403,7 @@ fn leave(
     world: &mut World<'_>,
     arrival: &Arrival<'_>,
     hop: Hop,
-    mut transform: Transform,
+    transform: &mut Transform,
     leaving: Leaving,
 ) -> Result<Verdict, Refusal> {
     let packet = Ipv4Packet::new_unchecked(arrival.packet());
@@ -433,9 +433,9 @@ fn leave(
         transform.push(step);
         transform.push(Step::Pass(hop.point(), Action::Encapsulate));
     }
-    exit(&mut transform, &reach, mtu);
+    exit(transform, &reach, mtu);
     let buckets = dependencies(world.tables, arrival, &reach, leaving.destination);
-    Ok(Verdict::Forward(Decision { transform, buckets, binding: leaving.plan.binding }))
+    Ok(Verdict::Forward(Decision { buckets, binding: leaving.plan.binding }))
 }
 
 /// The buckets a routed packet depends on. Out of the tunnel its source's lease is one of them; then the route
@@ -518,11 +518,15 @@ fn told_mtu(world: &World<'_>, arrival: &Arrival<'_>, quoted: &Tuple) -> Option<
 }
 
 /// An ICMP error about a translated packet is translated like an answer to it; others are just routed.
-fn forward_error(world: &mut World<'_>, arrival: &Arrival<'_>) -> Result<Verdict, Refusal> {
+fn forward_error(
+    world: &mut World<'_>,
+    arrival: &Arrival<'_>,
+    transform: &mut Transform,
+) -> Result<Verdict, Refusal> {
     let tuple = arrival.parsed.tuple();
-    let untranslated = Plan { through: tuple, out: tuple, binding: None, direct: None };
+    let untranslated = Plan { through: tuple, out: tuple, binding: None, direct: None, hop: None };
     let quoted = icmp::quote(arrival.packet()).and_then(parse::quoted_tuple);
-    let Some((quoted, _)) = quoted else { return forward(world, arrival, untranslated) };
+    let Some((quoted, _)) = quoted else { return forward(world, arrival, untranslated, transform) };
     let key = HalfKey { node: arrival.ingress.node, tuple: quoted.reversed() };
     let Some((_, half, binding)) = world.bindings.find(&key, world.now) else {
         if let Some(mtu) = told_mtu(world, arrival, &quoted) {
@@ -532,7 +536,7 @@ fn forward_error(world: &mut World<'_>, arrival: &Arrival<'_>) -> Result<Verdict
         return if masqueraded {
             Err(DropReason::IcmpErrorUnmatched.into())
         } else {
-            forward(world, arrival, untranslated)
+            forward(world, arrival, untranslated, transform)
         };
     };
     let answer = binding.translated(half);
@@ -542,8 +546,7 @@ fn forward_error(world: &mut World<'_>, arrival: &Arrival<'_>) -> Result<Verdict
         source: if tuple.source == quoted.destination { answer.source } else { tuple.source },
         destination: answer.destination,
     };
-    let mut transform = Transform::new();
-    enter(arrival, &mut transform);
+    enter(arrival, transform);
     transform.push(Step::TranslateError(translation));
     transform.push(Step::Pass(entry(arrival), Action::TranslateDestination));
     let destination = Ipv4Addr::from_bits(translation.destination);

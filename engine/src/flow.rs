@@ -6,7 +6,7 @@
 //! dependencies: `wire`. Read first: `docs/architecture.md`, "Decide once, replay".
 
 use crate::clock::prefetch;
-use crate::sys::LargeSlice;
+use crate::sys::LargeVec;
 use crate::tables::EPOCH_BUCKETS;
 
 /// What a flow is found by, 16 bytes: addresses, ports, protocol, ingress port, and whether it came out of the
@@ -226,7 +226,7 @@ pub fn epoch_sum(epochs: &[u32; EPOCH_BUCKETS], buckets: [u8; 2]) -> u32 {
 /// that is a third full would have no room for one flow in ten.
 #[derive(Debug)]
 pub struct FlowCache {
-    slots: LargeSlice<Slot>,
+    slots: LargeVec<Slot>,
     secret: [u64; 2],
 }
 
@@ -236,7 +236,7 @@ impl FlowCache {
     /// # Errors
     /// The system's, when there is no memory.
     pub fn new(slots: usize, secret: [u64; 2]) -> std::io::Result<Self> {
-        Ok(Self { slots: LargeSlice::filled(slots.next_power_of_two().max(2), Slot::EMPTY)?, secret })
+        Ok(Self { slots: LargeVec::filled(slots.next_power_of_two().max(2), Slot::EMPTY)?, secret })
     }
 
     /// Hashes a key and starts to fetch the slot that it is most likely in.

@@ -18,6 +18,8 @@ pub mod parse;
 
 pub mod flow;
 
+mod hash;
+
 pub mod decide;
 
 pub mod binding;

@@ -299,7 +299,7 @@ mod tests {
     /// RFC 4787, 4.2.1: port preservation.
     #[test]
     fn a_flows_own_port_comes_first_when_it_may_be_used() {
-        let mut bindings = Bindings::new(9, 9, [1, 2]);
+        let mut bindings = Bindings::new(9, 9, [1, 2]).unwrap();
         for (worker, workers, wish, random, found, why) in [
             (0, 1, 40_000, 5_000, 40_000, "its own"),
             (0, 1, 80, 5_000, 5_000, "too low"),
@@ -315,7 +315,7 @@ mod tests {
     /// RFC 4787, 4.2.
     #[test]
     fn every_port_is_used_before_one_is_refused_and_a_freed_one_is_found_at_once() {
-        let (mut bindings, mut ports) = (Bindings::new(70_000, 1, [1, 2]), Masquerade::new(0, 1));
+        let (mut bindings, mut ports) = (Bindings::new(70_000, 1, [1, 2]).unwrap(), Masquerade::new(0, 1));
         let mut seen = BTreeSet::new();
         let usable = (0..=u16::MAX).filter(|&port| is_usable(port, 8285)).count();
         for client in 0..usable as u32 {

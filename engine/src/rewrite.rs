@@ -83,6 +83,12 @@ impl Transform {
         }
     }
 
+    /// Tells whether the packet is cut.
+    #[must_use]
+    pub fn cuts(&self) -> bool {
+        self.steps().iter().any(|step| matches!(step, Step::Fragment(_)))
+    }
+
     /// Returns the steps.
     #[must_use]
     pub fn steps(&self) -> &[Step] {

@@ -15,11 +15,13 @@ pub struct Routes<V> {
     entries: Shards<Ipv4Prefix, V>,
     /// How many entries each prefix length has.
     lengths: [u32; 33],
+    /// A bit for each length that has any.
+    used: u64,
 }
 
 impl<V: Clone> Default for Routes<V> {
     fn default() -> Self {
-        Self { entries: Shards::new(), lengths: [0; 33] }
+        Self { entries: Shards::new(), lengths: [0; 33], used: 0 }
     }
 }
 
@@ -29,6 +31,7 @@ impl<V: Clone> Routes<V> {
         let old = self.entries.insert(prefix, value);
         if old.is_none() {
             self.lengths[usize::from(prefix.length())] += 1;
+            self.used |= 1 << prefix.length();
         }
         old
     }
@@ -37,7 +40,11 @@ impl<V: Clone> Routes<V> {
     pub fn remove(&mut self, prefix: Ipv4Prefix) -> Option<V> {
         let old = self.entries.remove(&prefix);
         if old.is_some() {
-            self.lengths[usize::from(prefix.length())] -= 1;
+            let left = &mut self.lengths[usize::from(prefix.length())];
+            *left -= 1;
+            if *left == 0 {
+                self.used &= !(1 << prefix.length());
+            }
         }
         old
     }
@@ -57,12 +64,16 @@ impl<V: Clone> Routes<V> {
     /// Finds the longest prefix of at most `length` bits that contains an address.
     #[must_use]
     pub fn covering(&self, address: Ipv4Addr, length: u8) -> Option<(Ipv4Prefix, &V)> {
-        (0..=length.min(32)).rev().filter(|&length| self.lengths[usize::from(length)] > 0).find_map(
-            |length| {
-                let prefix = Ipv4Prefix::containing(address, length).ok()?;
-                self.entries.get(&prefix).map(|value| (prefix, value))
-            },
-        )
+        let mut used = self.used & (u64::MAX >> (63 - length.min(32)));
+        while used != 0 {
+            let length = used.ilog2() as u8;
+            let prefix = Ipv4Prefix::containing(address, length).ok()?;
+            if let Some(value) = self.entries.get(&prefix) {
+                return Some((prefix, value));
+            }
+            used &= !(1 << length);
+        }
+        None
     }
 
     /// Lists all entries by prefix.

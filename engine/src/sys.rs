@@ -64,42 +64,71 @@ impl Drop for Memory {
     }
 }
 
-/// A slice of its own memory, in large pages where the system has them.
+/// Values in memory of their own, in large pages where the system has them; their number has a limit from the start, and
+/// they never move.
 #[derive(Debug)]
-pub struct LargeSlice<T: Copy> {
+pub struct LargeVec<T: Copy> {
     memory: Memory,
     length: usize,
+    limit: usize,
     value: PhantomData<T>,
 }
 
-impl<T: Copy> LargeSlice<T> {
-    /// Makes a slice of `length` times `value`.
+impl<T: Copy> LargeVec<T> {
+    /// Makes room for `limit` values; pages cost nothing until they are touched.
     ///
     /// # Errors
     /// The system's, when there is no memory.
-    pub fn filled(length: usize, value: T) -> std::io::Result<Self> {
-        let bytes = length.checked_mul(size_of::<T>()).ok_or(std::io::ErrorKind::OutOfMemory)?;
-        let memory = Memory::map(bytes)?;
-        let start = memory.start().cast::<T>();
-        for index in 0..length {
-            // SAFETY: the mapping holds `length` values and starts at a large page, which aligns any of them.
-            unsafe { start.add(index).write(value) };
+    pub fn with_limit(limit: usize) -> std::io::Result<Self> {
+        let bytes = limit.checked_mul(size_of::<T>()).ok_or(std::io::ErrorKind::OutOfMemory)?;
+        Ok(Self { memory: Memory::map(bytes)?, length: 0, limit, value: PhantomData })
+    }
+
+    /// Makes `limit` values, all the same.
+    ///
+    /// # Errors
+    /// The system's, when there is no memory.
+    pub fn filled(limit: usize, value: T) -> std::io::Result<Self> {
+        let mut values = Self::with_limit(limit)?;
+        while values.push(value) {}
+        Ok(values)
+    }
+
+    /// Appends a value; false when there is no room for it.
+    #[must_use]
+    pub fn push(&mut self, value: T) -> bool {
+        if self.length == self.limit {
+            return false;
         }
-        Ok(Self { memory, length, value: PhantomData })
+        // SAFETY: the mapping holds `limit` values and starts at a large page, which aligns any of them.
+        unsafe { self.memory.start().cast::<T>().add(self.length).write(value) };
+        self.length += 1;
+        true
     }
 }
 
-impl<T: Copy> Deref for LargeSlice<T> {
+impl LargeVec<u64> {
+    /// Makes `limit` zeros.
+    ///
+    /// # Errors
+    /// The system's, when there is no memory.
+    pub fn zeroed(limit: usize) -> std::io::Result<Self> {
+        // New memory is zero, and so is a number whose bytes are.
+        Ok(Self { length: limit, ..Self::with_limit(limit)? })
+    }
+}
+
+impl<T: Copy> Deref for LargeVec<T> {
     type Target = [T];
 
     #[inline(always)]
     fn deref(&self) -> &[T] {
-        // SAFETY: `filled` wrote `length` values there; they live as long as the mapping, borrowed with `self`.
+        // SAFETY: `length` values are there, pushed or zero; they live as long as the mapping, borrowed with `self`.
         unsafe { std::slice::from_raw_parts(self.memory.start().cast().as_ptr(), self.length) }
     }
 }
 
-impl<T: Copy> DerefMut for LargeSlice<T> {
+impl<T: Copy> DerefMut for LargeVec<T> {
     #[inline(always)]
     fn deref_mut(&mut self) -> &mut [T] {
         // SAFETY: as in `deref`; the borrow is unique.
@@ -124,10 +153,15 @@ mod tests {
     }
 
     #[test]
-    fn a_large_slice_is_as_any_other() {
-        let mut slice = LargeSlice::filled(1 << 20, 9u64).unwrap();
-        slice[7] = 1;
-        assert_eq!((slice.len(), slice[7], slice[(1 << 20) - 1]), (1 << 20, 1, 9));
-        assert!(LargeSlice::filled(usize::MAX, 9u64).is_err());
+    fn large_vectors_hold_their_values_up_to_their_limit() {
+        let mut filled = LargeVec::filled(1 << 20, 9u64).unwrap();
+        filled[7] = 1;
+        assert_eq!((filled.len(), filled[7], filled[(1 << 20) - 1]), (1 << 20, 1, 9));
+        assert!(LargeVec::filled(usize::MAX, 9u64).is_err());
+        let mut pushed = LargeVec::with_limit(2).unwrap();
+        assert_eq!([5u64, 6, 7].map(|value| pushed.push(value)), [true, true, false]);
+        assert_eq!(pushed[..], [5, 6]);
+        let zeros = LargeVec::zeroed(1 << 20).unwrap();
+        assert_eq!((zeros.len(), zeros[0], zeros[(1 << 20) - 1]), (1 << 20, 0, 0));
     }
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use flatnet_proxy::{Affinity, Cursors};
 
-use crate::binding::{Binding, Bindings, Half};
+use crate::binding::{Binding, Bindings, Half, HalfKey};
 use crate::bridge::Fdb;
 use crate::clock::{Clock, Instant};
 use crate::control::EngineConfig;
@@ -23,6 +23,7 @@ use crate::decide::World;
 use crate::flow::{FlowCache, NO_BINDING, Slot, flags};
 use crate::fragment::Fragments;
 use crate::frame::{Arena, ChecksumState, Course, Frame, Pool};
+use crate::hash::KeyedState;
 use crate::ledger::{DropReason, NodeCounters, Term};
 use crate::link::Link;
 use crate::link::replay::Replay;
@@ -162,10 +163,10 @@ pub struct Worker {
 }
 
 /// The ways frames leave, numbered.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Adjacencies {
     list: Vec<Adjacency>,
-    numbers: HashMap<Adjacency, u32>,
+    numbers: HashMap<Adjacency, u32, KeyedState>,
 }
 
 /// The arrays that the passes run over; kept to be reused.
@@ -183,7 +184,7 @@ impl Worker {
     pub fn new(id: u8, config: &EngineConfig, parts: Parts) -> std::io::Result<Self> {
         let Parts { pool, mut reader, mailbox, counters, loads, outgoing, incoming, mut random } = parts;
         let secret = [random.next_u64(), random.next_u64()];
-        let mut bindings = Bindings::new(config.bindings, config.client_bindings, secret);
+        let mut bindings = Bindings::new(config.bindings, config.client_bindings, secret)?;
         bindings.loads = loads;
         Ok(Self {
             id,
@@ -197,7 +198,7 @@ impl Worker {
             outgoing,
             incoming,
             cache: FlowCache::new(config.cache_slots, secret)?,
-            adjacencies: Adjacencies::default(),
+            adjacencies: Adjacencies { list: Vec::new(), numbers: HashMap::with_hasher(KeyedState(secret)) },
             bindings,
             masquerade: Masquerade::new(id, config.workers),
             waiting_for_ports: VecDeque::new(),
@@ -325,7 +326,7 @@ impl Worker {
         for (index, parsed) in batch.iter().enumerate() {
             let Some(frame) = rest.next() else { break };
             if let (Some(ahead), Some(next)) = (rest.as_slice().get(AHEAD - 1), batch.get(index + AHEAD)) {
-                self.fetch_for(ahead, next);
+                self.fetch_for(ahead, next, node);
             }
             if let Some(frame) = self.cached(frame, parsed, now) {
                 match parsed.class {
@@ -342,10 +343,11 @@ impl Worker {
 
     /// Starts to fetch what the replay of a frame's decision is about to touch beside the frame and the slot.
     #[inline(always)]
-    fn fetch_for(&self, frame: &Frame, parsed: &Parsed) {
+    fn fetch_for(&self, frame: &Frame, parsed: &Parsed, node: NodeId) {
         let slot = self.cache.likely(parsed.hash);
         if !slot.key.resembles(parsed.key) {
-            return self.cache.prefetch_others(parsed.hash);
+            self.cache.prefetch_others(parsed.hash);
+            return self.bindings.prefetch_half(&HalfKey { node, tuple: parsed.tuple() });
         }
         self.bindings.prefetch(slot.binding);
         if slot.flags & flags::ENCAPSULATE != 0 {
@@ -440,7 +442,6 @@ impl Worker {
         self.identification = self.identification.wrapping_add(1);
         let egress = adjacency.egress;
         if replay(&mut open, slot, adjacency, self.identification) {
-            open.record.egress = egress.0;
             self.send(frame, egress, now);
         } else {
             self.drop_frame(frame, DropReason::MtuExceeded, now);

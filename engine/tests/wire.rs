@@ -276,7 +276,7 @@ fn a_capture_slows_only_the_flows_that_pass_it() {
         }
     }
     let node = lab.node1;
-    let mut decisions = |lab: &mut Lab| {
+    let decisions = |lab: &mut Lab| {
         let before = lab.workers[0].decisions();
         for (from, to) in [(APP1, APP2), (APP2, BACKEND)].repeat(4) {
             let frame = lab.udp(from, to, (1, 2), b"again");

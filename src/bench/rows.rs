@@ -15,7 +15,7 @@ use super::BenchError;
 use super::datagram::{Datagram, Entrance};
 use super::lab::{BUFFERS, Lab, PODS, Round, Scale, pod_address, service_address};
 
-/// Flows that live at once in the row of new ones.
+/// Flows that live at once in the row of new ones, where nobody asks for another number.
 const LIVE: u32 = 1 << 20;
 /// How long an unanswered UDP flow lives, as conntrack has it.
 const UNANSWERED: Duration = Duration::from_secs(30);
@@ -95,6 +95,8 @@ pub struct Traffic {
     lab: Lab,
     /// What goes round; empty where every frame is a new flow.
     datagrams: Vec<Datagram>,
+    /// Flows that live at once, where every frame is a new one.
+    live: u32,
     /// Flows begun.
     begun: u32,
     random: Random,
@@ -120,7 +122,12 @@ impl Traffic {
             Row::NewFlows => Vec::new(),
         };
         lab.exchange(&datagrams)?;
-        Ok(Self { lab, datagrams, begun: 0, random: Random::new(7) })
+        Ok(Self { lab, datagrams, live: flows, begun: 0, random: Random::new(7) })
+    }
+
+    /// Has time stand still but for what a round lets pass: each run does the same.
+    pub fn stop_clock(&mut self) {
+        self.lab.stop_clock();
     }
 
     /// Sends a round through the worker.
@@ -128,12 +135,12 @@ impl Traffic {
     /// # Errors
     /// [`BenchError::Lost`].
     pub fn round(&mut self) -> Result<Round, BenchError> {
-        let Self { lab, datagrams, begun, random } = self;
+        let Self { lab, datagrams, live, begun, random } = self;
         if datagrams.is_empty() {
             let first = *begun;
             *begun = begun.wrapping_add(BUFFERS as u32);
-            // As many begin as end, with a million alive.
-            lab.pass(UNANSWERED * BUFFERS as u32 / LIVE);
+            // As many begin as end.
+            lab.pass(UNANSWERED * BUFFERS as u32 / *live);
             return lab.round((first..).take(BUFFERS).map(outward));
         }
         lab.round((0..BUFFERS).map(|_| datagrams[random.below(datagrams.len())]))

@@ -7,7 +7,8 @@
 
 use std::collections::{HashMap, hash_map};
 
-use super::hash::KeyedState;
+use crate::hash::KeyedState;
+
 use super::{Answers, Bindings, Entry, Half, HalfKey, Instant, Tuple};
 
 /// One inside endpoint's outside endpoint.
@@ -78,8 +79,8 @@ impl Bindings {
             return None;
         }
         let made = self.occupy(Entry::Mapping(Mapping { inside, outside, answers, bindings: 0 }))?;
-        self.halves.insert(inside, (made.index, Half::Original));
-        self.halves.insert(outside, (made.index, Half::Reply));
+        self.give_half(&inside, made.index, Half::Original);
+        self.give_half(&outside, made.index, Half::Reply);
         self.mappings.count += 1;
         Some(made.index)
     }
@@ -117,7 +118,7 @@ impl Bindings {
         if self.mappings.count == 0 {
             return None;
         }
-        let &(index, _) = self.halves.get(key)?;
+        let (index, _) = self.place_of(key)?;
         match &self.places[index as usize].entry {
             Entry::Mapping(mapping) => Some((index, mapping)),
             Entry::Free | Entry::Here(_) | Entry::Elsewhere(..) => None,

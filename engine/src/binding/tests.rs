@@ -62,7 +62,7 @@ fn deed() -> impl Strategy<Value = Deed> {
 proptest! {
     #[test]
     fn bindings_are_a_plain_list_with_timeouts(deeds in prop::collection::vec(deed(), 1..80)) {
-        let (mut bindings, mut plain, mut now) = (Bindings::new(3, 100, [1, 2]), Vec::<Plain>::new(), Instant::ZERO);
+        let (mut bindings, mut plain, mut now) = (Bindings::new(3, 100, [1, 2]).unwrap(), Vec::<Plain>::new(), Instant::ZERO);
         let none = Segment::default();
         for deed in deeds {
             plain.retain(|it| it.expires > now);
@@ -124,7 +124,7 @@ fn masqueraded(protocol: u8) -> (HalfKey, HalfKey) {
 #[test]
 fn out_and_back_through_a_binding_is_the_identity() {
     let (original, reply) = masqueraded(17);
-    let mut bindings = Bindings::new(4, 100, [1, 2]);
+    let mut bindings = Bindings::new(4, 100, [1, 2]).unwrap();
     bind(&mut bindings, original, reply, TcpFlags::default(), Instant::ZERO).unwrap();
     let (_, half, out) = bindings.follow(&original, &Segment::default(), Instant::ZERO).unwrap().unwrap();
     assert_eq!((half, out), (Half::Original, reply.tuple.reversed()));
@@ -137,7 +137,7 @@ fn out_and_back_through_a_binding_is_the_identity() {
 #[test]
 fn a_taken_reply_tuple_is_refused_and_changes_nothing() {
     let (original, reply) = masqueraded(17);
-    let mut bindings = Bindings::new(4, 100, [1, 2]);
+    let mut bindings = Bindings::new(4, 100, [1, 2]).unwrap();
     bind(&mut bindings, original, reply, TcpFlags::default(), Instant::ZERO).unwrap();
     let other = key(7, 2, 17);
     let refused = bind(&mut bindings, other, reply, TcpFlags::default(), Instant::ZERO);
@@ -148,7 +148,7 @@ fn a_taken_reply_tuple_is_refused_and_changes_nothing() {
 #[test]
 fn an_ended_binding_renews_no_cached_flow() {
     let (original, reply) = masqueraded(17);
-    let mut bindings = Bindings::new(1, 100, [1, 2]);
+    let mut bindings = Bindings::new(1, 100, [1, 2]).unwrap();
     let first = bind(&mut bindings, original, reply, TcpFlags::default(), Instant::ZERO).unwrap();
     assert!(bindings.renew(first.index, first.generation, Half::Original, Instant::ZERO));
     let refused = bind(&mut bindings, key(5, 6, 17), key(6, 5, 17), TcpFlags::default(), Instant::ZERO);
@@ -165,7 +165,7 @@ fn an_ended_binding_renews_no_cached_flow() {
 #[test]
 fn a_connection_opened_anew_is_established_although_the_cache_knows_it() {
     let (original, reply) = masqueraded(6);
-    let mut bindings = Bindings::new(1, 100, [1, 2]);
+    let mut bindings = Bindings::new(1, 100, [1, 2]).unwrap();
     let (syn, ack) = (TcpFlags::SYN, TcpFlags::ACK);
     let first = bind(&mut bindings, original, reply, ack, Instant::ZERO).unwrap();
     for (key, flags) in [(reply, TcpFlags::RST), (original, syn), (reply, syn.with(ack))] {
@@ -262,7 +262,7 @@ const WAYS: [(&str, Way); 6] = [
 fn tcp_goes_through_conntracks_states_with_its_timeouts() {
     for (name, way) in WAYS {
         let (original, reply) = masqueraded(6);
-        let mut bindings = Bindings::new(4, 100, [1, 2]);
+        let mut bindings = Bindings::new(4, 100, [1, 2]).unwrap();
         let sent = |flags: TcpFlags| Segment {
             flags,
             acknowledgement: u32::from(flags.rst()),
@@ -291,7 +291,7 @@ fn profile_rfc_has_the_rfcs_timeouts() {
     };
     for (protocol, first, seconds) in [(6, SYN, 240), (6, ACK, 7_440), (17, ACK, 300), (1, ACK, 60)] {
         let (original, _, opening) = rfc(protocol);
-        let mut bindings = Bindings::new(4, 100, [1, 2]);
+        let mut bindings = Bindings::new(4, 100, [1, 2]).unwrap();
         bindings.insert(&opening, &with(first), Instant::ZERO).unwrap();
         bindings.follow(&original, &with(first), Instant::ZERO).unwrap();
         assert_eq!(
@@ -302,7 +302,7 @@ fn profile_rfc_has_the_rfcs_timeouts() {
     }
     // A reset that ended nothing is forgotten when data follow (RFC 7857, 2.2).
     let (original, reply, opening) = rfc(6);
-    let mut bindings = Bindings::new(4, 100, [1, 2]);
+    let mut bindings = Bindings::new(4, 100, [1, 2]).unwrap();
     bindings.insert(&opening, &with(ACK), Instant::ZERO).unwrap();
     for (key, flags, state) in
         [(reply, TcpFlags::RST, TcpState::Closed), (original, ACK, TcpState::Established)]
@@ -345,7 +345,7 @@ fn a_reset_ends_a_binding_only_where_its_receiver_would_take_it() {
         ("what the server expects next", true, Original, rst(0, 0), true),
         ("beyond the server's window, which it did not scale", true, Original, rst(1000, 0), false),
     ] {
-        let mut bindings = Bindings::new(4, 100, [1, 2]);
+        let mut bindings = Bindings::new(4, 100, [1, 2]).unwrap();
         open(&mut bindings);
         if opened {
             for (key, segment) in [(reply, says(SYN_ACK, 0, None)), (original, says(ACK, 7, None))] {
@@ -367,7 +367,7 @@ fn a_reset_ends_a_binding_only_where_its_receiver_would_take_it() {
 /// RFC 6888, REQ-4: a limit for each subscriber.
 #[test]
 fn a_client_at_its_quota_takes_nothing_from_others() {
-    let mut bindings = Bindings::new(10, 2, [1, 2]);
+    let mut bindings = Bindings::new(10, 2, [1, 2]).unwrap();
     let try_one = |bindings: &mut Bindings, client: u32, to: u32| {
         bindings.insert(
             &opening(key(client, to, 17), key(to + 50, client + 100, 17)),
@@ -385,7 +385,7 @@ fn a_client_at_its_quota_takes_nothing_from_others() {
 /// RFC 4787, REQ-1 and REQ-8: what a mapping is, and how long.
 #[test]
 fn a_mapping_lives_as_long_as_a_binding_of_it() {
-    let mut bindings = Bindings::new(10, 9, [1, 2]);
+    let mut bindings = Bindings::new(10, 9, [1, 2]).unwrap();
     let (first, reply) = masqueraded(17);
     let second = HalfKey { tuple: Tuple { destination: 3, ..first.tuple }, ..first };
     let second_reply = HalfKey { tuple: Tuple { source: 3, ..reply.tuple }, ..reply };
@@ -417,7 +417,7 @@ fn a_mapping_lives_as_long_as_a_binding_of_it() {
 #[test]
 fn a_redirect_takes_its_tuple_until_its_holder_says_that_the_binding_ended() {
     let (original, reply) = masqueraded(17);
-    let mut bindings = Bindings::new(4, 100, [1, 2]);
+    let mut bindings = Bindings::new(4, 100, [1, 2]).unwrap();
     assert!(bindings.elsewhere(&reply).is_none());
     assert!(bindings.redirect(reply, 3, Instant::ZERO));
     let (found, worker) = bindings.elsewhere(&reply).unwrap();
@@ -436,7 +436,7 @@ fn a_redirect_takes_its_tuple_until_its_holder_says_that_the_binding_ended() {
 #[test]
 fn only_what_others_wait_for_is_news() {
     let (original, reply) = masqueraded(17);
-    let mut bindings = Bindings::new(4, 100, [1, 2]);
+    let mut bindings = Bindings::new(4, 100, [1, 2]).unwrap();
     for (answers, tell_ends, news) in [
         (Answers::Steered, false, vec![]),
         (Answers::Steered, true, vec![News::Ended(reply, Answers::Steered)]),
@@ -456,7 +456,7 @@ fn only_what_others_wait_for_is_news() {
 #[test]
 fn a_steady_stream_of_new_flows_needs_little_more_room_than_live_ones() {
     let (live, batch) = (3_000u32, 100);
-    let mut bindings = Bindings::new(live as usize * 2, u32::MAX, [5, 7]);
+    let mut bindings = Bindings::new(live as usize * 2, u32::MAX, [5, 7]).unwrap();
     for round in 0..10 * live / batch {
         let now = Instant::from_nanos(u64::from(round) * 30_000_000_000 * u64::from(batch) / u64::from(live));
         for flow in round * batch..(round + 1) * batch {

@@ -147,7 +147,7 @@ fn serve_directly(
     may_go(Some(served), route(world.tables, arrival.node, served.address)?)?;
     let binding = insert(world, arrival, tuple, None, Some(served)).map_err(reason)?;
     let binding = Some((binding, Half::Original));
-    Ok(Some(Translation::Plan(Plan { through: tuple, out: tuple, binding, direct: Some(served) })))
+    Ok(Some(Translation::Plan(Plan { through: tuple, out: tuple, binding, direct: Some(served), hop: None })))
 }
 
 /// Binds a packet to a backend; none when the reply tuple is another binding's.

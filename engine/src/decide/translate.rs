@@ -24,29 +24,40 @@ pub(super) fn plan(world: &mut World<'_>, arrival: &Arrival<'_>) -> Result<Trans
         let through = Tuple { destination: to.destination, destination_port: to.destination_port, ..tuple };
         let served = world.bindings.served(binding);
         let direct = served.filter(|it| half == Half::Original && it.forwarding != Forwarding::Nat);
-        return Ok(Translation::Plan(Plan { through, out: to, binding: Some((binding, half)), direct }));
+        return Ok(Translation::Plan(Plan {
+            through,
+            out: to,
+            binding: Some((binding, half)),
+            direct,
+            hop: None,
+        }));
     }
     if arrival.node.services
         && let Some(asked) = asked(world, arrival)?
     {
         return balance(world, arrival, &asked);
     }
-    let untranslated = Translation::Plan(Plan { through: tuple, out: tuple, binding: None, direct: None });
+    let untranslated = Plan { through: tuple, out: tuple, binding: None, direct: None, hop: None };
     if comes_in(arrival, &tuple) {
         // Its answers are none of the pod's own flows: they are not masqueraded.
         return match insert(world, arrival, tuple, None, None) {
             Ok(binding) => Ok(bound(tuple, tuple, binding)),
-            Err(Refused::TupleTaken) => Ok(untranslated),
+            Err(Refused::TupleTaken) => Ok(Translation::Plan(untranslated)),
             Err(refused @ (Refused::Full | Refused::Quota)) => Err(reason(refused).into()),
         };
     }
     if !leaves_pod_network(arrival, &tuple) {
-        return Ok(untranslated);
+        return Ok(Translation::Plan(untranslated));
     }
     match route(world.tables, arrival.node, Ipv4Addr::from_bits(tuple.destination))? {
-        hop @ Hop::Interface { .. } => masqueraded(world, arrival, hop, tuple, None),
+        hop @ Hop::Interface { .. } => match masqueraded(world, arrival, hop, tuple, None)? {
+            Translation::Plan(plan) => Ok(Translation::Plan(Plan { hop: Some(hop), ..plan })),
+            Translation::AskForPort(pool) => Ok(Translation::AskForPort(pool)),
+        },
         Hop::Local if may_hairpin(arrival) => mapped(world, arrival, tuple, tuple.destination),
-        Hop::Local | Hop::Bridge { .. } | Hop::Tunnel { .. } => Ok(untranslated),
+        hop @ (Hop::Local | Hop::Bridge { .. } | Hop::Tunnel { .. }) => {
+            Ok(Translation::Plan(Plan { hop: Some(hop), ..untranslated }))
+        }
     }
 }
 
@@ -67,8 +78,11 @@ fn followed(world: &mut World<'_>, arrival: &Arrival<'_>) -> Result<Option<Follo
     let answers = Answers::Steered;
     let (profile, mapping) = (Profile::Rfc, Some(mapping));
     let opening = Opening { original, reply: key, answers, profile, mapping, served: None };
-    world.bindings.insert(&opening, &segment, world.now).map_err(reason)?;
-    world.bindings.follow(&key, &segment, world.now).map_err(|OutOfWindow| DropReason::TcpResetOutOfWindow)
+    let made = world.bindings.insert(&opening, &segment, world.now).map_err(reason)?;
+    world
+        .bindings
+        .note(made, Half::Reply, &segment, world.now)
+        .map_err(|OutOfWindow| DropReason::TcpResetOutOfWindow)
 }
 
 fn profile(arrival: &Arrival<'_>) -> Profile {
@@ -98,7 +112,13 @@ pub(super) fn may_hairpin(arrival: &Arrival<'_>) -> bool {
 }
 
 pub(super) fn bound(through: Tuple, out: Tuple, binding: BindingRef) -> Translation {
-    Translation::Plan(Plan { through, out, binding: Some((binding, Half::Original)), direct: None })
+    Translation::Plan(Plan {
+        through,
+        out,
+        binding: Some((binding, Half::Original)),
+        direct: None,
+        hop: None,
+    })
 }
 
 /// Tells whether a packet goes from the pod network to somewhere else.
@@ -287,6 +307,6 @@ fn open(world: &mut World<'_>, arrival: &Arrival<'_>, opening: &Opening) -> Resu
     let segment = arrival.segment();
     let made = world.bindings.insert(opening, &segment, world.now)?;
     // A reset of a connection nobody knows is followed too: nothing says that its receiver would not take it.
-    let _ = world.bindings.follow(&opening.original, &segment, world.now);
+    let _ = world.bindings.note(made, Half::Original, &segment, world.now);
     Ok(made)
 }

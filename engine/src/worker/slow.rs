@@ -18,7 +18,7 @@ use crate::flow::{Slot, Tuple, epoch_sum};
 use crate::frame::{Course, FrameMut};
 use crate::mailbox::{Notice, Parcel};
 use crate::neighbor::Neighbor;
-use crate::rewrite::{Step, Transform, apply, compose};
+use crate::rewrite::{Step, Transform, apply, compose, replay};
 use crate::tables::{Role, address_bucket};
 use crate::trace::{Action, Point};
 
@@ -51,15 +51,21 @@ impl Worker {
         let bytes = arena.bytes(&frame);
         let arrival = Arrival { bytes, parsed, port: port_id, ingress, node, course };
         self.decisions += 1;
-        let verdict = decide(&mut self.world(now), &arrival);
+        let mut transform = Transform::new();
+        let verdict = decide(&mut self.world(now), &arrival, &mut transform);
         // Ahead of the frame, so that its answer finds the way.
         self.spread_news();
         match verdict {
             Ok(Verdict::Forward(decision)) => {
-                if course != Course::Reflected {
-                    self.remember(parsed, &decision, node_id);
+                let slot = if course == Course::Reflected {
+                    None
+                } else {
+                    self.remember(parsed, &decision, &transform, node_id)
+                };
+                match slot.filter(|_| !transform.cuts() && self.arena.record(&frame).mark == 0) {
+                    Some(slot) => self.forward_as(frame, &slot, now),
+                    None => self.forward(frame, parsed.tuple(), &transform, now),
                 }
-                self.forward(frame, parsed.tuple(), &decision.transform, now);
             }
             Ok(Verdict::Flood) => self.flood(frame, node_id, port_id, now),
             Ok(Verdict::Consume) => self.consume(frame, parsed, now),
@@ -113,9 +119,16 @@ impl Worker {
         }
     }
 
-    /// Keeps a decision in the cache, where it may be replayed: not while somebody listens where the flow passes.
-    fn remember(&mut self, parsed: &Parsed, decision: &Decision, node: NodeId) {
-        let may_replay = decision.transform.steps().iter().all(|step| match *step {
+    /// Keeps a decision in the cache, where it may be replayed: not while somebody listens where the flow passes. Returns
+    /// what it kept.
+    fn remember(
+        &mut self,
+        parsed: &Parsed,
+        decision: &Decision,
+        transform: &Transform,
+        node: NodeId,
+    ) -> Option<Slot> {
+        let may_replay = transform.steps().iter().all(|step| match *step {
             Step::Wrap { .. } => false,
             Step::Pass(point, _) => !self.observer.listens_at(node, point),
             Step::Decapsulate
@@ -127,9 +140,9 @@ impl Worker {
             | Step::Ethernet { .. } => true,
         });
         if !may_replay || !matches!(parsed.class, Class::Flow | Class::LayerTwo) {
-            return;
+            return None;
         }
-        let (mut slot, adjacency) = compose(&decision.transform, parsed);
+        let (mut slot, adjacency) = compose(transform, parsed);
         slot.adjacency = self.adjacency(adjacency);
         slot.buckets = decision.buckets;
         slot.epoch = epoch_sum(&self.tables.epochs, slot.buckets);
@@ -140,6 +153,19 @@ impl Worker {
             }
         }
         self.cache.insert(parsed.hash, slot, &self.tables.epochs);
+        Some(slot)
+    }
+
+    /// Does with a frame what the cache will do with the next ones of its flow.
+    fn forward_as(&mut self, mut frame: Frame, slot: &Slot, now: Instant) {
+        self.identification = self.identification.wrapping_add(1);
+        let adjacency = &self.adjacencies.list[slot.adjacency as usize];
+        let egress = adjacency.egress;
+        if replay(&mut self.arena.open(&mut frame), slot, adjacency, self.identification) {
+            self.send(frame, egress, now);
+        } else {
+            self.drop_frame(frame, DropReason::MtuExceeded, now);
+        }
     }
 
     /// Keeps in the cache whose a flow is.
@@ -189,7 +215,8 @@ impl Worker {
             return number;
         }
         if self.adjacencies.list.len() >= ADJACENCY_LIMIT {
-            self.adjacencies = super::Adjacencies::default();
+            self.adjacencies.list.clear();
+            self.adjacencies.numbers.clear();
             self.cache.clear();
         }
         let number = self.adjacencies.list.len() as u32;

@@ -1,12 +1,12 @@
-//! The keyed hash of the table of bindings.
+//! The keyed hash of tables whose keys strangers can choose.
 //!
-//! Invariant: tuples come from strangers, so the hash depends on the worker's secret. Allowed dependencies: none.
+//! Bindings, clients, adjacencies. Invariant: the hash depends on the worker's secret. Allowed dependencies: none.
 
 use std::hash::{BuildHasher, Hasher};
 
-/// Builds hashers with the worker's secret: tuples come from strangers.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct KeyedState(pub(super) [u64; 2]);
+/// Builds hashers with the worker's secret.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct KeyedState(pub(crate) [u64; 2]);
 
 impl BuildHasher for KeyedState {
     type Hasher = KeyedHasher;
@@ -18,7 +18,7 @@ impl BuildHasher for KeyedState {
 
 /// Folds each word into the state with a 64 × 64 → 128 bit multiplication by a secret-dependent factor.
 #[derive(Debug)]
-pub(super) struct KeyedHasher {
+pub(crate) struct KeyedHasher {
     state: u64,
     secret: u64,
 }
@@ -36,8 +36,10 @@ impl Hasher for KeyedHasher {
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.fold(u64::from(byte));
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.fold(u64::from_le_bytes(word));
         }
     }
 
