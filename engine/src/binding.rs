@@ -9,7 +9,7 @@
 //!
 //! Above 400 lines because what a binding is and the table's two kinds of entries belong together.
 
-use std::collections::{HashMap, VecDeque, hash_map};
+use std::collections::{HashMap, hash_map};
 use std::time::Duration;
 
 use flatnet_proxy::Forwarding;
@@ -36,6 +36,8 @@ pub use translation::{Binding, Opening, Served};
 /// Places looked at for each binding made: of a table that new flows fill as fast as old ones expire, no more than a
 /// quarter is taken by expired ones.
 const SWEPT_PER_BINDING: usize = 4;
+/// Places looked at together.
+const SWEPT_AT_ONCE: usize = 16;
 
 /// The key of a half: node and tuple as the packet carries it on arrival.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -121,7 +123,8 @@ pub type Followed = (BindingRef, Half, Tuple);
 /// What a place holds.
 #[derive(Debug, Clone, Copy)]
 enum Entry {
-    Free,
+    /// Nothing; the place that becomes free next has this number.
+    Free(u32),
     Here(Binding),
     Mapping(Mapping),
     /// Answers with this tuple are for another worker, until it says that its binding ended.
@@ -141,7 +144,7 @@ impl Place {
     fn binding(&self) -> Option<&Binding> {
         match &self.entry {
             Entry::Here(binding) => Some(binding),
-            Entry::Free | Entry::Mapping(_) | Entry::Elsewhere(..) => None,
+            Entry::Free(_) | Entry::Mapping(_) | Entry::Elsewhere(..) => None,
         }
     }
 
@@ -157,9 +160,17 @@ impl Place {
             (Entry::Mapping(mapping), Half::Original) => Some(&mapping.inside),
             (Entry::Mapping(mapping), Half::Reply) => Some(&mapping.outside),
             (Entry::Elsewhere(reply, _), Half::Reply) => Some(reply),
-            (Entry::Elsewhere(..), Half::Original) | (Entry::Free, _) => None,
+            (Entry::Elsewhere(..), Half::Original) | (Entry::Free(_), _) => None,
         }
     }
+}
+
+/// The places that nothing holds, by the numbers in them: the first has been free for longest.
+#[derive(Debug, Default)]
+struct FreeList {
+    count: u32,
+    first: u32,
+    last: u32,
 }
 
 /// A worker's bindings.
@@ -168,7 +179,7 @@ pub struct Bindings {
     secret: [u64; 2],
     halves: Halves,
     places: LargeVec<Place>,
-    free: VecDeque<u32>,
+    free: FreeList,
     swept: usize,
     /// Places occupied since the last sweep.
     begun: usize,
@@ -197,7 +208,7 @@ impl Bindings {
             secret,
             halves: Halves::new(limit)?,
             places: LargeVec::with_limit(limit)?,
-            free: VecDeque::new(),
+            free: FreeList::default(),
             swept: 0,
             begun: 0,
             redirects: 0,
@@ -296,7 +307,7 @@ impl Bindings {
         let place = &self.places[index as usize];
         match place.entry {
             Entry::Elsewhere(_, worker) => Some((BindingRef { index, generation: place.generation }, worker)),
-            Entry::Free | Entry::Here(_) | Entry::Mapping(_) => None,
+            Entry::Free(_) | Entry::Here(_) | Entry::Mapping(_) => None,
         }
     }
 
@@ -423,11 +434,23 @@ impl Bindings {
     /// Looks at `places` places, and at four for each binding made since, and ends what has expired.
     pub fn sweep(&mut self, places: usize, now: Instant) {
         let places = places + SWEPT_PER_BINDING * std::mem::take(&mut self.begun);
-        for _ in 0..places.min(self.places.len()) {
-            self.swept = (self.swept + 1) % self.places.len();
-            if self.places[self.swept].has_expired(now) {
-                self.end(self.swept as u32);
+        let mut left = places.min(self.places.len());
+        while left > 0 {
+            let first = self.swept;
+            let last = (first + left.min(SWEPT_AT_ONCE)).min(self.places.len());
+            // What the ends of all these touch is on its way before the first of them.
+            for place in self.places[first..last].iter().filter(|place| place.has_expired(now)) {
+                for half in [Half::Original, Half::Reply] {
+                    place.key(half).inspect(|key| self.prefetch_half(key));
+                }
             }
+            for index in first..last {
+                if self.places[index].has_expired(now) {
+                    self.end(index as u32);
+                }
+            }
+            self.swept = if last == self.places.len() { 0 } else { last };
+            left -= last - first;
         }
     }
 
@@ -443,7 +466,7 @@ impl Bindings {
     /// Counts the live bindings, and the redirects to other workers' bindings.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.places.len() - self.free.len()
+        self.places.len() - self.free.count as usize
     }
 
     /// Tells whether there is none.
@@ -458,23 +481,44 @@ impl Bindings {
     }
 
     fn occupy(&mut self, entry: Entry) -> Option<BindingRef> {
-        let index = match self.free.pop_front() {
-            Some(index) => index,
-            None => {
-                let index = self.places.len() as u32;
-                self.places.push(Place { generation: 0, entry: Entry::Free }).then_some(index)?
-            }
-        };
+        let new = self.places.len() as u32;
+        // Fails where all places are in use, or were.
+        let pushed = self.free.count == 0 && self.places.push(Place { generation: 0, entry });
+        let index = if pushed { new } else { self.reuse()? };
         self.begun += 1;
         let place = &mut self.places[index as usize];
         place.entry = entry;
         Some(BindingRef { index, generation: place.generation })
     }
 
+    /// Takes the place that has been free for longest.
+    fn reuse(&mut self) -> Option<u32> {
+        let FreeList { count, first, .. } = &mut self.free;
+        *count = count.checked_sub(1)?;
+        let index = *first;
+        if let Entry::Free(next) = self.places[index as usize].entry {
+            *first = next;
+        }
+        Some(index)
+    }
+
+    /// Puts a place behind all that are free.
+    fn release(&mut self, index: u32) {
+        let FreeList { count, first, last } = &mut self.free;
+        match std::mem::replace(last, index) {
+            _ if *count == 0 => *first = index,
+            before => self.places[before as usize].entry = Entry::Free(index),
+        }
+        *count += 1;
+    }
+
     fn end(&mut self, index: u32) {
         let place = &mut self.places[index as usize];
-        match std::mem::replace(&mut place.entry, Entry::Free) {
-            Entry::Free => return,
+        match std::mem::replace(&mut place.entry, Entry::Free(index)) {
+            Entry::Free(next) => {
+                place.entry = Entry::Free(next);
+                return;
+            }
             Entry::Here(binding) => {
                 self.take_half(&binding.original, index, Half::Original);
                 self.take_half(&binding.reply, index, Half::Reply);
@@ -504,7 +548,7 @@ impl Bindings {
         }
         let place = &mut self.places[index as usize];
         place.generation = place.generation.wrapping_add(1);
-        self.free.push_back(index);
+        self.release(index);
     }
 
     fn forget_client(&mut self, original: &HalfKey) {

@@ -43,6 +43,7 @@ mod service;
 mod translate;
 
 pub use route::{Hop, Reach, is_local, reach, route};
+pub use translate::likely_reply;
 
 /// What a decision reads and changes: the tables and the worker's own state.
 #[derive(Debug)]

@@ -158,7 +158,7 @@ pub struct Slot {
     pub key: FlowKey,
     /// What else must match.
     pub guard: LinkGuard,
-    /// Sum of the epochs of both buckets when decided.
+    /// Sum of the epochs of both buckets when decided, and of the cache's own; the cache sets it.
     pub epoch: u32,
     /// The binding it belongs to.
     pub binding: u32,
@@ -215,19 +215,14 @@ impl Slot {
     };
 }
 
-/// Sums the epochs of two buckets; it changes whenever either does.
-#[inline(always)]
-#[must_use]
-pub fn epoch_sum(epochs: &[u32; EPOCH_BUCKETS], buckets: [u8; 2]) -> u32 {
-    epochs[usize::from(buckets[0])].wrapping_add(epochs[usize::from(buckets[1])])
-}
-
 /// A worker's cache. A flow has two sets that it may be in, of two neighbouring slots each: with one set only, a cache
 /// that is a third full would have no room for one flow in ten.
 #[derive(Debug)]
 pub struct FlowCache {
     slots: LargeVec<Slot>,
     secret: [u64; 2],
+    /// How often it was cleared: part of every slot's epoch, so that nothing is written to forget all.
+    cleared: u32,
 }
 
 impl FlowCache {
@@ -236,7 +231,11 @@ impl FlowCache {
     /// # Errors
     /// The system's, when there is no memory.
     pub fn new(slots: usize, secret: [u64; 2]) -> std::io::Result<Self> {
-        Ok(Self { slots: LargeVec::filled(slots.next_power_of_two().max(2), Slot::EMPTY)?, secret })
+        Ok(Self {
+            slots: LargeVec::filled(slots.next_power_of_two().max(2), Slot::EMPTY)?,
+            secret,
+            cleared: 0,
+        })
     }
 
     /// Hashes a key and starts to fetch the slot that it is most likely in.
@@ -263,7 +262,7 @@ impl FlowCache {
         let hit = slot.key == key
             && slot.guard == *guard
             && slot.flags & flags::USED != 0
-            && slot.epoch == epoch_sum(epochs, slot.buckets);
+            && slot.epoch == self.epoch(epochs, slot.buckets);
         hit.then_some(slot)
     }
 
@@ -293,6 +292,7 @@ impl FlowCache {
     /// Stores a decision, over the flow's own slot, an unused or outdated one, one whose flow can be moved, or any that
     /// the flow may have.
     pub fn insert(&mut self, hash: u64, slot: Slot, epochs: &[u32; EPOCH_BUCKETS]) {
+        let slot = Slot { epoch: self.epoch(epochs, slot.buckets), ..slot };
         let places = self.places(hash);
         let own = places.into_iter().find(|&place| self.slots[place].key == slot.key);
         let place = own
@@ -305,7 +305,7 @@ impl FlowCache {
     fn free(&self, places: [usize; 4], epochs: &[u32; EPOCH_BUCKETS]) -> Option<usize> {
         places.into_iter().find(|&place| {
             let slot = &self.slots[place];
-            slot.flags & flags::USED == 0 || slot.epoch != epoch_sum(epochs, slot.buckets)
+            slot.flags & flags::USED == 0 || slot.epoch != self.epoch(epochs, slot.buckets)
         })
     }
 
@@ -321,7 +321,14 @@ impl FlowCache {
 
     /// Forgets everything.
     pub fn clear(&mut self) {
-        self.slots.fill(Slot::EMPTY);
+        self.cleared = self.cleared.wrapping_add(1);
+    }
+
+    /// What a slot's epoch must be: it changes whenever one of its buckets does, or all is forgotten.
+    #[inline(always)]
+    fn epoch(&self, epochs: &[u32; EPOCH_BUCKETS], buckets: [u8; 2]) -> u32 {
+        let [first, second] = buckets.map(|bucket| epochs[usize::from(bucket)]);
+        first.wrapping_add(second).wrapping_add(self.cleared)
     }
 
     #[inline(always)]
@@ -356,6 +363,10 @@ mod tests {
         assert!(cache.lookup(hash, key, &[1; 12], &epochs).is_none(), "another link layer");
         epochs[2] = 1;
         assert!(cache.lookup(hash, key, &[0; 12], &epochs).is_none());
+        cache.insert(hash, slot, &epochs);
+        assert!(cache.lookup(hash, key, &[0; 12], &epochs).is_some());
+        cache.clear();
+        assert!(cache.lookup(hash, key, &[0; 12], &epochs).is_none(), "all is forgotten");
     }
 
     #[test]

@@ -246,6 +246,12 @@ impl Masquerade {
     /// Yields this worker's ports, from a random one in one of its blocks.
     fn own_from(&self, reserved: u16, random: u16) -> impl Iterator<Item = u16> + use<> {
         let (worker, workers) = (self.worker, self.workers);
+        // Numbers that are no port's stand for ports spread over those above: else all of them would begin at the same one.
+        let random = match random {
+            ..FIRST_PORT => FIRST_PORT + random * 28,
+            _ if NODE_PORTS.contains(&random) => NODE_PORTS.end() + 1 + (random - NODE_PORTS.start()) * 11,
+            _ => random,
+        };
         // The start lies in a block of this worker's, so that the first port tried is as random as any.
         let block = random / BLOCK;
         let own_block = block - block % u16::from(workers) + u16::from(worker);
@@ -294,6 +300,16 @@ mod tests {
         let usable = (0..=u16::MAX).filter(|&port| is_usable(port, 8285)).count();
         assert_eq!(seen.len(), usable);
         assert_eq!(usable, 65_536 - 1024 - 2768 - 1);
+    }
+
+    /// Flows whose own port is a NodePort get a random one; if many began at the same, that would soon have none free near it.
+    #[test]
+    fn no_port_is_where_many_begin_to_look() {
+        let mut starts = BTreeMap::new();
+        for random in 0..=u16::MAX {
+            *starts.entry(Masquerade::new(0, 1).own_from(8285, random).next()).or_insert(0) += 1;
+        }
+        assert!(starts.values().all(|&count| count <= 3), "{starts:?}");
     }
 
     /// RFC 4787, 4.2.1: port preservation.

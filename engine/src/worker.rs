@@ -19,7 +19,7 @@ use crate::binding::{Binding, Bindings, Half, HalfKey};
 use crate::bridge::Fdb;
 use crate::clock::{Clock, Instant};
 use crate::control::EngineConfig;
-use crate::decide::World;
+use crate::decide::{World, likely_reply};
 use crate::flow::{FlowCache, NO_BINDING, Slot, flags};
 use crate::fragment::Fragments;
 use crate::frame::{Arena, ChecksumState, Course, Frame, Pool};
@@ -346,12 +346,22 @@ impl Worker {
     fn fetch_for(&self, frame: &Frame, parsed: &Parsed, node: NodeId) {
         let slot = self.cache.likely(parsed.hash);
         if !slot.key.resembles(parsed.key) {
-            self.cache.prefetch_others(parsed.hash);
-            return self.bindings.prefetch_half(&HalfKey { node, tuple: parsed.tuple() });
+            return self.fetch_for_first(parsed, node);
         }
         self.bindings.prefetch(slot.binding);
         if slot.flags & flags::ENCAPSULATE != 0 {
             self.arena.prefetch_headroom(frame);
+        }
+    }
+
+    /// Starts to fetch what the slow path is about to ask for a frame whose flow is probably new.
+    #[inline(never)]
+    fn fetch_for_first(&self, parsed: &Parsed, node: NodeId) {
+        self.cache.prefetch_others(parsed.hash);
+        let tuple = parsed.tuple();
+        self.bindings.prefetch_half(&HalfKey { node, tuple });
+        if let Some(reply) = self.tables.node(node).and_then(|node| likely_reply(node, &tuple)) {
+            self.bindings.prefetch_half(&HalfKey { node, tuple: reply });
         }
     }
 

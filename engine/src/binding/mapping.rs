@@ -121,7 +121,7 @@ impl Bindings {
         let (index, _) = self.place_of(key)?;
         match &self.places[index as usize].entry {
             Entry::Mapping(mapping) => Some((index, mapping)),
-            Entry::Free | Entry::Here(_) | Entry::Elsewhere(..) => None,
+            Entry::Free(_) | Entry::Here(_) | Entry::Elsewhere(..) => None,
         }
     }
 }

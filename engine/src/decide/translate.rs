@@ -14,7 +14,7 @@ use super::{
 };
 use crate::binding::{Followed, OutOfWindow, Served, outside_key};
 use crate::masquerade::{Choice, Found, Pool};
-use crate::tables::{Interface, Masquerading};
+use crate::tables::{Interface, Masquerading, Node};
 use crate::wire::{IcmpPacket, IcmpType, IpProtocol, Ipv4Packet};
 
 /// 3. The binding's translation; 4. else a Service's; 6. else MASQUERADE, or none.
@@ -139,6 +139,17 @@ fn comes_in(arrival: &Arrival<'_>, tuple: &Tuple) -> bool {
 fn is_pods(arrival: &Arrival<'_>, address: u32) -> bool {
     let masquerade = arrival.node.masquerade;
     masquerade.is_some_and(|Masquerading { pods, .. }| pods.contains(Ipv4Addr::from_bits(address)))
+}
+
+/// Guesses the reply tuple of a flow that leaves the pod network: its port is preserved, and it goes out by the first
+/// interface. None when it stays inside.
+#[must_use]
+pub fn likely_reply(node: &Node, tuple: &Tuple) -> Option<Tuple> {
+    let pods = node.masquerade?.pods;
+    let leaves = pods.contains(Ipv4Addr::from_bits(tuple.source))
+        && !pods.contains(Ipv4Addr::from_bits(tuple.destination));
+    let source = node.interfaces.first().filter(|_| leaves)?.address.to_bits();
+    Some(Tuple { source, ..*tuple }.reversed())
 }
 
 /// Binds a packet whose source becomes the node's address on the way out.

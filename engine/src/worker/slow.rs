@@ -14,7 +14,7 @@ use super::{
 use crate::binding::BindingRef;
 use crate::bridge::News;
 use crate::decide::{Arrival, Decision, Refusal, Verdict, decide};
-use crate::flow::{Slot, Tuple, epoch_sum};
+use crate::flow::{Slot, Tuple};
 use crate::frame::{Course, FrameMut};
 use crate::mailbox::{Notice, Parcel};
 use crate::neighbor::Neighbor;
@@ -145,7 +145,6 @@ impl Worker {
         let (mut slot, adjacency) = compose(transform, parsed);
         slot.adjacency = self.adjacency(adjacency);
         slot.buckets = decision.buckets;
-        slot.epoch = epoch_sum(&self.tables.epochs, slot.buckets);
         if let Some((binding, half)) = decision.binding {
             (slot.binding, slot.generation) = (binding.index, binding.generation);
             if half == Half::Reply {
@@ -178,7 +177,6 @@ impl Worker {
         if let Some(redirect) = redirect {
             (slot.binding, slot.generation) = (redirect.index, redirect.generation);
         }
-        slot.epoch = epoch_sum(&self.tables.epochs, slot.buckets);
         self.cache.insert(parsed.hash, slot, &self.tables.epochs);
     }
 
