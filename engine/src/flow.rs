@@ -4,6 +4,8 @@
 //! line and holds everything a hit needs but the adjacency; a slot answers only while both its epoch buckets
 //! and its binding are as they were; losing a slot costs one slow decision and nothing else. Allowed
 //! dependencies: `wire`. Read first: `docs/architecture.md`, "Decide once, replay".
+//!
+//! Above 400 lines because key, slot and cache are one layout.
 
 use crate::clock::prefetch;
 use crate::sys::LargeVec;

@@ -59,10 +59,6 @@ pub enum Segmentation {
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C, align(64))]
 pub struct Record {
-    /// Time of arrival at the present node, nanoseconds of the engine's clock.
-    pub time: u64,
-    /// Hash of the flow key, from `parse`.
-    pub flow_hash: u64,
     start: u32,
     length: u32,
     /// Trace mark; 0 when the frame is not traced.
@@ -83,8 +79,6 @@ pub struct Record {
     pub node: u16,
     /// Offset of the IPv4 header that is forwarded (the inner one in a tunnel), from the frame's start.
     pub network_offset: u16,
-    /// Offset of the header behind it.
-    pub transport_offset: u16,
     /// State of the transport checksum.
     pub checksum: ChecksumState,
     /// Kind of superframe.
@@ -250,14 +244,14 @@ impl Arena {
     #[inline(always)]
     fn locate(&self, frame: &Frame) -> (*mut Record, *mut u8, usize) {
         let index = frame.0.wrapping_sub(self.base);
-        assert!(index < self.count, "the frame belongs to another arena");
         let (offset, stride) = if index < self.small {
             (index as usize * SMALL_STRIDE, SMALL_STRIDE)
         } else {
+            assert!(index < self.count, "the frame belongs to another arena");
             let large = (index - self.small) as usize;
             (self.small as usize * SMALL_STRIDE + large * LARGE_STRIDE, LARGE_STRIDE)
         };
-        // SAFETY: the index is below the count that both allocations were sized for.
+        // SAFETY: the index is below the count, of which `small` are a part, that both allocations were sized for.
         unsafe { (self.records.as_ptr().add(index as usize), self.bytes.as_ptr().add(offset), stride) }
     }
 
@@ -305,18 +299,17 @@ impl FrameMut<'_> {
         true
     }
 
-    /// Replaces the first `old` bytes by room for `new` bytes, growing into the headroom; false when the frame
-    /// is shorter than `old` or the headroom is used up. The new bytes are whatever was there.
+    /// Keeps the `body` bytes behind the first `old`, with room for `new` bytes in front, growing into the headroom; false
+    /// when the frame is shorter than both together or the headroom is used up. The new bytes are whatever was there.
     #[inline(always)]
     #[must_use]
-    pub fn replace_front(&mut self, old: usize, new: usize) -> bool {
-        let end = self.record.start as usize + self.record.length as usize;
-        let body = self.record.start as usize + old;
-        if body > end || body < new {
+    pub fn reframe(&mut self, old: usize, body: usize, new: usize) -> bool {
+        let start = self.record.start as usize + old;
+        if old + body > self.record.length as usize || start < new {
             return false;
         }
-        self.record.start = (body - new) as u32;
-        self.record.length = (end - body + new) as u32;
+        self.record.start = (start - new) as u32;
+        self.record.length = (new + body) as u32;
         true
     }
 
@@ -451,11 +444,13 @@ mod tests {
         let mut frame = pools[0].allocate(60).unwrap();
         let mut open = arena.open(&mut frame);
         open.bytes_mut().fill(7);
-        assert!(open.replace_front(14, 42));
+        assert!(open.reframe(14, 46, 42));
         assert_eq!(open.bytes().len(), 88);
         assert!(open.bytes()[42..].iter().all(|&byte| byte == 7));
-        assert!(!open.replace_front(0, HEADROOM), "the headroom is partly used");
-        assert!(!open.replace_front(89, 0), "longer than the frame");
+        assert!(!open.reframe(0, 88, HEADROOM), "the headroom is partly used");
+        assert!(!open.reframe(80, 9, 0), "longer than the frame");
+        assert!(open.reframe(42, 20, 14));
+        assert_eq!(open.bytes().len(), 34, "what was behind is cut off");
         pools[0].free(frame);
         assert_eq!(pools[0].outstanding(), 0);
     }

@@ -40,6 +40,7 @@ pub enum Side {
 
 /// Which way a frame takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Class {
     /// A packet that the cache may answer.
     Flow,
@@ -50,8 +51,8 @@ pub enum Class {
     Exception,
     /// ARP.
     Arp,
-    /// To the floor, by name.
-    Refused(DropReason),
+    /// To the floor, by the name that the parser gave.
+    Refused,
 }
 
 /// What a frame turned out to be: one cache line.
@@ -70,6 +71,8 @@ pub struct Parsed {
     pub transport_offset: u16,
     /// Which way the frame takes.
     pub class: Class,
+    /// Why it is refused, if it is.
+    pub refused: DropReason,
     /// Whether the packet came out of the tunnel.
     pub tunneled: bool,
     /// Whether it is a fragment, of which only the first has ports.
@@ -91,6 +94,7 @@ impl Default for Parsed {
             network_offset: ethernet::HEADER_LENGTH as u16,
             transport_offset: 0,
             class: Class::LayerTwo,
+            refused: DropReason::RuntFrame,
             tunneled: false,
             fragment: false,
             tcp_flags: TcpFlags::default(),
@@ -219,7 +223,8 @@ fn packet_fields(
     parsed.transport_offset = parsed.network_offset + packet.header_length() as u16;
     let fragment = packet.is_fragment();
     parsed.fragment = fragment;
-    parsed.class = if packet.time_to_live() <= 1 || packet.has_options() || fragment {
+    // All three are computed: one branch, which is never taken.
+    parsed.class = if (packet.time_to_live() <= 1) | packet.has_options() | fragment {
         Class::Exception
     } else {
         Class::Flow

@@ -231,18 +231,17 @@ pub fn replay(frame: &mut FrameMut<'_>, slot: &Slot, adjacency: &Adjacency, iden
         return true;
     }
     let length = usize::from(Ipv4Packet::new_unchecked(&frame.bytes()[network..]).total_length());
-    frame.truncate(network + length);
-    if !frame.replace_front(network, prefix) {
+    if !frame.reframe(network, length, prefix) {
         return false;
     }
     // Lengths that the compiler knows: no call for a copy of a few words.
+    let verified = frame.record.checksum == ChecksumState::Verified;
+    let bytes = frame.bytes_mut();
     if slot.flags & flags::ENCAPSULATE == 0 {
-        frame.bytes_mut()[..ethernet::HEADER_LENGTH]
-            .copy_from_slice(&adjacency.prefix[..ethernet::HEADER_LENGTH]);
+        bytes[..ethernet::HEADER_LENGTH].copy_from_slice(&adjacency.prefix[..ethernet::HEADER_LENGTH]);
     } else {
-        frame.bytes_mut()[..adjacency.prefix.len()].copy_from_slice(&adjacency.prefix);
-        let verified = frame.record.checksum == ChecksumState::Verified;
-        tunnel::complete(&mut frame.bytes_mut()[ethernet::HEADER_LENGTH..], identification, verified);
+        bytes[..adjacency.prefix.len()].copy_from_slice(&adjacency.prefix);
+        tunnel::complete(&mut bytes[ethernet::HEADER_LENGTH..], identification, verified);
     }
     frame.record.network_offset = ethernet::HEADER_LENGTH as u16;
     true
@@ -336,8 +335,7 @@ pub fn apply(frame: &mut FrameMut<'_>, step: &Step, from: &mut Tuple, identifica
         }
         Step::Wrap { source, destination } => {
             let length = usize::from(Ipv4Packet::new_unchecked(&frame.bytes()[network..]).total_length());
-            frame.truncate(network + length);
-            if !frame.replace_front(network, ipv4::HEADER_LENGTH) {
+            if !frame.reframe(network, length, ipv4::HEADER_LENGTH) {
                 return false;
             }
             tunnel::wrap(frame.bytes_mut(), (source, destination), identification);
@@ -346,8 +344,7 @@ pub fn apply(frame: &mut FrameMut<'_>, step: &Step, from: &mut Tuple, identifica
         }
         Step::Encapsulate(outer) => {
             let length = usize::from(Ipv4Packet::new_unchecked(&frame.bytes()[network..]).total_length());
-            frame.truncate(network + length);
-            if !frame.replace_front(network, OUTER_LENGTH) {
+            if !frame.reframe(network, length, OUTER_LENGTH) {
                 return false;
             }
             let verified = frame.record.checksum == ChecksumState::Verified;
@@ -359,8 +356,7 @@ pub fn apply(frame: &mut FrameMut<'_>, step: &Step, from: &mut Tuple, identifica
         }
         Step::Ethernet { destination, source } => {
             let length = usize::from(Ipv4Packet::new_unchecked(&frame.bytes()[network..]).total_length());
-            frame.truncate(network + length);
-            if !frame.replace_front(network, ethernet::HEADER_LENGTH) {
+            if !frame.reframe(network, length, ethernet::HEADER_LENGTH) {
                 return false;
             }
             fill_ethernet(frame.bytes_mut(), destination, source);

@@ -82,38 +82,47 @@ pub fn complete(bytes: &mut [u8], identification: u16, verified: bool) {
     let total_length = (OUTER_LENGTH + inner.len()) as u16;
 
     let mut packet = Ipv4Packet::new_unchecked(&mut outer[..]);
-    let sum = checksum::add(packet.header_checksum(), checksum::add(total_length, identification));
+    let [sum, length, number] = [packet.header_checksum(), total_length, identification].map(u64::from);
     packet.set_total_length(total_length);
     packet.set_identification(identification);
-    packet.set_header_checksum(!sum);
+    packet.set_header_checksum(!checksum::fold(sum + length + number));
 
     let mut datagram = UdpDatagram::new_unchecked(&mut outer[ipv4::HEADER_LENGTH..]);
-    let lengths = checksum::add(udp_length, udp_length);
-    let sum = !checksum::add(datagram.checksum(), checksum::add(lengths, inner_sum));
+    // The length stands in the header and in the pseudo-header.
+    let sum = u64::from(datagram.checksum()) + 2 * u64::from(udp_length) + inner_sum;
+    let sum = !checksum::fold(sum);
     datagram.set_length(udp_length);
     // A sum of zero is sent as all ones: zero means that there is no checksum (RFC 768).
     datagram.set_checksum(if sum == 0 { 0xffff } else { sum });
 }
 
-/// Sums a whole inner packet; a right IPv4 header sums to all ones, and so does a right transport segment with
+/// Sums a whole inner packet, unfolded; a right IPv4 header sums to all ones, and so does a right transport segment with
 /// its pseudo-header.
 #[inline(always)]
-fn inner_sum(inner: &[u8], verified: bool) -> u16 {
-    let packet = Ipv4Packet::new_unchecked(inner);
-    if !verified || packet.is_fragment() {
-        return checksum::ones_complement_sum(inner);
-    }
+fn inner_sum(inner: &[u8], verified: bool) -> u64 {
+    let (Some(header), true) = (inner.first_chunk::<{ ipv4::HEADER_LENGTH }>(), verified) else {
+        return checksum::ones_complement_sum(inner).into();
+    };
+    let packet = Ipv4Packet::new_unchecked(header);
     let length = packet.total_length() - packet.header_length() as u16;
     match packet.protocol() {
+        _ if packet.is_fragment() => checksum::ones_complement_sum(inner).into(),
         IpProtocol::Icmp => 0xffff,
-        IpProtocol::Udp if UdpDatagram::new_unchecked(packet.payload()).checksum() == 0 => {
-            checksum::ones_complement_sum(inner)
+        IpProtocol::Udp if has_no_checksum(inner, packet.header_length()) => {
+            checksum::ones_complement_sum(inner).into()
         }
         protocol @ (IpProtocol::Tcp | IpProtocol::Udp) => {
-            !checksum::pseudo_header(packet.source(), packet.destination(), protocol, length)
+            let (source, destination) = (packet.source(), packet.destination());
+            checksum::negative(checksum::wide_pseudo_header(source, destination, protocol, length))
         }
-        IpProtocol::Unknown(_) => checksum::ones_complement_sum(inner),
+        IpProtocol::Unknown(_) => checksum::ones_complement_sum(inner).into(),
     }
+}
+
+/// Tells whether a UDP datagram behind a header of this length is without a checksum (RFC 768).
+#[inline(always)]
+fn has_no_checksum(packet: &[u8], header: usize) -> bool {
+    packet.get(header + 6..header + 8).is_none_or(|checksum| checksum == [0, 0])
 }
 
 #[cfg(test)]

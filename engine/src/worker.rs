@@ -321,7 +321,7 @@ impl Worker {
         now: Instant,
     ) {
         let mut batch = std::mem::take(&mut self.batch.parsed);
-        self.parse_pass(frames, &mut batch, node, ingress, course, now);
+        self.parse_pass(frames, &mut batch, node, ingress, course);
         let mut rest = frames.drain(..);
         for (index, parsed) in batch.iter().enumerate() {
             let Some(frame) = rest.next() else { break };
@@ -330,7 +330,7 @@ impl Worker {
             }
             if let Some(frame) = self.cached(frame, parsed, now) {
                 match parsed.class {
-                    Class::Refused(reason) => self.drop_frame(frame, reason, now),
+                    Class::Refused => self.drop_frame(frame, parsed.refused, now),
                     Class::Flow | Class::Exception | Class::Arp | Class::LayerTwo => {
                         self.decide(frame, parsed, now)
                     }
@@ -373,7 +373,6 @@ impl Worker {
         node: NodeId,
         ingress: &IngressPort,
         course: Course,
-        now: Instant,
     ) {
         if batch.len() < frames.len() {
             batch.resize(BATCH_LIMIT.max(frames.len()), Parsed::default());
@@ -394,14 +393,11 @@ impl Worker {
                 Ok(()) => {
                     parsed.hash = self.cache.hash(parsed.key);
                     open.record.network_offset = parsed.network_offset;
-                    open.record.transport_offset = parsed.transport_offset;
                 }
-                Err(reason) => parsed.class = Class::Refused(reason),
+                Err(reason) => (parsed.class, parsed.refused) = (Class::Refused, reason),
             }
             open.record.node = node.0;
             open.record.ingress = ingress.port;
-            open.record.flow_hash = parsed.hash;
-            open.record.time = now.as_nanos();
             open.record.course = course;
         }
         // What another worker took in was counted there.

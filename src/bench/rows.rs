@@ -122,7 +122,10 @@ impl Traffic {
             Row::NewFlows => Vec::new(),
         };
         lab.exchange(&datagrams)?;
-        Ok(Self { lab, datagrams, live: flows, begun: 0, random: Random::new(7) })
+        // Of every client, so that what is kept of each is there.
+        let begun = if datagrams.is_empty() { PODS } else { 0 };
+        lab.exchange(&(0..begun).map(outward).collect::<Vec<_>>())?;
+        Ok(Self { lab, datagrams, live: flows, begun, random: Random::new(7) })
     }
 
     /// Has time stand still but for what a round lets pass: each run does the same.

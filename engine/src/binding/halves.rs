@@ -110,7 +110,7 @@ fn word(hash: u64, index: u32, half: Half) -> u64 {
 
 fn contents(word: u64) -> (u32, Half) {
     let number = (word as u32).wrapping_sub(1);
-    (number / 2, if number % 2 == 0 { Half::Original } else { Half::Reply })
+    (number / 2, if number.is_multiple_of(2) { Half::Original } else { Half::Reply })
 }
 
 #[cfg(test)]

@@ -9,13 +9,14 @@
 use super::IpProtocol;
 use std::net::Ipv4Addr;
 
-/// Sums an IPv4 header without options, as [`ones_complement_sum`] does, without a loop.
+/// Tells whether an IPv4 header without options has a right checksum: whether its words sum to all ones, which is whether
+/// the plain sum is a multiple of 2¹⁶ - 1 (and not zero).
 #[inline(always)]
 #[must_use]
-pub fn header_sum(header: &[u8; 20]) -> u16 {
+pub fn is_header_right(header: &[u8; 20]) -> bool {
     let (words, _) = header.as_chunks::<4>();
     let sum: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
-    u16::from_be(fold(sum))
+    sum % 0xffff == 0 && sum != 0
 }
 
 /// Adds the 16-bit words of `bytes` in ones' complement; an odd last byte counts as the high half of a word.
@@ -51,8 +52,20 @@ pub fn checksum(bytes: &[u8]) -> u16 {
 /// Returns the sum of the pseudo-header of TCP and UDP (RFC 793, RFC 768); `length` counts header and payload.
 #[inline(always)]
 pub fn pseudo_header(source: Ipv4Addr, destination: Ipv4Addr, protocol: IpProtocol, length: u16) -> u16 {
+    fold(wide_pseudo_header(source, destination, protocol, length))
+}
+
+/// Returns the same sum before it is folded: at most 34 bits.
+#[inline(always)]
+pub fn wide_pseudo_header(source: Ipv4Addr, destination: Ipv4Addr, protocol: IpProtocol, length: u16) -> u64 {
     let addresses = u64::from(source.to_bits()) + u64::from(destination.to_bits());
-    fold(addresses + u64::from(u8::from(protocol)) + u64::from(length))
+    addresses + u64::from(u8::from(protocol)) + u64::from(length)
+}
+
+/// Returns what cancels a sum of at most 34 bits: a multiple of 2¹⁶ - 1 less that sum.
+#[inline(always)]
+pub const fn negative(wide: u64) -> u64 {
+    (0xffff << 20) - wide
 }
 
 /// Returns the checksum of a TCP segment or UDP datagram below its pseudo-header: zero when it contains a right one.
@@ -68,12 +81,10 @@ pub fn transport_checksum(
 
 /// Folds a wide sum to 16 bits, with the carries added back.
 #[inline(always)]
-const fn fold(wide: u64) -> u16 {
-    let mut sum = (wide & 0xffff_ffff) + (wide >> 32);
-    sum = (sum & 0xffff) + (sum >> 16);
-    sum = (sum & 0xffff) + (sum >> 16);
-    sum = (sum & 0xffff) + (sum >> 16);
-    sum as u16
+pub const fn fold(wide: u64) -> u16 {
+    // A number added to its own rotation by half has the sum of its halves in the upper one, and the carry with it.
+    let sum = (wide.wrapping_add(wide.rotate_left(32)) >> 32) as u32;
+    (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16
 }
 
 /// What replacing some 16-bit words adds to the sum of a packet (RFC 1624); it can be kept and applied to many packets.
@@ -173,8 +184,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_header_sums_as_any_bytes_do(header: [u8; 20]) {
-            prop_assert_eq!(header_sum(&header), ones_complement_sum(&header));
+        fn a_header_is_right_when_its_sum_is(mut header: [u8; 20], filled: bool) {
+            if filled {
+                header[10..12].fill(0);
+                let checksum = checksum(&header);
+                header[10..12].copy_from_slice(&checksum.to_be_bytes());
+            }
+            prop_assert_eq!(is_header_right(&header), ones_complement_sum(&header) == 0xffff);
         }
 
         /// RFC 1071, 1 and 2.

@@ -203,7 +203,7 @@ impl<T: AsRef<[u8]>> Packet<T> {
     /// Says whether the packet is a part of a larger one.
     #[inline(always)]
     pub fn is_fragment(&self) -> bool {
-        self.more_fragments() || self.fragment_offset() != 0
+        read_u16(self.buffer.as_ref(), &field::FLAGS_OFFSET) & (MORE_FRAGMENTS | OFFSET_MASK) != 0
     }
 
     /// Returns how many routers the packet may still pass.
@@ -249,7 +249,7 @@ impl<T: AsRef<[u8]>> Packet<T> {
     pub fn verify_header_checksum(&self) -> bool {
         let bytes = self.buffer.as_ref();
         match bytes.first_chunk::<HEADER_LENGTH>() {
-            Some(header) if !self.has_options() => checksum::header_sum(header) == 0xffff,
+            Some(header) if !self.has_options() => checksum::is_header_right(header),
             Some(_) | None => checksum::checksum(&bytes[..self.header_length().min(bytes.len())]) == 0,
         }
     }

@@ -38,16 +38,18 @@ pub use udp::Datagram as UdpDatagram;
 use std::net::Ipv4Addr;
 use std::ops::Range;
 
-/// Reads a big-endian 16-bit word; the callers' checks guarantee the range.
+/// Reads a big-endian 16-bit word; the callers' checks guarantee the range. One check for all its bytes: then it is one load.
 #[inline(always)]
 fn read_u16(bytes: &[u8], at: &Range<usize>) -> u16 {
-    u16::from_be_bytes([bytes[at.start], bytes[at.start + 1]])
+    let word = &bytes[at.start..at.start + 2];
+    u16::from_be_bytes([word[0], word[1]])
 }
 
 /// Reads a big-endian 32-bit word.
 #[inline(always)]
 fn read_u32(bytes: &[u8], at: &Range<usize>) -> u32 {
-    u32::from_be_bytes([bytes[at.start], bytes[at.start + 1], bytes[at.start + 2], bytes[at.start + 3]])
+    let word = &bytes[at.start..at.start + 4];
+    u32::from_be_bytes([word[0], word[1], word[2], word[3]])
 }
 
 /// Reads an IPv4 address.

@@ -126,7 +126,7 @@ impl Worker {
             let (node, Some(uplink)) = (*node, &mut link.uplink) else { return };
             let Some(mut frame) = uplink.outbox.pop_front() else { return };
             let record = self.arena.open(&mut frame).record;
-            (record.node, record.ingress, record.time) = (node.0, port.0, now.as_nanos());
+            (record.node, record.ingress) = (node.0, port.0);
             self.watch(&mut frame, Point::Port(port), Action::Send, now);
             let attached = self.links.get_mut(port.0 as usize).and_then(Option::as_mut);
             let Some(Attached { link: Link::Pod(link), .. }) = attached else { return };

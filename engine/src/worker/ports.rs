@@ -83,8 +83,7 @@ impl Worker {
         for mut frame in left {
             self.count(node, Term::Received, 1);
             self.arena.open(&mut frame).record.node = node.0;
-            let now = Instant::from_nanos(self.arena.record(&frame).time);
-            self.drop_at(frame, Point::Port(port), DropReason::LinkDown, now);
+            self.drop_at(frame, Point::Port(port), DropReason::LinkDown, self.now);
         }
         self.ring_ports.retain(|&other| other != port);
     }

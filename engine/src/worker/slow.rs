@@ -361,7 +361,7 @@ impl Worker {
         let ingress = self.ingress_of(PortId(record.ingress)).ok_or(DropReason::LinkDown)?;
         let verified = record.checksum == crate::frame::ChecksumState::Verified;
         let parsed = crate::parse::parse(self.arena.bytes(frame), &ingress, verified)?;
-        Ok(Parsed { hash: record.flow_hash, ..parsed })
+        Ok(Parsed { hash: self.cache.hash(parsed.key), ..parsed })
     }
 
     /// Drops a refused frame and tells its sender, where that is done.
