@@ -381,6 +381,7 @@ pub struct Trace {
     #[arg(value_enum, hide_possible_values = true)]
     pub protocol: Option<TraceProtocol>,
     /// The port, for tcp and udp
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Option<u16>,
     /// Try it on these files in virtual time, not on a running network (may be repeated)
     #[arg(short, long = "file", value_name = "FILE", conflicts_with = "name")]
@@ -413,6 +414,20 @@ pub struct Capture {
 mod tests {
     use super::*;
     use clap::CommandFactory as _;
+    use flatnet_engine::{ledger::DropReason, pod::PodDrop};
+
+    #[test]
+    fn hints_of_drop_reasons_name_commands_that_there_are() {
+        let arguments = Arguments::command();
+        let hints = DropReason::ALL.iter().map(|reason| reason.hint());
+        for hint in hints.chain(PodDrop::ALL.iter().map(|reason| reason.hint())) {
+            for quoted in hint.split('`').skip(1).step_by(2) {
+                let Some(command) = quoted.strip_prefix("flatnet ") else { continue };
+                let name = command.split(' ').next().unwrap_or_default();
+                assert!(arguments.find_subcommand(name).is_some(), "{hint}");
+            }
+        }
+    }
 
     #[test]
     fn help_fits_the_screen_and_says_what_each_table_is_once() {

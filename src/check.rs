@@ -212,7 +212,7 @@ impl Ways<'_> {
         });
         let (Some(host), Some(pod)) = (outside, self.topology.pods.first()) else { return Vec::new() };
         // Any host answers ICMP.
-        let answers = |protocol| protocol == ProbeProtocol::IcmpEcho || is_echo(host.image.as_deref());
+        let answers = |protocol| protocol == ProbeProtocol::IcmpEcho || host.image == Image::Echo;
         ask(Path::Internet, &pod_name(pod), &host.name, host.interface.address, answers)
     }
 
@@ -259,10 +259,6 @@ fn selects(service: &Service, pod: &Pod) -> bool {
     flatnet_agents::controllers::endpoints::selects(service, pod)
 }
 
-fn is_echo(image: Option<&str>) -> bool {
-    image.and_then(Image::find) == Some(Image::Echo)
-}
-
 /// The containers of a pod that answer at [`ECHO_PORT`]: ports that are listed replace the image's.
 fn echoes(pod: &Pod, protocol: ProbeProtocol) -> impl Iterator<Item = &Container> {
     let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
@@ -272,7 +268,8 @@ fn echoes(pod: &Pod, protocol: ProbeProtocol) -> impl Iterator<Item = &Container
             port.container_port == i32::from(ECHO_PORT)
                 && self::protocol(port.protocol.as_deref()) == protocol
         };
-        is_echo(container.image.as_deref()) && (ports.is_empty() || ports.iter().any(is_it))
+        container.image.as_deref().and_then(Image::find) == Some(Image::Echo)
+            && (ports.is_empty() || ports.iter().any(is_it))
     })
 }
 

@@ -116,9 +116,11 @@ impl Drive {
         while let Some(restart) = self.network.take_restart(now) {
             let (port, container) = (restart.place.port, restart.container.clone());
             let visit = move |pod: &mut Pod, _| start_container(pod, &container);
-            if let Ok(Some(start)) =
-                self.ask(restart.place.worker, move |worker| worker.with_pod(port, visit))
-            {
+            let start = match restart.refused.clone() {
+                Some(refused) => Ok(Some(refused)),
+                None => self.ask(restart.place.worker, move |worker| worker.with_pod(port, visit)),
+            };
+            if let Ok(Some(start)) = start {
                 self.network.restarted(&restart, start, now);
             }
             happened = true;

@@ -6,6 +6,7 @@
 //! May depend on [`crate::client`]. Read first: [`crate::instance::http`].
 
 use std::io::{self, Read as _, Write as _};
+use std::pin::pin;
 use std::process::ExitCode;
 
 use axum::body::{Body, Bytes};
@@ -13,6 +14,7 @@ use futures::stream;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::{HeaderMap, Method};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::args::Exec;
@@ -45,19 +47,25 @@ async fn follow(client: &Client, request: &ExecRequest) -> Result<ExitCode, Clie
         // A program that has ended takes no input.
         let _ = speaker.feed(&input, standard_input()).await;
     });
-    let mut body = response.into_body();
+    let deaf = |source| ClientError::Local { what: "Ctrl-C cannot be heard".into(), source };
+    // One listener for the whole run, so that none is missed between two looks.
+    let mut pressed = signal(SignalKind::interrupt()).map_err(deaf)?;
+    let mut output = pin!(print_all(client, response.into_body()));
     loop {
         tokio::select! {
-            piece = print_piece(client, &mut body) => {
-                if let Some(code) = piece? {
-                    return Ok(code);
-                }
-            }
-            pressed = tokio::signal::ctrl_c() => {
-                pressed.map_err(|source| ClientError::Local { what: "Ctrl-C cannot be heard".into(), source })?;
+            code = &mut output => return code,
+            Some(()) = pressed.recv() => {
                 // A program that has ended in the meantime takes no signal; its last words are still on their way.
                 let _ = client.send(Method::POST, &interrupt, Body::empty()).await;
             }
+        }
+    }
+}
+
+async fn print_all(client: &Client, mut body: Incoming) -> Result<ExitCode, ClientError> {
+    loop {
+        if let Some(code) = print_piece(client, &mut body).await? {
+            return Ok(code);
         }
     }
 }
@@ -68,8 +76,12 @@ async fn print_piece(client: &Client, body: &mut Incoming) -> Result<Option<Exit
     let frame = body.frame().await.ok_or_else(gone)?.map_err(|error| client.broke(error))?;
     match frame.into_data() {
         Ok(bytes) => {
-            let mut output = io::stdout().lock();
-            let written = output.write_all(&bytes).and_then(|()| output.flush());
+            // On a thread of its own: a reader that pauses must not keep Ctrl-C from being heard.
+            let write = move || {
+                let mut output = io::stdout().lock();
+                output.write_all(&bytes).and_then(|()| output.flush())
+            };
+            let written = tokio::task::spawn_blocking(write).await.unwrap_or_else(|error| Err(error.into()));
             if written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
                 // Whoever read has seen enough; the program in the pod ends with this connection.
                 return Ok(Some(ExitCode::SUCCESS));

@@ -4,9 +4,10 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use flatnet::args::{Arguments, Command};
-use flatnet::{bench, capture, down, exec, get, link, replay, show, status, trace, up};
+use flatnet::{bench, capture, down, exec, get, link, output, replay, show, status, trace, up};
 
 fn main() -> miette::Result<ExitCode> {
+    output::keep_names_whole()?;
     match Arguments::parse().command {
         Command::Up(arguments) => up::run(&arguments),
         Command::Down(arguments) => down::run(&arguments),

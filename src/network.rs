@@ -70,14 +70,6 @@ pub enum NetworkError {
     /// The engine refused a part.
     #[error(transparent)]
     Publish(#[from] PublishError),
-    /// A host's image is not known.
-    #[error("host {host}: image {image} is not known")]
-    Image {
-        /// The host.
-        host: String,
-        /// The image.
-        image: String,
-    },
     /// The store failed.
     #[error("the store failed")]
     Store(#[from] StoreError),
@@ -174,7 +166,7 @@ impl Network {
         let warn = move |warning: Warning| warn_to.borrow_mut().push_back(Change::Warning(warning));
         let (store, changes) = (self.store.clone(), Rc::clone(&self.changes));
         match &agent {
-            Agent::Bind => self.spawn(agent, controllers::run(store, Binder::default(), warn)),
+            Agent::Bind => self.spawn(agent, controllers::run(store, Binder::new(DEFAULT_PREFIX), warn)),
             Agent::Addresses => {
                 self.spawn(agent, controllers::run(store, Addresses::new(DEFAULT_PREFIX), warn))
             }

@@ -2,12 +2,27 @@
 //!
 //! Invariant: a reader who has seen enough (`| head`) is no error.
 //!
-//! May depend on comfy-table, serde_json, miette. Read first: [`crate::args::Output`].
+//! May depend on comfy-table, serde_json, miette, textwrap. Read first: [`crate::args::Output`].
 
 use std::io::{self, Write as _};
 
 use comfy_table::{CellAlignment, Table, presets};
 use miette::{IntoDiagnostic, WrapErr};
+use textwrap::{WordSeparator, WordSplitter};
+
+/// Has errors and warnings wrapped between words only, so that names and paths can be copied.
+///
+/// # Errors
+/// It was said before how they are printed.
+pub fn keep_names_whole() -> Result<(), miette::InstallError> {
+    miette::set_hook(Box::new(|_| {
+        let options = miette::MietteHandlerOpts::new()
+            .break_words(false)
+            .word_separator(WordSeparator::AsciiSpace)
+            .word_splitter(WordSplitter::NoHyphenation);
+        Box::new(options.build())
+    }))
+}
 
 /// Prints a text as it is.
 ///

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use hyper::Method;
+use serde::Serialize;
 
 use crate::args::{self, Output};
 use crate::client::{self, Client};
@@ -27,26 +28,46 @@ pub fn run(arguments: &args::Status) -> miette::Result<ExitCode> {
     let clients: Vec<Client> = Client::all().into_iter().map(|client| client.within(PATIENCE)).collect();
     let asked = clients.iter().map(|client| client.ask::<Status>(Method::GET, "/v1/status"));
     let answers = client::run(async { Ok(join_all(asked).await) })?;
-    let (mut found, mut silent) = (Vec::new(), String::new());
+    let mut networks = Vec::new();
     for (client, answer) in clients.iter().zip(answers) {
-        match answer {
-            Ok(status) => found.push(status),
-            Err(error) => {
-                silent.push_str(&format!("{} does not answer\n", client.name));
-                eprintln!("{:?}", miette::Report::new(error));
-            }
-        }
+        networks.push(answer.map(Network::Running).unwrap_or_else(|error| {
+            eprintln!("{:?}", miette::Report::new(error));
+            Network::Silent { name: client.name.clone() }
+        }));
     }
     match arguments.output {
-        Output::Json => print_json(&found)?,
-        Output::Table if clients.is_empty() => print("no network runs; start one by `flatnet up -d`\n")?,
-        Output::Table if found.is_empty() => print(&silent)?,
-        Output::Table => print(&(table(&found) + "\n" + &silent))?,
+        Output::Json => print_json(&networks)?,
+        Output::Table => print(&text(&networks))?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn table(found: &[Status]) -> String {
+/// A network that listens.
+#[derive(Debug, Serialize)]
+#[serde(tag = "state", rename_all = "lowercase")]
+enum Network {
+    /// It answers.
+    Running(Status),
+    /// It does not.
+    Silent { name: String },
+}
+
+/// A table of those that answer, then a line for each that does not.
+fn text(networks: &[Network]) -> String {
+    if networks.is_empty() {
+        return "no network runs; start one by `flatnet up -d`\n".to_owned();
+    }
+    let (mut running, mut silent) = (Vec::new(), String::new());
+    for network in networks {
+        match network {
+            Network::Running(status) => running.push(status),
+            Network::Silent { name } => silent.push_str(&format!("{name} does not answer\n")),
+        }
+    }
+    if running.is_empty() { silent } else { table(&running) + "\n" + &silent }
+}
+
+fn table(found: &[&Status]) -> String {
     let mut table = plain_table([
         "NAME", "NODES", "PODS", "HOSTS", "TIME", "UPTIME", "FRAMES/S", "BITS/S", "DROPS/S", "PID",
     ]);

@@ -1,6 +1,6 @@
 //! The topology file: a network's machines, and the Kubernetes manifests beside them.
 //!
-//! `flatnet up` and `flatnet test` call [`parse`] with all files, `flatnet apply` calls [`parse_manifests`]; what comes
+//! `flatnet up` calls [`read`] with all files, [`parse`] takes their texts, `flatnet apply` calls [`parse_manifests`]; what comes
 //! out is plain and validated. The files, in the order in which a text travels:
 //!
 //! - `yaml`: a tree whose every node knows its place;
@@ -44,6 +44,7 @@ use std::{net::Ipv4Addr, path::PathBuf, sync::Arc};
 
 use flatnet_engine::binding::Profile;
 use flatnet_engine::link::impairment::Impairment;
+use flatnet_engine::pod::Image;
 use flatnet_proxy::Ipv4Prefix;
 use k8s_openapi::api::core::v1::{Pod, Service};
 
@@ -136,7 +137,7 @@ pub struct Host {
     /// Its default gateway: the one written, else the first router of its network.
     pub gateway: Option<Ipv4Addr>,
     /// What runs on it.
-    pub image: Option<String>,
+    pub image: Image,
 }
 
 /// A machine that forwards between its networks.
@@ -170,14 +171,36 @@ pub struct Manifests {
     pub services: Vec<Service>,
 }
 
+/// Reads a topology and its manifests from files, which together hold one `kind: Topology`.
+///
+/// # Errors
+/// [`Findings`] with everything that is wrong, files that cannot be read among it; else the warnings come with the topology.
+pub fn read(paths: &[PathBuf]) -> Result<(Topology, Vec<Warning>), Findings> {
+    let (mut sources, mut findings) = (Vec::new(), Vec::new());
+    for path in paths {
+        let text = std::fs::read_to_string(path);
+        let source = Source::new(path.clone(), text.as_deref().unwrap_or_default().to_owned());
+        if let Err(error) = text {
+            let message = format!("{} cannot be read: {error}", path.display());
+            findings.push(Finding::error(source.place(0..0), message));
+        }
+        sources.push(source);
+    }
+    check(&sources, findings)
+}
+
 /// Reads a topology and its manifests from files (path and text), which together hold one `kind: Topology`.
 ///
 /// # Errors
 /// [`Findings`] with everything that is wrong, if anything is; else the warnings come with the topology.
 pub fn parse(files: &[(PathBuf, String)]) -> Result<(Topology, Vec<Warning>), Findings> {
-    let sources = sources(files);
-    let mut findings = Vec::new();
-    let documents = Documents::read(&sources, &mut findings);
+    check(&sources(files), Vec::new())
+}
+
+/// Checks all files; what is missing may be in one that has a finding already.
+fn check(sources: &[Arc<Source>], mut findings: Vec<Finding>) -> Result<(Topology, Vec<Warning>), Findings> {
+    let unreadable = !findings.is_empty();
+    let documents = Documents::read(sources, &mut findings);
     let mut specs =
         documents.topologies.iter().map(|document| spec::read(document, &mut findings)).collect::<Vec<_>>();
     for second in specs.iter().skip(1) {
@@ -193,7 +216,7 @@ pub fn parse(files: &[(PathBuf, String)]) -> Result<(Topology, Vec<Warning>), Fi
             Some(network::check(spec, &mut findings))
         }
         None => {
-            if let Some(source) = sources.first().filter(|_| !documents.broken) {
+            if let Some(source) = sources.first().filter(|_| !documents.broken && !unreadable) {
                 let finding = Finding::error(source.place(0..0), "no document of kind Topology");
                 findings
                     .push(finding.help(format!("add one with apiVersion: {API_VERSION}, kind: Topology")));
@@ -202,7 +225,7 @@ pub fn parse(files: &[(PathBuf, String)]) -> Result<(Topology, Vec<Warning>), Fi
         }
     };
     workloads::check(&documents, topology.as_ref(), &mut findings);
-    let warnings = split(findings, &sources)?;
+    let warnings = split(findings, sources)?;
     match topology {
         Some(mut topology) => {
             let manifests = documents.into_manifests();

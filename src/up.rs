@@ -9,17 +9,21 @@ mod background;
 mod serve;
 mod table;
 
-use std::path::PathBuf;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use flatnet_agents::publisher::Publisher;
 use flatnet_engine::link::impairment::Impairment;
-use miette::{Diagnostic, IntoDiagnostic, WrapErr};
+use flatnet_engine::tables::NodeId;
+use miette::{Diagnostic, IntoDiagnostic};
 
 use crate::args::{Output, Up};
 use crate::check::{self, Verdict};
 use crate::drive::Drive;
 use crate::ledger;
+use crate::network::{Network, NetworkError};
 use crate::output::{print, print_json};
 use crate::point;
 use crate::recorder::{self, Recorder};
@@ -32,13 +36,24 @@ const TWO_NODES: &str = include_str!("../scripts/topologies/two-nodes.yaml");
 #[derive(Debug, thiserror::Error, Diagnostic)]
 pub enum UpError {
     /// A fault that does not exist.
-    #[error("--fault {0} is none that exists")]
-    #[diagnostic(help("write lease:NODE or link:A:B"))]
-    Fault(String),
+    #[error("--fault {fault} breaks nothing: {why}")]
+    #[diagnostic(help("write lease:NODE, link:A:B or link:POD:NODE; {known}"))]
+    Fault {
+        /// What was asked for.
+        fault: String,
+        /// What is wrong with it.
+        why: String,
+        /// What there is to name.
+        known: String,
+    },
     /// A capture that is not one.
     #[error("--capture {0} names no file")]
     #[diagnostic(help("write POINT=FILE"))]
     Capture(String),
+    /// Two captures would write over each other.
+    #[error("two captures would be written to {0}")]
+    #[diagnostic(help("give each --capture a file of its own"))]
+    SameFile(String),
     /// A capture's file cannot be written.
     #[error("{path} cannot be written")]
     File {
@@ -56,17 +71,27 @@ pub enum UpError {
 /// Whatever keeps the network from coming up.
 pub fn run(arguments: &Up) -> miette::Result<ExitCode> {
     let topology = read(&arguments.files)?;
+    let captures = captures(&arguments.capture)?;
     if arguments.check {
         let drive = Drive::start(&topology, topology.time.unwrap_or(TimeMode::Virtual))?;
-        return Ok(if check(arguments, &topology, drive)? { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        return Ok(if check(arguments, &captures, &topology, drive)? {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        });
     }
     let name = arguments.name.as_deref().unwrap_or(&topology.name);
     if arguments.detach { background::run(arguments, name) } else { serve::run(arguments, &topology, name) }
 }
 
 /// Tries the ways, ends the network, and tells whether all work and every frame and buffer is accounted for.
-fn check(arguments: &Up, topology: &Topology, mut drive: Drive) -> miette::Result<bool> {
-    let mut captures = CheckCaptures::open(&mut drive, &arguments.capture)?;
+fn check(
+    arguments: &Up,
+    captures: &[(&str, &str)],
+    topology: &Topology,
+    mut drive: Drive,
+) -> miette::Result<bool> {
+    let mut captures = CheckCaptures::open(&mut drive, captures)?;
     for fault in &arguments.fault {
         break_something(&mut drive, fault)?;
     }
@@ -92,14 +117,33 @@ fn check(arguments: &Up, topology: &Topology, mut drive: Drive) -> miette::Resul
     Ok(works && ledger.balances)
 }
 
+/// Reads what to capture, point and file; each has a file of its own.
+fn captures(asked: &[String]) -> Result<Vec<(&str, &str)>, UpError> {
+    let (mut captures, mut files) = (Vec::new(), HashSet::new());
+    for text in asked {
+        let (point, file) = text.split_once('=').ok_or_else(|| UpError::Capture(text.clone()))?;
+        if !files.insert(whole_path(Path::new(file))) {
+            return Err(UpError::SameFile(file.to_owned()));
+        }
+        captures.push((point, file));
+    }
+    Ok(captures)
+}
+
+/// Spells a file's path in one way, also when the file does not exist yet.
+fn whole_path(path: &Path) -> PathBuf {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let by_parent = || Some(parent.canonicalize().ok()?.join(path.file_name()?));
+    path.canonicalize().ok().or_else(by_parent).unwrap_or_else(|| path.to_owned())
+}
+
 /// The captures of a check, by number.
 struct CheckCaptures(Vec<(u32, Recorder, Vec<u8>, String)>);
 
 impl CheckCaptures {
-    fn open(drive: &mut Drive, asked: &[String]) -> miette::Result<Self> {
+    fn open(drive: &mut Drive, asked: &[(&str, &str)]) -> miette::Result<Self> {
         let mut captures = Vec::new();
-        for (number, text) in (1..).zip(asked) {
-            let (point, file) = text.split_once('=').ok_or_else(|| UpError::Capture(text.clone()))?;
+        for (number, &(point, file)) in (1..).zip(asked) {
             let resolved = point::resolve(&drive.network.publisher, point)?;
             let recorder = Recorder::new(&resolved, Duration::ZERO).into_diagnostic()?;
             recorder::listen(drive, number, &resolved)?;
@@ -134,15 +178,11 @@ impl CheckCaptures {
 /// # Errors
 /// All findings at once.
 pub fn read(files: &[PathBuf]) -> miette::Result<Topology> {
-    let mut texts = Vec::new();
-    for file in files {
-        let text = std::fs::read_to_string(file).into_diagnostic();
-        texts.push((file.clone(), text.wrap_err_with(|| format!("{} cannot be read", file.display()))?));
-    }
-    if texts.is_empty() {
-        texts.push((PathBuf::from("two-nodes.yaml"), TWO_NODES.to_owned()));
-    }
-    let (topology, warnings) = topology::parse(&texts)?;
+    let (topology, warnings) = if files.is_empty() {
+        topology::parse(&[(PathBuf::from("two-nodes.yaml"), TWO_NODES.to_owned())])?
+    } else {
+        topology::read(files)?
+    };
     for warning in warnings {
         eprintln!("{:?}", miette::Report::new(warning));
     }
@@ -154,17 +194,41 @@ pub fn read(files: &[PathBuf]) -> miette::Result<Topology> {
 /// # Errors
 /// There is no such fault, or nothing of the name.
 pub fn break_something(drive: &mut Drive, fault: &str) -> miette::Result<()> {
+    let refused = |network: &Network, why: String| {
+        let known = breakable(&network.publisher);
+        UpError::Fault { fault: fault.to_owned(), why, known }
+    };
+    let network = &mut drive.network;
     match fault.split(':').collect::<Vec<_>>()[..] {
-        ["lease", node] => drive.network.delete_lease(node)?,
+        ["lease", node] => match network.delete_lease(node) {
+            Err(error @ NetworkError::NoLease(_)) => {
+                return Err(refused(network, error.to_string()).into());
+            }
+            deleted => deleted?,
+        },
         ["link", a, b] => {
             let lost = Impairment { loss: 1_000_000, ..Impairment::default() };
             for (from, to) in [(a, b), (b, a)] {
-                drive.network.publisher.impair(from, to, lost).into_diagnostic()?;
+                network.publisher.link(from, to).map_err(|error| refused(network, error.to_string()))?;
+                network.publisher.impair(from, to, lost).into_diagnostic()?;
             }
         }
-        _ => return Err(UpError::Fault(fault.to_owned()).into()),
+        _ => return Err(refused(network, "it is neither a lease nor a link".to_owned()).into()),
     }
     Ok(())
+}
+
+/// Lists what a fault may name.
+fn breakable(publisher: &Publisher) -> String {
+    let tables = publisher.control.tables.current();
+    let has_lease = |id: NodeId| Some(tables.node(id)?.bridge.as_ref()?.router.is_some());
+    let nodes = publisher.nodes().into_iter().filter(|(_, id)| has_lease(*id) == Some(true));
+    let nodes: Vec<String> = nodes.map(|(name, _)| name).collect();
+    let machines: Vec<&str> = publisher.machines().collect();
+    let pods = publisher.places().filter(|(_, place)| place.node.is_some());
+    let pods: Vec<&str> = pods.map(|(name, _)| name).collect();
+    let [nodes, machines, pods] = [nodes.join(", "), machines.join(", "), pods.join(", ")];
+    format!("nodes with a lease are {nodes}; machines with links {machines}; pods {pods}")
 }
 
 #[cfg(test)]
@@ -181,10 +245,10 @@ mod tests {
         };
         let topology = read(&[]).unwrap();
         let start = || Drive::start(&topology, TimeMode::Virtual).unwrap();
-        assert!(check(&arguments, &topology, start()).unwrap());
+        assert!(check(&arguments, &[], &topology, start()).unwrap());
         let mut leaking = start();
         // A buffer goes back only where somebody gives it back.
         let _lost = leaking.network.publisher.control.pool.allocate(64).unwrap();
-        assert!(!check(&arguments, &topology, leaking).unwrap());
+        assert!(!check(&arguments, &[], &topology, leaking).unwrap());
     }
 }

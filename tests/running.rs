@@ -5,7 +5,7 @@
 mod common;
 
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use common::{Home, tshark};
 
@@ -66,6 +66,21 @@ fn ctrl_c_ends_the_program_in_the_pod_and_shows_its_last_words() {
     // Whether an answer was still on its way is not this test's matter.
     assert!(rest.contains("packets transmitted") && rest.contains("packet loss"), "{rest}");
     assert!(child.wait().unwrap().success());
+}
+
+/// A pipe holds 64 KiB (pipe(7)): a reader that pauses must not keep Ctrl-C from the program.
+#[test]
+fn ctrl_c_is_heard_while_nobody_reads_the_output() {
+    let home = Home::with_network();
+    let mut command = home.command("exec web-app-2 -- sh -c");
+    command.arg("while true; do echo a line that fills the pipe; done");
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut output = child.stdout.take().unwrap();
+    output.read_exact(&mut [0]).unwrap();
+    interrupt(child.id());
+    let mut rest = Vec::new();
+    output.read_to_end(&mut rest).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "it was ended, not killed for its time");
 }
 
 /// Sends SIGINT to the child of a `timeout`, through it.
@@ -229,6 +244,9 @@ fn who_does_not_answer_hides_no_other_network() {
     let (text, said) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
     assert!(text.contains("\ntwo-nodes ") && text.ends_with("\nx does not answer\n"), "{text}");
     assert!(said.contains("does not answer within 2s") && said.contains("kill -CONT"), "{said}");
+    let listed = home.json("status");
+    assert_eq!((&listed[0]["name"], &listed[0]["state"]), (&"two-nodes".into(), &"running".into()));
+    assert_eq!(listed[1], serde_json::json!({"name": "x", "state": "silent"}));
 }
 
 #[test]
@@ -523,5 +541,13 @@ fn a_static_site_is_written_by_one_container_and_served_by_another() {
     let other = statuses.iter().find(|status| status["name"] == "other").unwrap();
     assert!(other["state"]["running"].is_null(), "{other}");
     assert!(other.to_string().contains("volume"), "{other}");
+    // It started again at once and failed as before.
+    let message = |state: &serde_json::Value| state["terminated"]["message"].clone();
+    eventually(|| {
+        let host = &home.json("get pod host")["items"][0]["status"];
+        let statuses = host["containerStatuses"].as_array().unwrap();
+        let other = statuses.iter().find(|status| status["name"] == "other").unwrap();
+        other["restartCount"] == 1 && message(&other["lastState"]).to_string().contains("volume none: ")
+    });
     assert_eq!(home.json("down")["balances"], true);
 }

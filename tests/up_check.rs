@@ -100,7 +100,7 @@ fn the_same_seed_gives_the_same_bytes_on_any_number_of_cores() {
 #[test]
 fn a_fault_or_capture_that_does_not_exist_is_said() {
     let home = Home::new();
-    assert!(home.error("up --check --fault disk:node-1").contains("lease:NODE or link:A:B"));
+    assert!(home.error("up --check --fault disk:node-1").contains("lease:NODE, link:A:B or link:POD:NODE"));
     assert!(home.error("up --check --capture node-1:eth0").contains("POINT=FILE"));
     assert!(home.error("up --check --capture nowhere=/dev/null").contains("no point nowhere"));
 }

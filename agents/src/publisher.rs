@@ -124,6 +124,8 @@ pub struct Publisher {
     seed: u64,
     workers: u8,
     next_worker: u8,
+    /// Volumes that could not be made, by pod.
+    missing: BTreeMap<String, Vec<(String, HostError)>>,
     switches: BTreeMap<Ipv4Prefix, NodeId>,
     nodes: BTreeMap<Arc<str>, NodeId>,
     routers: BTreeMap<Arc<str>, NodeId>,
@@ -145,6 +147,7 @@ impl Publisher {
             control,
             seed,
             next_worker: 0,
+            missing: BTreeMap::new(),
             switches: BTreeMap::new(),
             nodes: BTreeMap::new(),
             routers: BTreeMap::new(),
@@ -366,10 +369,10 @@ impl Publisher {
             volumes,
             ..PodConfig::default()
         });
+        self.missing.insert(name.clone(), missing);
         // What cannot start leaves the others alone: the pod is there, but not ready.
-        let start = |container: &Container| match without_volume(container, &missing) {
-            Some(message) => Start::Failed(Exit { code: 128, message }),
-            None => start_container(&mut pod, container),
+        let start = |container: &Container| {
+            self.without_volume(&name, container).unwrap_or_else(|| start_container(&mut pod, container))
         };
         let starts = view.containers.iter().map(start).collect();
         let worker = self.worker();
@@ -388,16 +391,18 @@ impl Publisher {
         let failed = |source| PublishError::Control { what: format!("the removal of pod {name}"), source };
         self.control.detach(port).map_err(failed)?;
         self.places.remove(&name);
+        self.missing.remove(&name);
         Ok(())
     }
-}
 
-/// Says which volume of a container cannot be had, if one cannot.
-fn without_volume(container: &Container, missing: &[(String, HostError)]) -> Option<String> {
-    let mut mounts = container.volume_mounts.iter().flatten();
-    let (name, error) = mounts.find_map(|mount| missing.iter().find(|(name, _)| *name == mount.name))?;
-    let why = error.source().map(|source| format!(": {source}")).unwrap_or_default();
-    Some(format!("volume {name}: {error}{why}"))
+    /// Says why a container cannot start, if it mounts a volume that could not be made with its pod (`[NAMESPACE/]POD`).
+    pub fn without_volume(&self, pod: &str, container: &Container) -> Option<Start> {
+        let missing = self.missing.get(pod)?;
+        let mut mounts = container.volume_mounts.iter().flatten();
+        let (name, error) = mounts.find_map(|mount| missing.iter().find(|(name, _)| *name == mount.name))?;
+        let why = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+        Some(Start::Failed(Exit { code: 128, message: format!("volume {name}: {error}{why}") }))
+    }
 }
 
 /// Starts a container in a pod.

@@ -39,7 +39,7 @@ impl Cluster {
             let sink = |change| log.borrow_mut().push(describe(&change));
             let _ = watch_cluster(&store, DEFAULT_PREFIX, sink).await;
         });
-        cluster.control(Binder::default());
+        cluster.control(Binder::new(DEFAULT_PREFIX));
         cluster.control(Addresses::new(DEFAULT_PREFIX));
         cluster.control(Endpoints::default());
         cluster.control(ServiceAddresses::new("10.96.0.0/12".parse().unwrap()));

@@ -93,7 +93,7 @@ drop_reasons! {
     MalformedTransport "malformed-transport" "The TCP, UDP or ICMP header is truncated or its lengths disagree." "RFC 9293, 768, 792.";
     NotForUs "not-for-us" "The frame's destination MAC is not the interface's." "A switch floods frames whose destination it does not know yet.";
     UnhandledProtocol "unhandled-protocol" "The frame is neither IPv4 nor ARP and came to a router." "flatnet routes IPv4; other protocols are bridged only.";
-    SpoofedMac "spoofed-mac" "A pod sent from a MAC that is not its own." "Attach the machine with its own MAC, or allow it in the topology.";
+    SpoofedMac "spoofed-mac" "A pod sent from a MAC that is not its own." "A pod may send from its own MAC only; `flatnet replay` plays frames with the MACs of their file.";
     SpoofedAddress "spoofed-address" "A pod sent from an IPv4 address that is not its own." "A pod may send from its own address only.";
     SpoofedArp "spoofed-arp" "A pod claimed another's address in ARP." "A pod may claim its own address only (RFC 826).";
     Martian "martian" "Source or destination cannot be on the wire: loopback, multicast or broadcast source." "RFC 1812, 5.3.7.";
@@ -122,11 +122,11 @@ drop_reasons! {
     DirectRoutingOffSegment "direct-routing-off-segment" "The chosen backend is not on a network of the node's own: direct routing cannot reach it." "Set `flatnet.dev/forwarding` to `tun` or `nat`, or `internalTrafficPolicy` to Local.";
     ServicePortClosed "service-port-closed" "The Service address has no such port; the sender is told." "See `flatnet show services NODE`.";
     ServiceUnsupported "service-unsupported" "A Service address takes TCP and UDP only." "VIPs do not answer echo.";
-    BindingQuota "binding-quota" "The client has as many translated flows as one may have." "A flood of new flows, or a client that needs a larger quota.";
-    BindingTableFull "binding-table-full" "The worker's table of bindings is full." "Fewer flows, or a larger table.";
+    BindingQuota "binding-quota" "The client has as many translated flows as one may have." "A flood of new flows; the translations that are not used any more end by themselves.";
+    BindingTableFull "binding-table-full" "The worker's table of bindings is full." "Too many flows at once: `flatnet show flows NODE` lists whose.";
     TuplesExhausted "tuples-exhausted" "No source port is left that gives the reply a tuple of its own." "Too many flows to one destination through one address.";
     Untranslatable "untranslatable" "The protocol cannot be masqueraded." "Only TCP, UDP and ICMP queries have what a translation needs.";
-    NatFiltered "nat-filtered" "The machine has not been asked by the pod behind that port (RFC 4787, REQ-8)." "The pod sends first; profile rfc filters by address.";
+    NatFiltered "nat-filtered" "The machine has not been asked by the pod behind that port (RFC 4787, REQ-8)." "The pod sends first; `nat: rfc` in the topology filters by address.";
     TcpResetOutOfWindow "tcp-reset-out-of-window" "A TCP reset of a translated flow that its receiver would not take." "A blind reset (RFC 5961, 3), or a very late one.";
     IcmpErrorUnmatched "icmp-error-unmatched" "The ICMP error belongs to no flow known here." "A late error, or a forged one.";
     TransportChecksum "transport-checksum" "The TCP, UDP or ICMP checksum of a packet for the node itself is wrong." "The frame was damaged on its way; what is only forwarded is left to its receiver.";
@@ -137,8 +137,8 @@ drop_reasons! {
     LinkMtu "link-mtu" "The frame is longer than the link takes." "See `flatnet link` and the topology's `links`.";
     LinkQueueFull "link-queue-full" "The link's queue is full." "The receiver, or the link's `rate`, is slower than the sender.";
     PodStopped "pod-stopped" "The pod is dead; nothing takes its frames." "An autonomous pod that dies stays dead.";
-    WorkerRingFull "worker-ring-full" "The ring to the worker of the egress is full." "That worker is slower than this one.";
-    PoolEmpty "pool-empty" "No buffer was free." "More buffers, or fewer frames in flight.";
+    WorkerRingFull "worker-ring-full" "The ring to the worker of the egress is full." "That worker is slower than this one: send more slowly.";
+    PoolEmpty "pool-empty" "No buffer was free." "Too many frames wait: send more slowly, or lower the links' `delay` and `queue`.";
 }
 
 /// One worker's counters of one node.

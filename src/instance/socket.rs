@@ -15,6 +15,9 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
+/// Bytes of a Unix socket's path at most: 108 with the zero at its end (unix(7)).
+const MOST: usize = 107;
+
 /// Why a socket cannot be had.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
 pub enum SocketError {
@@ -22,6 +25,13 @@ pub enum SocketError {
     #[error("{0:?} cannot be the name of a running network")]
     #[diagnostic(help("use letters, digits, - and . in --name"))]
     Name(String),
+    /// A socket's path has a bound.
+    #[error("the socket {} has {} bytes in its path; {MOST} fit", path.display(), path.as_os_str().len())]
+    #[diagnostic(help("set XDG_RUNTIME_DIR to a shorter directory, or give a shorter --name"))]
+    TooLong {
+        /// The socket's path.
+        path: PathBuf,
+    },
     /// An instance of the name runs.
     #[error("a network {name} runs already")]
     #[diagnostic(help("end it by `flatnet down --name {name}`, or give this one another --name"))]
@@ -93,12 +103,11 @@ impl Drop for Claim {
 /// # Errors
 /// [`SocketError`].
 pub fn claim(name: &str) -> Result<Claim, SocketError> {
-    check_name(name)?;
+    let path = path(name)?;
     let directory = directory();
     make_private(&directory)?;
     let lock = File::open(&directory).map_err(failed(&directory))?;
     lock.lock().map_err(failed(&directory))?;
-    let path = directory.join(format!("{name}.sock"));
     if answers(&path) {
         return Err(SocketError::Running { name: name.to_owned() });
     }
@@ -111,11 +120,17 @@ pub fn claim(name: &str) -> Result<Claim, SocketError> {
     Ok(Claim { path, listener })
 }
 
-/// Checks that a name can be a file's.
+/// Returns the path of the socket of a name.
 ///
 /// # Errors
-/// [`SocketError::Name`].
-pub fn check_name(name: &str) -> Result<(), SocketError> {
+/// [`SocketError::Name`], [`SocketError::TooLong`].
+pub fn path(name: &str) -> Result<PathBuf, SocketError> {
+    check_name(name)?;
+    let path = directory().join(format!("{name}.sock"));
+    if path.as_os_str().len() > MOST { Err(SocketError::TooLong { path }) } else { Ok(path) }
+}
+
+fn check_name(name: &str) -> Result<(), SocketError> {
     let fits = |it: char| it.is_ascii_alphanumeric() || it == '-' || it == '.' || it == '_';
     if name.is_empty() || name.starts_with('.') || !name.chars().all(fits) {
         return Err(SocketError::Name(name.to_owned()));

@@ -23,6 +23,8 @@ pub struct Restart {
     pub place: Place,
     /// What it runs.
     pub container: Container,
+    /// Why it cannot start, if that is known without trying.
+    pub refused: Option<Start>,
     pod: String,
     index: usize,
 }
@@ -53,7 +55,8 @@ impl Network {
         loop {
             let (pod, index, container) = self.kubelet.borrow_mut().take_due(now)?;
             if let Some(place) = self.publisher.place(&pod).cloned() {
-                return Some(Restart { place, container, pod, index });
+                let refused = self.publisher.without_volume(&pod, &container);
+                return Some(Restart { place, container, refused, pod, index });
             }
         }
     }

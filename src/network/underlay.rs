@@ -13,7 +13,6 @@ use flatnet_agents::node::{NodeOptions, claim};
 use flatnet_agents::publisher::HostSpec;
 use flatnet_agents::seed;
 use flatnet_engine::control::{InterfaceSpec, NodeSpec};
-use flatnet_engine::pod::Image;
 use k8s_openapi::api::core::v1::{Node as NodeObject, NodeAddress, NodeStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -39,15 +38,12 @@ impl Network {
             }
         }
         for host in &topology.hosts {
-            let name = host.image.as_deref().unwrap_or("flatnet/client");
-            let image = Image::find(name)
-                .ok_or_else(|| NetworkError::Image { host: host.name.clone(), image: name.into() })?;
             self.publisher.add_host(&HostSpec {
                 name: host.name.clone(),
                 address: host.interface.address,
                 network: host.interface.network,
                 gateway: host.gateway,
-                image,
+                image: host.image,
             })?;
         }
         Ok(())

@@ -12,6 +12,7 @@
 use std::{collections::HashMap, fmt::Display, hash::Hash, net::Ipv4Addr};
 
 use flatnet_agents::lease::NetworkConfig;
+use flatnet_engine::pod::Image;
 use flatnet_proxy::Ipv4Prefix;
 
 use crate::topology::{
@@ -185,7 +186,7 @@ fn host(spec: &Spec, machine: &Machine) -> Option<Host> {
         name: machine.name.value.clone(),
         interface,
         gateway: gateway(spec, machine, interface),
-        image: machine.image.clone(),
+        image: machine.image.unwrap_or(Image::Client),
     })
 }
 

@@ -10,12 +10,13 @@
 
 use flatnet_agents::{lease::config::DEFAULT_UDP_PORT, objects::is_dns_name};
 use flatnet_engine::binding::Profile;
+use flatnet_engine::pod::Image;
 use flatnet_proxy::Ipv4Prefix;
 
 use crate::topology::{
     BackendKind, Interface, TimeMode,
     fields::{Fields, Located, address, boolean, interface, number, prefix, text},
-    findings::{Finding, Place},
+    findings::{Finding, Place, listed},
     links::{LinkSpec, link},
     yaml::Node,
 };
@@ -49,7 +50,7 @@ pub(crate) struct Machine {
     pub(crate) addresses: Vec<Located<Interface>>,
     pub(crate) gateway: Option<Located<std::net::Ipv4Addr>>,
     pub(crate) pod_cidr: Option<Located<Ipv4Prefix>>,
-    pub(crate) image: Option<String>,
+    pub(crate) image: Option<Image>,
     pub(crate) services: bool,
 }
 
@@ -151,9 +152,14 @@ fn host(item: &Node, findings: &mut Vec<Finding>) -> Option<Machine> {
     let name = fields.required("name", name);
     let address_ = fields.required("address", interface);
     let gateway = fields.optional("gateway", address);
-    let image = fields.optional("image", text).map(|image| image.value);
+    let image = fields.optional("image", image).map(|image| image.value);
     fields.close();
     Some(Machine { name: name?, addresses: vec![address_?], gateway, pod_cidr: None, image, services: false })
+}
+
+fn image(node: &Node) -> Result<Image, String> {
+    let name = text(node)?;
+    Image::find(&name).ok_or_else(|| format!("{name:?} is not known; there are {}", listed(Image::names())))
 }
 
 fn router(item: &Node, findings: &mut Vec<Finding>) -> Option<Machine> {

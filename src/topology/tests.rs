@@ -158,7 +158,7 @@ fn start(pool: &LocalPool, store: &Embedded, topology: &Topology) -> Rc<RefCell<
     let service_network = topology.service_network;
     let (a, b, c, d) = (store.clone(), store.clone(), store.clone(), store.clone());
     let warn = |warning: controllers::Warning| panic!("{warning:?}");
-    control(Box::pin(async move { drop(controllers::run(a, Binder::default(), warn).await) }));
+    control(Box::pin(async move { drop(controllers::run(a, Binder::new(DEFAULT_PREFIX), warn).await) }));
     control(Box::pin(async move { drop(controllers::run(b, Addresses::new(DEFAULT_PREFIX), warn).await) }));
     control(Box::pin(async move { drop(controllers::run(c, Endpoints::default(), warn).await) }));
     control(Box::pin(async move {
@@ -390,6 +390,7 @@ spec: {}
             "15:59 container \"c\" has no image",
             "15:66 container name c is used twice",
             "19:18 the name of Pod default/a is used twice",
+            "19:51 address 10.1.15.1 is not one for pods of any node",
             "19:51 pod address 10.1.15.1 is used twice",
             "21:3 unknown field \"colour\"",
             "24:112 containerPort 0 is not between 1 and 65535",
@@ -398,6 +399,63 @@ spec: {}
             "24:55 warning: containers c and d of one pod both ask for port 80/TCP",
         ]
     );
+}
+
+/// A topology with the nodes of one text, and a pod for each wish: node (or none) and address, from line 7 on, 4 lines each.
+fn with_wishes(nodes: &str, wishes: &[(&str, &str)]) -> String {
+    let mut text = format!("apiVersion: flatnet.dev/v1\nkind: Topology\nspec:\n  nodes: [{nodes}]\n");
+    for (index, (node, address)) in wishes.iter().enumerate() {
+        let node = if node.is_empty() { String::new() } else { format!("nodeName: {node}, ") };
+        text += &format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: p{index}, annotations: {{flatnet.dev/ip: {address}}}}}\n\
+             spec: {{{node}containers: [{{name: c, image: nginx}}]}}\n"
+        );
+    }
+    text
+}
+
+#[test]
+fn a_wished_address_lies_in_a_subnet_of_its_node_or_of_any() {
+    let fixed = "{name: a, address: 192.168.1.2/24, podCIDR: 10.1.15.0/24}, {name: b, address: 192.168.1.3/24, podCIDR: 10.1.20.0/24}";
+    let wishes =
+        [("", "10.1.20.9"), ("", "10.1.30.9"), ("a", "10.1.20.8"), ("", "10.1.20.1"), ("", "10.2.0.9")];
+    assert_eq!(
+        findings(&with_wishes(fixed, &wishes)),
+        [
+            "13:52 address 10.1.30.9 is not one for pods of any node",
+            "18:52 address 10.1.20.8 is not one for pods of a (10.1.15.0/24)",
+            "23:52 address 10.1.20.1 is not one for pods of any node",
+            "28:52 address 10.2.0.9 is not in podNetwork 10.1.0.0/16",
+        ]
+    );
+    // b may lease any subnet that is not a's; flannel leaves the network's first alone.
+    let free =
+        "{name: a, address: 192.168.1.2/24, podCIDR: 10.1.15.0/24}, {name: b, address: 192.168.1.3/24}";
+    let wishes =
+        [("", "10.1.30.9"), ("b", "10.1.30.8"), ("b", "10.1.15.9"), ("", "10.1.0.9"), ("", "10.1.15.8")];
+    assert_eq!(
+        findings(&with_wishes(free, &wishes)),
+        [
+            "18:52 address 10.1.15.9 is not one for pods of b (any subnet that no other node names)",
+            "23:52 address 10.1.0.9 is not one for pods of any node",
+        ]
+    );
+}
+
+#[test]
+fn unknown_images_are_found_at_their_places() {
+    let text = "apiVersion: flatnet.dev/v1\nkind: Topology\nspec:\n  nodes: [{name: n, address: 192.168.1.2/24}]\n  hosts:\n    \
+                - {name: h, address: 192.168.1.3/24, image: apache}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: p}\n\
+                spec:\n  containers:\n    - {name: c, image: nginx}\n    - {name: d, image: \"mysql:8\"}\n";
+    let found = findings(text);
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(
+        found[0].starts_with("6:49 image: \"apache\" is not known; there are flatnet/pause, "),
+        "{found:?}"
+    );
+    assert_eq!(found[1], "14:24 warning: image mysql:8 is not known: container d will not start");
+    let error = parse(&file(text)).unwrap_err();
+    assert!(error.warnings[0].advice().unwrap().contains("flatnet/echo, "), "{error:?}");
 }
 
 #[test]
@@ -585,14 +643,14 @@ fn other_kinds_and_versions_are_named() {
 fn one_topology_is_needed_and_only_one() {
     assert_eq!(
         findings(
-            "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: c, image: i}]}\n"
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: c, image: nginx}]}\n"
         ),
         ["1:1 no document of kind Topology"]
     );
     assert_eq!(findings(&format!("{SHORT}---\n{SHORT}")), ["6:1 there is a second topology"]);
     assert_eq!(parse(&[]).unwrap_err().errors.len(), 1);
     let (manifests, _) = parse_manifests(&file(
-        "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: c, image: i}]}\n",
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: c, image: nginx}]}\n",
     ))
     .unwrap();
     assert_eq!(manifests.pods.len(), 1);

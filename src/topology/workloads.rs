@@ -2,8 +2,9 @@
 //!
 //! The last check; it runs also when earlier ones found errors, so that all findings come at once.
 //!
-//! Invariants: names, pod addresses, VIPs and NodePorts are unique; a pod's address lies in its node's subnet; ports are
-//! ports. Two containers on one port and a Service that selects nothing are warnings: the network comes up, and shows it.
+//! Invariants: names, pod addresses, VIPs and NodePorts are unique; a pod's address lies in its node's subnet, or in some
+//! node's if it is bound to none, as far as subnets are known before leases are; ports are ports. An unknown image, two
+//! containers on one port and a Service that selects nothing are warnings: the network comes up, and shows it.
 //!
 //! May depend on [`crate::topology::manifests`], [`crate::topology::policies`] and [`crate::topology::volumes`].
 //!
@@ -17,14 +18,17 @@ use std::{
 use flatnet_agents::{
     controllers::{endpoints::selects, service_ip::NODE_PORTS},
     ipam::is_pod_address,
+    lease::NetworkConfig,
     objects::{self, Object},
     pods::{self, ADDRESS_ANNOTATION, VIP_ANNOTATION},
     services::{FORWARDING_ANNOTATION, SCHEDULER_ANNOTATION, WEIGHT_ANNOTATION},
 };
+use flatnet_engine::pod::Image;
+use flatnet_proxy::Ipv4Prefix;
 use k8s_openapi::api::core::v1::{Container, Pod, Service, ServicePort};
 
 use crate::topology::{
-    Topology,
+    self, Topology,
     findings::{Finding, Place, listed},
     manifests::{Documents, Manifest},
     network::unique,
@@ -34,6 +38,9 @@ use crate::topology::{
 
 /// The annotations of flatnet begin so.
 const ANNOTATIONS: &str = "flatnet.dev/";
+
+/// Why an address in a subnet may still be none for pods.
+const RESERVED: &str = "the first two addresses and the last of a subnet are flannel0, docker0 and broadcast";
 
 /// Checks all objects; without a topology, only against each other.
 pub(crate) fn check(documents: &Documents, topology: Option<&Topology>, findings: &mut Vec<Finding>) {
@@ -121,12 +128,7 @@ fn check_containers(pod: &Manifest<Pod>, findings: &mut Vec<Finding>) {
             let message = format!("container name {:?} is not a name", container.name);
             findings.push(Finding::error(node.place_of(&["name"]).clone(), message));
         }
-        if container.image.as_deref().unwrap_or_default().is_empty() {
-            findings.push(Finding::error(
-                node.place.clone(),
-                format!("container {:?} has no image", container.name),
-            ));
-        }
+        check_image(container, node, findings);
         let nodes = node.get("ports").map_or(&[][..], Node::items);
         for (port, node) in container.ports.iter().flatten().zip(nodes) {
             let place = node.place_of(&["containerPort"]);
@@ -152,6 +154,20 @@ fn check_containers(pod: &Manifest<Pod>, findings: &mut Vec<Finding>) {
                 }
             }
         }
+    }
+}
+
+fn check_image(container: &Container, node: &Node, findings: &mut Vec<Finding>) {
+    let image = container.image.as_deref().unwrap_or_default();
+    if image.is_empty() {
+        let message = format!("container {:?} has no image", container.name);
+        findings.push(Finding::error(node.place.clone(), message));
+    } else if Image::find(image).is_none() {
+        let message = format!("image {image} is not known: container {} will not start", container.name);
+        findings.push(
+            Finding::warning(node.place_of(&["image"]).clone(), message)
+                .help(format!("there are {}", listed(Image::names()))),
+        );
     }
 }
 
@@ -182,17 +198,40 @@ fn check_pod_address(
     };
     unique(addresses, &address, place, "pod address", findings);
     let Some(topology) = topology else { return };
-    let subnet = node.and_then(|(_, node)| node?.pod_cidr);
-    if let Some(subnet) = subnet.filter(|&subnet| !is_pod_address(subnet, address)) {
-        let message =
-            format!("address {address} is not one for pods of {} ({subnet})", bound.unwrap_or_default());
-        let help = "the first two addresses and the last of a subnet are flannel0, docker0 and broadcast";
-        findings
-            .push(Finding::error(place.clone(), message).with("bound here", node_place.clone()).help(help));
-    } else if !topology.pod_network.contains(address) {
-        let message = format!("address {address} is not in podNetwork {}", topology.pod_network);
-        findings.push(Finding::error(place.clone(), message));
+    let finding = |message: String| Finding::error(place.clone(), message);
+    if !topology.pod_network.contains(address) {
+        findings.push(finding(format!("address {address} is not in podNetwork {}", topology.pod_network)));
+    } else if let Some((_, node)) = node {
+        // A node that does not exist is a finding already.
+        if let Some(node) = node.filter(|node| !may_have(topology, node, address)) {
+            let message = format!("address {address} is not one for pods of {}", subnet_of(node));
+            findings.push(finding(message).with("bound here", node_place.clone()).help(RESERVED));
+        }
+    } else if !topology.nodes.iter().any(|node| may_have(topology, node, address)) {
+        let subnets: Vec<String> = topology.nodes.iter().map(subnet_of).collect();
+        let message = format!("address {address} is not one for pods of any node");
+        findings.push(finding(message).help(format!("there are {}; {RESERVED}", subnets.join(", "))));
     }
+}
+
+/// Says whether an address is one for pods of a node: of its podCIDR, or of a subnet that it could lease if it names none.
+fn may_have(topology: &Topology, node: &topology::Node, address: Ipv4Addr) -> bool {
+    if let Some(subnet) = node.pod_cidr {
+        return is_pod_address(subnet, address);
+    }
+    // A network without a configuration is a finding already.
+    let Ok(config) = NetworkConfig::new(topology.pod_network) else { return true };
+    let subnet = Ipv4Prefix::masked(address, config.subnet_len);
+    let taken = topology.nodes.iter().filter_map(|other| other.pod_cidr).any(|other| other.overlaps(subnet));
+    config.fits(subnet) && !taken && is_pod_address(subnet, address)
+}
+
+/// Names a node and its subnet.
+fn subnet_of(node: &topology::Node) -> String {
+    node.pod_cidr.map_or_else(
+        || format!("{} (any subnet that no other node names)", node.name),
+        |subnet| format!("{} ({subnet})", node.name),
+    )
 }
 
 fn check_vip(

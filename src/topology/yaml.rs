@@ -15,7 +15,7 @@ use serde::{
     Deserialize, Deserializer,
     de::{MapAccess, SeqAccess, Visitor},
 };
-use serde_saphyr::{Location, Spanned};
+use serde_saphyr::{Error, Location, Spanned, budget::BudgetBreach};
 
 use crate::topology::findings::{Finding, Place, Source};
 
@@ -142,16 +142,55 @@ pub(crate) fn documents(source: &Arc<Source>) -> Result<Vec<Node>, Box<Finding>>
             let error = error.without_snippet();
             let place =
                 error.location().map_or_else(|| source.place(0..0), |location| place(source, &location));
-            let message = error.to_string();
-            // The place is shown beside the message; the parser also writes it into it, and what its own options are.
-            let message = message.split(" at line ").next().unwrap_or_default();
-            let message = message.split(", set ").next().unwrap_or_default().to_owned();
-            Box::new(
-                Finding::error(place, message)
+            Box::new(match limit(error) {
+                Some((message, help)) => Finding::error(place, message)
+                    .help(format!("{help}; nothing else in the file was checked")),
+                None => Finding::error(place, syntax(error))
                     .help("the file is not valid YAML; nothing else in it was checked"),
-            )
+            })
         })?;
     Ok(raw.into_iter().map(|node| node.resolve(source)).collect())
+}
+
+/// Says which of its limits the parser met, and what to do.
+fn limit(error: &Error) -> Option<(&'static str, &'static str)> {
+    let mut error = error;
+    while let Error::AliasError { error: inner, .. } | Error::WithSnippet { error: inner, .. } = error {
+        error = inner;
+    }
+    let breach = if let Error::Budget { breach, .. } = error { Some(breach) } else { None };
+    let by_aliases = matches!(
+        error,
+        Error::AliasReplayCounterOverflow { .. }
+            | Error::AliasReplayLimitExceeded { .. }
+            | Error::AliasExpansionLimitExceeded { .. }
+            | Error::AliasReplayStackDepthExceeded { .. }
+    ) || matches!(
+        breach,
+        Some(
+            BudgetBreach::Aliases { .. }
+                | BudgetBreach::Anchors { .. }
+                | BudgetBreach::AliasAnchorRatio { .. }
+                | BudgetBreach::MergeKeys { .. }
+                | BudgetBreach::RecordedAnchorEvents { .. }
+                | BudgetBreach::RecordedAnchorBytes { .. }
+        )
+    );
+    if by_aliases {
+        let help = "use fewer, or write out what they stand for";
+        return Some(("the aliases up to here stand for more than can be read", help));
+    }
+    if let Some(BudgetBreach::Depth { .. }) = breach {
+        return Some(("lists and mappings lie too deep in each other", "write them less deep"));
+    }
+    breach.map(|_| ("the file holds more than can be read", "give its documents in several files"))
+}
+
+/// Gives the parser's message without the place, which is shown beside it, and what the parser's own options are.
+fn syntax(error: &Error) -> String {
+    let message = error.to_string();
+    let message = message.split(" at line ").next().unwrap_or_default();
+    message.split(", set ").next().unwrap_or_default().to_owned()
 }
 
 /// A node as the parser gives it.
@@ -300,6 +339,26 @@ mod tests {
         let place = documents[0].place_of(&["b", "c"]);
         assert_eq!(&source.text()[place.range()], "12");
         assert_eq!(at(place), (2, 8));
+    }
+
+    #[test]
+    fn what_is_too_much_to_read_is_said_in_plain_words_at_its_place() {
+        let mut text = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+        for level in 1..9 {
+            let aliases = vec![format!("*a{}", level - 1); 10].join(", ");
+            text += &format!("a{level}: &a{level} [{aliases}]\n");
+        }
+        let finding = read(&text).unwrap_err();
+        assert_eq!(finding.to_string(), "the aliases up to here stand for more than can be read");
+        assert_eq!(finding.place().line(), 6, "{finding:?}");
+        assert!(finding.advice().unwrap().starts_with("use fewer, "), "{finding:?}");
+
+        // On a stack as large as the main thread's, where files are read.
+        let deep = || read(&format!("a: 1\nb: {}{}\n", "[".repeat(100), "]".repeat(100))).unwrap_err();
+        let main = std::thread::Builder::new().stack_size(8 << 20).spawn(deep);
+        let finding = main.unwrap().join().unwrap();
+        assert_eq!(finding.to_string(), "lists and mappings lie too deep in each other");
+        assert_eq!(finding.place().line(), 2, "{finding:?}");
     }
 
     #[test]

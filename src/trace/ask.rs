@@ -95,7 +95,8 @@ pub fn resolve(publisher: &Publisher, question: &Question) -> Result<Target, Ask
     let from = publisher.place(&question.from).ok_or_else(missing)?.clone();
     let tables = publisher.control.tables.current();
     let (name, given) = split_port(&question.to);
-    let port = question.port.or(given);
+    // Nobody listens at port 0, which is reserved (RFC 6335, 6).
+    let port = question.port.or(given).filter(|&port| port != 0);
     let address = publisher.place(name).map(|place| place.address);
     let address = address.or_else(|| {
         let node = tables.node(publisher.node(name)?)?;

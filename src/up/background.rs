@@ -46,7 +46,7 @@ enum BackgroundError {
 /// # Errors
 /// It does not come up.
 pub(super) fn run(arguments: &Up, name: &str) -> miette::Result<ExitCode> {
-    socket::check_name(name)?;
+    socket::path(name)?;
     if socket::running().iter().any(|(running, _)| running == name) {
         return Err(socket::SocketError::Running { name: name.to_owned() }.into());
     }

@@ -313,6 +313,15 @@ fn curl_gets_pages_and_says_what_is_wrong() {
     let (text, code) = segment.exec(0, "curl -s http://10.1.15.3/a");
     assert_eq!(code, 0);
     assert!(text.contains("pod: second\n") && text.contains("path: /a\n"), "{text}");
+    let (text, code) = segment.exec(0, "curl -sv http://10.1.15.3/a");
+    assert_eq!(code, 0);
+    let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
+    assert_eq!(lines[..3], ["* Connected to 10.1.15.3 port 80", "> GET /a HTTP/1.1", "> Host: 10.1.15.3"]);
+    assert!(text.contains("\n> \n< HTTP/1.1 200 OK\n"), "{text}");
+    assert!(
+        text.split("\n< \n").nth(1).unwrap().contains("pod: second\n"),
+        "the body comes after the head: {text}"
+    );
     let (text, code) = segment.exec(0, "curl http://10.1.15.3:81/");
     assert!(text.starts_with("curl: (7) Failed to connect to 10.1.15.3 port 81"), "{text}");
     assert_eq!(code, 7);
@@ -324,6 +333,25 @@ fn curl_gets_pages_and_says_what_is_wrong() {
     let (_, code) = segment.exec(0, "curl -s -m 2 http://10.1.15.3/");
     assert_eq!(code, 28);
     assert!(segment.pods[1].drops().get(PodDrop::Dead) > 0);
+}
+
+/// POSIX, cat: "If no file operands are specified, the standard input shall be used", and for an operand `-`.
+#[test]
+fn cat_without_files_copies_its_input() {
+    let mut segment = Segment::pair();
+    for argv in [vec!["cat"], vec!["cat", "-"], vec!["sh", "-c", "cat"]] {
+        let argv: Vec<String> = argv.into_iter().map(String::from).collect();
+        let now = segment.now;
+        let id = segment.pods[0].exec(&argv, now);
+        segment.pods[0].input(id, b"one\n");
+        segment.run(Duration::from_secs(1));
+        let first = segment.pods[0].output(id);
+        assert_eq!((&first.bytes[..], first.exit_code), (&b"one\n"[..], None), "{argv:?}: there may be more");
+        segment.pods[0].input(id, b"two\n");
+        segment.pods[0].close_input(id);
+        let (text, code) = segment.finish(0, id);
+        assert_eq!((text.as_str(), code), ("two\n", 0), "{argv:?}");
+    }
 }
 
 #[test]

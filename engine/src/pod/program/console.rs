@@ -73,6 +73,14 @@ impl Console {
         self.input.drain(..count.min(self.input.len()));
     }
 
+    /// Writes what may be read.
+    pub(super) fn copy_input(&mut self) {
+        let input = std::mem::take(&mut self.input);
+        let (first, second) = input.as_slices();
+        self.write(first);
+        self.write(second);
+    }
+
     /// Says whether nothing more can be read.
     pub(super) fn input_ended(&self) -> bool {
         self.input_closed && self.input.is_empty()

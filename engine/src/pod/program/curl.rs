@@ -22,6 +22,7 @@ pub(super) struct Curl {
     sent: usize,
     as_wget: bool,
     silent: bool,
+    verbose: bool,
     show_error: bool,
     fail: bool,
     with_head: bool,
@@ -37,8 +38,9 @@ pub(super) struct Curl {
 /// Where a proxy listens when nothing else is said, as curl has it.
 const PROXY_PORT: u16 = 1080;
 /// Long options and their letters.
-const LONG: [(&str, &str); 11] = [
+const LONG: [(&str, &str); 12] = [
     ("--silent", "-s"),
+    ("--verbose", "-v"),
     ("--show-error", "-S"),
     ("--fail", "-f"),
     ("--include", "-i"),
@@ -68,7 +70,7 @@ impl Curl {
         let [url] = arguments.operands.as_slice() else {
             return Err((
                 String::from(
-                    "curl: usage: curl [-sSfiI] [-m SECONDS] [-o FILE] [-x PROXY] http://ADDRESS[:PORT]/PATH",
+                    "curl: usage: curl [-sSfiIv] [-m SECONDS] [-o FILE] [-x PROXY] http://ADDRESS[:PORT]/PATH",
                 ),
                 2,
             ));
@@ -116,6 +118,7 @@ impl Curl {
             sent: 0,
             as_wget: false,
             silent: arguments.has('s'),
+            verbose: arguments.has('v'),
             show_error: arguments.has('S'),
             fail: arguments.has('f'),
             with_head: arguments.has('i') || head_only,
@@ -144,6 +147,11 @@ impl Curl {
             return;
         }
         if sockets.tcp_is_open(id) {
+            if self.verbose && self.sent == 0 {
+                let (address, port) = (self.to.ip(), self.to.port());
+                console.line(format!("* Connected to {address} port {port}"));
+                print_head('>', head_of(&self.request), console);
+            }
             self.sent += sockets.tcp_write(id, &self.request[self.sent..]);
         }
         if let Some(timeout) = self.timeout {
@@ -179,6 +187,12 @@ impl Curl {
                     self.end_broken(error, console, sockets);
                     return;
                 }
+            }
+            if self.verbose
+                && let Some(head) = self.response.head.as_deref()
+            {
+                print_head('<', head, console);
+                self.verbose = false;
             }
             if self.response.is_malformed() {
                 self.end(1, "Received HTTP/0.9 when not allowed", console, sockets);
@@ -253,6 +267,20 @@ impl Curl {
         }
         console.exit(if self.as_wget { code.min(1) } else { code });
     }
+}
+
+/// Gives the head of a request, without the empty line after it.
+fn head_of(request: &[u8]) -> &str {
+    let end = request.windows(4).position(|window| window == b"\r\n\r\n").unwrap_or(request.len());
+    std::str::from_utf8(&request[..end]).unwrap_or_default()
+}
+
+/// Prints a head as `-v` does, line by line with its direction in front.
+fn print_head(direction: char, head: &str, console: &mut Console) {
+    for line in head.trim_end().lines() {
+        console.line(format!("{direction} {line}"));
+    }
+    console.line(format!("{direction} "));
 }
 
 /// Makes a curl that does what `wget` is asked: `-q`, `-O -`, `-T SECONDS`, `--spider`.

@@ -52,6 +52,8 @@ enum Kind {
     Iperf(iperf::Iperf),
     Nslookup(names::Lookup),
     Sleep(Instant),
+    /// Copies its input to its output.
+    Cat,
     Probe(probe::Run),
     Shell(shell::Shell),
 }
@@ -116,6 +118,12 @@ impl Program {
             Kind::Nslookup(lookup) => lookup.handle(console, sockets),
             Kind::Sleep(until) if *until <= sockets.now => console.exit(0),
             Kind::Sleep(until) => sockets.wake_at(*until),
+            Kind::Cat => {
+                console.copy_input();
+                if console.input_ended() {
+                    console.exit(0);
+                }
+            }
             Kind::Probe(run) => run.handle(event, console, sockets),
             Kind::Shell(shell) => shell.handle(event, console, sockets),
         }
@@ -136,6 +144,7 @@ impl Program {
             | Kind::Iperf(_)
             | Kind::Nslookup(_)
             | Kind::Sleep(_)
+            | Kind::Cat
             | Kind::Probe(_)
             | Kind::Shell(_) => self.console.exit(INTERRUPTED),
         }
@@ -174,6 +183,7 @@ impl Program {
             | Kind::Iperf(_)
             | Kind::Nslookup(_)
             | Kind::Sleep(_)
+            | Kind::Cat
             | Kind::Shell(_) => None,
         }
     }
@@ -193,6 +203,9 @@ fn start(
         return Err((String::from("nothing to run"), NOT_FOUND));
     };
     let name = name.rsplit('/').next().unwrap_or(name);
+    if name == "cat" && (rest.is_empty() || rest == ["-"]) {
+        return Ok(Kind::Cat);
+    }
     if let Some(code) = run_short(name, rest, console, sockets) {
         console.exit(code);
         return Ok(Kind::Done);

@@ -121,10 +121,10 @@ impl Shell {
         let Some(program) = &mut self.current else { return };
         let count = console.peek_input().len();
         program.input(console.peek_input());
+        console.consume_input(count);
         if console.input_ended() {
             program.close_input();
         }
-        console.consume_input(count);
         program.handle(event, sockets);
         let written = program.take_output();
         let failed = match &self.output {
