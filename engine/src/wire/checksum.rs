@@ -16,7 +16,7 @@ use std::net::Ipv4Addr;
 pub fn is_header_right(header: &[u8; 20]) -> bool {
     let (words, _) = header.as_chunks::<4>();
     let sum: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
-    sum % 0xffff == 0 && sum != 0
+    sum.is_multiple_of(0xffff) && sum != 0
 }
 
 /// Adds the 16-bit words of `bytes` in ones' complement; an odd last byte counts as the high half of a word.
