@@ -69,6 +69,8 @@ pub struct Parsed {
     pub network_offset: u16,
     /// Offset of the header behind it.
     pub transport_offset: u16,
+    /// Bytes of that packet, its header included; 0 of anything else.
+    pub length: u16,
     /// Which way the frame takes.
     pub class: Class,
     /// Why it is refused, if it is.
@@ -93,6 +95,7 @@ impl Default for Parsed {
             guard: [0; 12],
             network_offset: ethernet::HEADER_LENGTH as u16,
             transport_offset: 0,
+            length: 0,
             class: Class::LayerTwo,
             refused: DropReason::RuntFrame,
             tunneled: false,
@@ -167,6 +170,7 @@ pub fn parse_into(
         }
         (ethertype, Side::Switch | Side::Bridge) => {
             parsed.class = Class::LayerTwo;
+            parsed.length = 0;
             parsed.key = FlowKey::layer_two(destination.octets(), ethertype.into(), ingress.port);
             Ok(())
         }
@@ -221,6 +225,7 @@ fn packet_fields(
     ingress: &IngressPort,
 ) -> Result<(), DropReason> {
     parsed.transport_offset = parsed.network_offset + packet.header_length() as u16;
+    parsed.length = packet.total_length();
     let fragment = packet.is_fragment();
     parsed.fragment = fragment;
     // All three are computed: one branch, which is never taken.

@@ -208,12 +208,18 @@ fn fill_ethernet(bytes: &mut [u8], destination: MacAddress, source: MacAddress) 
     frame.set_ethertype(EtherType::Ipv4);
 }
 
-/// Replays a cached decision on a frame whose record has the parser's offsets; `identification` is for an outer
+/// Replays a cached decision on a frame that the parser found to be what `parsed` says; `identification` is for an outer
 /// header. False when the headroom is used up.
 #[inline(always)]
 #[must_use]
-pub fn replay(frame: &mut FrameMut<'_>, slot: &Slot, adjacency: &Adjacency, identification: u16) -> bool {
-    let network = usize::from(frame.record.network_offset);
+pub fn replay(
+    frame: &mut FrameMut<'_>,
+    parsed: &Parsed,
+    slot: &Slot,
+    adjacency: &Adjacency,
+    identification: u16,
+) -> bool {
+    let network = usize::from(parsed.network_offset);
     if slot.flags & (flags::TRANSLATE | flags::DECREMENT_TTL) != 0 {
         let packet = &mut frame.bytes_mut()[network..];
         if slot.flags & flags::TRANSLATE != 0 {
@@ -230,8 +236,7 @@ pub fn replay(frame: &mut FrameMut<'_>, slot: &Slot, adjacency: &Adjacency, iden
     if prefix == 0 {
         return true;
     }
-    let length = usize::from(Ipv4Packet::new_unchecked(&frame.bytes()[network..]).total_length());
-    if !frame.reframe(network, length, prefix) {
+    if !frame.reframe(network, usize::from(parsed.length), prefix) {
         return false;
     }
     // Lengths that the compiler knows: no call for a copy of a few words.

@@ -37,7 +37,7 @@ use crate::random::Random;
 use crate::rewrite::{Adjacency, replay};
 use crate::tables::{NodeId, PortId, Reader, Tables};
 use crate::trace::{Action, Event, Observer, Point};
-use crate::wire::{IpProtocol, Ipv4Packet, TcpSegment};
+use crate::wire::{IpProtocol, TcpSegment};
 
 mod arp;
 mod budget;
@@ -433,21 +433,20 @@ impl Worker {
             return None;
         }
         let adjacency = &self.adjacencies.list[slot.adjacency as usize];
-        if adjacency.mtu != u16::MAX {
-            let network = usize::from(parsed.network_offset);
-            if Ipv4Packet::new_unchecked(&open.bytes()[network..]).total_length() > adjacency.mtu {
-                return Some(frame);
-            }
+        if parsed.length > adjacency.mtu {
+            return Some(frame);
         }
         if slot.binding != NO_BINDING {
-            let transport = &open.bytes()[usize::from(parsed.transport_offset)..];
-            if !renew(&mut self.bindings, slot, transport, now) {
+            if !renew(&mut self.bindings, slot, now) {
                 return Some(frame);
+            }
+            if slot.key.protocol() == u8::from(IpProtocol::Tcp) {
+                hear(&mut self.bindings, slot, &open.bytes()[usize::from(parsed.transport_offset)..]);
             }
         }
         self.identification = self.identification.wrapping_add(1);
         let egress = adjacency.egress;
-        if replay(&mut open, slot, adjacency, self.identification) {
+        if replay(&mut open, parsed, slot, adjacency, self.identification) {
             self.send(frame, egress, now);
         } else {
             self.drop_frame(frame, DropReason::MtuExceeded, now);
@@ -519,12 +518,18 @@ impl Worker {
 /// Renews the binding of a packet that the cache answers; false when it must be decided anew. A call of its own, so that
 /// flows without a binding pay for nothing.
 #[inline(never)]
-fn renew(bindings: &mut Bindings, slot: &Slot, transport: &[u8], now: Instant) -> bool {
-    let half = if slot.flags & flags::REPLY != 0 { Half::Reply } else { Half::Original };
-    let renewed = bindings.renew(slot.binding, slot.generation, half, now);
-    if renewed && slot.key.protocol() == u8::from(IpProtocol::Tcp) {
-        let segment = TcpSegment::new_unchecked(transport);
-        bindings.hear(slot.binding, half, segment.acknowledgement(), segment.window());
-    }
-    renewed
+fn renew(bindings: &mut Bindings, slot: &Slot, now: Instant) -> bool {
+    bindings.renew(slot.binding, slot.generation, half_of(slot), now)
+}
+
+/// Has the binding, which was renewed, hear what the segment says.
+#[inline(never)]
+fn hear(bindings: &mut Bindings, slot: &Slot, transport: &[u8]) {
+    let segment = TcpSegment::new_unchecked(transport);
+    bindings.hear(slot.binding, half_of(slot), segment.acknowledgement(), segment.window());
+}
+
+#[inline(always)]
+fn half_of(slot: &Slot) -> Half {
+    if slot.flags & flags::REPLY != 0 { Half::Reply } else { Half::Original }
 }

@@ -63,7 +63,7 @@ impl Worker {
                     self.remember(parsed, &decision, &transform, node_id)
                 };
                 match slot.filter(|_| !transform.cuts() && self.arena.record(&frame).mark == 0) {
-                    Some(slot) => self.forward_as(frame, &slot, now),
+                    Some(slot) => self.forward_as(frame, parsed, &slot, now),
                     None => self.forward(frame, parsed.tuple(), &transform, now),
                 }
             }
@@ -156,11 +156,11 @@ impl Worker {
     }
 
     /// Does with a frame what the cache will do with the next ones of its flow.
-    fn forward_as(&mut self, mut frame: Frame, slot: &Slot, now: Instant) {
+    fn forward_as(&mut self, mut frame: Frame, parsed: &Parsed, slot: &Slot, now: Instant) {
         self.identification = self.identification.wrapping_add(1);
         let adjacency = &self.adjacencies.list[slot.adjacency as usize];
         let egress = adjacency.egress;
-        if replay(&mut self.arena.open(&mut frame), slot, adjacency, self.identification) {
+        if replay(&mut self.arena.open(&mut frame), parsed, slot, adjacency, self.identification) {
             self.send(frame, egress, now);
         } else {
             self.drop_frame(frame, DropReason::MtuExceeded, now);
