@@ -473,10 +473,13 @@ fn entry(arrival: &Arrival<'_>) -> Point {
     }
 }
 
-/// Returns the steps by which a packet that the node itself made leaves.
+/// Returns the steps by which a packet that the node itself made leaves, in fragments if it is too long.
 #[must_use]
-pub fn originate(reach: &Reach, mtu: u16) -> Transform {
+pub fn originate(reach: &Reach, mtu: u16, too_long: bool) -> Transform {
     let mut transform = Transform::new();
+    if too_long {
+        transform.push(Step::Fragment(mtu));
+    }
     exit(&mut transform, reach, mtu);
     transform
 }

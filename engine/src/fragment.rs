@@ -1,10 +1,11 @@
-//! Fragments: later ones follow their first, whoever translates it; and packets cut where a link takes less.
+//! Fragments: later ones follow their first, whoever translates it; those for the node itself are collected; and packets
+//! cut where a link takes less.
 //!
 //! The worker asks for every fragment that comes to a node which translates, and keeps those that came before their
-//! first. Nothing is put together: the first fragment's ports say whose the others are. Invariants: a datagram's
-//! fragments never overlap, and none hides a transport header; datagrams and frames that wait are bounded, by source
-//! and in time. Allowed dependencies: `frame`, `ledger`, `wire`. Read first: RFC 791, 3.2; RFC 1858 and 3128;
-//! RFC 6864.
+//! first. What is only forwarded is not put together: the first fragment's ports say whose the others are. Invariants: a
+//! datagram's fragments never overlap, and none hides a transport header; datagrams and frames that wait are bounded, by
+//! source and in time. Allowed dependencies: `frame`, `ledger`, `wire`. Read first: RFC 791, 3.2; RFC 1122, 3.3.2; RFC 1858
+//! and 3128; RFC 6864.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv4Addr;
@@ -23,8 +24,10 @@ const SOURCE_LIMIT: usize = 128;
 const LIMIT: usize = 4096;
 /// Fragments of one datagram: as many as the smallest MTU of RFC 791 would make of 8 KB, as NFS sends.
 const PIECE_LIMIT: usize = 192;
-/// Frames that wait for their first at once.
+/// Frames that wait at once, for their first or for the rest.
 const WAITING_LIMIT: usize = 1024;
+/// Of these, frames of one source: five datagrams of 64 KB in frames of 1,500 bytes.
+const SOURCE_WAITING_LIMIT: usize = WAITING_LIMIT / 4;
 /// How long a datagram is followed (`net.ipv4.ipfrag_time`).
 pub const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -36,6 +39,8 @@ pub struct Datagram {
     destination: Ipv4Addr,
     identification: u16,
     protocol: u8,
+    /// Whether its fragments are collected, not followed.
+    collected: bool,
 }
 
 impl Datagram {
@@ -48,7 +53,14 @@ impl Datagram {
             destination: packet.destination(),
             identification: packet.identification(),
             protocol: packet.protocol().into(),
+            collected: false,
         }
+    }
+
+    /// The same, for the node itself: its fragments are collected.
+    #[must_use]
+    pub fn collected(self) -> Self {
+        Self { collected: true, ..self }
     }
 }
 
@@ -113,10 +125,13 @@ impl Fragments {
         }
         let ports = if range.start == 0 { Some(ports) } else { known.ports };
         let Some(ports) = ports else {
-            let full = self.waiting >= WAITING_LIMIT || known.waiting.len() >= PIECE_LIMIT;
+            let full = known.waiting.len() >= PIECE_LIMIT || self.is_full(&datagram);
             return if full { Outcome::Refuse(DropReason::FragmentLimit) } else { Outcome::Wait };
         };
         if let Err(reason) = known.add(range, packet.more_fragments()) {
+            if known.refused.is_some() {
+                self.drop_waiting(&datagram.collected(), reason);
+            }
             return Outcome::Refuse(reason);
         }
         known.ports = Some(ports);
@@ -136,6 +151,51 @@ impl Fragments {
             }
             None => self.dropped.push((frame, DropReason::FragmentLimit)),
         }
+    }
+
+    /// Takes note of a fragment of what is for the node itself, which is to be kept by [`Fragments::wait`]; tells whether the
+    /// datagram is whole then, to be had from [`Fragments::whole`].
+    ///
+    /// # Errors
+    /// Why the fragment is dropped.
+    pub fn collect(
+        &mut self,
+        datagram: &Datagram,
+        packet: &Ipv4Packet<&[u8]>,
+        now: Instant,
+    ) -> Result<bool, DropReason> {
+        let range = range(packet)?;
+        if !self.known.contains_key(datagram) {
+            self.follow(*datagram, now);
+        }
+        let full = self.is_full(datagram);
+        let known = self.known.get_mut(datagram).filter(|_| !full).ok_or(DropReason::FragmentLimit)?;
+        if let Some(reason) = known.refused {
+            return Err(reason);
+        }
+        let added = known.add(range, packet.more_fragments());
+        let whole = known.end == Some(known.ranges.iter().map(Range::len).sum());
+        if let Some(reason) = known.refused {
+            self.drop_waiting(datagram, reason);
+        }
+        added.map(|()| whole)
+    }
+
+    /// Gives back all fragments of a datagram that is whole, each with where in the payload it belongs, in that order.
+    pub fn whole(&mut self, datagram: &Datagram) -> Vec<(Range<usize>, Frame)> {
+        let ranges = self.known.get_mut(datagram).map(|known| std::mem::take(&mut known.ranges));
+        let mut pieces: Vec<_> = ranges.into_iter().flatten().zip(self.release(datagram)).collect();
+        self.end(*datagram);
+        pieces.sort_by_key(|(range, _)| range.start);
+        pieces
+    }
+
+    /// Tells whether no further frame of a datagram's source may wait.
+    fn is_full(&self, datagram: &Datagram) -> bool {
+        let of_source = self.by_source.get(&(datagram.node, datagram.source));
+        let known = of_source.into_iter().flatten().filter_map(|it| self.known.get(it));
+        self.waiting >= WAITING_LIMIT
+            || known.map(|known| known.waiting.len()).sum::<usize>() >= SOURCE_WAITING_LIMIT
     }
 
     /// Gives back the frames that waited for a first fragment, to be taken again.
@@ -263,6 +323,23 @@ pub fn pieces(packet: &Ipv4Packet<&[u8]>, mtu: usize) -> Option<impl Iterator<It
     let room = mtu.checked_sub(header)? / 8 * 8;
     let starts = (0..length).step_by(room.max(1));
     (room > 0).then(|| starts.map(move |start| start..(start + room).min(length)))
+}
+
+/// Writes a whole packet: the first fragment's header, made to fit, and everybody's payload, in its order. `whole` is as
+/// long as the header and all payloads.
+pub fn write_whole<'a>(whole: &mut [u8], first: &[u8], payloads: impl Iterator<Item = &'a [u8]>) {
+    let header = Ipv4Packet::new_unchecked(first).header_length();
+    whole[..header].copy_from_slice(&first[..header]);
+    let mut at = header;
+    for payload in payloads {
+        whole[at..at + payload.len()].copy_from_slice(payload);
+        at += payload.len();
+    }
+    let length = whole.len() as u16;
+    let mut made = Ipv4Packet::new_unchecked(whole);
+    made.set_total_length(length);
+    made.set_fragmentation(false, false, 0);
+    made.fill_header_checksum();
 }
 
 /// Writes a fragment: the whole packet's header, made to fit, and a range of its payload. `piece` is as long as the

@@ -85,6 +85,8 @@ pub struct Record {
     pub segmentation: Segmentation,
     /// How it came to be decided where it is.
     pub course: Course,
+    /// Whether it was put together here: its fragments were seen where they came in.
+    pub merged: bool,
     /// A fragment's ports, once the slow path knows them.
     pub fragment_ports: [u16; 2],
     /// One above the last node at which a capture could have shown it; 0 when there was none.

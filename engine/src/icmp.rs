@@ -48,6 +48,9 @@ pub fn notice(reason: DropReason, protocol: u8, mtu: u16) -> Option<Notice> {
         DropReason::TtlExpired => {
             Some(Notice::Error { kind: IcmpType::TimeExceeded, code: code::TTL_EXCEEDED, mtu: 0 })
         }
+        DropReason::FragmentTimeout => {
+            Some(Notice::Error { kind: IcmpType::TimeExceeded, code: code::REASSEMBLY_EXCEEDED, mtu: 0 })
+        }
         DropReason::FragmentationNeeded => {
             let (kind, code) = (IcmpType::DestinationUnreachable, code::FRAGMENTATION_NEEDED);
             Some(Notice::Error { kind, code, mtu })
@@ -84,7 +87,6 @@ pub fn notice(reason: DropReason, protocol: u8, mtu: u16) -> Option<Notice> {
         | DropReason::FragmentTiny
         | DropReason::FragmentOverlap
         | DropReason::FragmentLimit
-        | DropReason::FragmentTimeout
         | DropReason::NeighborQueueFull
         | DropReason::TunnelMalformed
         | DropReason::TunnelChecksum

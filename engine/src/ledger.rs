@@ -43,7 +43,7 @@ terms! {
     Split "split" "Frames made by cutting a superframe, beyond the first.";
     Sent "sent" "Given to a link.";
     Consumed "consumed" "Taken by the node itself.";
-    Merged "merged" "Frames that went into a superframe.";
+    Merged "merged" "Frames that went into another: a superframe, or a datagram put together.";
 }
 
 /// Makes an enum of drop reasons: each with its name, its meaning and what to do about it.
@@ -110,7 +110,7 @@ drop_reasons! {
     FragmentTiny "fragment-tiny" "The fragment leaves part of the transport header to another." "RFC 1858 and 3128: an attack on filters.";
     FragmentOverlap "fragment-overlap" "The fragment overlaps another of its datagram; nothing more of it passes." "RFC 1858, 4: an attack, or a link that duplicates.";
     FragmentLimit "fragment-limit" "Too many datagrams in fragments, or fragments of one, are on their way." "A flood of fragments, or a very small MTU.";
-    FragmentTimeout "fragment-timeout" "The datagram's first fragment did not come within 30 seconds." "The first was lost: the sender should keep within the path's MTU.";
+    FragmentTimeout "fragment-timeout" "The datagram's first fragment, or one for the node itself, did not come within 30 seconds." "One was lost: the sender should keep within the path's MTU.";
     NeighborQueueFull "neighbor-queue-full" "Too many packets wait for one neighbour's MAC." "RFC 1122, 2.3.2.2: only the latest few are kept.";
     NeighborUnresolved "neighbor-unresolved" "Nobody answered ARP for the next hop; the sender is told." "See `flatnet show neighbors NODE`; is the machine up.";
     TunnelMalformed "tunnel-malformed" "The tunnel datagram's payload is not a whole IPv4 packet." "Something else sends to the tunnel's port.";

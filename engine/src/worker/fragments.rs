@@ -1,14 +1,18 @@
-//! What a worker does with fragments: those that come, and those that it makes.
+//! What a worker does with fragments: those that come, those that are for the node itself, and those that it makes.
 //!
 //! Called by the slow path, which all fragments take. Invariants: a node that translates decides about a fragment only when
-//! the ports of its datagram are known; a packet is cut after it was translated and before it gets outer headers, as
+//! the ports of its datagram are known; what a node takes itself it takes whole; a packet is cut after it was translated and before it gets outer headers, as
 //! Linux does at the device it leaves by. Read first: `fragment.rs`.
 
-use super::{DropReason, Frame, Instant, NodeId, Parsed, Term, Worker};
+use std::ops::Range;
+
+use super::{ChecksumState, Course, DropReason, Frame, Instant, NodeId, Parsed, PortId, Term, Worker};
+use crate::decide::Refusal;
 use crate::flow::Tuple;
-use crate::fragment::{Datagram, Outcome, pieces, write_piece};
+use crate::fragment::{Datagram, Outcome, pieces, write_piece, write_whole};
 use crate::rewrite::{Step, Transform};
-use crate::wire::Ipv4Packet;
+use crate::trace::Action;
+use crate::wire::{IpProtocol, Ipv4Packet};
 
 impl Worker {
     /// Decides about a fragment when it is known whose it is; one whose first is still to come waits.
@@ -60,8 +64,85 @@ impl Worker {
     fn drop_fragments(&mut self, now: Instant) {
         while let Some((frame, reason)) = self.fragments.dropped.pop() {
             self.release(NodeId(self.arena.record(&frame).node));
+            if reason == DropReason::FragmentTimeout {
+                // RFC 1122, 3.3.2: of a datagram whose first fragment is there.
+                let network = usize::from(self.arena.record(&frame).network_offset);
+                self.tell_sender(&frame, network, Refusal::from(reason), now);
+            }
             self.drop_frame(frame, reason, now);
         }
+    }
+
+    /// Collects the fragments of what is for the node itself, and takes it when it is whole (RFC 1122, 3.3.2).
+    pub(super) fn collect(&mut self, mut frame: Frame, parsed: &Parsed, now: Instant) {
+        let arena = std::sync::Arc::clone(&self.arena);
+        let network = usize::from(parsed.network_offset);
+        let record = arena.record(&frame);
+        let (node, port) = (NodeId(record.node), PortId(record.ingress));
+        let point = self.ingress_point(port);
+        self.watch(&mut frame, point, Action::Receive, now);
+        let packet = Ipv4Packet::new_unchecked(&arena.bytes(&frame)[network..]);
+        let datagram = Datagram::of(node, &packet).collected();
+        match self.fragments.collect(&datagram, &packet, now) {
+            Ok(is_whole) => {
+                self.hold(node);
+                self.fragments.wait(&datagram, frame);
+                if is_whole {
+                    let pieces = self.fragments.whole(&datagram);
+                    pieces.iter().for_each(|_| self.release(node));
+                    self.take_whole(pieces, parsed, now);
+                }
+            }
+            Err(reason) => self.drop_frame(frame, reason, now),
+        }
+        self.drop_fragments(now);
+    }
+
+    /// Puts a datagram together, and takes it: flannel's as if it came whole, others as the node's own.
+    fn take_whole(&mut self, pieces: Vec<(Range<usize>, Frame)>, parsed: &Parsed, now: Instant) {
+        let Some(whole) = self.put_together(&pieces, usize::from(parsed.network_offset)) else {
+            return pieces
+                .into_iter()
+                .for_each(|(_, frame)| self.drop_frame(frame, DropReason::PoolEmpty, now));
+        };
+        let node = NodeId(self.arena.record(&whole).node);
+        // The whole stands for the first in the ledger.
+        self.count(node, Term::Merged, pieces.len() as u64 - 1);
+        pieces.into_iter().for_each(|(_, frame)| self.pool.free(frame));
+        let tuple = parsed.tuple();
+        let tunnel = self.tables.node(node).and_then(|node| node.tunnel).filter(|_| !parsed.tunneled);
+        let is_tunnel = tunnel.is_some_and(|tunnel| {
+            let to = (tunnel.local.to_bits(), tunnel.port, u8::from(IpProtocol::Udp));
+            to == (tuple.destination, tuple.destination_port, tuple.protocol)
+        });
+        if is_tunnel {
+            let Some(ingress) = self.ingress_of(PortId(self.arena.record(&whole).ingress)) else {
+                return self.drop_frame(whole, DropReason::LinkDown, now);
+            };
+            return self.run_frames(&mut vec![whole], node, &ingress, Course::Direct, now);
+        }
+        self.consume(whole, &Parsed { fragment: false, ..*parsed }, now);
+    }
+
+    /// Makes one frame of all fragments, in front of which is what is in front of the first; `None` without a buffer.
+    fn put_together(&mut self, pieces: &[(Range<usize>, Frame)], front: usize) -> Option<Frame> {
+        let (_, first) = pieces.first()?;
+        let end = pieces.last()?.0.end;
+        let arena = std::sync::Arc::clone(&self.arena);
+        let bytes = arena.bytes(first);
+        let header = Ipv4Packet::new_unchecked(&bytes[front..]).header_length();
+        let mut whole = self.pool.allocate_like(first, front + header + end)?;
+        let mut open = arena.open(&mut whole);
+        (open.record.merged, open.record.checksum) = (true, ChecksumState::Unknown);
+        let (link, packet) = open.bytes_mut().split_at_mut(front);
+        link.copy_from_slice(&bytes[..front]);
+        let payloads = pieces.iter().map(|(range, frame)| {
+            let packet = &arena.bytes(frame)[front..];
+            let header = Ipv4Packet::new_unchecked(packet).header_length();
+            &packet[header..header + range.len()]
+        });
+        write_whole(packet, &bytes[front..], payloads);
+        Some(whole)
     }
 
     /// Cuts a packet into fragments that fit `mtu`, and sends each on by the rest of its decision.

@@ -46,14 +46,16 @@ impl Worker {
             // A broadcast: nobody is told that it was not taken (RFC 1122, 3.2.2).
             return self.drop_frame(frame, DropReason::HostUnsupported, now);
         }
+        if parsed.fragment {
+            return self.collect(frame, parsed, now);
+        }
         let record = self.arena.record(&frame);
         let packet = Ipv4Packet::new_unchecked(&self.arena.bytes(&frame)[network..]);
-        if record.checksum != ChecksumState::Verified && !parsed.fragment && !is_intact(&packet) {
+        if record.checksum != ChecksumState::Verified && !is_intact(&packet) {
             // Before anybody is told anything: even the ports may be damaged.
             return self.drop_frame(frame, DropReason::TransportChecksum, now);
         }
         let refused = match protocol {
-            _ if parsed.fragment => Some(DropReason::HostUnsupported),
             IpProtocol::Tcp | IpProtocol::Udp => Some(DropReason::HostClosed),
             IpProtocol::Icmp => None,
             IpProtocol::Unknown(_) => Some(DropReason::HostUnsupported),
@@ -178,7 +180,8 @@ impl Worker {
         });
         match way {
             Ok((mtu, Ok(reach))) => {
-                let transform = originate(&reach, mtu);
+                let packet = Ipv4Packet::new_unchecked(&self.arena.bytes(&frame)[network..]);
+                let transform = originate(&reach, mtu, packet.total_length() > mtu);
                 self.forward_originated(frame, &transform, now);
             }
             Ok((_, Err(neighbor))) => self.wait(frame, neighbor, now),

@@ -265,6 +265,9 @@ impl Worker {
         if open.record.mark == 0 && !self.observer.is_listening() {
             return;
         }
+        if open.record.merged && action == Action::Receive {
+            return;
+        }
         let event = event(open.record, point, action, now);
         if self.observer.pass(event, seen(&open, event)) && !matches!(point, Point::Port(_)) {
             open.record.shown_at = event.node.0.wrapping_add(1);
