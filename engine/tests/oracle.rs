@@ -1,4 +1,5 @@
-//! Linux as oracle: the same frames through a kernel's bridge, routes and MASQUERADE, and through a node of ours.
+//! Linux as oracle: the same frames through a kernel's bridge, routes, MASQUERADE and Services as kube-proxy writes them in
+//! nftables, and through a node of ours.
 //!
 //! One network namespace holds docker0, two pods' cables and eth0, laid out as the tour's node-1; raw sockets at the cables'
 //! far ends play the machines. What comes out at each end must be the same frames, but for what `docs/linux.md` names. Needs root,
@@ -17,6 +18,7 @@ use common::*;
 use flatnet_engine::wire::{
     ArpOperation, IcmpPacket, IcmpType, IpProtocol, Ipv4Packet, MacAddress, TcpFlags, UdpDatagram,
 };
+use flatnet_proxy::{Backend, Frontend, NodePort, Protocol, Service};
 use pnet_datalink::{Channel, Config, DataLinkReceiver, DataLinkSender};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -25,6 +27,10 @@ use std::time::{Duration, Instant};
 
 const DOCKER0: Ipv4Addr = Ipv4Addr::new(10, 1, 15, 1);
 const NODE_MTU: u16 = 1400;
+/// A Service without a backend.
+const EMPTY_VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 11);
+/// A Service whose backend is on the node network.
+const OUTSIDE_VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 12);
 /// Where frames go in and come out: two pods, and a machine on the node network.
 const ENDS: [(Ipv4Addr, &str); 3] = [(APP1, "far1"), (APP2, "far2"), (USER, "far0")];
 
@@ -33,6 +39,7 @@ const LAYOUT: &str = r"
 set -e
 sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1 net.ipv4.ip_forward=1
 sysctl -qw net.ipv4.icmp_ratelimit=0 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0
+sysctl -qw net.bridge.bridge-nf-call-iptables=1
 sysctl -qw net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.default.send_redirects=0
 ip link set lo up
 ip link add docker0 address 02:42:0a:01:0f:01 type bridge mcast_snooping 0
@@ -55,6 +62,23 @@ table ip nat {
     chain out {
         type nat hook postrouting priority 100;
         ip saddr 10.1.0.0/16 ip daddr != 10.1.0.0/16 oifname eth0 masquerade
+        meta mark 0x4000 masquerade
+        ip saddr 10.1.15.3 ip daddr 10.1.15.3 masquerade
+        ip saddr 10.1.15.2 ip daddr 10.1.15.2 masquerade
+    }
+    chain services {
+        type nat hook prerouting priority -100;
+        ip daddr 10.96.0.10 ip saddr != 10.1.0.0/16 meta mark set 0x4000
+        ip daddr 192.168.66.11 th dport 30080 meta mark set 0x4000
+        ip daddr 10.96.0.10 tcp dport 80 dnat to numgen inc mod 2 map { 0 : 10.1.15.3, 1 : 10.1.15.2 } : 8080
+        ip daddr 10.96.0.10 udp dport 80 dnat to numgen inc mod 2 map { 0 : 10.1.15.3, 1 : 10.1.15.2 } : 8080
+        ip daddr 10.96.0.12 tcp dport 80 dnat to 192.168.66.50:8080
+        ip daddr 192.168.66.11 tcp dport 30080 dnat to 10.1.15.3:8080
+        ip daddr 192.168.66.11 udp dport 30080 dnat to 10.1.15.3:8080
+    }
+    chain empty {
+        type filter hook forward priority 0;
+        ip daddr 10.96.0.11 reject
     }
 }
 RULES
@@ -138,6 +162,19 @@ impl Ours {
             node.interfaces[0].mtu = NODE_MTU;
             tables.set_node(id, Some(node));
         });
+        let two = [(APP1, 1), (APP2, 2)].map(|(address, identity)| Backend::new(address, 8080, identity));
+        let outside = [Backend::new(USER, 8080, 9)];
+        for (id, protocol) in [(0, Protocol::Tcp), (1, Protocol::Udp)] {
+            let vip = |address| vec![Frontend { address, port: 80, protocol }];
+            let mut serve = |number: u32, backends: &[Backend], frontends, node_ports| {
+                let service = Service { id: number + id, backends: backends.into(), ..Service::default() };
+                lab.control.set_service(service, frontends, node_ports).unwrap();
+            };
+            serve(0, &two, vip(VIP), vec![]);
+            serve(2, &[], vip(EMPTY_VIP), vec![]);
+            serve(4, &two[..1], vec![], vec![NodePort { port: 30_080, protocol }]);
+            serve(6, &outside, vip(OUTSIDE_VIP), vec![]);
+        }
         // Who is asked for once is known from the start.
         let hello = lab.udp(APP2, USER, (9, 9), b"");
         lab.send(APP2, &hello);
@@ -242,6 +279,26 @@ fn cases() -> Vec<Case> {
             .into_iter()
             .map(|(range, more)| through(APP2, &fragment_of(&whole, range.clone(), more, range.start)))
             .collect()
+    };
+    let in_pieces = |from, packet: &[u8], ranges: &[std::ops::Range<usize>]| -> Vec<Vec<u8>> {
+        let length = packet.len() - 20;
+        let piece = |range: &std::ops::Range<usize>| {
+            through(from, &fragment_of(packet, range.clone(), range.end < length, range.start))
+        };
+        ranges.iter().map(piece).collect()
+    };
+    // A message of its own for each: they would be fragments of one otherwise.
+    let long_echo = |identification, length: usize| {
+        let mut message = [vec![8, 0, 0, 0, 0, 7, 0, 1], vec![6; length]].concat();
+        IcmpPacket::new_unchecked(&mut message[..]).fill_checksum();
+        may_cut(ipv4_packet(APP1, DOCKER0, IpProtocol::Icmp, 64, &message), identification)
+    };
+    let syn_ack = TcpFlags::SYN.with(TcpFlags::ACK);
+    let refused = |about: &[u8]| {
+        let mut message = vec![3, 3, 0, 0, 0, 0, 0, 0];
+        message.extend(about);
+        IcmpPacket::new_unchecked(&mut message[..]).fill_checksum();
+        ipv4_packet(APP2, DOCKER0, IpProtocol::Icmp, 64, &message)
     };
     let bad_length = with(udp(APP2, USER, (4006, 53), b"long"), |bytes| bytes[25] = 99);
     let request =
@@ -477,6 +534,118 @@ fn cases() -> Vec<Case> {
             vec![through(USER, &with(udp(USER, APP1, (4000, 7), b"in"), |bytes| bytes[8] = 1))],
             1,
         ),
+        case(
+            "an echo to the node in fragments is answered (RFC 1122, 3.3.2)",
+            APP1,
+            in_pieces(APP1, &long_echo(1, 1200), &[0..800, 800..1208]),
+            1,
+        ),
+        case(
+            "in any order, one of them twice (RFC 791, 3.2)",
+            APP1,
+            in_pieces(APP1, &long_echo(2, 1200), &[800..1208, 400..800, 400..800, 0..400]),
+            1,
+        ),
+        case(
+            "too long to go back whole it goes back in fragments (RFC 791, 3.2)",
+            APP1,
+            in_pieces(APP1, &long_echo(3, 1800), &[0..1000, 1000..1808]),
+            1,
+        ),
+        case(
+            "an overlap ends it (RFC 1858, 4)",
+            APP1,
+            in_pieces(APP1, &long_echo(4, 1200), &[0..800, 792..808, 800..1208]),
+            0,
+        ),
+        case(
+            "a closed port is told of a datagram in fragments (RFC 1122, 3.3.2)",
+            APP1,
+            in_pieces(APP1, &may_cut(udp(APP1, DOCKER0, (4000, 9), &[8; 1200]), 5), &[0..800, 800..1208]),
+            1,
+        ),
+        differs(
+            "br_netfilter bridges what turns back to the sender's own bridge, with its MAC and TTL; here the node routes it, \
+             as the sender asked",
+            case(
+                "a VIP is a backend's on the same bridge (Kubernetes, Service)",
+                APP2,
+                vec![through(APP2, &tcp_packet(APP2, VIP, (4300, 80), TcpFlags::SYN))],
+                1,
+            ),
+        ),
+        case(
+            "its answer comes from the VIP (Kubernetes, Service)",
+            APP1,
+            vec![ethernet(mac(APP2), mac(APP1), &tcp_packet(APP1, APP2, (8080, 4300), syn_ack))],
+            1,
+        ),
+        differs(
+            "Linux asks for hairpin mode on the bridge's port, which kubelet sets; here it is not asked for",
+            case(
+                "a pod that is its own backend sees docker0 as its client (Kubernetes, hairpin)",
+                APP2,
+                vec![through(APP2, &tcp_packet(APP2, VIP, (4301, 80), TcpFlags::SYN))],
+                1,
+            ),
+        ),
+        case(
+            "a VIP's backend beyond eth0 gets a masqueraded packet (Kubernetes, Service)",
+            APP2,
+            vec![through(APP2, &tcp_packet(APP2, OUTSIDE_VIP, (4302, 80), TcpFlags::SYN))],
+            1,
+        ),
+        case(
+            "its answer is translated twice (Kubernetes, Service)",
+            USER,
+            vec![through(USER, &tcp_packet(USER, NODE1, (8080, 4302), syn_ack))],
+            1,
+        ),
+        case(
+            "a NodePort is a backend's, masqueraded from outside (Kubernetes, NodePort)",
+            USER,
+            vec![through(USER, &udp(USER, NODE1, (4303, 30_080), b"in"))],
+            1,
+        ),
+        case(
+            "its answer comes from the NodePort (Kubernetes, NodePort)",
+            APP1,
+            vec![through(APP1, &udp(APP1, DOCKER0, (8080, 4303), b"out"))],
+            1,
+        ),
+        case(
+            "so is a VIP from outside (Kubernetes, Service)",
+            USER,
+            vec![
+                through(USER, &udp(USER, VIP, (4304, 80), b"one")),
+                through(USER, &udp(USER, VIP, (4305, 80), b"two")),
+            ],
+            2,
+        ),
+        case(
+            "an error about a VIP's datagram is translated (RFC 5508, 4.2)",
+            APP2,
+            vec![through(APP2, &refused(&udp(DOCKER0, APP2, (4305, 8080), b"two")))],
+            1,
+        ),
+        differs(
+            "kube-proxy's REJECT answers from docker0's address; here the address that was asked does, as a host would",
+            case(
+                "a Service without backends tells a datagram's sender (RFC 1122, 4.1.3.1)",
+                APP2,
+                vec![through(APP2, &udp(APP2, EMPTY_VIP, (4306, 80), b"x"))],
+                1,
+            ),
+        ),
+        differs(
+            "kube-proxy's REJECT answers a SYN with port unreachable; here with a reset, as a host would",
+            case(
+                "a Service without backends refuses a connection (RFC 9293, 3.10.7.1)",
+                APP2,
+                vec![through(APP2, &tcp_packet(APP2, EMPTY_VIP, (4307, 80), TcpFlags::SYN))],
+                1,
+            ),
+        ),
     ]
 }
 
@@ -530,10 +699,10 @@ fn what_differs_is_written_down() {
     let same = cases.iter().filter(|case| case.differs.is_none()).count();
     let mut page = format!(
         "# What differs from Linux\n\n\
-         Written by `engine/tests/oracle.rs`, which sends the same frames through a kernel's bridge, routes and MASQUERADE and \
-         through\na node of ours. {same} cases come out the same, byte for byte but for what a node may choose (the \
-         identification of its own\npackets, and whether they may be cut). These do not, on purpose; what NAT does otherwise \
-         is in\n[ADR 15](adr/0015-two-ways-to-translate.md).\n\n| case | why |\n| --- | --- |\n"
+         Written by `engine/tests/oracle.rs`, which sends the same frames through a kernel's bridge, routes, MASQUERADE and \
+         Services\n(kube-proxy's rules in nftables) and through a node of ours. {same} cases come out the same, byte for byte but \
+         for what a node\nmay choose (the identification of its own packets, and whether they may be cut). These do not, on \
+         purpose; what NAT does\notherwise is in [ADR 15](adr/0015-two-ways-to-translate.md).\n\n| case | why |\n| --- | --- |\n"
     );
     for (case, why) in cases.iter().filter_map(|case| Some((case, case.differs?))) {
         page += &format!("| {} | {why} |\n", case.name);

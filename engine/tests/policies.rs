@@ -449,3 +449,24 @@ fn the_answer_of_a_pod_that_was_asked_by_its_own_address_is_not_masqueraded() {
         lab.check();
     }
 }
+
+/// Kubernetes, Service: a backend outside the cluster (an EndpointSlice by hand) need not know the way to pods.
+#[test]
+fn a_backend_outside_the_pod_network_sees_the_node_as_its_client() {
+    for (mut lab, client) in labs().chain(labs()).zip([APP1, APP1, APP1, APP2, APP2, APP2]) {
+        lab.serve(|service| service.backends = vec![Backend::new(INTERNET, 8080, 1)].into());
+        let flow = Flow::new(client, 4000, (VIP, 80));
+        for flags in [TcpFlags::SYN, TcpFlags::ACK] {
+            flow.send(&mut lab, flags);
+            let arrived = lab.settle(INTERNET);
+            let (source, _, _, payload) = packet(&arrived[0]);
+            let (outside, port) = ports(&payload);
+            assert_eq!((arrived.len(), source, port), (1, NODE1, 8080));
+            let reply = lab.tcp(INTERNET, NODE1, (8080, outside), flags.with(TcpFlags::ACK));
+            lab.send(INTERNET, &reply);
+            let (source, to, _, payload) = packet(&lab.receive(client)[0]);
+            assert_eq!((source, to, ports(&payload)), (VIP, client, (80, 4000)));
+        }
+        lab.check();
+    }
+}

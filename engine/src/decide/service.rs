@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use flatnet_proxy::{Backend, Balancer, Forwarding, Pool, Request, Session, TrafficPolicy, choose};
 
-use super::translate::{bound, insert, masqueraded, reason, with_free_port};
+use super::translate::{bound, insert, leaves_pod_network, masqueraded, reason, with_free_port};
 use super::{
     Arrival, DropReason, Half, Hop, Ipv4Addr, Node, Plan, Protocol, Refusal, Refused, Step, Translation,
     Tuple, World, is_local, route,
@@ -164,7 +164,9 @@ fn serve(
         return serve_directly(world, arrival, Served { forwarding: asked.balancer.forwarding, ..served });
     }
     let hop = route(world.tables, arrival.node, backend.address)?;
-    if asked.is_masqueraded(arrival, backend) {
+    // As all that a pod sends there: a machine outside need not know the way to pods.
+    let leaves = matches!(hop, Hop::Interface { .. }) && leaves_pod_network(arrival, &through);
+    if leaves || asked.is_masqueraded(arrival, backend) {
         return masqueraded(world, arrival, hop, through, Some(served)).map(Some);
     }
     match insert(world, arrival, through, None, Some(served)) {

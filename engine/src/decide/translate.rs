@@ -122,7 +122,7 @@ pub(super) fn bound(through: Tuple, out: Tuple, binding: BindingRef) -> Translat
 }
 
 /// Tells whether a packet goes from the pod network to somewhere else.
-fn leaves_pod_network(arrival: &Arrival<'_>, tuple: &Tuple) -> bool {
+pub(super) fn leaves_pod_network(arrival: &Arrival<'_>, tuple: &Tuple) -> bool {
     is_pods(arrival, tuple.source) && !is_pods(arrival, tuple.destination)
 }
 
