@@ -140,8 +140,11 @@ fn difference(before: &Counters, after: &Counters) -> Counters {
     difference
 }
 
+/// Which of a row's fields some frame has.
+type Used = Vec<bool>;
+
 /// Runs a row all ways and holds it against its files; says what is wrong.
-fn check(row: &Row) -> Result<(), String> {
+fn check(row: &Row) -> Result<Used, String> {
     let folder = folder(row);
     let (input, output, counters) =
         (folder.join("in.pcapng"), folder.join("out.pcapng"), folder.join("counters.json"));
@@ -168,7 +171,7 @@ fn check(row: &Row) -> Result<(), String> {
     if std::fs::read_to_string(&counters).unwrap_or_default() != text {
         return Err(format!("counters.json has other counters than {text}"));
     }
-    judge(row, &output)?;
+    let used = judge(row, &output)?;
     let drops: Counters = row.drops.iter().fold(Counters::new(), |mut all, &(node, reason, count)| {
         all.entry(node.to_owned()).or_default().insert(reason.to_owned(), count);
         all
@@ -179,7 +182,8 @@ fn check(row: &Row) -> Result<(), String> {
             drops.iter().flat_map(|(node, drops)| drops.iter().map(move |drop| (node, drop.0, drop.1)));
         return Err(format!("drops: &{:?},", drops.collect::<Vec<_>>()));
     }
-    agree(row, &sent, &first)
+    agree(row, &sent, &first)?;
+    Ok(used)
 }
 
 /// The other three ways give the same.
@@ -229,7 +233,7 @@ fn explain(row: &Row, expected: &[Recorded], found: &[Recorded]) -> String {
     let lines = [expected, found].map(|frames| {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), files::written(frames)).unwrap();
-        read(row, file.path()).0
+        read(row, file.path()).lines
     });
     let parting = expected.iter().zip(found).position(|(one, other)| one != other);
     let at = parting.unwrap_or(expected.len().min(found.len()));
@@ -249,8 +253,17 @@ const FAULTS: [&str; 5] = [
     "icmp.checksum.status",
 ];
 
-/// Reads a recording with tshark: a line per frame, and how many have faults.
-fn read(row: &Row, file: &Path) -> (Vec<String>, usize) {
+/// What tshark reads.
+struct Reading {
+    /// One per frame.
+    lines: Vec<String>,
+    /// How many have faults.
+    faults: usize,
+    used: Used,
+}
+
+/// Reads a recording with tshark.
+fn read(row: &Row, file: &Path) -> Reading {
     let mut command = Command::new("tshark");
     command.args(["-r", &file.display().to_string(), "-T", "fields", "-d", "udp.port==8285,ip"]);
     // What we send in UDP and TCP is nothing of theirs, even on port 53.
@@ -266,20 +279,23 @@ fn read(row: &Row, file: &Path) -> (Vec<String>, usize) {
     let output = command.output().expect("tshark is installed by scripts/test");
     assert!(output.status.success(), "{output:?}");
     let text = String::from_utf8(output.stdout).unwrap();
-    let (mut lines, mut faults) = (Vec::new(), 0);
+    let mut reading = Reading { lines: Vec::new(), faults: 0, used: vec![false; row.fields.len()] };
     for line in text.lines() {
         let values: Vec<&str> = line.split('\t').collect();
         let (shown, judged) = values.split_at(1 + row.fields.len());
         let is_bad = |status: &&str| status.split(',').any(|one| one == "0");
-        faults += usize::from(!judged[0].is_empty() || judged[1..].iter().any(is_bad));
-        lines.push(shown.iter().copied().filter(|value| !value.is_empty()).collect::<Vec<_>>().join(" "));
+        reading.faults += usize::from(!judged[0].is_empty() || judged[1..].iter().any(is_bad));
+        reading
+            .lines
+            .push(shown.iter().copied().filter(|value| !value.is_empty()).collect::<Vec<_>>().join(" "));
+        reading.used.iter_mut().zip(&shown[1..]).for_each(|(used, value)| *used |= !value.is_empty());
     }
-    (lines, faults)
+    reading
 }
 
 /// Holds a recording against what one must see in it.
-fn judge(row: &Row, output: &Path) -> Result<(), String> {
-    let (lines, faults) = read(row, output);
+fn judge(row: &Row, output: &Path) -> Result<Used, String> {
+    let Reading { lines, faults, used } = read(row, output);
     let expected: Vec<&str> = row
         .seen
         .iter()
@@ -297,7 +313,7 @@ fn judge(row: &Row, output: &Path) -> Result<(), String> {
         return Err(text);
     }
     match faults == row.damaged {
-        true => Ok(()),
+        true => Ok(used),
         false => Err(format!("tshark finds {faults} frames malformed or with wrong checksums")),
     }
 }
@@ -312,14 +328,23 @@ fn every_row_comes_out_as_it_is_written_by_both_paths_and_any_workers() {
     let next = std::sync::atomic::AtomicUsize::new(0);
     let wanted = std::env::var("GOLDEN_ROW").unwrap_or_default();
     let failed = std::sync::Mutex::new(Vec::new());
+    let used = std::sync::Mutex::new(BTreeMap::<_, Used>::new());
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(2, usize::from).min(8) {
             scope.spawn(|| {
                 while let Some(row) = rows.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
-                    if row.name.contains(&wanted)
-                        && let Err(problem) = check(row)
-                    {
-                        failed.lock().unwrap().push(format!("{} ({}): {problem}", row.name, row.about));
+                    if !row.name.contains(&wanted) {
+                        continue;
+                    }
+                    match check(row) {
+                        Ok(fields) => {
+                            let mut used = used.lock().unwrap();
+                            let list = used.entry(row.fields).or_insert_with(|| vec![false; fields.len()]);
+                            list.iter_mut().zip(fields).for_each(|(used, field)| *used |= field);
+                        }
+                        Err(problem) => {
+                            failed.lock().unwrap().push(format!("{} ({}): {problem}", row.name, row.about));
+                        }
                     }
                 }
             });
@@ -327,6 +352,19 @@ fn every_row_comes_out_as_it_is_written_by_both_paths_and_any_workers() {
     });
     let failed = failed.into_inner().unwrap();
     assert!(failed.is_empty(), "{}", failed.join("\n\n"));
+    // Rows share lists of fields: each field is there for one of them at least.
+    if wanted.is_empty() {
+        let lists = used.into_inner().unwrap();
+        let idle: Vec<String> = lists
+            .into_iter()
+            .filter(|(_, used)| used.contains(&false))
+            .map(|(fields, used)| {
+                let idle: Vec<_> = fields.iter().zip(used).filter(|(_, used)| !used).map(|it| it.0).collect();
+                format!("{idle:?} of {fields:?}")
+            })
+            .collect();
+        assert!(idle.is_empty(), "no frame has {}", idle.join(", nor "));
+    }
 }
 
 #[test]

@@ -12,8 +12,7 @@ const FLANNEL: u16 = 8285;
 const SUBNET: &str = "10.1.20.0/24";
 
 /// Outer and inner headers, by tshark's commas.
-const BOTH: &[&str] =
-    &["ip.src", "ip.dst", "ip.ttl", "ip.flags", "udp.srcport", "udp.dstport", "icmp.type", "icmp.code"];
+const BOTH: &[&str] = &["ip.src", "ip.dst", "ip.ttl", "ip.flags", "udp.srcport", "udp.dstport"];
 
 /// A packet in a datagram that a machine of the node network sends to node-1's tunnel.
 fn datagram(outer: Ipv4Addr, inner: &[u8]) -> Packet {
