@@ -67,8 +67,8 @@ impl Datagram {
 /// What is to be done with a fragment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// It goes on, with these ports.
-    Pass((u16, u16)),
+    /// It goes on, with these ports; where its source is translated, with this identification.
+    Pass((u16, u16), u16),
     /// It waits for its first.
     Wait,
     /// It is dropped.
@@ -78,6 +78,8 @@ pub enum Outcome {
 #[derive(Debug)]
 struct Known {
     expires: Instant,
+    /// What the datagram gets where its source is translated.
+    identification: u16,
     /// Of the first fragment, once it came.
     ports: Option<(u16, u16)>,
     /// What passed, in bytes of the payload.
@@ -102,20 +104,28 @@ pub struct Fragments {
 }
 
 impl Fragments {
-    /// Takes note of a fragment; `ports` are what the parser found in a first one.
+    /// Tells whether a datagram is followed.
+    #[must_use]
+    pub fn follows(&self, datagram: &Datagram) -> bool {
+        self.known.contains_key(datagram)
+    }
+
+    /// Takes note of a fragment; `ports` are what the parser found in a first one, `identification` is for a datagram that is
+    /// not followed yet.
     pub fn take(
         &mut self,
         datagram: Datagram,
         packet: &Ipv4Packet<&[u8]>,
         ports: (u16, u16),
+        identification: u16,
         now: Instant,
     ) -> Outcome {
         let range = match range(packet) {
             Ok(range) => range,
             Err(reason) => return Outcome::Refuse(reason),
         };
-        if !self.known.contains_key(&datagram) {
-            self.follow(datagram, now);
+        if !self.follows(&datagram) {
+            self.follow(datagram, identification, now);
         }
         let Some(known) = self.known.get_mut(&datagram) else {
             return Outcome::Refuse(DropReason::FragmentLimit);
@@ -135,11 +145,12 @@ impl Fragments {
             return Outcome::Refuse(reason);
         }
         known.ports = Some(ports);
+        let identification = known.identification;
         let whole = known.end == Some(known.ranges.iter().map(Range::len).sum());
         if whole && known.waiting.is_empty() {
             self.end(datagram);
         }
-        Outcome::Pass(ports)
+        Outcome::Pass(ports, identification)
     }
 
     /// Keeps a frame that is to wait.
@@ -165,8 +176,8 @@ impl Fragments {
         now: Instant,
     ) -> Result<bool, DropReason> {
         let range = range(packet)?;
-        if !self.known.contains_key(datagram) {
-            self.follow(*datagram, now);
+        if !self.follows(datagram) {
+            self.follow(*datagram, 0, now);
         }
         let full = self.is_full(datagram);
         let known = self.known.get_mut(datagram).filter(|_| !full).ok_or(DropReason::FragmentLimit)?;
@@ -230,7 +241,7 @@ impl Fragments {
         waiting.chain(self.dropped.drain(..).map(|(frame, _)| frame)).collect()
     }
 
-    fn follow(&mut self, datagram: Datagram, now: Instant) {
+    fn follow(&mut self, datagram: Datagram, identification: u16, now: Instant) {
         let source = (datagram.node, datagram.source);
         let of_source = self.by_source.get(&source);
         if let Some(&oldest) = of_source.filter(|list| list.len() >= SOURCE_LIMIT).and_then(VecDeque::front) {
@@ -245,7 +256,15 @@ impl Fragments {
         self.by_source.entry(source).or_default().push_back(datagram);
         self.known.insert(
             datagram,
-            Known { expires, ports: None, ranges: Vec::new(), end: None, refused: None, waiting: Vec::new() },
+            Known {
+                expires,
+                identification,
+                ports: None,
+                ranges: Vec::new(),
+                end: None,
+                refused: None,
+                waiting: Vec::new(),
+            },
         );
     }
 

@@ -85,12 +85,14 @@ pub struct Record {
     pub segmentation: Segmentation,
     /// How it came to be decided where it is.
     pub course: Course,
-    /// Whether it was put together here: its fragments were seen where they came in.
+    /// Whether it was put together at this node, by whatever worker: its fragments were seen where they came in.
     pub merged: bool,
     /// A fragment's ports, once the slow path knows them.
     pub fragment_ports: [u16; 2],
     /// One above the last node at which a capture could have shown it; 0 when there was none.
     pub shown_at: u16,
+    /// A fragment's identification where its source is translated; 0 when it is none.
+    pub identification: u16,
 }
 
 /// How a frame came to be decided where it is.
@@ -104,6 +106,8 @@ pub enum Course {
     Steered,
     /// From the node itself, which has translated it: a hairpin.
     Reflected,
+    /// From the node itself, which has put it together.
+    Merged,
 }
 
 const _: () = assert!(size_of::<Record>() == 64);

@@ -10,6 +10,7 @@ use flatnet_engine::ledger::{DropReason, Term};
 use flatnet_engine::trace::Point;
 use flatnet_engine::wire::{IcmpPacket, IcmpType, IpProtocol, Ipv4Packet, UdpDatagram};
 use proptest::prelude::*;
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -474,5 +475,95 @@ fn tunnel_datagrams_that_come_in_fragments_are_unwrapped() {
             assert_eq!((lab.receive(to).len(), lab.drops(DropReason::TunnelForeignSource)), (0, 1));
             lab.check();
         }
+    }
+}
+
+/// Sorts fragments by their identification and puts each datagram together; returns the identifications.
+fn datagrams(frames: &[Vec<u8>]) -> Vec<(u16, Vec<u8>)> {
+    let mut by_identification: BTreeMap<u16, Vec<Vec<u8>>> = BTreeMap::new();
+    for frame in frames {
+        let identification = Ipv4Packet::new_unchecked(&frame[14..]).identification();
+        by_identification.entry(identification).or_default().push(frame.clone());
+    }
+    by_identification.into_iter().map(|(identification, frames)| (identification, whole(&frames))).collect()
+}
+
+/// RFC 6864, 5.3.1; RFC 3022, 6.3 and RFC 4963 for what happens else: pods behind one address give the same
+/// identification, and their fragments meet at the receiver. Also where the node cuts.
+#[test]
+fn fragments_of_several_pods_behind_one_address_are_told_apart() {
+    for (workers, cuts) in [(1, false), (2, false), (3, false), (1, true), (2, true), (3, true)] {
+        let mut lab = Lab::new(workers);
+        if cuts {
+            let id = lab.node1;
+            lab.control.tables.publish(|tables| {
+                let mut node = (**tables.node(id).unwrap()).clone();
+                node.interfaces[0].mtu = 600;
+                tables.set_node(id, Some(node));
+            });
+        }
+        for pod in [APP1, APP2] {
+            let hello = lab.udp(pod, INTERNET, (9, 9), b"");
+            lab.send(pod, &hello);
+            lab.settle(INTERNET);
+        }
+        let packets = [(APP1, 5001), (APP2, 5002)].map(|(pod, port)| {
+            let mut packet = udp_packet(pod, INTERNET, (port, 53), &data(1000), 64);
+            Ipv4Packet::new_unchecked(&mut packet[..]).set_fragmentation(false, false, 0);
+            (pod, with_identification(packet, 77))
+        });
+        let pieces = packets.clone().map(|(pod, packet)| {
+            let pieces = if cuts { vec![packet] } else { cut(&packet, &[400, 800]) };
+            (pod, pieces)
+        });
+        for number in 0..pieces[0].1.len() {
+            for (pod, pieces) in &pieces {
+                lab.send(*pod, &ethernet(lab.machines[pod].gateway, mac(*pod), &pieces[number]));
+            }
+        }
+        let arrived = lab.settle(INTERNET);
+        let datagrams = datagrams(&arrived);
+        assert_eq!((arrived.len(), datagrams.len()), (if cuts { 4 } else { 6 }, 2), "{workers} {cuts}");
+        for (identification, payload) in datagrams {
+            let datagram = UdpDatagram::new_checked(&payload[..]).unwrap();
+            assert!(datagram.verify_checksum(NODE1, INTERNET) && datagram.payload() == data(1000));
+            assert_ne!(identification, 77);
+        }
+        lab.check();
+    }
+}
+
+/// RFC 6864, 5.3.1: so are the answers of a Service's backends; what is not translated keeps what its sender gave it.
+#[test]
+fn fragments_from_one_vip_are_told_apart_and_others_stay_as_they_were() {
+    for workers in 1..=3 {
+        let mut lab = Lab::new(workers);
+        let mut from_vip = Vec::new();
+        for port in 5000..5006 {
+            let ask = lab.udp(BACKEND, VIP, (port, 80), b"ask");
+            lab.send(BACKEND, &ask);
+            for pod in [APP1, APP2, APP3] {
+                for _ in 0..lab.receive(pod).len() {
+                    let answer =
+                        with_identification(udp_packet(pod, BACKEND, (80, port), &data(1000), 64), 77);
+                    for fragment in cut(&answer, &[400, 800]) {
+                        lab.send(pod, &ethernet(lab.machines[&pod].gateway, mac(pod), &fragment));
+                    }
+                }
+            }
+            from_vip.extend(lab.receive(BACKEND));
+        }
+        let datagrams = datagrams(&from_vip);
+        assert_eq!(datagrams.len(), 6, "{workers}");
+        for (_, payload) in datagrams {
+            assert!(UdpDatagram::new_checked(&payload[..]).unwrap().verify_checksum(VIP, BACKEND));
+        }
+        let plain = with_identification(udp_packet(APP2, BACKEND, (5000, 7), &data(1000), 64), 77);
+        for fragment in cut(&plain, &[400, 800]) {
+            lab.send(APP2, &ethernet(lab.machines[&APP2].gateway, mac(APP2), &fragment));
+        }
+        let arrived = lab.receive(BACKEND);
+        assert_eq!(self::datagrams(&arrived).iter().map(|it| it.0).collect::<Vec<_>>(), [77]);
+        lab.check();
     }
 }

@@ -193,13 +193,17 @@ impl Node for Ours {
     }
 }
 
-/// Pads as a wire does, and forgets what a node may choose: the identification of what it makes itself.
+/// Pads as a wire does, and forgets what a node may choose: the identification of what it makes itself, and of fragments
+/// whose source it has translated.
 fn plain(mut frames: BTreeMap<Ipv4Addr, Vec<Vec<u8>>>) -> BTreeMap<Ipv4Addr, Vec<Vec<u8>>> {
     for frame in frames.values_mut().flatten() {
         let made_by_node = frame[12..14] == [8, 0]
             && (frame[26..30] == NODE1.octets() || frame[26..30] == DOCKER0.octets())
             && (frame[23] == 1 || frame[23] == 6);
-        if made_by_node {
+        let in_fragments = frame[12..14] == [8, 0]
+            && frame[26..30] == NODE1.octets()
+            && Ipv4Packet::new_unchecked(&frame[14..]).is_fragment();
+        if made_by_node || in_fragments {
             let mut header = Ipv4Packet::new_unchecked(&mut frame[14..]);
             header.set_identification(0);
             let is_error = header.protocol() == IpProtocol::Icmp;
@@ -404,7 +408,9 @@ fn cases() -> Vec<Case> {
             1,
         ),
         differs(
-            "Linux puts fragments together to translate them; here each follows its first, and none waits for the last",
+            "Linux puts fragments together to translate them, and keeps the pod's identification, which another pod may give \
+             as well; here each follows its first, none waits for the last, and the identification is the node's own \
+             (RFC 6864, 5.3.1)",
             case("fragments are masqueraded with their first", APP2, fragments, 1),
         ),
         differs(
@@ -701,8 +707,8 @@ fn what_differs_is_written_down() {
         "# What differs from Linux\n\n\
          Written by `engine/tests/oracle.rs`, which sends the same frames through a kernel's bridge, routes, MASQUERADE and \
          Services\n(kube-proxy's rules in nftables) and through a node of ours. {same} cases come out the same, byte for byte but \
-         for what a node\nmay choose (the identification of its own packets, and whether they may be cut). These do not, on \
-         purpose; what NAT does\notherwise is in [ADR 15](adr/0015-two-ways-to-translate.md).\n\n| case | why |\n| --- | --- |\n"
+         for what a node\nmay choose (the identification of its own packets and of fragments that it translates; whether its own packets may be \
+         cut).\nThese do not, on purpose; what NAT does otherwise is in [ADR 15](adr/0015-two-ways-to-translate.md).\n\n| case | why |\n| --- | --- |\n"
     );
     for (case, why) in cases.iter().filter_map(|case| Some((case, case.differs?))) {
         page += &format!("| {} | {why} |\n", case.name);

@@ -28,9 +28,12 @@ impl Worker {
         let (datagram, is_first) = (Datagram::of(node, &packet), packet.fragment_offset() == 0);
         let found = parsed.tuple();
         let ports = (found.source_port, found.destination_port);
-        match self.fragments.take(datagram, &packet, ports, now) {
-            Outcome::Pass(ports) => {
-                self.decide_known(self.with_ports(frame, ports), &parsed.with_ports(ports), now);
+        // Where its source is translated, others may have its identification at the new one (RFC 6864, 5.3.1).
+        let fresh = if self.fragments.follows(&datagram) { 0 } else { self.next_identification() };
+        match self.fragments.take(datagram, &packet, ports, fresh, now) {
+            Outcome::Pass(ports, identification) => {
+                let frame = self.with_ports(frame, ports, identification);
+                self.decide_known(frame, &parsed.with_ports(ports), now);
                 if is_first {
                     for frame in self.fragments.release(&datagram) {
                         self.release(node);
@@ -47,10 +50,28 @@ impl Worker {
         self.drop_fragments(now);
     }
 
-    /// Keeps beside a fragment what its datagram's ports are: it may have to wait once more, for a neighbour.
-    fn with_ports(&self, mut frame: Frame, (source, destination): (u16, u16)) -> Frame {
-        self.arena.open(&mut frame).record.fragment_ports = [source, destination];
+    /// Keeps beside a fragment what is known of its datagram: it may have to wait once more, for a neighbour.
+    fn with_ports(&self, mut frame: Frame, ports: (u16, u16), identification: u16) -> Frame {
+        let open = self.arena.open(&mut frame);
+        (open.record.fragment_ports, open.record.identification) = (ports.into(), identification);
         frame
+    }
+
+    /// Gives a packet that is in fragments, or will be, an identification of the node's own, because its source was
+    /// translated: the pods behind one address do not know of each other's (RFC 6864, 5.3.1).
+    pub(super) fn identify(&mut self, frame: &mut Frame, rest: &[Step]) {
+        let is_cut = rest.iter().any(|step| matches!(step, Step::Fragment(_)));
+        let known = self.arena.record(frame).identification;
+        let identification = match known {
+            0 if is_cut => self.next_identification(),
+            0 => return,
+            known => known,
+        };
+        let mut open = self.arena.open(frame);
+        let network = usize::from(open.record.network_offset);
+        let mut header = Ipv4Packet::new_unchecked(&mut open.bytes_mut()[network..]);
+        header.set_identification(identification);
+        header.fill_header_checksum();
     }
 
     /// Ends what fragments have waited for too long.
@@ -119,7 +140,7 @@ impl Worker {
             let Some(ingress) = self.ingress_of(PortId(self.arena.record(&whole).ingress)) else {
                 return self.drop_frame(whole, DropReason::LinkDown, now);
             };
-            return self.run_frames(&mut vec![whole], node, &ingress, Course::Direct, now);
+            return self.run_frames(&mut vec![whole], node, &ingress, Course::Merged, now);
         }
         self.consume(whole, &Parsed { fragment: false, ..*parsed }, now);
     }

@@ -196,6 +196,7 @@ impl Worker {
     /// Translates a packet on its way out to the node's own address, and takes it in again: it is for another pod.
     fn reflect(&mut self, mut frame: Frame, parsed: &Parsed, out: Tuple, now: Instant) {
         let mut tuple = parsed.tuple();
+        self.identify(&mut frame, &[]);
         let mut open = self.arena.open(&mut frame);
         let (node, port) = (NodeId(open.record.node), PortId(open.record.ingress));
         if !apply(&mut open, &Step::Translate(out), &mut tuple, 0) {
@@ -252,6 +253,11 @@ impl Worker {
                 | Step::Wrap { .. }
                 | Step::Encapsulate(_)
                 | Step::Ethernet { .. } => {
+                    if let Step::Translate(out) = *step
+                        && out.source != tuple.source
+                    {
+                        self.identify(&mut frame, steps.get(number + 1..).unwrap_or_default());
+                    }
                     let mut open: FrameMut<'_> = self.arena.open(&mut frame);
                     if !apply(&mut open, step, &mut tuple, self.identification) {
                         return self.drop_frame(frame, DropReason::MtuExceeded, now);
