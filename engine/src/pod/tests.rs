@@ -446,6 +446,7 @@ fn a_connection_in_time_wait_gives_way_to_a_newer_syn_only() {
     let fins: Vec<_> = tcp.map(|frame| read(frame)).filter(|(_, _, flags, ..)| flags.fin()).collect();
     assert_eq!(fins.iter().map(|fin| fin.0).collect::<Vec<_>>(), [SECOND, FIRST], "the server ends it");
     let (_, (port, _), _, end, _) = fins[1];
+    let own_end = fins[0].3.wrapping_add(1);
     let ask = |segment: &mut Segment, sequence: u32| {
         let mut frame = syn(FIRST, port, 80);
         let mut ethernet = EthernetFrame::new_unchecked(&mut frame[..]);
@@ -455,15 +456,20 @@ fn a_connection_in_time_wait_gives_way_to_a_newer_syn_only() {
         tcp.fill_checksum(FIRST, SECOND);
         segment.log.clear();
         segment.with(1, |pod, now, out| pod.receive(&frame, now, out));
-        let (_, _, flags, _, acknowledged) = read(&segment.log[0]);
-        (flags.syn(), flags.rst(), acknowledged.wrapping_sub(end))
+        let (_, _, flags, sequence, acknowledged) = read(&segment.log[0]);
+        let is_beyond = sequence.wrapping_sub(own_end) as i32 > 0;
+        (flags.syn() && is_beyond, flags.rst(), acknowledged.wrapping_sub(end))
     };
     assert_eq!(ask(&mut segment, end), (false, false, 1), "not beyond the FIN");
     assert_eq!(ask(&mut segment, end.wrapping_add(1)), (false, false, 1), "the next expected");
     segment.pods[1].stop_container("web", 0, segment.now).unwrap();
     assert_eq!(ask(&mut segment, end.wrapping_add(100)), (false, false, 1), "nobody accepts");
     segment.pods[1].start_container(container("web", Image::Httpd, "")).unwrap();
-    assert_eq!(ask(&mut segment, end.wrapping_add(100)), (true, false, 101), "newer");
+    // Each is beyond the one before, too; the answers are all beyond what was, and not by luck.
+    for newer in 100..116 {
+        assert_eq!(ask(&mut segment, end.wrapping_add(newer)), (true, false, newer + 1));
+    }
+    assert_eq!(ask(&mut segment, end), (false, false, 1), "and an old one is still old");
 }
 
 /// RFC 4987, 2.2 and 3.4.

@@ -10,6 +10,9 @@ use super::{Io, Owner, TcpTable, Tuple};
 use crate::pod::drops::PodDrop;
 use crate::wire::{Ipv4Packet, TcpFlags, TcpSegment};
 
+/// Initial sequence numbers that are tried until one fits.
+const INITIAL_TRIES: u32 = 64;
+
 impl TcpTable {
     /// Answers for a connection in TIME-WAIT; false when there is none or a SYN may replace it, as Linux'
     /// `tcp_timewait_state_process` has it: one beyond the last sequence number, while somebody accepts (RFC 1122, 4.2.2.13).
@@ -24,7 +27,6 @@ impl TcpTable {
         let is_newer = segment.sequence().wrapping_sub(last.acknowledged) as i32 > 0;
         let is_accepted = self.listeners.contains_key(&tuple.local.port());
         if flags.syn() && !flags.ack() && !flags.rst() && is_newer && is_accepted {
-            self.time_wait.remove(&tuple);
             return false;
         }
         let has_content = flags.fin() || flags.syn() || !segment.payload().is_empty();
@@ -68,6 +70,7 @@ impl TcpTable {
     fn complete(&mut self, tuple: Tuple, packet: &[u8], io: &mut Io<'_, '_>) {
         let Some(entry) = self.half_open.remove(&tuple) else { return };
         let Some(&owner) = self.listeners.get(&tuple.local.port()) else { return };
+        self.time_wait.remove(&tuple);
         let setup =
             Setup { tuple, owner, traced: false, mtu: entry.mtu, seed: entry.seed, buffer: self.buffer };
         let (connection, _) = Connection::accept(&setup, &entry.syn, entry.since);
@@ -100,23 +103,30 @@ impl TcpTable {
             return;
         }
         let mtu = io.device.mtu_to(*tuple.remote.ip(), io.now);
-        let setup =
-            Setup { tuple, owner, traced: false, mtu, seed: self.random.next_u64(), buffer: self.buffer };
-        let (_, answer) = Connection::accept(&setup, packet, io.now);
-        if answer.is_empty() {
-            io.device.drops.count(PodDrop::Malformed);
-            return;
-        }
         let initial = |bytes: &[u8]| {
             let packet = Ipv4Packet::new_unchecked(bytes);
             TcpSegment::new_unchecked(packet.payload()).sequence()
+        };
+        let last = self.time_wait.get(&tuple, io.now);
+        let is_beyond =
+            |answer: &[u8]| last.is_none_or(|last| initial(answer).wrapping_sub(last.next) as i32 > 0);
+        // Half of all initial sequence numbers are beyond what the connection in TIME-WAIT used (RFC 1122, 4.2.2.13).
+        let made = (0..INITIAL_TRIES).find_map(|_| {
+            let seed = self.random.next_u64();
+            let setup = Setup { tuple, owner, traced: false, mtu, seed, buffer: self.buffer };
+            let (_, answer) = Connection::accept(&setup, packet, io.now);
+            (answer.is_empty() || is_beyond(&answer)).then_some((seed, answer))
+        });
+        let Some((seed, answer)) = made.filter(|(_, answer)| !answer.is_empty()) else {
+            io.device.drops.count(PodDrop::Malformed);
+            return;
         };
         let entry = HalfOpen {
             syn: packet.to_vec(),
             remote_initial: initial(packet),
             local_initial: initial(&answer),
             answer,
-            seed: setup.seed,
+            seed,
             mtu,
             since: io.now,
         };

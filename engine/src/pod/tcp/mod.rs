@@ -143,8 +143,8 @@ impl TcpTable {
         };
         if let Some(&id) = self.by_tuple.get(&tuple) {
             self.receive_on(id, packet, io);
-        } else if !self.receive_ended(tuple, &segment, io)
-            && !self.receive_half_open(tuple, packet, &segment, io)
+        } else if !self.receive_half_open(tuple, packet, &segment, io)
+            && !self.receive_ended(tuple, &segment, io)
         {
             self.receive_unknown(tuple, packet, &segment, io);
         }
