@@ -7,10 +7,12 @@ use std::path::Path;
 use common::Home;
 
 /// Each file of `tests/traces`, and the command whose output it is.
-const GOLDEN: [(&str, &str); 7] = [
+const GOLDEN: [(&str, &str); 9] = [
     ("pod-to-pod-on-another-node", "trace web-app-2 backend"),
     ("pod-to-service", "trace web-app-2 web tcp 80"),
     ("pod-to-internet", "trace web-app-2 internet udp 7"),
+    ("pod-to-itself", "trace web-app-1 10.1.15.3 tcp 7"),
+    ("inside-a-pod", "trace web-app-1 127.0.0.1"),
     ("slow-link", "trace near far udp 7 -f scripts/topologies/slow-link.yaml"),
     ("lease-gone", "trace web-app-2 backend tcp 7 --fault lease:node-2"),
     ("link-broken", "trace web-app-2 backend --fault link:node-1:node-2"),
@@ -43,6 +45,9 @@ fn the_answer_and_the_exit_status_agree() {
     assert!(home.run("trace web-app-2 backend").status.success());
     assert!(home.run("trace web-app-1 localhost").status.code() != Some(0), "no such name");
     assert_eq!(home.run("trace web-app-2 backend --fault lease:node-2").status.code(), Some(1));
+    let refused = home.run("trace web-app-1 10.1.15.3 udp 99");
+    let text = String::from_utf8(refused.stdout).unwrap();
+    assert!(refused.status.code() == Some(1) && text.contains("icmp unreachable"), "{text}");
     let error = home.error("trace web-app-2 nobody");
     assert!(error.contains("no pod, host, node or Service nobody") && error.contains("web"), "{error}");
     let error = home.error("trace web-app-2 web tcp 99");

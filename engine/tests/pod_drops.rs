@@ -54,7 +54,8 @@ impl Bench {
 
     fn with(&mut self, act: impl FnOnce(&mut Pod, Instant, &mut Outbox<'_>)) {
         let Self { pod, pool, sent, mark, now } = self;
-        act(pod, *now, &mut Outbox { pool, queue: sent, next_mark: mark, answers_traced: false });
+        let mut out = Outbox { pool, queue: sent, next_mark: mark, tracing: false, answers_traced: false };
+        act(pod, *now, &mut out);
     }
 
     fn receive(&mut self, frame: &[u8]) {

@@ -231,8 +231,7 @@ impl Trace {
     }
 }
 
-/// Tells when the answer arrived; of a packet to itself, whose answer is not followed, when that did.
+/// Tells when the answer arrived.
 fn answered_at(hops: &[Hop]) -> Option<u64> {
-    let of = |kind: PacketKind| hops.iter().rev().find(|hop| hop.packet == kind);
-    of(PacketKind::Answer).or_else(|| of(PacketKind::Request)).map(|hop| hop.time_ns)
+    hops.iter().rev().find(|hop| hop.packet == PacketKind::Answer).map(|hop| hop.time_ns)
 }

@@ -61,12 +61,12 @@ impl<'a> Reader<'a> {
             return hops;
         };
         let mark = asked[0].event.mark;
-        // A pod that is its own backend answers itself, from behind the node.
+        // A pod that is its own backend answers itself, from behind the node; one that asks itself, by `lo`.
         let whom = |head: &Head| self.headers(head)?.inner?.get("destination").cloned();
         let asked_whom = whom(asked[0]);
-        let others = whole
-            .filter(|hops| hops[0].event.mark != mark)
-            .filter(|hops| !is_asker(hops[0]) || whom(hops[0]) != asked_whom);
+        let others = whole.filter(|hops| hops[0].event.mark != mark).filter(|hops| {
+            !is_asker(hops[0]) || whom(hops[0]) != asked_whom || self.answers(hops[0], asked[0])
+        });
         let comes_back = |hops: &&Vec<&Head>| {
             hops.last().is_some_and(|head| head.event.action == Action::Deliver && is_asker(head))
         };
@@ -126,6 +126,18 @@ impl<'a> Reader<'a> {
             nodes.iter().find(|(_, id)| has(*id)).map(|(name, _)| name.to_string())
         };
         place.map(|(name, _)| name.to_owned()).or_else(node)
+    }
+
+    /// Tells whether a packet goes back where another came from, by its ports, or by its type in ICMP.
+    fn answers(&self, head: &Head, asked: &Head) -> bool {
+        let transport = |head: &Head| self.headers(head)?.transport;
+        let (Some(one), Some(other)) = (transport(head), transport(asked)) else { return false };
+        let is_back = |from: &str, to: &str| one.get(from) == other.get(to);
+        if one.contains_key("type") {
+            // What quotes the question or replies to it.
+            return one.get("type") != other.get("type");
+        }
+        is_back("source_port", "destination_port") && is_back("destination_port", "source_port")
     }
 
     fn headers(&self, head: &Head) -> Option<Headers> {

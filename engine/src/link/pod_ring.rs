@@ -20,6 +20,8 @@ pub struct Outbox<'a> {
     pub queue: &'a mut VecDeque<Frame>,
     /// The trace mark taken last; see [`take_mark`].
     pub next_mark: &'a mut u32,
+    /// Whether what answers a followed frame is followed, too.
+    pub tracing: bool,
     /// Whether whatever is sent now is followed: it answers a frame that is.
     pub answers_traced: bool,
 }

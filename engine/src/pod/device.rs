@@ -28,6 +28,8 @@ const LO_MTU: usize = 65_535;
 pub(super) struct Looped {
     /// The whole IPv4 packet.
     pub(super) packet: Vec<u8>,
+    /// Whether somebody follows it.
+    pub(super) traced: bool,
 }
 
 /// Why the device could not deliver a packet.
@@ -176,7 +178,7 @@ impl Device {
             },
             Route::Loopback => {
                 let (packet, result) = write_vec(length, write);
-                self.push_loopback(packet, traced);
+                self.push_loopback(packet, traced || out.answers_traced);
                 return result;
             }
             Route::None => {
@@ -267,7 +269,7 @@ impl Device {
             frame.extend_from_slice(&packet);
             capture.push(frame);
         }
-        self.loopback.push_back(Looped { packet });
+        self.loopback.push_back(Looped { packet, traced });
     }
 
     /// Sends an ARP packet; `mark` is that of the waiting packet for which it asks.

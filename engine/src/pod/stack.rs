@@ -219,6 +219,8 @@ impl Stack {
     /// what they write leaves together with the acknowledgement.
     pub(super) fn step(&mut self, now: Instant, out: &mut Outbox<'_>) -> bool {
         if let Some(looped) = self.device.take_loopback() {
+            // Until the pod comes to rest, as with a frame from its link.
+            out.answers_traced |= looped.traced && out.tracing;
             self.receive_packet(&looped.packet, true, now, out);
             return true;
         }

@@ -58,6 +58,7 @@ impl Segment {
             pool: &mut self.pool,
             queue: &mut self.queue,
             next_mark: &mut self.mark,
+            tracing: false,
             answers_traced: false,
         };
         act(&mut self.pods[index], self.now, &mut out);

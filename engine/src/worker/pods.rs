@@ -92,9 +92,9 @@ impl Worker {
 
     pub(super) fn deliver(&mut self, mut frame: Frame, port: PortId, now: Instant) {
         self.watch(&mut frame, Point::Port(port), Action::Deliver, now);
-        let traced = self.arena.record(&frame).mark != 0 && self.observer.is_tracing();
+        let marked = self.arena.record(&frame).mark != 0;
         self.run_pod(port, now, |pod, arena, out| {
-            out.answers_traced = traced;
+            out.answers_traced = marked && out.tracing;
             pod.receive(arena.bytes(&frame), now, out)
         });
         self.pool.free(frame);
@@ -126,7 +126,8 @@ impl Worker {
         let Attached { link: Link::Pod(link), waiting, node, .. } = attached else { return None };
         let queue = link.uplink.as_mut().map_or(waiting, |uplink| &mut uplink.outbox);
         let next_mark = &mut self.next_mark;
-        let mut out = Outbox { pool: &mut self.pool, queue, next_mark, answers_traced: false };
+        let tracing = self.observer.is_tracing();
+        let mut out = Outbox { pool: &mut self.pool, queue, next_mark, tracing, answers_traced: false };
         let result = run(&mut link.pod, &self.arena, &mut out);
         if link.pod.take_news() {
             self.ended.insert(port);
