@@ -229,13 +229,13 @@ fn place(source: &Arc<Source>, location: &Location) -> Place {
     let start = span.byte_offset().map(|offset| offset as usize);
     let start = start.unwrap_or_else(|| source.offset(location.line() as usize, location.column() as usize));
     let length = span.byte_len().unwrap_or(span.len()) as usize;
+    // Some lengths are in letters: what is found is whole letters all the same.
+    let text = source.text();
+    let start = text.floor_char_boundary(start);
+    let end = text.ceil_char_boundary(start.saturating_add(length));
     // A block's span reaches over all its lines; its first line tells where it is.
-    let line_end = source
-        .text()
-        .get(start..)
-        .and_then(|rest| rest.find('\n'))
-        .map_or(source.text().len(), |at| start + at);
-    source.place(start..(start + length).min(line_end).max(start))
+    let line_end = text[start..].find('\n').map_or(text.len(), |at| start + at);
+    source.place(start..end.min(line_end))
 }
 
 impl<'de> Deserialize<'de> for RawNode {
@@ -359,6 +359,17 @@ mod tests {
         let finding = main.unwrap().join().unwrap();
         assert_eq!(finding.to_string(), "lists and mappings lie too deep in each other");
         assert_eq!(finding.place().line(), 2, "{finding:?}");
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_whole_where_it_is_wrong_and_moves_nothing_where_it_is_right() {
+        let text = "a: \u{feff}1\n";
+        let finding = read(text).unwrap_err();
+        assert_eq!(&text[finding.place().range()], "\u{feff}", "{finding:?}");
+        let source = Source::new("t.yaml".into(), "\u{feff}a: 1\nb: {c: 12}\n".into());
+        let documents = documents(&source).unwrap();
+        let place = documents[0].place_of(&["b", "c"]);
+        assert_eq!((&source.text()[place.range()], at(place)), ("12", (2, 8)));
     }
 
     #[test]
