@@ -7,6 +7,8 @@
 //! source and in time. Allowed dependencies: `frame`, `ledger`, `wire`. Read first: RFC 791, 3.2; RFC 1122, 3.3.2; RFC 1858
 //! and 3128; RFC 6864.
 
+mod cut;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv4Addr;
 use std::ops::Range;
@@ -17,6 +19,7 @@ use crate::frame::Frame;
 use crate::ledger::DropReason;
 use crate::tables::NodeId;
 use crate::wire::{IpProtocol, Ipv4Packet, icmpv4, ipv4, tcp, udp};
+pub use cut::{pieces, write_piece, write_whole};
 
 /// Datagrams of one source that are followed at once; one more ends the oldest.
 const SOURCE_LIMIT: usize = 128;
@@ -333,70 +336,4 @@ fn range(packet: &Ipv4Packet<&[u8]>) -> Result<Range<usize>, DropReason> {
     // RFC 1858, 3.1 and RFC 3128: nothing of the header may come in a second fragment.
     let tiny = if offset == 0 { length < header } else { offset < header };
     if tiny { Err(DropReason::FragmentTiny) } else { Ok(offset..end) }
-}
-
-/// Returns the payload ranges of the fragments that a packet makes where links take `mtu` bytes; `None` where not
-/// even eight bytes of it fit.
-pub fn pieces(packet: &Ipv4Packet<&[u8]>, mtu: usize) -> Option<impl Iterator<Item = Range<usize>> + use<>> {
-    let (header, length) = (packet.header_length(), packet.payload().len());
-    let room = mtu.checked_sub(header)? / 8 * 8;
-    let starts = (0..length).step_by(room.max(1));
-    (room > 0).then(|| starts.map(move |start| start..(start + room).min(length)))
-}
-
-/// Writes a whole packet: the first fragment's header, made to fit, and everybody's payload, in its order. `whole` is as
-/// long as the header and all payloads.
-pub fn write_whole<'a>(whole: &mut [u8], first: &[u8], payloads: impl Iterator<Item = &'a [u8]>) {
-    let header = Ipv4Packet::new_unchecked(first).header_length();
-    whole[..header].copy_from_slice(&first[..header]);
-    let mut at = header;
-    for payload in payloads {
-        whole[at..at + payload.len()].copy_from_slice(payload);
-        at += payload.len();
-    }
-    let length = whole.len() as u16;
-    let mut made = Ipv4Packet::new_unchecked(whole);
-    made.set_total_length(length);
-    made.set_fragmentation(false, false, 0);
-    made.fill_header_checksum();
-}
-
-/// Writes a fragment: the whole packet's header, made to fit, and a range of its payload. `piece` is as long as the
-/// header and the range. Options that are not for all fragments become no-operations behind the first (RFC 791, 3.1).
-pub fn write_piece(piece: &mut [u8], whole: &[u8], range: &Range<usize>) {
-    let packet = Ipv4Packet::new_unchecked(whole);
-    let header = packet.header_length();
-    piece[..header].copy_from_slice(&whole[..header]);
-    piece[header..].copy_from_slice(&packet.payload()[range.clone()]);
-    if range.start > 0 {
-        blank_options(&mut piece[ipv4::HEADER_LENGTH..header]);
-    }
-    let length = piece.len() as u16;
-    let more = range.end < packet.payload().len() || packet.more_fragments();
-    let offset = packet.fragment_offset() + range.start;
-    let mut made = Ipv4Packet::new_unchecked(piece);
-    made.set_total_length(length);
-    made.set_fragmentation(false, more, offset);
-    made.fill_header_checksum();
-}
-
-fn blank_options(options: &mut [u8]) {
-    const COPIED: u8 = 0x80;
-    const NO_OPERATION: u8 = 1;
-    let mut at = 0;
-    while let Some(&kind) = options.get(at) {
-        if kind == 0 {
-            return;
-        }
-        let length = match (kind, options.get(at + 1)) {
-            (NO_OPERATION, _) => 1,
-            (_, Some(&length)) => usize::from(length).max(2),
-            (_, None) => 1,
-        };
-        let end = (at + length).min(options.len());
-        if kind & COPIED == 0 {
-            options[at..end].fill(NO_OPERATION);
-        }
-        at = end;
-    }
 }
