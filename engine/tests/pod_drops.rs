@@ -136,7 +136,7 @@ fn provoke(reason: PodDrop, bench: &mut Bench) {
             bench.receive(&frame);
         }
         PodDrop::ReassemblyFull => {
-            for identification in 0..65 {
+            for identification in 0..1025 {
                 bench.packet(&fragment(identification));
             }
         }

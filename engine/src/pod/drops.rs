@@ -14,7 +14,7 @@ drop_reasons! {
     BadChecksum "pod-bad-checksum" "A checksum is wrong." "The packet was damaged on its way.";
     Martian "pod-martian" "An address cannot be on this interface: loopback, the pod's own, or a group's as source or of a TCP segment." "RFC 1122, 3.2.1.3: look for two machines with one address.";
     UnknownProtocol "pod-unknown-protocol" "Neither ARP nor IPv4, or a transport or ICMP type that the pod does not speak." "Pods speak TCP, UDP and ICMP echo and errors; nobody answers an echo to all.";
-    ReassemblyFull "pod-reassembly-full" "Too many fragmented packets wait for their rest." "Send what fits the path's MTU; 64 packets may wait.";
+    ReassemblyFull "pod-reassembly-full" "Too many fragmented packets wait for their rest: the oldest gave way." "Send what fits the path's MTU; 1,024 packets and 4 MB may wait.";
     ReassemblyTimeout "pod-reassembly-timeout" "The rest of a fragmented packet did not come in 30 s." "A fragment was lost: look at `flatnet show drops NODE` on its way.";
     HalfOpenFull "pod-half-open-full" "A listener or the pod holds as many half-open connections as it may." "A SYN flood, or answers that do not reach the clients.";
     HalfOpenTimeout "pod-half-open-timeout" "A half-open connection got no answer for 63 s." "The answer does not reach the client: ping it from the pod.";

@@ -2,18 +2,20 @@
 //!
 //! The stack hands it received fragments and gets whole packets back.
 //!
-//! Invariants: at most [`LIMIT`] packets wait, each for [`TIMEOUT`], each at most 65,535 octets; overlapping fragments end the whole
+//! Invariants: at most [`LIMIT`] packets and [`OCTETS`] wait, the oldest gives way; each for [`TIMEOUT`]; overlapping fragments end the whole
 //! packet, because nobody sends them in good faith (RFC 5722 for IPv6, good sense for IPv4).
 //! Depends on `clock`, `wire`. Read first: RFC 791 section 3.2, RFC 1122 section 3.3.2.
 
 use crate::clock::Instant;
 use crate::wire::{IpProtocol, Ipv4Packet, ipv4};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 /// Packets that wait for fragments at once.
-pub(super) const LIMIT: usize = 64;
+pub(super) const LIMIT: usize = 1024;
+/// Octets of their payloads (Linux: `ipfrag_high_thresh`).
+const OCTETS: usize = 4 << 20;
 /// How long one waits (Linux: 30 s).
 pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -39,50 +41,91 @@ pub(super) enum Outcome {
     Waiting,
     /// The packet is whole.
     Whole(Vec<u8>),
-    /// Too many packets wait.
-    Full,
     /// The fragment contradicts others or is longer than a packet can be.
     Malformed,
 }
 
 /// The packets that wait.
 #[derive(Debug, Default)]
-pub(super) struct Reassembly(BTreeMap<Key, Partial>);
+pub(super) struct Reassembly {
+    partials: BTreeMap<Key, Partial>,
+    /// Oldest first; the front one waits, others may have ended.
+    order: VecDeque<(Instant, Key)>,
+    octets: usize,
+}
 
 impl Reassembly {
-    /// Takes a fragment.
-    pub(super) fn insert(&mut self, packet: &Ipv4Packet<&[u8]>, now: Instant) -> Outcome {
+    /// Takes a fragment; also tells how many packets gave way to it. They are the oldest: of what is only under way, little is
+    /// missing for long.
+    pub(super) fn insert(&mut self, packet: &Ipv4Packet<&[u8]>, now: Instant) -> (Outcome, usize) {
         let key = (packet.source(), packet.destination(), packet.protocol(), packet.identification());
-        if self.0.len() >= LIMIT && !self.0.contains_key(&key) {
-            return Outcome::Full;
+        let mut gave_way = 0;
+        if !self.partials.contains_key(&key) {
+            while self.partials.len() >= LIMIT || self.octets > OCTETS {
+                self.remove_oldest();
+                gave_way += 1;
+            }
+            self.order.push_back((now + TIMEOUT, key));
         }
-        let partial = self.0.entry(key).or_insert_with(|| Partial {
+        let partial = self.partials.entry(key).or_insert_with(|| Partial {
             header: None,
             parts: BTreeMap::new(),
             received: 0,
             total: None,
             until: now + TIMEOUT,
         });
-        if !partial.add(packet) {
-            self.0.remove(&key);
-            return Outcome::Malformed;
-        }
-        if partial.total != Some(partial.received) || partial.header.is_none() {
-            return Outcome::Waiting;
-        }
-        self.0.remove(&key).and_then(Partial::assemble).map_or(Outcome::Malformed, Outcome::Whole)
+        let before = partial.received;
+        let is_right = partial.add(packet);
+        self.octets += partial.received - before;
+        let is_whole = partial.total == Some(partial.received) && partial.header.is_some();
+        let outcome = match (is_right, is_whole) {
+            (false, _) => {
+                self.remove(&key);
+                Outcome::Malformed
+            }
+            (true, false) => Outcome::Waiting,
+            (true, true) => {
+                self.remove(&key).and_then(Partial::assemble).map_or(Outcome::Malformed, Outcome::Whole)
+            }
+        };
+        (outcome, gave_way)
     }
 
     /// Forgets what waited too long and returns how many packets that were.
     pub(super) fn expire(&mut self, now: Instant) -> usize {
-        let before = self.0.len();
-        self.0.retain(|_, partial| now < partial.until);
-        before - self.0.len()
+        let mut count = 0;
+        while self.next_timer().is_some_and(|until| until <= now) {
+            self.remove_oldest();
+            count += 1;
+        }
+        count
     }
 
     /// Returns when something expires.
     pub(super) fn next_timer(&self) -> Option<Instant> {
-        self.0.values().map(|partial| partial.until).min()
+        self.order.front().map(|&(until, _)| until)
+    }
+
+    fn remove_oldest(&mut self) {
+        if let Some((_, key)) = self.order.front().copied() {
+            self.remove(&key);
+        }
+    }
+
+    fn remove(&mut self, key: &Key) -> Option<Partial> {
+        let partial = self.partials.remove(key)?;
+        self.octets -= partial.received;
+        // What ended before its time is passed over, and never more than twice what may wait is in the list.
+        let waits = |&(until, key): &(Instant, Key)| {
+            self.partials.get(&key).is_some_and(|partial| partial.until == until)
+        };
+        while self.order.front().is_some_and(|entry| !waits(entry)) {
+            self.order.pop_front();
+        }
+        if self.order.len() > 2 * LIMIT {
+            self.order.retain(waits);
+        }
+        Some(partial)
     }
 }
 
@@ -156,7 +199,12 @@ mod tests {
     }
 
     fn insert(table: &mut Reassembly, bytes: &[u8]) -> Outcome {
-        table.insert(&Ipv4Packet::new_checked(bytes).unwrap(), Instant::ZERO)
+        insert_at(table, bytes, 0).0
+    }
+
+    fn insert_at(table: &mut Reassembly, bytes: &[u8], milliseconds: u64) -> (Outcome, usize) {
+        let now = Instant::ZERO + Duration::from_millis(milliseconds);
+        table.insert(&Ipv4Packet::new_checked(bytes).unwrap(), now)
     }
 
     proptest! {
@@ -185,27 +233,45 @@ mod tests {
                         let packet = Ipv4Packet::new_checked(&whole[..]).unwrap();
                         prop_assert_eq!(packet.payload(), &payload[..]);
                     }
-                    outcome @ (Outcome::Waiting | Outcome::Full | Outcome::Malformed) => {
+                    outcome @ (Outcome::Waiting | Outcome::Malformed) => {
                         prop_assert_eq!(outcome, Outcome::Waiting);
                         prop_assert!(position + 1 < count);
                     }
                 }
             }
-            prop_assert!(table.0.is_empty());
+            prop_assert!(table.partials.is_empty() && table.order.is_empty() && table.octets == 0);
         }
     }
 
     /// RFC 1858, 4.
     #[test]
-    fn overlaps_and_floods_are_refused() {
+    fn an_overlap_ends_a_packet() {
         let mut table = Reassembly::default();
         assert_eq!(insert(&mut table, &fragment(1, 0, true, &[1; 16])), Outcome::Waiting);
         assert_eq!(insert(&mut table, &fragment(1, 8, true, &[2; 16])), Outcome::Malformed);
-        for identification in 0..LIMIT as u16 {
-            assert_eq!(insert(&mut table, &fragment(identification, 0, true, &[1; 8])), Outcome::Waiting);
+        assert!(table.partials.is_empty() && table.order.is_empty() && table.octets == 0);
+    }
+
+    /// RFC 4963, 2: what lost a fragment keeps nobody else from being put together, however much of it there is.
+    #[test]
+    fn the_oldest_packets_give_way_by_number_and_by_size() {
+        for (payload, room) in [(8, LIMIT), (64_000, OCTETS / 64_000 + 1)] {
+            let mut table = Reassembly::default();
+            let incomplete = |identification| fragment(identification, 0, true, &vec![1; payload]);
+            for identification in 0..3000 {
+                let gave_way = usize::from(usize::from(identification) >= room);
+                let got = insert_at(&mut table, &incomplete(identification), identification.into());
+                assert_eq!(got, (Outcome::Waiting, gave_way), "{payload} {identification}");
+            }
+            assert_eq!((table.partials.len(), table.octets), (room, room * payload));
+            assert!(insert_at(&mut table, &fragment(9999, 0, true, &[1; 8]), 3000).1 <= 1);
+            let (outcome, _) = insert_at(&mut table, &fragment(9999, 8, false, &[1; 8]), 3000);
+            assert!(matches!(outcome, Outcome::Whole(_)), "{outcome:?}");
+            let newest = Instant::ZERO + Duration::from_millis(2999) + TIMEOUT;
+            let last = table.partials.len();
+            assert_eq!(table.expire(newest), last);
+            assert!(table.partials.is_empty() && table.order.is_empty() && table.octets == 0);
         }
-        assert_eq!(insert(&mut table, &fragment(999, 0, true, &[1; 8])), Outcome::Full);
-        assert_eq!(table.expire(Instant::ZERO + TIMEOUT), LIMIT);
     }
 
     /// RFC 791, 3.1: 65,535 octets with the header.

@@ -90,10 +90,11 @@ impl Stack {
         }
         let bytes = &bytes[..usize::from(packet.total_length())];
         if packet.is_fragment() {
-            match self.reassembly.insert(&Ipv4Packet::new_unchecked(bytes), now) {
+            let (outcome, gave_way) = self.reassembly.insert(&Ipv4Packet::new_unchecked(bytes), now);
+            (0..gave_way).for_each(|_| self.device.drops.count(PodDrop::ReassemblyFull));
+            match outcome {
                 Outcome::Whole(whole) => self.receive_whole(&whole, for_everybody, now, out),
                 Outcome::Waiting => {}
-                Outcome::Full => self.device.drops.count(PodDrop::ReassemblyFull),
                 Outcome::Malformed => self.device.drops.count(PodDrop::Malformed),
             }
         } else {

@@ -428,6 +428,51 @@ fn syn(source: Ipv4Addr, source_port: u16, port: u16) -> Vec<u8> {
     bytes
 }
 
+/// A port unreachable from the second pod about the first one's UDP frame, as if it had gone to another port.
+fn unreachable(about: &[u8], port: u16) -> Vec<u8> {
+    let mut quote = about[14..42].to_vec();
+    quote[22..24].copy_from_slice(&port.to_be_bytes());
+    let mut bytes = vec![0; 42 + quote.len()];
+    let length = bytes.len() as u16 - 14;
+    let mut frame = EthernetFrame::new_unchecked(&mut bytes[..]);
+    frame.set_destination(MacAddress::for_ipv4(FIRST));
+    frame.set_source(MacAddress::for_ipv4(SECOND));
+    frame.set_ethertype(EtherType::Ipv4);
+    let mut packet = Ipv4Packet::new_unchecked(frame.payload_mut());
+    packet.set_header_length(20);
+    packet.set_total_length(length);
+    packet.set_time_to_live(64);
+    packet.set_protocol(IpProtocol::Icmp);
+    packet.set_source(SECOND);
+    packet.set_destination(FIRST);
+    packet.fill_header_checksum();
+    let message = packet.payload_mut();
+    message[..2].copy_from_slice(&[3, 3]);
+    message[8..].copy_from_slice(&quote);
+    crate::wire::IcmpPacket::new_unchecked(message).fill_checksum();
+    bytes
+}
+
+/// RFC 1122, 4.1.3.3 and 4.1.4: an error is about the datagram it quotes; one about a port that a damaged datagram went to ends no
+/// connection to another.
+#[test]
+fn nc_ends_by_an_error_about_its_own_peer_only() {
+    for (port, code) in [(8, None), (7, Some(1))] {
+        let mut segment = echo_pair();
+        let id = segment.spawn(0, "nc -u 10.1.15.3 7");
+        segment.pods[0].input(id, b"hello");
+        segment.run(Duration::from_secs(1));
+        let is_udp =
+            |frame: &&Vec<u8>| frame.len() > 42 && frame[23] == 17 && frame[26..30] == FIRST.octets();
+        let about = segment.log.iter().find(is_udp).unwrap().clone();
+        let error = unreachable(&about, port);
+        segment.with(0, |pod, now, out| pod.receive(&error, now, out));
+        segment.run(Duration::from_secs(1));
+        let output = segment.pods[0].output(id);
+        assert_eq!((&output.bytes[..], output.exit_code), (&b"hello"[..], code), "{port}");
+    }
+}
+
 /// RFC 1122, 4.2.2.13, RFC 9293, 3.10.7.4 and Linux' `tcp_timewait_state_process`: a SYN beyond the last sequence number
 /// replaces a connection in TIME-WAIT, if somebody accepts it; any other is answered by an ACK of what was.
 #[test]

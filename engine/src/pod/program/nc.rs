@@ -165,9 +165,12 @@ impl Nc {
     }
 
     fn run_udp(&mut self, console: &mut Console, sockets: &mut Sockets<'_, '_>) {
-        if sockets.udp_error(self.local_port).is_some() {
-            console.exit(1);
-            return;
+        // An error about a datagram to somebody else is none of this connection.
+        while let Some(error) = sockets.udp_error(self.local_port) {
+            if self.to == Some(error.to) {
+                console.exit(1);
+                return;
+            }
         }
         while let Some(datagram) = sockets.udp_receive(self.local_port) {
             self.to.get_or_insert(datagram.from);
