@@ -12,9 +12,11 @@ use std::time::Duration;
 
 use flatnet_agents::objects;
 use flatnet_agents::publisher::Place;
+use flatnet_agents::services;
 use flatnet_engine::ledger::DropReason;
 use flatnet_engine::pod::{Image, Probe, ProbeOutcome, ProbeProtocol};
 use flatnet_engine::trace::{Action, Event};
+use flatnet_proxy::Row;
 use k8s_openapi::api::core::v1::{Container, ContainerPort, Pod, Service, ServicePort};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde::Serialize;
@@ -73,7 +75,7 @@ pub struct Check {
     pub from: String,
     /// Whom, for people.
     pub to: String,
-    /// The address asked.
+    /// The address asked; unspecified when there is none.
     pub destination: Ipv4Addr,
     /// The port asked; 0 for echo.
     pub port: u16,
@@ -143,8 +145,11 @@ struct Ways<'a> {
 impl Ways<'_> {
     fn pods(&self) -> Vec<(String, &Pod)> {
         let mut pods: Vec<_> = self.topology.pods.iter().map(|pod| (pod_name(pod), pod)).collect();
-        // A pod that no Service selects asks best: it is never its own backend.
-        pods.sort_by_key(|(_, pod)| self.topology.services.iter().filter(|it| selects(it, pod)).count());
+        // A pod that no Service selects asks best: it is never its own backend. One that has ended cannot ask.
+        pods.sort_by_key(|(name, pod)| {
+            let services = self.topology.services.iter().filter(|it| selects(it, pod)).count();
+            (self.address(name).is_none(), services)
+        });
         pods
     }
 
@@ -185,10 +190,13 @@ impl Ways<'_> {
         let Some((from, _)) = self.pods().into_iter().next() else { return Vec::new() };
         let ports = self.echo_ports();
         let checks = ports.into_iter().filter_map(|(service, port, protocol)| {
-            let name = service.metadata.name.clone().unwrap_or_default();
             let number = u16::try_from(port.port).ok()?;
-            let address = self.vip(number, protocol, &name)?;
-            Some(check(Path::Service, protocol, &from, &format!("service {name}"), address, number))
+            // One that got no address is asked all the same: that it does not answer is to be seen.
+            let row = self.row(service, port);
+            let address = row.and_then(|row| row.frontends.first().map(|frontend| frontend.address));
+            let (to, address) =
+                (format!("service {}", objects::name(service)), address.unwrap_or(Ipv4Addr::UNSPECIFIED));
+            Some(check(Path::Service, protocol, &from, &to, address, number))
         });
         one_per_protocol(checks)
     }
@@ -199,8 +207,8 @@ impl Ways<'_> {
             self.topology.nodes.iter().any(|node| node.interface.network == host.interface.network)
         });
         let (Some(node), Some(outsider)) = (node, outsider) else { return Vec::new() };
-        let checks = self.echo_ports().into_iter().filter_map(|(_, port, protocol)| {
-            let number = u16::try_from(port.node_port?).ok()?;
+        let checks = self.echo_ports().into_iter().filter_map(|(service, port, protocol)| {
+            let number = self.row(service, port)?.node_ports.first()?.port;
             Some(check(Path::NodePort, protocol, &outsider.name, &node.name, node.interface.address, number))
         });
         one_per_protocol(checks)
@@ -210,7 +218,9 @@ impl Ways<'_> {
         let outside = self.topology.hosts.iter().find(|host| {
             !self.topology.nodes.iter().any(|node| node.interface.network == host.interface.network)
         });
-        let (Some(host), Some(pod)) = (outside, self.topology.pods.first()) else { return Vec::new() };
+        let asking = self.topology.pods.iter().map(|pod| (self.address(&pod_name(pod)).is_none(), pod));
+        let asking = asking.min_by_key(|(is_away, _)| *is_away).map(|(_, pod)| pod);
+        let (Some(host), Some(pod)) = (outside, asking) else { return Vec::new() };
         // Any host answers ICMP.
         let answers = |protocol| protocol == ProbeProtocol::IcmpEcho || host.image == Image::Echo;
         ask(Path::Internet, &pod_name(pod), &host.name, host.interface.address, answers)
@@ -235,19 +245,11 @@ impl Ways<'_> {
             .collect()
     }
 
-    fn vip(&self, port: u16, protocol: ProbeProtocol, service: &str) -> Option<Ipv4Addr> {
+    /// What became of a Service's port: its addresses and NodePorts as they are, whoever chose them.
+    fn row(&self, service: &Service, port: &ServicePort) -> Option<Row> {
         let tables = self.drive.network.publisher.control.tables.current();
-        let wanted = if protocol == ProbeProtocol::Udp {
-            flatnet_proxy::Protocol::Udp
-        } else {
-            flatnet_proxy::Protocol::Tcp
-        };
-        let rows = tables.services.list();
-        let row = rows.into_iter().find(|row| {
-            row.service.name.contains(&format!("/{service}:"))
-                && row.frontends.iter().any(|it| it.port == port && it.protocol == wanted)
-        });
-        row.and_then(|row| row.frontends.first()).map(|frontend| frontend.address)
+        let name = services::port_name(service, port);
+        tables.services.list().into_iter().find(|row| *row.service.name == *name).cloned()
     }
 }
 
@@ -256,7 +258,8 @@ fn pod_name(pod: &Pod) -> String {
 }
 
 fn selects(service: &Service, pod: &Pod) -> bool {
-    flatnet_agents::controllers::endpoints::selects(service, pod)
+    objects::namespace(service) == objects::namespace(pod)
+        && flatnet_agents::controllers::endpoints::selects(service, pod)
 }
 
 /// The containers of a pod that answer at [`ECHO_PORT`]: ports that are listed replace the image's.
@@ -340,14 +343,18 @@ pub fn run(drive: &mut Drive, check: &Check) -> Result<Report, DriveError> {
     take_events(drive)?;
     let place = drive.network.publisher.place(&check.from).cloned();
     let outcome = match &place {
-        Some(place) => probe(drive, check, place)?,
-        None => None,
+        Some(place) if !check.destination.is_unspecified() => probe(drive, check, place)?,
+        Some(_) | None => None,
     };
     let events = take_events(drive)?;
     let (hops, dropped) = telling(drive, &events, outcome.is_some_and(|outcome| outcome.result.is_ok()));
     let result = outcome.map(|outcome| outcome.result.map_err(|error| error.to_string()));
     let result = result.unwrap_or_else(|| {
-        Err(String::from(if place.is_some() { "no outcome" } else { "not on the network" }))
+        Err(String::from(match place {
+            Some(_) if check.destination.is_unspecified() => "has no address",
+            Some(_) => "no outcome",
+            None => "not on the network",
+        }))
     });
     Ok(Report {
         path: check.path,

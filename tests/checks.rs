@@ -64,6 +64,53 @@ fn only_who_answers_is_asked() {
     assert_eq!(ways(", image: nginx", "flatnet/echo", "{containerPort: 9999}", "9999"), [0, 0, 1]);
 }
 
+/// Ways lead to what was allocated, not to what the file says, and are asked by who can ask.
+#[test]
+fn ways_are_those_of_the_running_network() {
+    let pod = |metadata: &str, spec: &str| {
+        format!("---\napiVersion: v1\nkind: Pod\nmetadata: {{{metadata}}}\nspec: {{{spec}}}\n")
+    };
+    let service = |metadata: &str, kind: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{{metadata}}}\nspec: {{{kind}selector: {{app: a}}, \
+             ports: [{{port: 7}}]}}\n"
+        )
+    };
+    let text = [
+        "apiVersion: flatnet.dev/v1\nkind: Topology\nmetadata: {name: t}\nspec:\n  nodes:\n    - {name: n, address: \
+         192.168.66.11/24}\n  hosts:\n    - {name: user, address: 192.168.66.50/24}\n    - {name: internet, address: \
+         203.0.113.10/24, gateway: 203.0.113.1}\n  routers:\n    - {name: isp, addresses: [192.168.66.1/24, \
+         203.0.113.1/24]}\n",
+        &pod("name: ended", "restartPolicy: Never, containers: [{name: c, image: busybox, command: [\"true\"]}]"),
+        &pod("name: p, namespace: zeta, labels: {app: a}", "containers: [{name: c, image: flatnet/echo}]"),
+        &service("name: s, namespace: alpha", ""),
+        &service("name: s, namespace: zeta", "type: NodePort, "),
+    ]
+    .concat();
+    let (topology, _) = topology::parse(&[("t.yaml".into(), text)]).unwrap();
+    let mut drive = Drive::start(&topology, TimeMode::Virtual).unwrap();
+    let plan = check::plan(&topology, &drive);
+    for path in [Path::Service, Path::Internet, Path::NodePort] {
+        let way = plan.iter().find(|check| check.path == path).unwrap();
+        let report = check::run(&mut drive, way).unwrap();
+        assert_eq!(report.verdict, check::Verdict::Ok, "{report:?}");
+    }
+}
+
+#[test]
+fn a_service_that_got_no_address_fails() {
+    let text = "apiVersion: flatnet.dev/v1\nkind: Topology\nmetadata: {name: t}\nspec:\n  serviceNetwork: 10.96.0.0/31\n  \
+                nodes:\n    - {name: n, address: 192.168.66.11/24}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: p, \
+                labels: {app: a}}\nspec: {containers: [{name: c, image: flatnet/echo}]}\n---\napiVersion: v1\nkind: \
+                Service\nmetadata: {name: s}\nspec: {selector: {app: a}, ports: [{port: 7}]}\n";
+    let (topology, _) = topology::parse(&[("t.yaml".into(), text.to_owned())]).unwrap();
+    let mut drive = Drive::start(&topology, TimeMode::Virtual).unwrap();
+    let plan = check::plan(&topology, &drive);
+    let way = plan.iter().find(|check| check.path == Path::Service).unwrap();
+    let report = check::run(&mut drive, way).unwrap();
+    assert_eq!(report.drop_reason.as_deref(), Some("has no address"));
+}
+
 #[test]
 fn hops_name_a_pod_with_its_namespace() {
     let pod = |namespace: &str, node: &str| {

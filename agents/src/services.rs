@@ -203,7 +203,9 @@ fn vips<'a>(texts: impl Iterator<Item = &'a String>) -> Vec<Ipv4Addr> {
     addresses
 }
 
-fn port_name(service: &Service, port: &ServicePort) -> String {
+/// Names a port of a Service as the engine's tables have it.
+#[must_use]
+pub fn port_name(service: &Service, port: &ServicePort) -> String {
     let label = port.name.clone().unwrap_or_else(|| port.port.to_string());
     format!("{}/{}:{label}", objects::namespace(service), objects::name(service))
 }

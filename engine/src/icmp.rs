@@ -58,14 +58,15 @@ pub fn notice(reason: DropReason, protocol: u8, mtu: u16) -> Option<Notice> {
         DropReason::NoRoute | DropReason::NoLease => unreachable(code::NETWORK_UNREACHABLE),
         DropReason::NeighborUnresolved => unreachable(code::HOST_UNREACHABLE),
         DropReason::HostUnsupported => unreachable(code::PROTOCOL_UNREACHABLE),
-        DropReason::NoBackend | DropReason::ServicePortClosed | DropReason::HostClosed => {
-            match IpProtocol::from(protocol) {
-                IpProtocol::Tcp => Some(Notice::Reset),
-                IpProtocol::Udp | IpProtocol::Icmp | IpProtocol::Unknown(_) => {
-                    unreachable(code::PORT_UNREACHABLE)
-                }
+        DropReason::NoBackend
+        | DropReason::ServicePortClosed
+        | DropReason::ServiceNoConnection
+        | DropReason::HostClosed => match IpProtocol::from(protocol) {
+            IpProtocol::Tcp => Some(Notice::Reset),
+            IpProtocol::Udp | IpProtocol::Icmp | IpProtocol::Unknown(_) => {
+                unreachable(code::PORT_UNREACHABLE)
             }
-        }
+        },
         DropReason::RuntFrame
         | DropReason::MulticastSource
         | DropReason::MalformedArp

@@ -121,6 +121,7 @@ drop_reasons! {
     NoLocalBackend "no-local-backend" "The Service's traffic policy is Local and its ready backends are on other nodes." "Ask a node that has one, or set the policy to Cluster.";
     DirectRoutingOffSegment "direct-routing-off-segment" "The chosen backend is not on a network of the node's own: direct routing cannot reach it." "Set `flatnet.dev/forwarding` to `tun` or `nat`, or `internalTrafficPolicy` to Local.";
     ServicePortClosed "service-port-closed" "The Service address has no such port; the sender is told." "See `flatnet show services NODE`.";
+    ServiceNoConnection "service-no-connection" "The TCP segment opens no connection, and the Service has none that it belongs to; the sender is told." "The backend's pod is gone, or the connection was silent for too long: open a new one.";
     ServiceUnsupported "service-unsupported" "A Service address takes TCP and UDP only." "VIPs do not answer echo.";
     BindingQuota "binding-quota" "The client has as many translated flows as one may have." "A flood of new flows; the translations that are not used any more end by themselves.";
     BindingTableFull "binding-table-full" "The worker's table of bindings is full." "Too many flows at once: `flatnet show flows NODE` lists whose.";

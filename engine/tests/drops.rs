@@ -358,6 +358,10 @@ fn provoke(reason: DropReason, lab: &mut Lab) -> Gained {
             from_pod(lab, &datagram(VIP));
             TOLD
         }
+        DropReason::ServiceNoConnection => {
+            from_pod(lab, &tcp_packet(APP2, VIP, (1000, 80), TcpFlags::ACK));
+            TOLD
+        }
         DropReason::ServiceUnsupported => {
             from_pod(lab, &echo_packet(APP2, VIP, IcmpType::EchoRequest, 1, 64));
             ALONE

@@ -49,6 +49,31 @@ fn arrivals(lab: &mut Lab) -> Vec<(usize, u16, u8)> {
     seen
 }
 
+/// A backend's machine is gone, and with it its connections: who goes on with one hears that it is over, and no other
+/// backend is asked about what it does not know (ip_vs(4): `sloppy_tcp` is 0).
+#[test]
+fn a_connection_whose_backend_is_gone_is_reset_and_led_to_nobody_else() {
+    let mut lab = Lab::new(1);
+    let open = lab.tcp(APP2, VIP, (40_000, 80), TcpFlags::SYN);
+    lab.set_backends(backends(&[0, 3]));
+    lab.send(APP2, &open);
+    let (first, ..) = arrivals(&mut lab)[0];
+    let gone = PODS[first];
+    lab.set_backends(backends(&[3 - first]));
+    for worker in &mut lab.workers {
+        worker.end_bindings(|binding| binding.is_with(gone));
+    }
+    let data = lab.tcp(APP2, VIP, (40_000, 80), TcpFlags::ACK);
+    lab.send(APP2, &data);
+    let told = lab.take(APP2);
+    let (from, _, _, segment) = packet(&told[0]);
+    assert_eq!((from, TcpFlags::from_bits(segment[13]).rst()), (VIP, true));
+    assert_eq!(arrivals(&mut lab), []);
+    assert_eq!(lab.drops(DropReason::ServiceNoConnection), 1);
+    lab.send(APP2, &open);
+    assert_eq!(arrivals(&mut lab).len(), 1, "a new one is led to who is left");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 

@@ -8,7 +8,9 @@
 //!
 //! Read first: `docs/topology.md`.
 
-use flatnet_agents::{lease::config::DEFAULT_UDP_PORT, objects::is_dns_name};
+use flatnet_agents::{
+    controllers::service_ip::NODE_PORTS, lease::config::DEFAULT_UDP_PORT, objects::is_dns_name,
+};
 use flatnet_engine::binding::Profile;
 use flatnet_engine::pod::Image;
 use flatnet_proxy::Ipv4Prefix;
@@ -114,7 +116,16 @@ fn read_backend(node: &Node, findings: &mut Vec<Finding>) -> (BackendKind, u16) 
         other @ ("vxlan" | "host-gw") => Err(format!("{other} is not supported yet; udp is")),
         other => Err(format!("{other:?} is not a backend; udp is")),
     });
-    let port = fields.optional("port", |node| number(node, 1, 65_535));
+    let port = fields.optional("port", |node| {
+        let port = number(node, 1, 65_535)?;
+        let (first, last) = (*NODE_PORTS.start(), *NODE_PORTS.end());
+        if (u64::from(first)..=u64::from(last)).contains(&port) {
+            return Err(format!(
+                "port {port} is one of those that Services may have on every node, {first} to {last}"
+            ));
+        }
+        Ok(port)
+    });
     fields.close();
     let port = port.and_then(|port| u16::try_from(port.value).ok()).unwrap_or(DEFAULT_UDP_PORT);
     (kind.map_or(BackendKind::Udp, |kind| kind.value), port)

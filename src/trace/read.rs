@@ -193,7 +193,10 @@ impl<'a> Reader<'a> {
             (DropReason::NoLease, Some(to)) => {
                 Some(format!("lease of the subnet of {}", machine(to).unwrap_or_else(|| to.to_string())))
             }
-            (DropReason::NoBackend | DropReason::ServicePortClosed, Some(to)) => {
+            (
+                DropReason::NoBackend | DropReason::ServicePortClosed | DropReason::ServiceNoConnection,
+                Some(to),
+            ) => {
                 let rows = self.tables.services.list();
                 let of = rows.iter().find(|row| row.frontends.iter().any(|it| it.address == to));
                 of.map(|row| format!("Service {}", row.service.name))

@@ -87,6 +87,11 @@ pub(super) fn balance(
     let balancer = &*asked.balancer;
     let pool = asked.pool(arrival)?;
     let tuple = arrival.parsed.tuple();
+    // As LVS has it: another backend would not know the connection (net.ipv4.vs.sloppy_tcp is 0).
+    let is_tcp = Protocol::from_number(tuple.protocol) == Some(Protocol::Tcp);
+    if is_tcp && !arrival.parsed.fragment && !arrival.segment().flags.syn() {
+        return Err(DropReason::ServiceNoConnection.into());
+    }
     let session = balancer.affinity.map(|timeout| (session(arrival, balancer.id), timeout));
     let now = Duration::from_nanos(world.now.as_nanos());
     let before = session.and_then(|(session, _)| pool.find(balancer, world.affinity.lookup(&session, now)?));

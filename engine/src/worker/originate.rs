@@ -100,7 +100,10 @@ impl Worker {
                 // A Service's own refusal comes from the address that was asked, as from a host.
                 let from_asked = matches!(
                     refusal.reason,
-                    DropReason::NoBackend | DropReason::ServicePortClosed | DropReason::HostClosed
+                    DropReason::NoBackend
+                        | DropReason::ServicePortClosed
+                        | DropReason::ServiceNoConnection
+                        | DropReason::HostClosed
                 );
                 let length = icmp::error_length(quoted);
                 self.originate(node, to, length, mark, now, |packet, source, identification| {
