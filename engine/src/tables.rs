@@ -454,6 +454,18 @@ mod tests {
     }
 
     #[test]
+    fn what_led_to_a_forgotten_pod_is_decided_anew() {
+        let (mut tables, address) = (Tables::default(), Ipv4Addr::new(10, 1, 15, 2));
+        let mac = MacAddress::for_ipv4(address);
+        tables.add_endpoint(address, Endpoint { node: NodeId(0), port: PortId(0), mac, worker: 0 });
+        let buckets = [address_bucket(address), mac_bucket(mac)].map(usize::from);
+        let before = buckets.map(|bucket| tables.epochs[bucket]);
+        tables.remove_endpoint(address);
+        let after = buckets.map(|bucket| tables.epochs[bucket]);
+        assert!(before.iter().zip(&after).all(|(before, after)| before != after), "{before:?} {after:?}");
+    }
+
+    #[test]
     fn a_narrower_lease_touches_the_one_it_takes_addresses_from() {
         let mut tables = Tables::default();
         let lease = Some(Lease { public_ip: Ipv4Addr::LOCALHOST });

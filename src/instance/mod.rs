@@ -83,7 +83,7 @@ pub struct Instance {
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
     /// There is no such pod or host.
-    #[error("there is no pod or host {name}")]
+    #[error("no pod or host {name} is on the network")]
     Machine {
         /// What was asked for.
         name: String,

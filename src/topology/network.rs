@@ -129,6 +129,22 @@ fn check_subnets(spec: &Spec, pods: &Located<Ipv4Prefix>, findings: &mut Vec<Fin
         }
         seen.push(subnet);
     }
+    // A network without a configuration is a finding already.
+    let Ok(config) = NetworkConfig::new(pods.value) else { return };
+    let step = 1u64 << (32 - config.subnet_len);
+    let (first, last) = (u64::from(config.subnet_min.to_bits()), u64::from(config.subnet_max.to_bits()));
+    let all = (first..=last).step_by(step as usize).filter_map(|bits| u32::try_from(bits).ok());
+    let free = all.filter(|&bits| {
+        let subnet = Ipv4Prefix::masked(Ipv4Addr::from_bits(bits), config.subnet_len);
+        !seen.iter().any(|other| other.value.overlaps(subnet))
+    });
+    let without = spec.nodes.iter().filter(|node| node.pod_cidr.is_none());
+    let free = free.take(without.clone().count()).count();
+    for node in without.skip(free) {
+        let message = format!("no subnet of podNetwork {} is left for node {}", pods.value, node.name.value);
+        findings
+            .push(Finding::error(node.name.place.clone(), message).with("podNetwork", pods.place.clone()));
+    }
 }
 
 fn check_machines(spec: &Spec, findings: &mut Vec<Finding>) {

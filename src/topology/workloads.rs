@@ -23,7 +23,7 @@ use flatnet_agents::{
     pods::{self, ADDRESS_ANNOTATION, VIP_ANNOTATION},
     services::{FORWARDING_ANNOTATION, SCHEDULER_ANNOTATION, WEIGHT_ANNOTATION},
 };
-use flatnet_engine::pod::Image;
+use flatnet_engine::pod::{Image, Transport};
 use flatnet_proxy::Ipv4Prefix;
 use k8s_openapi::api::core::v1::{Container, Pod, Service, ServicePort};
 
@@ -129,32 +129,51 @@ fn check_containers(pod: &Manifest<Pod>, findings: &mut Vec<Finding>) {
             findings.push(Finding::error(node.place_of(&["name"]).clone(), message));
         }
         check_image(container, node, findings);
-        let nodes = node.get("ports").map_or(&[][..], Node::items);
-        for (port, node) in container.ports.iter().flatten().zip(nodes) {
-            let place = node.place_of(&["containerPort"]);
-            let is_port = check_port(port.container_port, place, "containerPort", findings);
-            let protocol = port.protocol.as_deref().unwrap_or("TCP");
-            check_protocol(protocol, node.place_of(&["protocol"]), findings);
-            if !is_port {
-                continue;
-            }
-            let key = (port.container_port, protocol);
+        for (key, place) in wanted_ports(container, node, findings) {
             match ports.get(&key) {
                 Some((other, first)) if *other != container.name => {
                     let message = format!(
-                        "containers {other} and {} of one pod both ask for port {}/{protocol}",
-                        container.name, port.container_port
+                        "containers {other} and {} of one pod both ask for port {}/{}",
+                        container.name, key.0, key.1
                     );
                     let finding = Finding::warning(place.clone(), message).with("first here", first.clone());
                     findings.push(finding.help("the second one to start will find the address in use"));
                 }
                 Some(_) => {}
                 None => {
-                    ports.insert(key, (&container.name, place.clone()));
+                    ports.insert(key, (&container.name, place));
                 }
             }
         }
     }
+}
+
+/// Returns what a container listens on and where that is said: its ports, or its image's own.
+fn wanted_ports<'a>(
+    container: &'a Container,
+    node: &Node,
+    findings: &mut Vec<Finding>,
+) -> Vec<((i32, &'a str), Place)> {
+    let mut wanted = Vec::new();
+    let nodes = node.get("ports").map_or(&[][..], Node::items);
+    for (port, node) in container.ports.iter().flatten().zip(nodes) {
+        let place = node.place_of(&["containerPort"]);
+        let protocol = port.protocol.as_deref().unwrap_or("TCP");
+        check_protocol(protocol, node.place_of(&["protocol"]), findings);
+        if check_port(port.container_port, place, "containerPort", findings) {
+            wanted.push(((port.container_port, protocol), place.clone()));
+        }
+    }
+    // Arguments may say otherwise, and a command is another program.
+    let image = container.image.as_deref().and_then(Image::find);
+    if nodes.is_empty() && container.command.is_none() && container.args.is_none() {
+        let own = image.map_or(&[][..], Image::ports).iter().map(|&(transport, port)| {
+            let protocol = if transport == Transport::Tcp { "TCP" } else { "UDP" };
+            ((port.into(), protocol), node.place_of(&["image"]).clone())
+        });
+        wanted.extend(own);
+    }
+    wanted
 }
 
 fn check_image(container: &Container, node: &Node, findings: &mut Vec<Finding>) {

@@ -31,7 +31,7 @@ const PAYLOAD: &[u8] = b"flatnet";
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
 pub enum AskError {
     /// Nobody of the name sends.
-    #[error("there is no pod or host {name}")]
+    #[error("no pod or host {name} is on the network")]
     #[diagnostic(help("there are {}", known.join(", ")))]
     From {
         /// What was asked for.

@@ -1,8 +1,10 @@
 //! What containers can run, and by which names.
 //!
 //! The control side turns a manifest's image name into one of these; `app` is their behaviour.
-//! Invariant: an unknown name is no image, so that the pod's owner hears of it. Depends on nothing.
+//! Invariant: an unknown name is no image, so that the pod's owner hears of it. Depends on `config`.
 //! Read first: `docs/architecture.md`, "Pods".
+
+use super::Transport;
 
 /// What a container runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -83,6 +85,18 @@ impl Image {
             Image::PhpFpm => "flatnet/php-fpm",
             Image::Squid => "flatnet/squid",
             Image::Client => "flatnet/client",
+        }
+    }
+
+    /// Returns the ports that a container of the image listens on when nothing else is said.
+    #[must_use]
+    pub const fn ports(self) -> &'static [(Transport, u16)] {
+        match self {
+            Image::Pause | Image::Client => &[],
+            Image::Echo => &[(Transport::Tcp, 7), (Transport::Udp, 7)],
+            Image::Httpd | Image::Nginx => &[(Transport::Tcp, 80)],
+            Image::PhpFpm => &[(Transport::Tcp, 9000)],
+            Image::Squid => &[(Transport::Tcp, 3128)],
         }
     }
 

@@ -104,22 +104,14 @@ pub(super) fn ports(config: &ContainerConfig) -> Result<Vec<(Transport, u16)>, S
     if !config.ports.is_empty() {
         return Ok(config.ports.clone());
     }
-    Ok(match config.image {
-        Image::Pause | Image::Client => Vec::new(),
-        Image::Echo => {
-            let mut numbers = Vec::new();
-            for argument in config.args.iter().filter(|argument| *argument != "--port") {
-                numbers.push(argument.parse().map_err(|_| format!("{argument} is no port"))?);
-            }
-            if numbers.is_empty() {
-                numbers.push(7);
-            }
-            numbers.iter().flat_map(|&port| [(Transport::Tcp, port), (Transport::Udp, port)]).collect()
+    let mut ports = Vec::new();
+    if config.image == Image::Echo {
+        for argument in config.args.iter().filter(|argument| *argument != "--port") {
+            let port = argument.parse().map_err(|_| format!("{argument} is no port"))?;
+            ports.extend([(Transport::Tcp, port), (Transport::Udp, port)]);
         }
-        Image::Httpd | Image::Nginx => vec![(Transport::Tcp, 80)],
-        Image::PhpFpm => vec![(Transport::Tcp, 9000)],
-        Image::Squid => vec![(Transport::Tcp, 3128)],
-    })
+    }
+    Ok(if ports.is_empty() { config.image.ports().to_vec() } else { ports })
 }
 
 /// Returns the connection an event is about.

@@ -44,7 +44,7 @@ impl Nc {
         let (to, listen) = match (arguments.has('l'), arguments.operands.as_slice(), source) {
             (true, [], Some(local)) => (None, Some(local)),
             (true, [local] | [_, local], None) => (None, Some(port(local)?)),
-            (false, [host, remote], _) => (Some(SocketAddrV4::new(find(host)?, port(remote)?)), None),
+            (false, [host, remote], None) => (Some(SocketAddrV4::new(find(host)?, port(remote)?)), None),
             (true | false, ..) => return Err(usage()),
         };
         Ok(Nc {
