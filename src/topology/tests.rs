@@ -355,7 +355,7 @@ fn a_node_for_which_no_subnet_is_left_is_named() {
     let text = "apiVersion: flatnet.dev/v1\nkind: Topology\nspec:\n  podNetwork: 10.1.0.0/16\n  nodes:\n\
         \x20   - {name: n, address: 192.168.1.2/24, podCIDR: 10.1.0.0/16}\n    - {name: m, address: 192.168.1.3/24}\n";
     assert_eq!(findings(text), ["7:14 no subnet of podNetwork 10.1.0.0/16 is left for node m"]);
-    assert_eq!(findings(&text.replace("podCIDR: 10.1.0.0/16", "podCIDR: 10.1.0.0/17")), [String::new(); 0]);
+    assert_eq!(findings(&text.replace("podCIDR: 10.1.0.0/16", "podCIDR: 10.1.0.0/17")), Vec::<String>::new());
 }
 
 /// Ports that are not written are the image's own; arguments may change them, and a command is another program.
@@ -369,8 +369,8 @@ fn containers_of_a_pod_that_take_one_port_are_warned_of_without_their_ports_writ
     };
     let both = "12:24 warning: containers c and d of one pod both ask for port 80/TCP";
     assert_eq!(pod("image: httpd"), [both]);
-    assert_eq!(pod("image: httpd, ports: [{containerPort: 81}]"), [String::new(); 0]);
-    assert_eq!(pod("image: nginx, command: [sleep, 1d]"), [String::new(); 0]);
+    assert_eq!(pod("image: httpd, ports: [{containerPort: 81}]"), Vec::<String>::new());
+    assert_eq!(pod("image: nginx, command: [sleep, 1d]"), Vec::<String>::new());
 }
 
 #[test]
