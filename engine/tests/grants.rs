@@ -8,7 +8,7 @@ use common::*;
 use flatnet_engine::binding::Profile;
 use flatnet_engine::control::EngineConfig;
 use flatnet_engine::ledger::DropReason;
-use flatnet_engine::masquerade::is_usable;
+use flatnet_engine::masquerade::{is_usable, owner};
 use flatnet_engine::wire::TcpFlags;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -99,6 +99,56 @@ fn a_worker_uses_every_port_of_its_node_and_gives_back_what_was_granted() {
     }
     let left: Vec<usize> = lab.workers.iter().map(|worker| worker.bindings().len()).collect();
     assert_eq!(left, [0; WORKERS as usize]);
+    lab.check();
+}
+
+/// Two frames of one flow wait for a port each, but the second then goes by the first one's binding.
+#[test]
+fn a_granted_port_that_is_not_needed_is_there_for_others() {
+    let mut lab = lab();
+    known(&mut lab);
+    // Not to the last: while the second waits it has a port that nobody else can be given.
+    let (twice, all) = (PORTS_OF_A_NODE as u32 - 1000, PORTS_OF_A_NODE as u32);
+    let mut chosen = BTreeSet::new();
+    for first in (0..twice).step_by(256) {
+        let own = first..(first + 256).min(twice);
+        let frames: Vec<_> = own
+            .flat_map(|port| [port; 2])
+            .map(|port| lab.udp(APP2, INTERNET, (port as u16, 53), b"twice"))
+            .collect();
+        lab.send_all(APP2, &frames);
+        let out = lab.take(INTERNET).into_iter().filter(|frame| arp_request(frame).is_none());
+        chosen.extend(out.map(|frame| ports(&packet(&frame).3).0));
+    }
+    chosen.extend(ask(&mut lab, twice..all).into_values());
+    assert_eq!((chosen.len(), lab.drops(DropReason::TuplesExhausted)), (PORTS_OF_A_NODE, 0));
+    lab.check();
+}
+
+/// The table is full when the port comes: nobody may hold it for a binding that there is not.
+#[test]
+fn a_granted_port_that_no_binding_can_use_goes_back() {
+    let own_ports = |worker: u8| {
+        (0..=u16::MAX).filter(|&port| is_usable(port, 8285) && owner(port, WORKERS) == worker).count()
+    };
+    let most = (0..WORKERS).map(own_ports).max().unwrap();
+    let config = EngineConfig {
+        workers: WORKERS,
+        small_buffers: 4096,
+        large_buffers: 2,
+        client_bindings: u32::MAX,
+        bindings: most + 10,
+        ..EngineConfig::default()
+    };
+    let mut lab = Lab::build_with(&config, Profile::Linux);
+    known(&mut lab);
+    let chosen = ask(&mut lab, 0..most as u32 + 600);
+    let holder = lab.workers.iter().position(|worker| worker.bindings().len() == most + 10).unwrap();
+    let granted = chosen.values().filter(|&&port| usize::from(owner(port, WORKERS)) != holder).count();
+    assert!(lab.drops(DropReason::BindingTableFull) > 100 && granted > 0);
+    let others = lab.workers.iter().enumerate().filter(|(worker, _)| *worker != holder);
+    let redirects: usize = others.map(|(_, worker)| worker.bindings().len()).sum();
+    assert_eq!(redirects, granted);
     lab.check();
 }
 
