@@ -170,7 +170,7 @@ fn serve(
     }
     let hop = route(world.tables, arrival.node, backend.address)?;
     // As all that a pod sends there: a machine outside need not know the way to pods.
-    let leaves = matches!(hop, Hop::Interface { .. }) && leaves_pod_network(arrival, &through);
+    let leaves = matches!(hop, Hop::Interface { .. }) && leaves_pod_network(arrival.node, &through);
     if leaves || asked.is_masqueraded(arrival, backend) {
         return masqueraded(world, arrival, hop, through, Some(served)).map(Some);
     }

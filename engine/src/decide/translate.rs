@@ -46,14 +46,11 @@ pub(super) fn plan(world: &mut World<'_>, arrival: &Arrival<'_>) -> Result<Trans
             Err(refused @ (Refused::Full | Refused::Quota)) => Err(reason(refused).into()),
         };
     }
-    if !leaves_pod_network(arrival, &tuple) {
+    if !leaves_pod_network(arrival.node, &tuple) {
         return Ok(Translation::Plan(untranslated));
     }
     match route(world.tables, arrival.node, Ipv4Addr::from_bits(tuple.destination))? {
-        hop @ Hop::Interface { .. } => match masqueraded(world, arrival, hop, tuple, None)? {
-            Translation::Plan(plan) => Ok(Translation::Plan(Plan { hop: Some(hop), ..plan })),
-            Translation::AskForPort(pool) => Ok(Translation::AskForPort(pool)),
-        },
+        hop @ Hop::Interface { .. } => masqueraded(world, arrival, hop, tuple, None),
         Hop::Local if may_hairpin(arrival) => mapped(world, arrival, tuple, tuple.destination),
         hop @ (Hop::Local | Hop::Bridge { .. } | Hop::Tunnel { .. }) => {
             Ok(Translation::Plan(Plan { hop: Some(hop), ..untranslated }))
@@ -68,7 +65,7 @@ fn followed(world: &mut World<'_>, arrival: &Arrival<'_>) -> Result<Option<Follo
     let mut follow = || world.bindings.follow(&key, &segment, world.now);
     let followed = follow().map_err(|OutOfWindow| DropReason::TcpResetOutOfWindow)?;
     // What comes from a pod is translated on its way out before anybody asks whom it is for.
-    if followed.is_some() || profile(arrival) == Profile::Linux || is_pods(arrival, key.tuple.source) {
+    if followed.is_some() || profile(arrival) == Profile::Linux || is_pods(arrival.node, key.tuple.source) {
         return Ok(followed);
     }
     let Some((mapping, original)) = world.bindings.mapping_to(&key) else { return Ok(None) };
@@ -105,7 +102,7 @@ pub(super) fn may_hairpin(arrival: &Arrival<'_>) -> bool {
     let to_uplink = |interface: &Interface| interface.address.to_bits() == tuple.destination;
     profile(arrival) == Profile::Rfc
         && arrival.course != Course::Reflected
-        && is_pods(arrival, tuple.source)
+        && is_pods(arrival.node, tuple.source)
         && matches!(IpProtocol::from(tuple.protocol), IpProtocol::Tcp | IpProtocol::Udp)
         && masquerade::is_usable(tuple.destination_port, arrival.node.reserved_port())
         && arrival.node.interfaces.iter().any(to_uplink)
@@ -122,33 +119,29 @@ pub(super) fn bound(through: Tuple, out: Tuple, binding: BindingRef) -> Translat
 }
 
 /// Tells whether a packet goes from the pod network to somewhere else.
-pub(super) fn leaves_pod_network(arrival: &Arrival<'_>, tuple: &Tuple) -> bool {
-    is_pods(arrival, tuple.source) && !is_pods(arrival, tuple.destination)
+pub(super) fn leaves_pod_network(node: &Node, tuple: &Tuple) -> bool {
+    is_pods(node, tuple.source) && !is_pods(node, tuple.destination)
 }
 
 /// Tells whether a packet comes from somewhere else straight to a pod: conntrack follows it, too.
 fn comes_in(arrival: &Arrival<'_>, tuple: &Tuple) -> bool {
     arrival.is_from_outside()
-        && is_pods(arrival, tuple.destination)
-        && !is_pods(arrival, tuple.source)
+        && is_pods(arrival.node, tuple.destination)
+        && !is_pods(arrival.node, tuple.source)
         && !is_local(arrival.node, Ipv4Addr::from_bits(tuple.destination))
         && is_translatable(arrival)
 }
 
 /// Tells whether an address is of the pod network, where that is masqueraded.
-fn is_pods(arrival: &Arrival<'_>, address: u32) -> bool {
-    let masquerade = arrival.node.masquerade;
-    masquerade.is_some_and(|Masquerading { pods, .. }| pods.contains(Ipv4Addr::from_bits(address)))
+fn is_pods(node: &Node, address: u32) -> bool {
+    node.masquerade.is_some_and(|Masquerading { pods, .. }| pods.contains(Ipv4Addr::from_bits(address)))
 }
 
 /// Guesses the reply tuple of a flow that leaves the pod network: its port is preserved, and it goes out by the first
 /// interface. None when it stays inside.
 #[must_use]
 pub fn likely_reply(node: &Node, tuple: &Tuple) -> Option<Tuple> {
-    let pods = node.masquerade?.pods;
-    let leaves = pods.contains(Ipv4Addr::from_bits(tuple.source))
-        && !pods.contains(Ipv4Addr::from_bits(tuple.destination));
-    let source = node.interfaces.first().filter(|_| leaves)?.address.to_bits();
+    let source = node.interfaces.first().filter(|_| leaves_pod_network(node, tuple))?.address.to_bits();
     Some(Tuple { source, ..*tuple }.reversed())
 }
 
@@ -162,10 +155,14 @@ pub(super) fn masqueraded(
 ) -> Result<Translation, Refusal> {
     let address = hop.address(arrival.node).ok_or(DropReason::NoRoute)?.to_bits();
     // What a Service's backend sees of a client is chosen per connection in both profiles.
-    match profile(arrival) {
+    let translation = match profile(arrival) {
         Profile::Rfc if served.is_none() => mapped(world, arrival, through, address),
         Profile::Rfc | Profile::Linux => with_free_port(world, arrival, through, address, served),
-    }
+    }?;
+    Ok(match translation {
+        Translation::Plan(plan) => Translation::Plan(Plan { hop: Some(hop), ..plan }),
+        Translation::AskForPort(pool) => Translation::AskForPort(pool),
+    })
 }
 
 /// Binds a packet with a source address and a port that makes the reply unambiguous.
