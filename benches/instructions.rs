@@ -3,9 +3,8 @@
 //!
 //! Callgrind counts them; unlike clocks, they do not vary with what else the machine does. `benches/instructions.txt` has a
 //! line for each row. More instructions than there by more than [`TOLERANCE`] fail, and so do fewer: the baseline is to be
-//! what is true. An instruction in the allocator or a
-//! system call fails whatever stands there. With `UPDATE_BASELINE=1` the file is written
-//! anew. Needs valgrind.
+//! what is true. An instruction in the allocator or a system call fails whatever stands there. With `UPDATE_BASELINE=1` the
+//! file is written anew. Needs valgrind.
 #![allow(missing_docs, reason = "a program has no items for others")]
 #![allow(
     clippy::unwrap_used,

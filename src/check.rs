@@ -218,8 +218,7 @@ impl Ways<'_> {
         let outside = self.topology.hosts.iter().find(|host| {
             !self.topology.nodes.iter().any(|node| node.interface.network == host.interface.network)
         });
-        let asking = self.topology.pods.iter().map(|pod| (self.address(&pod_name(pod)).is_none(), pod));
-        let asking = asking.min_by_key(|(is_away, _)| *is_away).map(|(_, pod)| pod);
+        let asking = self.topology.pods.iter().min_by_key(|pod| self.address(&pod_name(pod)).is_none());
         let (Some(host), Some(pod)) = (outside, asking) else { return Vec::new() };
         // Any host answers ICMP.
         let answers = |protocol| protocol == ProbeProtocol::IcmpEcho || host.image == Image::Echo;

@@ -5,7 +5,7 @@
 use std::hash::{BuildHasher, Hasher};
 
 /// Builds hashers with the worker's secret.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct KeyedState(pub(crate) [u64; 2]);
 
 impl BuildHasher for KeyedState {
