@@ -67,9 +67,12 @@ pub struct BenchEngine {
     /// Measure these rows only; again for more
     #[arg(long, value_name = "ROW")]
     pub row: Vec<Row>,
-    /// Flows, in place of each row's own
+    /// Flows of each worker, in place of each row's own
     #[arg(long, value_name = "N")]
     pub flows: Option<u32>,
+    /// Workers that run at once, each with a node, pods and flows of its own
+    #[arg(long, value_name = "W", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub workers: u8,
     /// How the figures are printed
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     pub output: Output,

@@ -8,23 +8,27 @@
 
 pub mod lab;
 
+mod home;
+
+pub mod addresses;
+
 pub mod datagram;
 
 pub mod rows;
 
 use std::hint::black_box;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flatnet_engine::clock::timestamp_counter;
-use flatnet_engine::control::ControlError;
+use flatnet_engine::control::{ControlError, ServiceError};
 use flatnet_engine::frame::ArenaError;
 use flatnet_proxy::{PrefixError, TableError};
 use serde::Serialize;
 
 use crate::args::{Bench, BenchEngine, Output};
 use crate::output::{plain_table, print, print_json};
-use lab::BUFFERS;
+use lab::{BUFFERS, Round, Waiting};
 use rows::{CASES, Case, Row, Traffic};
 
 /// How long the worker runs for a figure.
@@ -33,6 +37,10 @@ const MEASURED: Duration = Duration::from_secs(1);
 const WARM_UP: u32 = 20;
 /// Rounds that are measured at least.
 const ROUNDS: usize = 50;
+/// Services that change in a second, where any do.
+const CHANGES: u32 = 100;
+/// Changes, and frames for a worker that sleeps, whose times are measured.
+const WAITS: usize = 300;
 
 /// Why a row cannot be measured.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -46,6 +54,9 @@ pub enum BenchError {
     /// A Service cannot be published.
     #[error(transparent)]
     Table(#[from] TableError),
+    /// A Service cannot be changed.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
     /// The row needs more nodes than the pods' network has subnets.
     #[error(transparent)]
     Prefix(#[from] PrefixError),
@@ -75,26 +86,26 @@ const FLOW_LIMIT: u32 = 1_900_000;
 #[derive(Debug, Clone, Serialize)]
 pub struct Figure {
     /// The row.
-    pub row: &'static str,
-    /// Flows.
+    pub row: String,
+    /// Flows of each worker.
     pub flows: u32,
     /// Bytes of a frame at a pod.
     pub frame_bytes: usize,
     /// Workers.
-    pub workers: u32,
-    /// Packets that the worker forwards in a second.
+    pub workers: u8,
+    /// Packets that all workers together forward in a second; of a time that is waited for, its inverse.
     pub packets_per_second: f64,
-    /// Core clocks for a packet, mean.
+    /// Core clocks of a worker for a packet, mean; of a time that is waited for, its length.
     pub clocks_per_packet: f64,
-    /// Nanoseconds for a packet in the median round of 4,096.
+    /// Nanoseconds for a packet in the median round of 4,096, or the median wait.
     pub p50_ns: f64,
-    /// The same in the round that 99 % of all are not slower than.
+    /// The same in the round, or for the wait, that 99 % of all are not slower than.
     pub p99_ns: f64,
     /// Core clocks in a TSC clock, in this run.
     pub core_clocks_per_tsc: f64,
-    /// TSC clocks that generator and sink took for a packet; in no other figure.
+    /// TSC clocks that generator and sink took for a packet, where they were timed; in no other figure.
     #[serde(skip)]
-    pub outside: f64,
+    pub outside: Option<f64>,
 }
 
 /// Runs `flatnet bench`.
@@ -110,6 +121,7 @@ pub fn run(arguments: &Bench) -> miette::Result<ExitCode> {
 fn engine(arguments: &BenchEngine) -> miette::Result<ExitCode> {
     let chosen = |case: &&Case| arguments.row.is_empty() || arguments.row.contains(&case.row);
     let mut cases: Vec<Case> = CASES.iter().filter(chosen).copied().collect();
+    cases.iter_mut().for_each(|case| case.workers = arguments.workers);
     if let Some(flows) = arguments.flows {
         if flows > FLOW_LIMIT {
             return Err(BenchError::TooManyFlows { flows }.into());
@@ -117,59 +129,137 @@ fn engine(arguments: &BenchEngine) -> miette::Result<ExitCode> {
         cases.iter_mut().filter(|case| case.row != Row::NewFlows).for_each(|case| case.flows = flows.max(1));
         cases.dedup_by_key(|case| (case.name, case.flows, case.frame_bytes));
     }
-    let rate = core_clocks_per_tsc();
+    let rates = Rates::measure();
     let mut figures = Vec::new();
     for case in &cases {
         eprintln!("bench: {}, {} flows, {} bytes", case.name, case.flows, case.frame_bytes);
-        figures.push(measure(case, rate)?);
+        figures.extend(measure(case, &rates)?);
     }
     match arguments.output {
         Output::Json => print_json(&figures)?,
-        Output::Table => print(&table(&figures, rate))?,
+        Output::Table => print(&table(&figures, &rates, arguments.workers))?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Measures a case; `rate` are core clocks in a TSC clock.
+/// Measures a case.
 ///
 /// # Errors
 /// [`BenchError`].
-pub fn measure(case: &Case, rate: f64) -> Result<Figure, BenchError> {
+pub fn measure(case: &Case, rates: &Rates) -> Result<Vec<Figure>, BenchError> {
     let mut traffic = Traffic::new(case)?;
-    // A case of new flows is at its steady state when the first ones end.
-    let warm_up = if case.row == Row::NewFlows { 2 * case.flows / BUFFERS as u32 } else { WARM_UP };
-    for _ in 0..warm_up {
-        traffic.round()?;
+    match case.row {
+        Row::ServiceChange => service_change(case, &mut traffic, rates),
+        Row::IdleLatency => idle_latency(case, &mut traffic, rates),
+        Row::NewFlows => {
+            // At its steady state when the first ones end.
+            (0..2 * case.flows / BUFFERS as u32).try_for_each(|_| traffic.round().map(drop))?;
+            Ok(vec![steady(case, &mut traffic, rates)?])
+        }
+        Row::Bridge
+        | Row::Encapsulate
+        | Row::Decapsulate
+        | Row::Masquerade
+        | Row::Service
+        | Row::ScaleServices
+        | Row::ScaleRoutes => Ok(vec![steady(case, &mut traffic, rates)?]),
     }
-    let (mut times, mut total, mut clocks, mut outside) = (Vec::new(), Duration::ZERO, 0, 0);
-    while total < MEASURED || times.len() < ROUNDS {
-        let round = traffic.round()?;
-        times.push(round.time.as_nanos() as f64 / BUFFERS as f64);
-        total += round.time;
-        clocks += round.clocks;
-        outside += round.outside;
-    }
-    let packets = (times.len() * BUFFERS) as f64;
-    times.sort_by(f64::total_cmp);
-    Ok(Figure {
-        row: case.name,
-        flows: case.flows,
-        frame_bytes: case.frame_bytes,
-        workers: 1,
-        packets_per_second: packets / total.as_secs_f64(),
-        clocks_per_packet: clocks as f64 * rate / packets,
-        p50_ns: times[times.len() / 2],
-        p99_ns: times[times.len() * 99 / 100],
-        core_clocks_per_tsc: rate,
-        outside: outside as f64 / packets,
-    })
 }
 
-fn table(figures: &[Figure], rate: f64) -> String {
+/// Measures rounds that are all alike.
+fn steady(case: &Case, traffic: &mut Traffic, rates: &Rates) -> Result<Figure, BenchError> {
+    (0..WARM_UP).try_for_each(|_| traffic.round().map(drop))?;
+    let (mut rounds, mut total) = (Vec::new(), Duration::ZERO);
+    while total < MEASURED || rounds.len() < ROUNDS {
+        let round = traffic.round()?;
+        total += round.time;
+        rounds.push(round);
+    }
+    Ok(of_rounds(case, case.name, &rounds, rates))
+}
+
+/// Measures rounds without changes and rounds with [`CHANGES`] of them a second, and how long a change takes.
+fn service_change(case: &Case, traffic: &mut Traffic, rates: &Rates) -> Result<Vec<Figure>, BenchError> {
+    let before = steady(case, traffic, rates)?;
+    let (mut rounds, mut waits, mut unchanged) = (Vec::new(), Vec::new(), Duration::ZERO);
+    while waits.len() < WAITS {
+        let round = if unchanged < Duration::from_secs(1) / CHANGES {
+            traffic.round()?
+        } else {
+            unchanged = Duration::ZERO;
+            let (round, acknowledged) = traffic.round_with_change()?;
+            waits.push(acknowledged);
+            round
+        };
+        unchanged += round.time;
+        rounds.push(round);
+    }
+    Ok(vec![
+        Figure { row: format!("{}/0", case.name), ..before },
+        of_rounds(case, &format!("{}/{CHANGES}", case.name), &rounds, rates),
+        of_waits(case, &format!("{}/acknowledged", case.name), waits, rates),
+    ])
+}
+
+/// Measures what a frame takes on its own, by a worker that waits for it awake or asleep.
+fn idle_latency(case: &Case, traffic: &mut Traffic, rates: &Rates) -> Result<Vec<Figure>, BenchError> {
+    let ways = [("spinning", 100_000, Waiting::Spinning), ("sleeping", WAITS, Waiting::Sleeping)];
+    let figures = ways.into_iter().map(|(name, frames, waiting)| {
+        traffic.one_by_one(frames / 10, waiting)?;
+        let waits = traffic.one_by_one(frames, waiting)?;
+        Ok(of_waits(case, &format!("{}/{name}", case.name), waits, rates))
+    });
+    figures.collect()
+}
+
+fn of_rounds(case: &Case, row: &str, rounds: &[Round], rates: &Rates) -> Figure {
+    let workers = f64::from(case.workers);
+    let packets = (rounds.len() * BUFFERS) as f64;
+    let sum = |of: fn(&Round) -> u64| rounds.iter().map(of).sum::<u64>() as f64;
+    let total: Duration = rounds.iter().map(|round| round.time).sum();
+    let outside = sum(|round| round.outside) / packets / workers;
+    let mut times: Vec<f64> =
+        rounds.iter().map(|round| round.time.as_nanos() as f64 / BUFFERS as f64).collect();
+    Figure {
+        packets_per_second: packets * workers / total.as_secs_f64(),
+        clocks_per_packet: sum(|round| round.clocks) * rates.core_clocks_per_tsc / packets / workers,
+        outside: (outside > 0.0).then_some(outside),
+        ..figure(case, row, &mut times, rates)
+    }
+}
+
+fn of_waits(case: &Case, row: &str, waits: Vec<Duration>, rates: &Rates) -> Figure {
+    let mut times: Vec<f64> = waits.iter().map(|wait| wait.as_nanos() as f64).collect();
+    let mean = times.iter().sum::<f64>() / times.len().max(1) as f64;
+    Figure {
+        packets_per_second: 1e9 / mean,
+        clocks_per_packet: mean * rates.tsc_clocks_per_nano * rates.core_clocks_per_tsc,
+        ..figure(case, row, &mut times, rates)
+    }
+}
+
+/// What all figures have; `times` are nanoseconds, at least one.
+fn figure(case: &Case, row: &str, times: &mut [f64], rates: &Rates) -> Figure {
+    times.sort_by(f64::total_cmp);
+    Figure {
+        row: row.to_owned(),
+        flows: case.flows,
+        frame_bytes: case.frame_bytes,
+        workers: case.workers,
+        packets_per_second: 0.0,
+        clocks_per_packet: 0.0,
+        p50_ns: times[times.len() / 2],
+        p99_ns: times[times.len() * 99 / 100],
+        core_clocks_per_tsc: rates.core_clocks_per_tsc,
+        outside: None,
+    }
+}
+
+fn table(figures: &[Figure], rates: &Rates, workers: u8) -> String {
     let mut table = plain_table(["ROW", "FLOWS", "BYTES", "MPPS", "CLOCKS", "P50 NS", "P99 NS"]);
     for figure in figures {
         table.add_row([
-            figure.row.to_owned(),
+            figure.row.clone(),
             figure.flows.to_string(),
             figure.frame_bytes.to_string(),
             format!("{:.2}", figure.packets_per_second / 1e6),
@@ -178,30 +268,50 @@ fn table(figures: &[Figure], rate: f64) -> String {
             format!("{:.1}", figure.p99_ns),
         ]);
     }
-    let outside = figures.iter().map(|figure| figure.outside).sum::<f64>() / figures.len().max(1) as f64;
+    let outside: Vec<f64> = figures.iter().filter_map(|figure| figure.outside).collect();
+    let outside = outside.iter().sum::<f64>() / outside.len().max(1) as f64;
+    let rate = rates.core_clocks_per_tsc;
+    let who = match workers {
+        1 => "One worker".to_owned(),
+        _ => format!("{workers} workers at once, each with a node and flows of its own"),
+    };
     format!(
         "{}\n\nCLOCKS are core clocks a packet: TSC clocks times {rate:.2}, the rate of dependent additions in this run.\n\
-         One worker, from the ingress ring to the egress ring through its whole loop; captures and traces off. 4,096\n\
-         buffers in rotation, flows in random order, both directions where a row has two. 100 leases, 1,000 Services,\n\
-         250 pods behind them. Checksums are known to be right, as between simulated pods. Generator and sink took\n\
-         {outside:.0} TSC clocks a packet more, in no figure above.\n",
+         {who}, from the ingress ring to the egress ring through the whole loop; captures and traces off. 4,096\n\
+         buffers in rotation for each, flows in random order, both directions where a row has two. 100 leases, 1,000\n\
+         Services, 250 pods behind them, or as many as the row says. Checksums are known to be right, as between simulated\n\
+         pods. Generator and sink took {outside:.0} TSC clocks a packet more, in no figure above.\n",
         table.trim_fmt()
     )
 }
 
-/// Core clocks in a TSC clock: a chain of dependent operations takes one core clock each.
-#[must_use]
-pub fn core_clocks_per_tsc() -> f64 {
-    // Short runs, the fastest of many: none of them is interrupted.
-    let run = || {
-        let (steps, start) = (1_000_000u64, timestamp_counter());
-        let mut sum = black_box(1u64);
-        for step in 0..black_box(steps) {
-            // Two that cannot be folded or reordered: each waits for the one before.
-            sum = (sum ^ step).wrapping_add(0x9e37_79b9_7f4a_7c15);
-        }
-        black_box(sum);
-        (2 * steps) as f64 / (timestamp_counter() - start) as f64
-    };
-    (0..200).map(|_| run()).fold(0.0, f64::max)
+/// How fast the clocks of this machine go.
+#[derive(Debug, Clone, Copy)]
+pub struct Rates {
+    /// Core clocks in a TSC clock: a chain of dependent operations takes one core clock each.
+    pub core_clocks_per_tsc: f64,
+    /// TSC clocks in a nanosecond.
+    pub tsc_clocks_per_nano: f64,
+}
+
+impl Rates {
+    /// Measures them, in about a tenth of a second.
+    #[must_use]
+    pub fn measure() -> Self {
+        // Short runs, the fastest of many: none of them is interrupted.
+        let run = || {
+            let (steps, start) = (1_000_000u64, timestamp_counter());
+            let mut sum = black_box(1u64);
+            for step in 0..black_box(steps) {
+                // Two that cannot be folded or reordered: each waits for the one before.
+                sum = (sum ^ step).wrapping_add(0x9e37_79b9_7f4a_7c15);
+            }
+            black_box(sum);
+            (2 * steps) as f64 / (timestamp_counter() - start) as f64
+        };
+        let (start, counter) = (Instant::now(), timestamp_counter());
+        let core_clocks_per_tsc = (0..200).map(|_| run()).fold(0.0, f64::max);
+        let clocks = (timestamp_counter() - counter) as f64;
+        Self { core_clocks_per_tsc, tsc_clocks_per_nano: clocks / start.elapsed().as_nanos() as f64 }
+    }
 }

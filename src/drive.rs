@@ -238,10 +238,13 @@ impl Drive {
 fn start_threads(workers: Vec<Worker>) -> Result<Engine, DriveError> {
     let (stop, clock) = (Arc::new(AtomicBool::new(false)), Clock::start());
     let mut threads = Vec::new();
-    for (id, worker) in workers.into_iter().enumerate() {
+    for (id, mut worker) in workers.into_iter().enumerate() {
         let stop = Arc::clone(&stop);
         let thread = std::thread::Builder::new().name(format!("worker-{id}"));
-        threads.push(thread.spawn(move || worker.run(&clock, &stop))?);
+        threads.push(thread.spawn(move || {
+            worker.run(&clock, &stop);
+            worker
+        })?);
     }
     Ok(Engine::Real { threads, stop, clock })
 }

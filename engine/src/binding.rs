@@ -10,6 +10,7 @@
 //! Above 400 lines because what a binding is and the table's two kinds of entries belong together.
 
 use std::collections::{HashMap, hash_map};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use flatnet_proxy::Forwarding;
@@ -18,13 +19,14 @@ use crate::clock::{Instant, prefetch};
 use crate::flow::{FlowKey, Tuple};
 use crate::hash::KeyedState;
 use crate::load::Loads;
-use crate::sys::LargeVec;
 use crate::tables::NodeId;
 use halves::Halves;
-use mapping::{Mapping, Mappings};
+use mapping::Mappings;
+use places::{Entry, Place, Places};
 
 mod halves;
 mod mapping;
+mod places;
 mod tcp;
 mod timeout;
 mod translation;
@@ -120,66 +122,12 @@ pub struct OutOfWindow;
 /// What a packet's binding says: which it is, which half the packet is of, and its tuple after translation.
 pub type Followed = (BindingRef, Half, Tuple);
 
-/// What a place holds.
-#[derive(Debug, Clone, Copy)]
-enum Entry {
-    /// Nothing; the place that becomes free next has this number.
-    Free(u32),
-    Here(Binding),
-    Mapping(Mapping),
-    /// Answers with this tuple are for another worker, until it says that its binding ended.
-    Elsewhere(HalfKey, u8),
-}
-
-#[derive(Debug, Clone, Copy)]
-#[repr(C, align(64))]
-struct Place {
-    generation: u32,
-    entry: Entry,
-}
-
-const _: () = assert!(size_of::<Place>() == 128);
-
-impl Place {
-    fn binding(&self) -> Option<&Binding> {
-        match &self.entry {
-            Entry::Here(binding) => Some(binding),
-            Entry::Free(_) | Entry::Mapping(_) | Entry::Elsewhere(..) => None,
-        }
-    }
-
-    fn has_expired(&self, now: Instant) -> bool {
-        self.binding().is_some_and(|binding| binding.expires <= now)
-    }
-
-    /// The key of a half; a redirect has that of the answers only.
-    fn key(&self, half: Half) -> Option<&HalfKey> {
-        match (&self.entry, half) {
-            (Entry::Here(binding), Half::Original) => Some(&binding.original),
-            (Entry::Here(binding), Half::Reply) => Some(&binding.reply),
-            (Entry::Mapping(mapping), Half::Original) => Some(&mapping.inside),
-            (Entry::Mapping(mapping), Half::Reply) => Some(&mapping.outside),
-            (Entry::Elsewhere(reply, _), Half::Reply) => Some(reply),
-            (Entry::Elsewhere(..), Half::Original) | (Entry::Free(_), _) => None,
-        }
-    }
-}
-
-/// The places that nothing holds, by the numbers in them: the first has been free for longest.
-#[derive(Debug, Default)]
-struct FreeList {
-    count: u32,
-    first: u32,
-    last: u32,
-}
-
 /// A worker's bindings.
 #[derive(Debug)]
 pub struct Bindings {
     secret: [u64; 2],
     halves: Halves,
-    places: LargeVec<Place>,
-    free: FreeList,
+    places: Places,
     swept: usize,
     /// Places occupied since the last sweep.
     begun: usize,
@@ -207,8 +155,7 @@ impl Bindings {
         Ok(Self {
             secret,
             halves: Halves::new(limit)?,
-            places: LargeVec::with_limit(limit)?,
-            free: FreeList::default(),
+            places: Places::new(limit)?,
             swept: 0,
             begun: 0,
             redirects: 0,
@@ -349,6 +296,7 @@ impl Bindings {
         let made = self.occupy(Entry::Here(binding)).ok_or(Refused::Full)?;
         if let Some(served) = binding.served {
             self.loads.begin(served.counter, binding.is_active());
+            self.places.note_backend(made.index, (served.address, served.port));
         }
         self.give_half(&original, made.index, Half::Original);
         self.give_half(&reply, made.index, Half::Reply);
@@ -463,10 +411,24 @@ impl Bindings {
         }
     }
 
+    /// Ends the UDP bindings that a Service led to backends, by address and port; `is_theirs` tells by which it did.
+    pub fn end_served(&mut self, backends: &[(Ipv4Addr, u16)], is_theirs: impl Fn(&Binding) -> bool) {
+        for &(address, port) in backends {
+            let mut from = 0;
+            while let Some(index) = self.places.next_to((address, port), from) {
+                let is_one = |binding: &Binding| binding.is_udp_to(address, port) && is_theirs(binding);
+                if self.places[index].binding().is_some_and(is_one) {
+                    self.end(index as u32);
+                }
+                from = index + 1;
+            }
+        }
+    }
+
     /// Counts the live bindings, and the redirects to other workers' bindings.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.places.len() - self.free.count as usize
+        self.places.used()
     }
 
     /// Tells whether there is none.
@@ -481,44 +443,14 @@ impl Bindings {
     }
 
     fn occupy(&mut self, entry: Entry) -> Option<BindingRef> {
-        let new = self.places.len() as u32;
-        // Fails where all places are in use, or were.
-        let pushed = self.free.count == 0 && self.places.push(Place { generation: 0, entry });
-        let index = if pushed { new } else { self.reuse()? };
         self.begun += 1;
-        let place = &mut self.places[index as usize];
-        place.entry = entry;
-        Some(BindingRef { index, generation: place.generation })
-    }
-
-    /// Takes the place that has been free for longest.
-    fn reuse(&mut self) -> Option<u32> {
-        let FreeList { count, first, .. } = &mut self.free;
-        *count = count.checked_sub(1)?;
-        let index = *first;
-        if let Entry::Free(next) = self.places[index as usize].entry {
-            *first = next;
-        }
-        Some(index)
-    }
-
-    /// Puts a place behind all that are free.
-    fn release(&mut self, index: u32) {
-        let FreeList { count, first, last } = &mut self.free;
-        match std::mem::replace(last, index) {
-            _ if *count == 0 => *first = index,
-            before => self.places[before as usize].entry = Entry::Free(index),
-        }
-        *count += 1;
+        self.places.occupy(entry)
     }
 
     fn end(&mut self, index: u32) {
-        let place = &mut self.places[index as usize];
-        match std::mem::replace(&mut place.entry, Entry::Free(index)) {
-            Entry::Free(next) => {
-                place.entry = Entry::Free(next);
-                return;
-            }
+        let Some(entry) = self.places.vacate(index) else { return };
+        match entry {
+            Entry::Free(_) => {}
             Entry::Here(binding) => {
                 self.take_half(&binding.original, index, Half::Original);
                 self.take_half(&binding.reply, index, Half::Reply);
@@ -546,9 +478,6 @@ impl Bindings {
                 self.redirects -= 1;
             }
         }
-        let place = &mut self.places[index as usize];
-        place.generation = place.generation.wrapping_add(1);
-        self.release(index);
     }
 
     fn forget_client(&mut self, original: &HalfKey) {

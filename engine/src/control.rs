@@ -10,9 +10,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
-use flatnet_proxy::{
-    Backend, Balancer, Frontend, Ipv4Prefix, Load, NodePort, Scheduler, Service, TableError,
-};
+use flatnet_proxy::{Backend, Frontend, Ipv4Prefix, Load, NodePort, Row, Scheduler, Service, TableError};
 
 use crate::binding::Binding;
 use crate::binding::Profile;
@@ -484,14 +482,14 @@ impl Control {
             | Scheduler::Maglev => &[],
         };
         service.counters = self.numbers.assign(id, counted, &self.loads).ok_or(ServiceError::TooMany)?;
-        let balancer = |tables: &Tables| tables.services.get(id).map(|row| Arc::clone(&row.service));
-        let old = balancer(&self.tables.current());
+        let row = |tables: &Tables| tables.services.get(id).cloned();
+        let old = row(&self.tables.current());
         let mut result = Ok(());
         self.tables.publish(|tables| result = tables.set_service(service, frontends, node_ports));
         result?;
-        let new = balancer(&self.tables.current());
+        let new = row(&self.tables.current());
         if let Some(old) = old {
-            self.choose_again(&old, new.as_deref())?;
+            self.choose_again(old, new.as_ref())?;
         }
         Ok(())
     }
@@ -501,24 +499,30 @@ impl Control {
     /// # Errors
     /// [`ControlError::MailboxFull`].
     pub fn remove_service(&mut self, id: u32) -> Result<(), ControlError> {
-        let old = self.tables.current().services.get(id).map(|row| Arc::clone(&row.service));
+        let old = self.tables.current().services.get(id).cloned();
         self.tables.publish(|tables| tables.remove_service(id));
         self.numbers.assign(id, &[], &self.loads);
         for post in &self.posts {
             post.visit(move |worker| worker.forget_service(id))?;
         }
-        old.map_or(Ok(()), |old| self.choose_again(&old, None))
+        old.map_or(Ok(()), |old| self.choose_again(old, None))
     }
 
-    /// Ends the UDP flows of backends that are used no more: their clients have no other way to find that out.
-    fn choose_again(&self, old: &Balancer, new: Option<&Balancer>) -> Result<(), ControlError> {
-        let used = new.map(Balancer::used).unwrap_or_default();
-        let gone: Vec<(Ipv4Addr, u16)> =
-            old.used().difference(&used).map(|&(_, address, port)| (address, port)).collect();
+    /// Ends a Service's UDP flows to backends that it uses no more: their clients have no other way to find that out. Those
+    /// of another Service with the same backend stay.
+    fn choose_again(&self, old: Row, new: Option<&Row>) -> Result<(), ControlError> {
+        let used = new.map(|row| row.service.used()).unwrap_or_default();
+        let gone: Arc<[(Ipv4Addr, u16)]> =
+            old.service.used().difference(&used).map(|&(_, address, port)| (address, port)).collect();
         if gone.is_empty() {
             return Ok(());
         }
-        self.end_bindings(move |binding| gone.iter().any(|&(address, port)| binding.is_udp_to(address, port)))
+        let old = Arc::new(old);
+        for post in &self.posts {
+            let (gone, old) = (Arc::clone(&gone), Arc::clone(&old));
+            post.visit(move |worker| worker.end_served(&gone, |binding| binding.is_of(&old)))?;
+        }
+        Ok(())
     }
 
     fn end_bindings(

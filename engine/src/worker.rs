@@ -262,8 +262,7 @@ impl Worker {
     }
 
     /// Runs batches on this thread until `stop` is set; sleeps while there is nothing to do.
-    #[must_use]
-    pub fn run(mut self, clock: &Clock, stop: &AtomicBool) -> Self {
+    pub fn run(&mut self, clock: &Clock, stop: &AtomicBool) {
         let mut idle = 0;
         while !stop.load(Ordering::Acquire) {
             let now = clock.now();
@@ -275,7 +274,6 @@ impl Worker {
                 alarm.sleep(next.min(SLEEP_LIMIT), || self.next_event(now) == Some(now));
             }
         }
-        self
     }
 
     fn refresh_tables(&mut self) {
@@ -457,6 +455,11 @@ impl Worker {
     /// Ends all bindings that `ends` says so of; their cached flows end with them.
     pub fn end_bindings(&mut self, ends: impl Fn(&Binding) -> bool) {
         self.bindings.end_where(ends);
+    }
+
+    /// Ends the UDP bindings by which a Service led to backends, as [`Bindings::end_served`] does.
+    pub fn end_served(&mut self, backends: &[(Ipv4Addr, u16)], is_theirs: impl Fn(&Binding) -> bool) {
+        self.bindings.end_served(backends, is_theirs);
     }
 
     /// Forgets what was chosen for a Service: its number may belong to another one now.

@@ -10,7 +10,7 @@ mod common;
 use common::*;
 use flatnet_engine::ledger::DropReason;
 use flatnet_engine::wire::{IcmpType, TcpFlags};
-use flatnet_proxy::{Backend, Load, Scheduler, Service, TrafficPolicy};
+use flatnet_proxy::{Backend, Frontend, Load, Protocol, Scheduler, Service, TrafficPolicy};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -254,6 +254,34 @@ fn an_ended_backend_keeps_tcp_and_loses_udp_and_new_flows() {
         tcp.send(&mut lab, TcpFlags::ACK);
         assert!(arrivals(&mut lab).is_empty());
         assert_eq!(lab.drops(DropReason::ServiceNoConnection), 1);
+        lab.check();
+    }
+}
+
+/// As kube-proxy, which clears what conntrack has of the Service's address and the backend (`proxier.go`,
+/// `ClearEntriesForNAT`).
+#[test]
+fn a_backend_that_leaves_one_service_keeps_the_udp_flows_of_another() {
+    for mut lab in labs() {
+        lab.serve(|service| service.backends = [everyone()[1].clone()].into());
+        let second = Ipv4Addr::new(10, 96, 0, 11);
+        let service = Service {
+            id: 7,
+            backends: [everyone()[1].clone(), everyone()[3].clone()].into(),
+            ..Service::default()
+        };
+        let frontend = Frontend { address: second, port: 80, protocol: Protocol::Udp };
+        lab.control.set_service(service, vec![frontend], Vec::new()).unwrap();
+        lab.run();
+        let first = Flow { tcp: false, ..Flow::new(APP3, 1000, (VIP, 80)) };
+        let of_second = |port| Flow { port, to: (second, 80), ..first };
+        assert_eq!(open(&mut lab, first).unwrap().0, 1);
+        let before = [2000, 2001, 2002, 2003].map(|port| open(&mut lab, of_second(port)).unwrap().0);
+        lab.serve(|service| service.backends = [everyone()[3].clone()].into());
+        assert_eq!(open(&mut lab, first).unwrap().0, 3, "its Service lost the backend");
+        let after = [2000, 2001, 2002, 2003].map(|port| open(&mut lab, of_second(port)).unwrap().0);
+        assert_eq!(before, after);
+        assert!(before.contains(&1));
         lab.check();
     }
 }

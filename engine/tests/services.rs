@@ -233,9 +233,12 @@ fn backends_change_under_two_running_workers_without_one_misdirected_packet() {
     let (stop, clock) = (Arc::new(AtomicBool::new(false)), Clock::start());
     let threads: Vec<_> = std::mem::take(&mut lab.workers)
         .into_iter()
-        .map(|worker| {
+        .map(|mut worker| {
             let stop = Arc::clone(&stop);
-            std::thread::spawn(move || worker.run(&clock, &stop))
+            std::thread::spawn(move || {
+                worker.run(&clock, &stop);
+                worker
+            })
         })
         .collect();
     let mut watch = Watch { owners: BTreeMap::new(), received: 0 };

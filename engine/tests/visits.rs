@@ -16,7 +16,7 @@ fn a_visit_sees_what_was_published_before_it_was_sent() {
     let (mut control, mut workers) = Control::build(&config).unwrap();
     let node = control.add_switch("switch").unwrap();
     let stop = Arc::new(AtomicBool::new(false));
-    let (worker, stopped) = (workers.pop().unwrap(), Arc::clone(&stop));
+    let (mut worker, stopped) = (workers.pop().unwrap(), Arc::clone(&stop));
     let thread = std::thread::spawn(move || worker.run(&Clock::start(), &stopped));
     let mut unseen = 0;
     for number in 0..20_000 {

@@ -12,14 +12,13 @@ use flatnet_engine::wire::{
     EtherType, EthernetFrame, IpProtocol, Ipv4Packet, MacAddress, UdpDatagram, ethernet, ipv4,
 };
 
-use super::lab::{GATEWAY, TUNNEL_PORT, bridge_address, node_address, node_of};
+use super::addresses::{GATEWAY, bridge_address, node_address, node_of, node_of_pod};
+use super::lab::TUNNEL_PORT;
 
 /// Protocol number of UDP.
 const UDP: u8 = 17;
-/// The prefix length of a node's pods.
-const SUBNET_BITS: u32 = 8;
 
-/// Where a datagram enters the node.
+/// Where a datagram enters its home.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entrance {
     /// From a pod, by its number.
@@ -30,7 +29,7 @@ pub enum Entrance {
     Tunnel(u32),
 }
 
-/// A UDP datagram and where it enters, or left, the node.
+/// A UDP datagram and where it enters, or left, a home.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Datagram {
     /// Where it enters; of one that left by eth0, where its answer does.
@@ -60,6 +59,24 @@ impl Datagram {
         Self { tuple: self.tuple.reversed(), ..self }
     }
 
+    /// Returns the answer to one that a pod sends a pod of another node: it comes by the tunnel.
+    #[must_use]
+    pub fn from_there(self) -> Self {
+        let node = node_of_pod(Ipv4Addr::from_bits(self.tuple.destination));
+        Self { entrance: Entrance::Tunnel(node), tuple: self.tuple.reversed() }
+    }
+
+    /// Returns the home that it enters.
+    #[must_use]
+    pub fn home(&self) -> u32 {
+        let Tuple { source, destination, .. } = self.tuple;
+        match self.entrance {
+            Entrance::Pod(_) => node_of_pod(Ipv4Addr::from_bits(source)),
+            Entrance::Interface => node_of(Ipv4Addr::from_bits(destination)),
+            Entrance::Tunnel(_) => node_of_pod(Ipv4Addr::from_bits(destination)),
+        }
+    }
+
     /// Returns the bytes of its frame where that of a pod has `frame_bytes`.
     #[must_use]
     pub fn frame_length(&self, frame_bytes: usize) -> usize {
@@ -73,13 +90,12 @@ impl Datagram {
     pub fn write(&self, bytes: &mut [u8]) {
         let Tuple { source, destination, source_port, destination_port, .. } = self.tuple;
         let (source, destination) = (Ipv4Addr::from_bits(source), Ipv4Addr::from_bits(destination));
+        let home = self.home();
         let (to, from) = match self.entrance {
-            Entrance::Pod(_) if self.tuple.source >> SUBNET_BITS == self.tuple.destination >> SUBNET_BITS => {
-                (destination, source)
-            }
-            Entrance::Pod(_) => (bridge_address(0), source),
-            Entrance::Interface => (node_address(0), GATEWAY),
-            Entrance::Tunnel(node) => (node_address(0), node_address(node)),
+            Entrance::Pod(_) if node_of_pod(destination) == home => (destination, source),
+            Entrance::Pod(_) => (bridge_address(home), source),
+            Entrance::Interface => (node_address(home), GATEWAY),
+            Entrance::Tunnel(node) => (node_address(home), node_address(node)),
         };
         let mut frame = EthernetFrame::new_unchecked(bytes);
         frame.set_destination(MacAddress::for_ipv4(to));

@@ -6,7 +6,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use flatnet_proxy::Forwarding;
+use flatnet_proxy::{Forwarding, Frontend, NodePort, Protocol, Row};
 
 use super::tcp::{Connection, Segment, TcpState};
 use super::timeout::timeout;
@@ -130,6 +130,15 @@ impl Binding {
     pub fn is_udp_to(&self, address: Ipv4Addr, port: u16) -> bool {
         self.original.tuple.protocol == u8::from(IpProtocol::Udp)
             && self.served.is_some_and(|served| (served.address, served.port) == (address, port))
+    }
+
+    /// Tells whether the client asked for one of a Service's addresses, or for one of its ports on a node.
+    #[must_use]
+    pub fn is_of(&self, service: &Row) -> bool {
+        let Tuple { destination, destination_port: port, protocol, .. } = self.original.tuple;
+        let Some(protocol) = Protocol::from_number(protocol) else { return false };
+        let frontend = Frontend { address: Ipv4Addr::from_bits(destination), port, protocol };
+        service.frontends.contains(&frontend) || service.node_ports.contains(&NodePort { port, protocol })
     }
 
     /// Tells whether it counts as an active connection, as ipvsadm(8) has it: established.
