@@ -150,8 +150,13 @@ impl<'a> Reader<'a> {
 
     fn read(&self, packet: PacketKind, heads: &[&Head], start: Instant, hops: &mut Vec<Hop>) {
         let (mut before, mut ethernet): (Option<Headers>, _) = (None, None);
+        // The answer follows its request; a question for a MAC stands for itself.
+        let follows = |hop: &&Hop| packet != PacketKind::Arp && hop.packet != PacketKind::Arp;
+        let mut time_ns = hops.iter().rfind(follows).map_or(0, |hop| hop.time_ns);
         for head in heads {
             let event = head.event;
+            // A worker reads the clock as a batch begins: what another sends it meanwhile came later than that.
+            time_ns = time_ns.max(event.time.as_nanos().saturating_sub(start.as_nanos()));
             let headers = self.headers(head).or_else(|| before.clone()).unwrap_or_default();
             let changed = before.take().map_or_else(Vec::new, |mut before| {
                 // A point without Ethernet neither adds nor removes it.
@@ -167,7 +172,7 @@ impl<'a> Reader<'a> {
             };
             hops.push(Hop {
                 packet,
-                time_ns: event.time.as_nanos().saturating_sub(start.as_nanos()),
+                time_ns,
                 node,
                 point,
                 action: event.action.name().to_owned(),
