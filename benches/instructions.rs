@@ -25,7 +25,7 @@ const ROUNDS: usize = 4;
 /// What a row may differ from its baseline by, in hundredths: compilers of one version agree, their patches nearly.
 const TOLERANCE: f64 = 2.0;
 /// The function whose work is counted.
-const COUNTED: &str = "*Lab::work*";
+const COUNTED: &str = "*Home::forward*";
 /// Functions of the C library that give or take memory.
 const ALLOCATORS: [&str; 5] = ["malloc", "calloc", "realloc", "free", "posix_memalign"];
 
@@ -78,9 +78,9 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// The cases of one size each: at more flows, memory decides and not instructions.
+/// The cases of one size each, in rounds: at more flows, memory decides and not instructions.
 fn cases() -> Vec<Case> {
-    let scaled = |case: &Case| matches!(case.row, Row::ScaleServices | Row::ScaleRoutes);
+    let scaled = |case: &Case| matches!(case.row, Row::ScaleServices | Row::ScaleRoutes | Row::IdleLatency);
     let few =
         |case: &Case| Case { flows: if case.row == Row::NewFlows { 1 << 13 } else { case.flows }, ..*case };
     CASES.iter().filter(|case| !scaled(case)).map(few).filter(|case| case.flows < 100_000).collect()

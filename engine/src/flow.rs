@@ -8,7 +8,7 @@
 //! Above 400 lines because key, slot and cache are one layout.
 
 use crate::clock::prefetch;
-use crate::sys::LargeVec;
+use crate::sys::Circle;
 use crate::tables::EPOCH_BUCKETS;
 
 /// What a flow is found by, 16 bytes: addresses, ports, protocol, ingress port, and whether it came out of the
@@ -33,12 +33,17 @@ impl FlowKey {
     #[inline(always)]
     #[must_use]
     pub fn ipv4(tuple: &Tuple, ingress: u32, tunneled: bool) -> Self {
-        let low_word =
-            if tunneled { TUNNELED } else { 0 } | (u64::from(ingress) << 8) | u64::from(tuple.protocol);
-        Self {
-            high: (u64::from(tuple.source) << 32) | u64::from(tuple.destination),
-            low: (u64::from(tuple.source_port) << 48) | (u64::from(tuple.destination_port) << 32) | low_word,
-        }
+        let addresses = (u64::from(tuple.source) << 32) | u64::from(tuple.destination);
+        let ports = (u32::from(tuple.source_port) << 16) | u32::from(tuple.destination_port);
+        Self::words(addresses, ports, tuple.protocol, ingress, tunneled)
+    }
+
+    /// Makes the same key of a header's words in host order: both addresses and both ports, the source in the upper half.
+    #[inline(always)]
+    #[must_use]
+    pub fn words(addresses: u64, ports: u32, protocol: u8, ingress: u32, tunneled: bool) -> Self {
+        let low = if tunneled { TUNNELED } else { 0 } | (u64::from(ingress) << 8) | u64::from(protocol);
+        Self { high: addresses, low: (u64::from(ports) << 32) | low }
     }
 
     /// Returns the key with other ports: a fragment's, once they are known.
@@ -217,11 +222,17 @@ impl Slot {
     };
 }
 
+/// Where a flow may be, the likeliest first. The second set comes from the hash's upper half.
+fn places_of(hash: u64) -> [usize; 4] {
+    let (first, second) = (hash as usize, (hash >> 32) as usize);
+    [first, first ^ 1, second, second ^ 1]
+}
+
 /// A worker's cache. A flow has two sets that it may be in, of two neighbouring slots each: with one set only, a cache
 /// that is a third full would have no room for one flow in ten.
 #[derive(Debug)]
 pub struct FlowCache {
-    slots: LargeVec<Slot>,
+    slots: Circle<Slot>,
     secret: [u64; 2],
     /// How often it was cleared: part of every slot's epoch, so that nothing is written to forget all.
     cleared: u32,
@@ -233,11 +244,7 @@ impl FlowCache {
     /// # Errors
     /// The system's, when there is no memory.
     pub fn new(slots: usize, secret: [u64; 2]) -> std::io::Result<Self> {
-        Ok(Self {
-            slots: LargeVec::filled(slots.next_power_of_two().max(2), Slot::EMPTY)?,
-            secret,
-            cleared: 0,
-        })
+        Ok(Self { slots: Circle::filled(slots.max(2), Slot::EMPTY)?, secret, cleared: 0 })
     }
 
     /// Hashes a key and starts to fetch the slot that it is most likely in.
@@ -245,7 +252,7 @@ impl FlowCache {
     #[must_use]
     pub fn hash(&self, key: FlowKey) -> u64 {
         let hash = key.hash(self.secret);
-        prefetch(&self.slots[self.first(hash)]);
+        prefetch(self.likely(hash));
         hash
     }
 
@@ -259,7 +266,7 @@ impl FlowCache {
         guard: &LinkGuard,
         epochs: &[u32; EPOCH_BUCKETS],
     ) -> Option<&Slot> {
-        let slot = &self.slots[self.first(hash)];
+        let slot = self.likely(hash);
         let slot = if slot.key == key { slot } else { self.elsewhere(hash, key) };
         let hit = slot.key == key
             && slot.guard == *guard
@@ -272,13 +279,13 @@ impl FlowCache {
     #[inline(always)]
     #[must_use]
     pub fn likely(&self, hash: u64) -> &Slot {
-        &self.slots[self.first(hash)]
+        &self.slots[hash as usize]
     }
 
     /// Starts to fetch the other slots that the flow of this hash may be in.
     #[inline(never)]
     pub fn prefetch_others(&self, hash: u64) {
-        let [_, neighbor, second, _] = self.places(hash);
+        let [_, neighbor, second, _] = places_of(hash);
         prefetch(&self.slots[neighbor]);
         prefetch(&self.slots[second]);
     }
@@ -286,7 +293,7 @@ impl FlowCache {
     /// Returns the slot of a flow that is not in its first place, or one of another flow.
     #[inline(never)]
     fn elsewhere(&self, hash: u64, key: FlowKey) -> &Slot {
-        let [first, neighbor, second, last] = self.places(hash);
+        let [first, neighbor, second, last] = places_of(hash);
         let place = [neighbor, second, last].into_iter().find(|&place| self.slots[place].key == key);
         &self.slots[place.unwrap_or(first)]
     }
@@ -295,7 +302,7 @@ impl FlowCache {
     /// the flow may have.
     pub fn insert(&mut self, hash: u64, slot: Slot, epochs: &[u32; EPOCH_BUCKETS]) {
         let slot = Slot { epoch: self.epoch(epochs, slot.buckets), ..slot };
-        let places = self.places(hash);
+        let places = places_of(hash);
         let own = places.into_iter().find(|&place| self.slots[place].key == slot.key);
         let place = own
             .or_else(|| self.free(places, epochs))
@@ -314,7 +321,7 @@ impl FlowCache {
     /// Moves one of four flows to where else it may be, if there is room, and returns its place.
     fn make_room(&mut self, places: [usize; 4], epochs: &[u32; EPOCH_BUCKETS]) -> Option<usize> {
         let (from, to) = places.into_iter().find_map(|from| {
-            let others = self.places(self.slots[from].key.hash(self.secret));
+            let others = places_of(self.slots[from].key.hash(self.secret));
             Some((from, self.free(others, epochs)?))
         })?;
         self.slots[to] = self.slots[from];
@@ -331,17 +338,6 @@ impl FlowCache {
     fn epoch(&self, epochs: &[u32; EPOCH_BUCKETS], buckets: [u8; 2]) -> u32 {
         let [first, second] = buckets.map(|bucket| epochs[usize::from(bucket)]);
         first.wrapping_add(second).wrapping_add(self.cleared)
-    }
-
-    #[inline(always)]
-    fn first(&self, hash: u64) -> usize {
-        hash as usize & (self.slots.len() - 1)
-    }
-
-    /// Where a flow may be, the likeliest first. The second set comes from the hash's upper half.
-    fn places(&self, hash: u64) -> [usize; 4] {
-        let (first, second) = (self.first(hash), self.first(hash >> 32));
-        [first, first ^ 1, second, second ^ 1]
     }
 }
 

@@ -6,12 +6,19 @@
 
 use std::net::Ipv4Addr;
 
+use glance::glance;
+
 use crate::flow::{FlowKey, LinkGuard, Tuple};
 use crate::ledger::DropReason;
 use crate::wire::{
     EtherType, EthernetFrame, IcmpPacket, IpProtocol, Ipv4Packet, MacAddress, TcpFlags, TcpSegment,
     UdpDatagram, ethernet, icmpv4::Type, ipv6, udp,
 };
+
+mod glance;
+
+/// What a TCP segment that opens or ends a connection has: each is decided by itself.
+const NEVER_CACHED: TcpFlags = TcpFlags::SYN.with(TcpFlags::FIN).with(TcpFlags::RST);
 
 /// What a parser must know of the port a frame came in by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,6 +148,12 @@ pub fn parse_into(
     ingress: &IngressPort,
     verified: bool,
 ) -> Result<(), DropReason> {
+    if glance(parsed, bytes, ingress, verified) { Ok(()) } else { look(parsed, bytes, ingress, verified) }
+}
+
+/// Parses any frame. A call of its own: few come here.
+#[inline(never)]
+fn look(parsed: &mut Parsed, bytes: &[u8], ingress: &IngressPort, verified: bool) -> Result<(), DropReason> {
     let frame = EthernetFrame::new_checked(bytes).map_err(|_| DropReason::RuntFrame)?;
     if frame.source().is_multicast() {
         return Err(DropReason::MulticastSource);
@@ -177,7 +190,6 @@ pub fn parse_into(
     }
 }
 
-#[inline(always)]
 fn ipv4(parsed: &mut Parsed, bytes: &[u8], ingress: &IngressPort, verified: bool) -> Result<(), DropReason> {
     let packet =
         Ipv4Packet::new_checked(&bytes[ethernet::HEADER_LENGTH..]).map_err(|_| DropReason::MalformedIpv4)?;
@@ -218,7 +230,6 @@ fn tunneled(
     packet_fields(parsed, &inner, ingress)
 }
 
-#[inline(always)]
 fn packet_fields(
     parsed: &mut Parsed,
     packet: &Ipv4Packet<&[u8]>,
@@ -228,8 +239,7 @@ fn packet_fields(
     parsed.length = packet.total_length();
     let fragment = packet.is_fragment();
     parsed.fragment = fragment;
-    // All three are computed: one branch, which is never taken.
-    parsed.class = if (packet.time_to_live() <= 1) | packet.has_options() | fragment {
+    parsed.class = if packet.time_to_live() <= 1 || packet.has_options() || fragment {
         Class::Exception
     } else {
         Class::Flow
@@ -246,14 +256,13 @@ fn packet_fields(
     Ok(())
 }
 
-#[inline(always)]
 fn ports(parsed: &mut Parsed, packet: &Ipv4Packet<&[u8]>) -> Result<(u16, u16), DropReason> {
     let malformed = DropReason::MalformedTransport;
     Ok(match packet.protocol() {
         IpProtocol::Tcp => {
             let segment = TcpSegment::new_checked(packet.payload()).map_err(|_| malformed)?;
             parsed.tcp_flags = segment.flags();
-            if parsed.tcp_flags.intersects(TcpFlags::SYN.with(TcpFlags::FIN).with(TcpFlags::RST)) {
+            if parsed.tcp_flags.intersects(NEVER_CACHED) {
                 parsed.class = Class::Exception;
             }
             (segment.source_port(), segment.destination_port())

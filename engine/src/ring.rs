@@ -79,7 +79,7 @@ impl<T: Word> Producer<T> {
     ///
     /// # Errors
     /// The value itself.
-    #[inline]
+    #[inline(always)]
     pub fn push(&mut self, value: T) -> Result<(), T> {
         let mask = self.slots.len() - 1;
         if self.tail.wrapping_sub(self.head) > mask {

@@ -6,7 +6,7 @@
 
 use std::ffi::c_void;
 use std::marker::PhantomData;
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Index, IndexMut};
 use std::ptr::{NonNull, null_mut};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
@@ -136,6 +136,62 @@ impl<T: Copy> DerefMut for LargeVec<T> {
     }
 }
 
+/// As many values as a power of two, in memory as a [`LargeVec`]'s. Any number stands for one of them: those beyond the last
+/// begin again with the first, so that a hash needs no check.
+#[derive(Debug)]
+pub struct Circle<T: Copy> {
+    values: LargeVec<T>,
+    /// One less than their number.
+    mask: usize,
+}
+
+impl<T: Copy> Circle<T> {
+    /// Makes `number` values, rounded up to a power of two, all the same.
+    ///
+    /// # Errors
+    /// The system's, when there is no memory.
+    pub fn filled(number: usize, value: T) -> std::io::Result<Self> {
+        let number = number.max(1).checked_next_power_of_two().unwrap_or(usize::MAX);
+        LargeVec::filled(number, value).map(|values| Self { values, mask: number - 1 })
+    }
+
+    /// Returns one less than their number.
+    #[inline(always)]
+    #[must_use]
+    pub fn mask(&self) -> usize {
+        self.mask
+    }
+}
+
+impl Circle<u64> {
+    /// Makes `number` zeros, rounded up to a power of two; pages cost nothing until they are touched.
+    ///
+    /// # Errors
+    /// The system's, when there is no memory.
+    pub fn zeroed(number: usize) -> std::io::Result<Self> {
+        let number = number.max(1).checked_next_power_of_two().unwrap_or(usize::MAX);
+        LargeVec::zeroed(number).map(|values| Self { values, mask: number - 1 })
+    }
+}
+
+impl<T: Copy> Index<usize> for Circle<T> {
+    type Output = T;
+
+    #[inline(always)]
+    fn index(&self, index: usize) -> &T {
+        // SAFETY: the mask is one less than the number of values, a power of two; both are as they were made.
+        unsafe { self.values.memory.start().cast::<T>().add(index & self.mask).as_ref() }
+    }
+}
+
+impl<T: Copy> IndexMut<usize> for Circle<T> {
+    #[inline(always)]
+    fn index_mut(&mut self, index: usize) -> &mut T {
+        // SAFETY: as in `index`; the borrow is unique.
+        unsafe { self.values.memory.start().cast::<T>().add(index & self.mask).as_mut() }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -150,6 +206,17 @@ mod tests {
         let bytes = unsafe { std::slice::from_raw_parts_mut(start, length) };
         assert!(bytes.iter().all(|&byte| byte == 0));
         bytes[length - 1] = 1;
+    }
+
+    #[test]
+    fn a_circle_begins_again_behind_its_last_value() {
+        let mut circle = Circle::filled(5, 9u64).unwrap();
+        circle[8 + 3] = 1;
+        circle[usize::MAX] = 2;
+        let values: Vec<u64> = (0..8).map(|index| circle[index]).collect();
+        assert_eq!((circle.mask(), values), (7, vec![9, 9, 9, 1, 9, 9, 9, 2]));
+        assert_eq!(Circle::zeroed(0).unwrap()[1], 0);
+        assert!(Circle::zeroed(usize::MAX).is_err());
     }
 
     #[test]

@@ -320,11 +320,12 @@ impl Worker {
     ) {
         let mut batch = std::mem::take(&mut self.batch.parsed);
         self.parse_pass(frames, &mut batch, node, ingress, course);
+        let all = &batch[..frames.len()];
         let mut rest = frames.drain(..);
-        for (index, parsed) in batch.iter().enumerate() {
-            let Some(frame) = rest.next() else { break };
-            if let (Some(ahead), Some(next)) = (rest.as_slice().get(AHEAD - 1), batch.get(index + AHEAD)) {
-                self.fetch_for(ahead, next, node);
+        for index in 0..all.len() {
+            let (Some(frame), parsed) = (rest.next(), &all[index]) else { break };
+            if index + AHEAD < all.len() {
+                self.fetch_for(rest.as_slice(), &all[index + AHEAD], node);
             }
             if let Some(frame) = self.cached(frame, parsed, now) {
                 match parsed.class {
@@ -339,15 +340,18 @@ impl Worker {
         self.batch.parsed = batch;
     }
 
-    /// Starts to fetch what the replay of a frame's decision is about to touch beside the frame and the slot.
+    /// Starts to fetch what the replay of a frame's decision is about to touch beside the frame and the slot. Of the frames
+    /// that are left, it is the [`AHEAD`]th.
     #[inline(always)]
-    fn fetch_for(&self, frame: &Frame, parsed: &Parsed, node: NodeId) {
+    fn fetch_for(&self, rest: &[Frame], parsed: &Parsed, node: NodeId) {
         let slot = self.cache.likely(parsed.hash);
         if !slot.key.resembles(parsed.key) {
             return self.fetch_for_first(parsed, node);
         }
         self.bindings.prefetch(slot.binding);
-        if slot.flags & flags::ENCAPSULATE != 0 {
+        if slot.flags & flags::ENCAPSULATE != 0
+            && let Some(frame) = rest.get(AHEAD - 1)
+        {
             self.arena.prefetch_headroom(frame);
         }
     }
@@ -379,11 +383,12 @@ impl Worker {
         let mut bytes = 0;
         let lines = if matches!(ingress.side, Side::Interface { .. }) { 2 } else { 1 };
         frames.iter().take(AHEAD).for_each(|frame| self.arena.prefetch(frame, lines));
+        let batch = &mut batch[..frames.len()];
         for index in 0..frames.len() {
-            if let Some(ahead) = frames.get(index + AHEAD) {
-                self.arena.prefetch(ahead, lines);
+            if index + AHEAD < frames.len() {
+                self.arena.prefetch(&frames[index + AHEAD], lines);
             }
-            let (Some(frame), Some(parsed)) = (frames.get_mut(index), batch.get_mut(index)) else { break };
+            let (frame, parsed) = (&mut frames[index], &mut batch[index]);
             let open = self.arena.open(frame);
             bytes += open.bytes().len() as u64;
             let verified = open.record.checksum == ChecksumState::Verified;

@@ -209,9 +209,7 @@ impl Lab {
         if out + delivered < sent { Err(self.lost(sent - out - delivered)) } else { Ok(()) }
     }
 
-    /// Runs the workers at once until each has moved so many frames, or gives up. A call of its own, by whose name callgrind
-    /// knows what is measured.
-    #[inline(never)]
+    /// Runs the workers at once until each has moved so many frames, or gives up.
     fn work(&mut self, frames: usize) -> Spent {
         let (time, waiting) = (self.time, AtomicUsize::new(self.homes.len()));
         let begin = |home: &mut Home| {
