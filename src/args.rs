@@ -73,6 +73,9 @@ pub struct BenchEngine {
     /// Workers that run at once, each with a node, pods and flows of its own
     #[arg(long, value_name = "W", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub workers: u8,
+    /// Also tell what each stage of a packet's way takes
+    #[arg(long)]
+    pub stages: bool,
     /// How the figures are printed
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     pub output: Output,

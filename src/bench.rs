@@ -16,6 +16,7 @@ pub mod datagram;
 
 pub mod rows;
 
+use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 use flatnet_engine::clock::timestamp_counter;
 use flatnet_engine::control::{ControlError, ServiceError};
 use flatnet_engine::frame::ArenaError;
+use flatnet_engine::worker::Stage;
 use flatnet_proxy::{PrefixError, TableError};
 use serde::Serialize;
 
@@ -37,6 +39,8 @@ const MEASURED: Duration = Duration::from_secs(1);
 const WARM_UP: u32 = 20;
 /// Rounds that are measured at least.
 const ROUNDS: usize = 50;
+/// Rounds of which the stages are timed.
+const STAGED: usize = 100;
 /// Services that change in a second, where any do.
 const CHANGES: u32 = 100;
 /// Changes, and frames for a worker that sleeps, whose times are measured.
@@ -103,6 +107,9 @@ pub struct Figure {
     pub p99_ns: f64,
     /// Core clocks in a TSC clock, in this run.
     pub core_clocks_per_tsc: f64,
+    /// Core clocks of each stage for a packet, by its name, in rounds of their own; only where they are asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stages: Option<BTreeMap<&'static str, f64>>,
     /// TSC clocks that generator and sink took for a packet, where they were timed; in no other figure.
     #[serde(skip)]
     pub outside: Option<f64>,
@@ -133,7 +140,7 @@ fn engine(arguments: &BenchEngine) -> miette::Result<ExitCode> {
     let mut figures = Vec::new();
     for case in &cases {
         eprintln!("bench: {}, {} flows, {} bytes", case.name, case.flows, case.frame_bytes);
-        figures.extend(measure(case, &rates)?);
+        figures.extend(measure(case, &rates, arguments.stages)?);
     }
     match arguments.output {
         Output::Json => print_json(&figures)?,
@@ -142,19 +149,27 @@ fn engine(arguments: &BenchEngine) -> miette::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Measures a case.
+/// Measures a case; `stages` asks for those of its first figure.
 ///
 /// # Errors
 /// [`BenchError`].
-pub fn measure(case: &Case, rates: &Rates) -> Result<Vec<Figure>, BenchError> {
+pub fn measure(case: &Case, rates: &Rates, stages: bool) -> Result<Vec<Figure>, BenchError> {
     let mut traffic = Traffic::new(case)?;
+    let mut figures = measure_row(case, &mut traffic, rates)?;
+    if stages && case.row != Row::IdleLatency {
+        figures[0].stages = Some(of_stages(case, &mut traffic, rates)?);
+    }
+    Ok(figures)
+}
+
+fn measure_row(case: &Case, traffic: &mut Traffic, rates: &Rates) -> Result<Vec<Figure>, BenchError> {
     match case.row {
-        Row::ServiceChange => service_change(case, &mut traffic, rates),
-        Row::IdleLatency => idle_latency(case, &mut traffic, rates),
+        Row::ServiceChange => service_change(case, traffic, rates),
+        Row::IdleLatency => idle_latency(case, traffic, rates),
         Row::NewFlows => {
             // At its steady state when the first ones end.
             (0..2 * case.flows / BUFFERS as u32).try_for_each(|_| traffic.round().map(drop))?;
-            Ok(vec![steady(case, &mut traffic, rates)?])
+            Ok(vec![steady(case, traffic, rates)?])
         }
         Row::Bridge
         | Row::Encapsulate
@@ -162,7 +177,7 @@ pub fn measure(case: &Case, rates: &Rates) -> Result<Vec<Figure>, BenchError> {
         | Row::Masquerade
         | Row::Service
         | Row::ScaleServices
-        | Row::ScaleRoutes => Ok(vec![steady(case, &mut traffic, rates)?]),
+        | Row::ScaleRoutes => Ok(vec![steady(case, traffic, rates)?]),
     }
 }
 
@@ -228,6 +243,21 @@ fn of_rounds(case: &Case, row: &str, rounds: &[Round], rates: &Rates) -> Figure 
     }
 }
 
+/// Measures what each stage takes for a packet, less what its marks take.
+fn of_stages(
+    case: &Case,
+    traffic: &mut Traffic,
+    rates: &Rates,
+) -> Result<BTreeMap<&'static str, f64>, BenchError> {
+    let stages = traffic.stages(STAGED)?;
+    let packets = (STAGED * BUFFERS) as f64 * f64::from(case.workers);
+    let mark = (0..1000).map(|_| timestamp_counter().abs_diff(timestamp_counter())).min().unwrap_or(0);
+    let clocks =
+        stages.clocks.iter().zip(stages.ends).map(|(&clocks, ends)| clocks.saturating_sub(ends * mark));
+    let of = |clocks: u64| clocks as f64 * rates.core_clocks_per_tsc / packets;
+    Ok(Stage::ALL.iter().map(|stage| stage.name()).zip(clocks.map(of)).collect())
+}
+
 fn of_waits(case: &Case, row: &str, waits: Vec<Duration>, rates: &Rates) -> Figure {
     let mut times: Vec<f64> = waits.iter().map(|wait| wait.as_nanos() as f64).collect();
     let mean = times.iter().sum::<f64>() / times.len().max(1) as f64;
@@ -251,6 +281,7 @@ fn figure(case: &Case, row: &str, times: &mut [f64], rates: &Rates) -> Figure {
         p50_ns: times[times.len() / 2],
         p99_ns: times[times.len() * 99 / 100],
         core_clocks_per_tsc: rates.core_clocks_per_tsc,
+        stages: None,
         outside: None,
     }
 }
@@ -268,6 +299,8 @@ fn table(figures: &[Figure], rates: &Rates, workers: u8) -> String {
             format!("{:.1}", figure.p99_ns),
         ]);
     }
+    let staged: Vec<&Figure> = figures.iter().filter(|figure| figure.stages.is_some()).collect();
+    let stages = if staged.is_empty() { String::new() } else { stage_table(&staged) };
     let outside: Vec<f64> = figures.iter().filter_map(|figure| figure.outside).collect();
     let outside = outside.iter().sum::<f64>() / outside.len().max(1) as f64;
     let rate = rates.core_clocks_per_tsc;
@@ -276,11 +309,29 @@ fn table(figures: &[Figure], rates: &Rates, workers: u8) -> String {
         _ => format!("{workers} workers at once, each with a node and flows of its own"),
     };
     format!(
-        "{}\n\nCLOCKS are core clocks a packet: TSC clocks times {rate:.2}, the rate of dependent additions in this run.\n\
-         {who}, from the ingress ring to the egress ring through the whole loop; captures and traces off. 4,096\n\
-         buffers in rotation for each, flows in random order, both directions where a row has two. 100 leases, 1,000\n\
-         Services, 250 pods behind them, or as many as the row says. Checksums are known to be right, as between simulated\n\
-         pods. Generator and sink took {outside:.0} TSC clocks a packet more, in no figure above.\n",
+        "{}\n{stages}\nCLOCKS are core clocks a packet: TSC clocks times {rate:.2}, the rate of dependent additions in this run.\n\
+         {who},\n\
+         from the ingress ring to the egress ring through the whole loop; captures and traces off. 4,096 buffers in rotation\n\
+         for each, flows in random order, both directions where a row has two. 100 leases, 1,000 Services, 250 pods behind\n\
+         them, or as many as the row says. Checksums are known to be right, as between simulated pods. Generator and sink\n\
+         took {outside:.0} TSC clocks a packet more, in no figure above.\n",
+        table.trim_fmt()
+    )
+}
+
+fn stage_table(figures: &[&Figure]) -> String {
+    let mut table = plain_table([
+        "ROW", "FLOWS", "BYTES", "TAKE", "PARSE", "LOOK-UP", "REWRITE", "SEND", "DECIDE", "UPKEEP",
+    ]);
+    for figure in figures {
+        let of = |stage: Stage| figure.stages.as_ref().and_then(|stages| stages.get(stage.name()));
+        let clocks = Stage::ALL.map(|stage| of(stage).map_or(String::new(), |clocks| format!("{clocks:.0}")));
+        let case = [figure.row.clone(), figure.flows.to_string(), figure.frame_bytes.to_string()];
+        table.add_row(case.into_iter().chain(clocks));
+    }
+    format!(
+        "\n{}\n\nStages are core clocks a packet, in rounds of their own: to read the counter at each mark costs clocks, which\n\
+         are taken off, and keeps stages from overlapping, which is not: they come to more than CLOCKS.\n",
         table.trim_fmt()
     )
 }

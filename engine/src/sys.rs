@@ -6,7 +6,7 @@
 
 use std::ffi::c_void;
 use std::marker::PhantomData;
-use std::ops::{Deref, DerefMut, Index, IndexMut};
+use std::ops::{Deref, DerefMut};
 use std::ptr::{NonNull, null_mut};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
@@ -136,59 +136,47 @@ impl<T: Copy> DerefMut for LargeVec<T> {
     }
 }
 
-/// As many values as a power of two, in memory as a [`LargeVec`]'s. Any number stands for one of them: those beyond the last
-/// begin again with the first, so that a hash needs no check.
+/// Values in memory as a [`LargeVec`]'s, any of which a hash may stand for: all alike, and without a bound to check.
 #[derive(Debug)]
-pub struct Circle<T: Copy> {
-    values: LargeVec<T>,
-    /// One less than their number.
-    mask: usize,
-}
+pub struct Spread<T: Copy>(LargeVec<T>);
 
-impl<T: Copy> Circle<T> {
-    /// Makes `number` values, rounded up to a power of two, all the same.
+impl<T: Copy> Spread<T> {
+    /// Makes `number` values, at least one and at most 2³², all the same.
     ///
     /// # Errors
     /// The system's, when there is no memory.
     pub fn filled(number: usize, value: T) -> std::io::Result<Self> {
-        let number = number.max(1).checked_next_power_of_two().unwrap_or(usize::MAX);
-        LargeVec::filled(number, value).map(|values| Self { values, mask: number - 1 })
+        Ok(Self(LargeVec::filled(number.clamp(1, 1 << 32), value)?))
     }
 
-    /// Returns one less than their number.
+    /// Returns which value a hash stands for.
     #[inline(always)]
     #[must_use]
-    pub fn mask(&self) -> usize {
-        self.mask
+    pub fn place(&self, hash: u32) -> usize {
+        // A hash is a fraction of 2³², and this the same fraction of their number.
+        ((u64::from(hash) * self.0.length as u64) >> 32) as usize
     }
-}
 
-impl Circle<u64> {
-    /// Makes `number` zeros, rounded up to a power of two; pages cost nothing until they are touched.
-    ///
-    /// # Errors
-    /// The system's, when there is no memory.
-    pub fn zeroed(number: usize) -> std::io::Result<Self> {
-        let number = number.max(1).checked_next_power_of_two().unwrap_or(usize::MAX);
-        LargeVec::zeroed(number).map(|values| Self { values, mask: number - 1 })
-    }
-}
-
-impl<T: Copy> Index<usize> for Circle<T> {
-    type Output = T;
-
+    /// Returns that value.
     #[inline(always)]
-    fn index(&self, index: usize) -> &T {
-        // SAFETY: the mask is one less than the number of values, a power of two; both are as they were made.
-        unsafe { self.values.memory.start().cast::<T>().add(index & self.mask).as_ref() }
+    #[must_use]
+    pub fn at(&self, hash: u32) -> &T {
+        // SAFETY: a fraction below one of the number of values is below it; all of them are there.
+        unsafe { self.0.memory.start().cast::<T>().add(self.place(hash)).as_ref() }
     }
 }
 
-impl<T: Copy> IndexMut<usize> for Circle<T> {
-    #[inline(always)]
-    fn index_mut(&mut self, index: usize) -> &mut T {
-        // SAFETY: as in `index`; the borrow is unique.
-        unsafe { self.values.memory.start().cast::<T>().add(index & self.mask).as_mut() }
+impl<T: Copy> Deref for Spread<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &self.0
+    }
+}
+
+impl<T: Copy> DerefMut for Spread<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        &mut self.0
     }
 }
 
@@ -209,14 +197,13 @@ mod tests {
     }
 
     #[test]
-    fn a_circle_begins_again_behind_its_last_value() {
-        let mut circle = Circle::filled(5, 9u64).unwrap();
-        circle[8 + 3] = 1;
-        circle[usize::MAX] = 2;
-        let values: Vec<u64> = (0..8).map(|index| circle[index]).collect();
-        assert_eq!((circle.mask(), values), (7, vec![9, 9, 9, 1, 9, 9, 9, 2]));
-        assert_eq!(Circle::zeroed(0).unwrap()[1], 0);
-        assert!(Circle::zeroed(usize::MAX).is_err());
+    fn hashes_are_spread_over_any_number_of_values() {
+        let mut spread = Spread::filled(3, 9u64).unwrap();
+        spread[2] = 1;
+        let hashes = [0, u32::MAX / 3, u32::MAX / 3 + 1, u32::MAX / 3 * 2 + 1, u32::MAX];
+        assert_eq!(hashes.map(|hash| spread.place(hash)), [0, 0, 1, 2, 2]);
+        assert_eq!(hashes.map(|hash| *spread.at(hash)), [9, 9, 9, 1, 1]);
+        assert_eq!(*Spread::filled(0, 7u64).unwrap().at(u32::MAX), 7);
     }
 
     #[test]

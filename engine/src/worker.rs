@@ -52,11 +52,13 @@ mod pods;
 mod ports;
 mod replays;
 mod slow;
+mod stages;
 
 use budget::TokenBucket;
 
 pub use pods::EndedContainers;
 pub use replays::ReplayState;
+pub use stages::{Stage, Stages};
 
 /// Frames a batch has at most.
 pub const BATCH_LIMIT: usize = 64;
@@ -147,6 +149,8 @@ pub struct Worker {
     timers: ports::Timers,
     /// Ports whose links are rings: looked at in every batch.
     ring_ports: Vec<PortId>,
+    /// What its stages take, while somebody asks.
+    stages: Option<Box<Stages>>,
     /// The time of the present batch.
     now: Instant,
     next_mark: u32,
@@ -219,6 +223,7 @@ impl Worker {
             replays: Vec::new(),
             timers: ports::Timers::default(),
             ring_ports: Vec::new(),
+            stages: None,
             now: Instant::ZERO,
             next_mark: u32::from(id) << 24,
             decisions: 0,
@@ -231,6 +236,11 @@ impl Worker {
 
     /// Does everything that can be done at `now`, one batch per port; returns how many frames it moved.
     pub fn run_batch(&mut self, now: Instant) -> usize {
+        if self.stages.is_some() { self.run_timed::<true>(now) } else { self.run_timed::<false>(now) }
+    }
+
+    fn run_timed<const TIMED: bool>(&mut self, now: Instant) -> usize {
+        Stages::begin::<TIMED>(&mut self.stages);
         // 1. What the control side wants.
         self.now = now;
         self.refresh_tables();
@@ -245,10 +255,11 @@ impl Worker {
         self.expire_fragments(now);
         self.run_timers(now);
         moved += self.run_replays(now);
+        Stages::end::<TIMED>(&mut self.stages, Stage::Upkeep);
         // 3. A batch per port.
         for _ in 0..self.ready.len() {
             if let Some(port) = self.ready.pop_front() {
-                moved += self.run_port(port, now);
+                moved += self.run_port::<TIMED>(port, now);
             }
         }
         // 4. What can wait.
@@ -258,6 +269,7 @@ impl Worker {
         self.fdb.sweep(SWEEP, now);
         self.send_buffers_home();
         self.announce();
+        Stages::end::<TIMED>(&mut self.stages, Stage::Upkeep);
         moved
     }
 
@@ -295,7 +307,7 @@ impl Worker {
         visits
     }
 
-    fn run_port(&mut self, port: PortId, now: Instant) -> usize {
+    fn run_port<const TIMED: bool>(&mut self, port: PortId, now: Instant) -> usize {
         let mut frames = std::mem::take(&mut self.batch.frames);
         let Some((node, ingress)) = self.take_batch(port, &mut frames) else {
             self.batch.frames = frames;
@@ -304,13 +316,26 @@ impl Worker {
         let count = frames.len();
         self.count(node, Term::Received, count as u64);
         self.watch_arrivals(&mut frames, node, port, now);
-        self.run_frames(&mut frames, node, &ingress, Course::Direct, now);
+        Stages::end::<TIMED>(&mut self.stages, Stage::Take);
+        self.run_passes::<TIMED>(&mut frames, node, &ingress, Course::Direct, now);
         self.batch.frames = frames;
         count
     }
 
-    /// The three passes over a batch of frames that came in by one port.
+    /// Runs frames that came in by one port otherwise than from its link.
     fn run_frames(
+        &mut self,
+        frames: &mut Vec<Frame>,
+        node: NodeId,
+        ingress: &IngressPort,
+        course: Course,
+        now: Instant,
+    ) {
+        self.run_passes::<false>(frames, node, ingress, course, now);
+    }
+
+    /// The three passes over a batch of frames that came in by one port.
+    fn run_passes<const TIMED: bool>(
         &mut self,
         frames: &mut Vec<Frame>,
         node: NodeId,
@@ -320,6 +345,7 @@ impl Worker {
     ) {
         let mut batch = std::mem::take(&mut self.batch.parsed);
         self.parse_pass(frames, &mut batch, node, ingress, course);
+        Stages::end::<TIMED>(&mut self.stages, Stage::Parse);
         let all = &batch[..frames.len()];
         let mut rest = frames.drain(..);
         for index in 0..all.len() {
@@ -327,13 +353,15 @@ impl Worker {
             if index + AHEAD < all.len() {
                 self.fetch_for(rest.as_slice(), &all[index + AHEAD], node);
             }
-            if let Some(frame) = self.cached(frame, parsed, now) {
+            if let Some(frame) = self.cached::<TIMED>(frame, parsed, now) {
+                Stages::end::<TIMED>(&mut self.stages, Stage::LookUp);
                 match parsed.class {
                     Class::Refused => self.drop_frame(frame, parsed.refused, now),
                     Class::Flow | Class::Exception | Class::Arp | Class::LayerTwo => {
                         self.decide(frame, parsed, now)
                     }
                 }
+                Stages::end::<TIMED>(&mut self.stages, Stage::Decide);
             }
         }
         drop(rest);
@@ -413,7 +441,12 @@ impl Worker {
 
     /// Passes 2 and 3: look the flow up and replay its decision; gives the frame back when it must be decided.
     #[inline(always)]
-    fn cached(&mut self, mut frame: Frame, parsed: &Parsed, now: Instant) -> Option<Frame> {
+    fn cached<const TIMED: bool>(
+        &mut self,
+        mut frame: Frame,
+        parsed: &Parsed,
+        now: Instant,
+    ) -> Option<Frame> {
         let mut open = self.arena.open(&mut frame);
         let is_flow = matches!(parsed.class, Class::Flow | Class::LayerTwo);
         if open.record.mark != 0 || !is_flow {
@@ -447,10 +480,13 @@ impl Worker {
                 hear(&mut self.bindings, slot, &open.bytes()[usize::from(parsed.transport_offset)..]);
             }
         }
+        Stages::end::<TIMED>(&mut self.stages, Stage::LookUp);
         self.identification = self.identification.wrapping_add(1);
         let egress = adjacency.egress;
         if replay(&mut open, parsed, slot, adjacency, self.identification) {
+            Stages::end::<TIMED>(&mut self.stages, Stage::Rewrite);
             self.send(frame, egress, now);
+            Stages::end::<TIMED>(&mut self.stages, Stage::Send);
         } else {
             self.drop_frame(frame, DropReason::MtuExceeded, now);
         }

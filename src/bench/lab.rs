@@ -4,6 +4,8 @@
 //! the sink empties the rings; each is timed apart. Invariant: every frame that is sent is seen again, or the round fails.
 //!
 //! May depend on the engine and the proxy. Read first: `home.rs`.
+//!
+//! Above 400 lines because rounds, changes and lone frames are three ways through one network.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -16,6 +18,7 @@ use flatnet_engine::control::{Control, EngineConfig};
 use flatnet_engine::frame::{ChecksumState, Frame};
 use flatnet_engine::ledger::DropReason;
 use flatnet_engine::tables::Lease;
+use flatnet_engine::worker::Stages;
 use flatnet_proxy::{Backend, Service};
 
 use super::BenchError;
@@ -47,8 +50,10 @@ pub struct Scale {
     pub services: u32,
     /// Pods that are behind Services, none of them on a home.
     pub endpoints: u32,
-    /// Flows of a home, both directions of each, that cache and bindings have room for.
+    /// Flows of a home, both directions of each, that the cache has room for.
     pub flows: u32,
+    /// Bindings of a home.
+    pub bindings: usize,
 }
 
 /// What a round took.
@@ -92,9 +97,9 @@ impl Lab {
             // The generator has those of one pool for all homes.
             small_buffers: 4 * BUFFERS as u32 * u32::from(scale.workers),
             large_buffers: 1,
-            // Four places a flow: two for its directions, and as many free.
-            cache_slots: (scale.flows as usize * 4).max(1 << 16),
-            bindings: (scale.flows as usize * 2).max(1 << 18),
+            // Seven places for the four directions of two flows.
+            cache_slots: (scale.flows as usize * 7 / 2).max(1 << 16),
+            bindings: scale.bindings.max(1 << 18),
             client_bindings: scale.flows.max(1 << 15),
             ..EngineConfig::default()
         };
@@ -311,6 +316,21 @@ impl Lab {
             alarm.ring();
             result.map(|()| taken)
         })
+    }
+
+    /// Has the workers time the stages of their batches.
+    pub fn time_stages(&mut self) {
+        self.homes.iter_mut().for_each(|home| home.worker.time_stages());
+    }
+
+    /// Returns what the stages of all workers took since they were to be timed, and has them timed no more.
+    pub fn take_stages(&mut self) -> Stages {
+        let mut all = Stages::default();
+        for stages in self.homes.iter_mut().filter_map(|home| home.worker.take_stages()) {
+            all.clocks.iter_mut().zip(stages.clocks).for_each(|(sum, clocks)| *sum += clocks);
+            all.ends.iter_mut().zip(stages.ends).for_each(|(sum, ends)| *sum += ends);
+        }
+        all
     }
 
     /// Lets time pass for everything that expires.

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use flatnet_engine::random::Random;
+use flatnet_engine::worker::Stages;
 
 use super::BenchError;
 use super::addresses::{pod_address, service_address};
@@ -122,7 +123,10 @@ impl Traffic {
     /// [`BenchError`].
     pub fn new(case: &Case) -> Result<Self, BenchError> {
         let Case { row, workers, flows, frame_bytes, nodes, services, .. } = *case;
-        let mut lab = Lab::new(Scale { workers, nodes, services, endpoints: 250, flows }, frame_bytes)?;
+        // Of flows that come and go, some that have ended are still there; else there are a few for the node's own.
+        let bindings = if row == Row::NewFlows { flows as usize * 2 } else { flows as usize + 1024 };
+        let scale = Scale { workers, nodes, services, endpoints: 250, flows, bindings };
+        let mut lab = Lab::new(scale, frame_bytes)?;
         let homes = u32::from(workers);
         let mut datagrams = Vec::new();
         for home in 0..homes {
@@ -169,6 +173,16 @@ impl Traffic {
             return lab.round((0..datagrams.len() as u32).flat_map(of_home));
         }
         lab.round(picked(datagrams, random))
+    }
+
+    /// Sends so many rounds through the workers and returns what the stages of their batches took.
+    ///
+    /// # Errors
+    /// [`BenchError::Lost`].
+    pub fn stages(&mut self, rounds: usize) -> Result<Stages, BenchError> {
+        self.lab.time_stages();
+        (0..rounds).try_for_each(|_| self.round().map(drop))?;
+        Ok(self.lab.take_stages())
     }
 
     /// Sends a round through the workers while a Service changes; returns also how long it took until all of them worked by

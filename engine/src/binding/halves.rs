@@ -7,13 +7,13 @@
 
 use super::Half;
 use crate::clock::prefetch;
-use crate::sys::Circle;
+use crate::sys::LargeVec;
 
 /// A table of halves.
 #[derive(Debug)]
 pub(super) struct Halves {
     /// Upper half: of the hash, whose lower bits are the home. Lower half: place and half, one added; 0 is empty.
-    words: Circle<u64>,
+    words: LargeVec<u64>,
 }
 
 impl Halves {
@@ -23,7 +23,8 @@ impl Halves {
     /// The system's, when there is no memory.
     pub(super) fn new(places: usize) -> std::io::Result<Self> {
         let halves = places.saturating_mul(2).max(1);
-        Ok(Self { words: Circle::zeroed(halves.saturating_mul(2))? })
+        let slots = halves.saturating_mul(2).checked_next_power_of_two().unwrap_or(usize::MAX);
+        Ok(Self { words: LargeVec::zeroed(slots)? })
     }
 
     /// Finds the place and half of this hash of which `is_it` says so.
@@ -99,7 +100,7 @@ impl Halves {
 
     #[inline(always)]
     fn mask(&self) -> usize {
-        self.words.mask()
+        self.words.len() - 1
     }
 }
 

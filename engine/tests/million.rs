@@ -1,0 +1,55 @@
+//! What a million connections take.
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+use flatnet_engine::binding::{Answers, Bindings, HalfKey, Opening, Profile, Segment};
+use flatnet_engine::clock::Instant;
+use flatnet_engine::flow::{FlowCache, FlowKey, NO_BINDING, Slot, Tuple};
+use flatnet_engine::tables::{EPOCH_BUCKETS, NodeId};
+
+const CONNECTIONS: u32 = 1_000_000;
+/// Slots of the cache for two connections, as the bench has them: both directions of each, and as many again less one.
+const SLOTS_OF_TWO: usize = 7;
+
+/// Bytes of this process that are in memory.
+fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
+}
+
+/// Both halves of each with their state, and both directions in the cache.
+#[test]
+fn a_million_connections_take_no_more_than_400_megabytes() {
+    let before = resident();
+    let limit = CONNECTIONS as usize;
+    let mut bindings = Bindings::new(limit, CONNECTIONS, [1, 2]).unwrap();
+    let mut cache = FlowCache::new(limit * SLOTS_OF_TWO / 2, [3, 4]).unwrap();
+    let epochs = [0; EPOCH_BUCKETS];
+    let mut lost = 0;
+    for number in 0..CONNECTIONS {
+        let (source, source_port) = (number / 50_000, (number % 50_000) as u16);
+        let tuple = Tuple { source, destination: number, source_port, destination_port: 53, protocol: 17 };
+        let reply = Tuple { destination: 99, ..tuple.reversed() };
+        let [original, reply] = [tuple, reply].map(|tuple| HalfKey { node: NodeId(0), tuple });
+        let (answers, profile) = (Answers::Steered, Profile::Linux);
+        let opening = Opening { original, reply, answers, profile, mapping: None, served: None };
+        let made = bindings.insert(&opening, &Segment::default(), Instant::ZERO).unwrap();
+        for tuple in [original.tuple, reply.tuple] {
+            let key = FlowKey::ipv4(&tuple, 1, false);
+            let slot = Slot { binding: made.index, ..Slot::hand_over(key, [0; 12], 0, 0) };
+            cache.insert(cache.hash(key), slot, &epochs);
+        }
+    }
+    for number in (0..CONNECTIONS).step_by(100) {
+        let (source, source_port) = (number / 50_000, (number % 50_000) as u16);
+        let tuple = Tuple { source, destination: number, source_port, destination_port: 53, protocol: 17 };
+        let key = FlowKey::ipv4(&tuple, 1, false);
+        let found = cache.lookup(cache.hash(key), key, &[0; 12], &epochs);
+        lost += u32::from(found.is_none_or(|slot| slot.binding == NO_BINDING));
+    }
+    let taken = resident() - before;
+    assert_eq!(bindings.len(), limit);
+    assert!(taken > 200_000_000, "{taken}: not all is there");
+    assert!(taken <= 400_000_000, "{taken}");
+    assert!(lost < 100, "{lost} of 10,000 flows are not in the cache");
+}
