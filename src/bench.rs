@@ -16,6 +16,8 @@ pub mod datagram;
 
 pub mod rows;
 
+pub mod pods;
+
 use std::hint::black_box;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -115,6 +117,7 @@ pub struct Figure {
 pub fn run(arguments: &Bench) -> miette::Result<ExitCode> {
     match arguments {
         Bench::Engine(arguments) => engine(arguments),
+        Bench::Pods(arguments) => pods::run(arguments),
     }
 }
 
