@@ -3,6 +3,8 @@
 //! A count does not vary with the machine, so that the bound can be near what is held. The reach of 15,000 bytes resident
 //! for each of 10,000 pods is the bench's (`flatnet bench pods`); that has the engine's own parts in it.
 
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
 use std::alloc::System;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -47,7 +49,11 @@ fn an_idle_pod_holds_no_buffers() {
     let held = ALLOCATOR.allocated() - before;
     let pods = usize::from(PER_NODE) * usize::from(NODES);
     assert!(held / pods <= BOUND, "{} bytes a pod", held / pods);
-    assert!(held / pods >= size_of::<Pod>(), "{} bytes a pod are less than its own: nothing was counted", held / pods);
+    assert!(
+        held / pods >= size_of::<Pod>(),
+        "{} bytes a pod are less than its own: nothing was counted",
+        held / pods
+    );
 }
 
 fn node_spec(node: u8) -> NodeSpec {

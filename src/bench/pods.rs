@@ -98,7 +98,7 @@ pub enum PodBenchError {
     Unfinished {
         /// What.
         what: &'static str,
-        /// Names and counts of the reasons that nodes and pods have.
+        /// Names and counts of the reasons that the nodes have.
         drops: String,
     },
     /// The system does not tell how much memory the process has.

@@ -22,7 +22,8 @@ use flatnet_engine::worker::Worker;
 use flatnet_proxy::{Backend, Frontend, Ipv4Prefix, Protocol, Service};
 
 use super::PodBenchError;
-use crate::bench::lab::{TUNNEL_PORT, bridge_address, node_address, pod_address, service_address};
+use crate::bench::addresses::{bridge_address, node_address, pod_address, service_address};
+use crate::bench::lab::TUNNEL_PORT;
 
 /// How long anything may take.
 const LIMIT: Duration = Duration::from_secs(300);

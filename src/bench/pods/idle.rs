@@ -13,10 +13,10 @@ use flatnet_engine::link::RingsPeer;
 use flatnet_engine::pod::Image;
 use flatnet_engine::wire::{MacAddress, TcpFlags};
 
-use super::{PodBenchError, core_time};
 use super::cluster::Cluster;
 use super::segment::Segment;
-use crate::bench::lab::pod_address;
+use super::{PodBenchError, core_time};
+use crate::bench::addresses::pod_address;
 
 /// Pods of a node.
 const PER_NODE: u32 = 250;
@@ -97,7 +97,8 @@ impl Prober {
         let until = (*asked + AT_ONCE).min(*count);
         while *asked < until {
             let to = SocketAddrV4::new(pod_address(*node, *asked), PORT);
-            let syn = Segment { from, to, sequence: 0, acknowledgement: 0, flags: TcpFlags::SYN, payload: &[] };
+            let syn =
+                Segment { from, to, sequence: 0, acknowledgement: 0, flags: TcpFlags::SYN, payload: &[] };
             syn.send(MacAddress::for_ipv4(*to.ip()), control, ring)?;
             *asked += 1;
         }
@@ -111,7 +112,8 @@ impl Prober {
         });
         for (to, frame) in answers {
             *answered += 1;
-            let reset = Segment { from, to, sequence: 1, acknowledgement: 0, flags: TcpFlags::RST, payload: &[] };
+            let reset =
+                Segment { from, to, sequence: 1, acknowledgement: 0, flags: TcpFlags::RST, payload: &[] };
             reset.send_in(frame, MacAddress::for_ipv4(*to.ip()), control, ring)?;
         }
         Ok(())

@@ -13,10 +13,10 @@ use flatnet_engine::link::RingsPeer;
 use flatnet_engine::pod::Image;
 use flatnet_engine::wire::{MacAddress, TcpFlags};
 
-use super::{PodBenchError, core_time};
 use super::cluster::{Cluster, IDLE_LIMIT};
 use super::segment::Segment;
-use crate::bench::lab::{bridge_address, pod_address};
+use super::{PodBenchError, core_time};
+use crate::bench::addresses::{bridge_address, pod_address};
 
 /// Where nginx listens.
 const PORT: u16 = 80;
@@ -86,6 +86,9 @@ impl Requests {
     pub fn answer(&mut self, count: u64) -> Result<Duration, PodBenchError> {
         let (goal, start) = (self.answered + count, core_time());
         self.run_until("the requests", |requests| requests.answered >= goal)?;
+        if self.length == 0 {
+            return Err(PodBenchError::Unfinished { what: "an answer of HTTP", drops: self.cluster.drops() });
+        }
         Ok(core_time() - start)
     }
 
@@ -96,15 +99,12 @@ impl Requests {
             syn.send(gateway(), &mut self.cluster.control, &mut self.ring)?;
             self.connections[usize::from(connection)].next = 1;
         }
-        let done = |requests: &Self| some.clone().all(|it| requests.connections[usize::from(it)].expected != 0);
+        let done =
+            |requests: &Self| some.clone().all(|it| requests.connections[usize::from(it)].expected != 0);
         self.run_until("the connections", done)
     }
 
-    fn run_until(
-        &mut self,
-        what: &'static str,
-        done: impl Fn(&Self) -> bool,
-    ) -> Result<(), PodBenchError> {
+    fn run_until(&mut self, what: &'static str, done: impl Fn(&Self) -> bool) -> Result<(), PodBenchError> {
         let mut idle = 0;
         while !done(self) {
             let moved = self.cluster.run_batch();
@@ -185,10 +185,12 @@ impl Connection {
     }
 }
 
-/// Octets of an answer, by its head; 0 where it has none that is understood.
+/// Octets of a page and its head; 0 where there is none.
 fn length_of(answer: &[u8]) -> usize {
     let text = String::from_utf8_lossy(answer);
-    let Some((head, _)) = text.split_once("\r\n\r\n") else { return 0 };
+    let Some((head, _)) = text.split_once("\r\n\r\n").filter(|_| text.starts_with("HTTP/1.1 200 ")) else {
+        return 0;
+    };
     let body = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")?.parse::<usize>().ok());
     body.map_or(0, |body| head.len() + 4 + body)
 }

@@ -13,9 +13,9 @@ use std::time::Duration;
 use flatnet_engine::pod::Image;
 use flatnet_engine::tables::PortId;
 
-use super::{PodBenchError, core_time};
 use super::cluster::Cluster;
-use crate::bench::lab::pod_address;
+use super::{PodBenchError, core_time};
+use crate::bench::addresses::pod_address;
 
 pub use bare::Bare;
 

@@ -53,7 +53,11 @@ impl Stack {
         socket.set_nagle_enabled(false);
         let mut sockets = SocketSet::new(vec![SocketStorage::EMPTY]);
         let handle = sockets.add(socket);
-        let mut wire = Wire { incoming: &mut VecDeque::new(), outgoing: &mut VecDeque::new(), spare: &RefCell::default() };
+        let mut wire = Wire {
+            incoming: &mut VecDeque::new(),
+            outgoing: &mut VecDeque::new(),
+            spare: &RefCell::default(),
+        };
         let now = smoltcp::time::Instant::ZERO;
         let mut interface = Interface::new(Config::new(HardwareAddress::Ip), &mut wire, now);
         interface.update_ip_addrs(|addresses| {
@@ -97,7 +101,8 @@ impl Bare {
         let (mut sent, mut received, mut idle) = (0, 0, 0);
         let begin = core_time();
         while received < octets {
-            let now = smoltcp::time::Instant::from_micros(i64::try_from(start.elapsed().as_micros()).unwrap_or(0));
+            let now =
+                smoltcp::time::Instant::from_micros(i64::try_from(start.elapsed().as_micros()).unwrap_or(0));
             while sent < octets && sender.socket().can_send() {
                 let left = usize::try_from(octets - sent).unwrap_or(CHUNK).min(CHUNK);
                 let count = sender.socket().send_slice(&chunk[..left]).unwrap_or(0);
@@ -113,7 +118,10 @@ impl Bare {
             }
             idle = if received > before { 0 } else { idle + 1 };
             if idle > IDLE_LIMIT {
-                return Err(PodBenchError::Unfinished { what: "the bare stream", drops: String::from("none") });
+                return Err(PodBenchError::Unfinished {
+                    what: "the bare stream",
+                    drops: String::from("none"),
+                });
             }
         }
         Ok(core_time() - begin)
