@@ -1,7 +1,7 @@
 //! A cluster as `flatnet up` has it in the engine: nodes on a switch, each with docker0, a lease and a cable, and pods.
 //!
 //! The rows make one and run its only worker. Invariants: one worker, whose loop is the real one; time is real; what does not
-//! end within [`LIMIT`] is an error.
+//! end within five minutes is an error.
 //!
 //! May depend on the engine and the proxy. Read first: `engine/src/control.rs`.
 
@@ -159,7 +159,7 @@ impl Cluster {
     /// Runs the worker until `done`, which is asked now and then.
     ///
     /// # Errors
-    /// [`PodBenchError::Unfinished`] after [`LIMIT`].
+    /// [`PodBenchError::Unfinished`] after five minutes.
     pub fn run_until(
         &mut self,
         what: &'static str,
