@@ -13,6 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use flatnet_engine::pod::ProbeProtocol;
 use serde::Deserialize;
 
+use crate::bench::pods::PodRow;
 use crate::bench::rows::Row;
 
 /// The flat pod network in userspace.
@@ -59,6 +60,8 @@ pub enum Command {
 pub enum Bench {
     /// The packet path, row by row: from the ingress ring to the egress ring
     Engine(BenchEngine),
+    /// Simulated pods: their memory, a TCP stream and HTTP requests between them
+    Pods(BenchPods),
 }
 
 /// `flatnet bench engine`.
@@ -76,6 +79,20 @@ pub struct BenchEngine {
     /// Also tell what each stage of a packet's way takes
     #[arg(long)]
     pub stages: bool,
+    /// How the figures are printed
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+/// `flatnet bench pods`.
+#[derive(Debug, Args)]
+pub struct BenchPods {
+    /// Measure these rows only; again for more
+    #[arg(long, value_name = "ROW")]
+    pub row: Vec<PodRow>,
+    /// Runs of each row, of which the median counts
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
+    pub runs: u32,
     /// How the figures are printed
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     pub output: Output,

@@ -16,6 +16,8 @@ pub mod datagram;
 
 pub mod rows;
 
+pub mod pods;
+
 use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::process::ExitCode;
@@ -122,6 +124,7 @@ pub struct Figure {
 pub fn run(arguments: &Bench) -> miette::Result<ExitCode> {
     match arguments {
         Bench::Engine(arguments) => engine(arguments),
+        Bench::Pods(arguments) => pods::run(arguments),
     }
 }
 

@@ -142,6 +142,8 @@ pub struct Worker {
     pub observer: Observer,
     links: Vec<Option<Attached>>,
     ready: VecDeque<PortId>,
+    /// Pods that have taken frames in this batch and not run since.
+    woken: Vec<PortId>,
     /// Ports of pods whose containers ended since the control side asked.
     ended: BTreeSet<PortId>,
     /// Recordings on their way into ports.
@@ -219,6 +221,7 @@ impl Worker {
             observer: Observer::default(),
             links: Vec::new(),
             ready: VecDeque::new(),
+            woken: Vec::new(),
             ended: BTreeSet::new(),
             replays: Vec::new(),
             timers: ports::Timers::default(),
@@ -262,6 +265,7 @@ impl Worker {
                 moved += self.run_port::<TIMED>(port, now);
             }
         }
+        self.run_woken(now);
         // 4. What can wait.
         self.bindings.sweep(SWEEP, now);
         self.affinity.sweep(SWEEP, Duration::from_nanos(now.as_nanos()));

@@ -48,13 +48,15 @@ pub struct PodLink {
     pub uplink: Option<Box<Uplink>>,
     /// When the worker is set to poll it next.
     pub scheduled: Option<Instant>,
+    /// Frames that the pod has taken since it last ran.
+    pub taken: usize,
 }
 
 impl PodLink {
     /// Makes the link of a pod by perfect cables.
     #[must_use]
     pub fn new(pod: Pod, wire: Wire) -> Self {
-        Self { pod, wire, uplink: None, scheduled: None }
+        Self { pod, wire, uplink: None, scheduled: None, taken: 0 }
     }
 
     /// Returns when the link wants to be looked at next, unless that is known already.

@@ -61,7 +61,9 @@ impl Pod {
     pub(super) fn mount(&mut self, index: usize, config: &ContainerConfig) -> Result<Vec<Mounted>, PodError> {
         // Pause, at place 0, has none.
         let layer = self.config.volumes.len() + index - 1;
-        self.volumes.resize_with(self.volumes.len().max(layer + 1), Volume::layer);
+        let missing = (layer + 1).saturating_sub(self.volumes.len());
+        self.volumes.reserve_exact(missing);
+        self.volumes.extend(std::iter::repeat_with(Volume::layer).take(missing));
         self.volumes[layer] = Volume::layer();
         files::mount(&config.name, layer, &config.mounts, &mut self.volumes)
     }

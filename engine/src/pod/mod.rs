@@ -122,15 +122,21 @@ impl Pod {
         }
     }
 
-    /// Handles one Ethernet frame from the pod's link.
+    /// Takes one Ethernet frame from the pod's link and does all that follows from it.
     pub fn receive(&mut self, frame: &[u8], now: Instant, out: &mut Outbox<'_>) {
+        self.take(frame, now, out);
+        self.run(out);
+    }
+
+    /// Takes one Ethernet frame from the pod's link; what the applications do about it is left to the next [`Pod::poll`], so
+    /// that they are woken once for many.
+    pub fn take(&mut self, frame: &[u8], now: Instant, out: &mut Outbox<'_>) {
         if self.state == PodState::Dead {
             self.stack.device.drops.count(PodDrop::Dead);
             return;
         }
         self.now = now;
         self.stack.receive_frame(frame, now, out);
-        self.run(out);
     }
 
     /// Handles the timers that are due and the work that waits.
@@ -182,7 +188,11 @@ impl Pod {
         let container = Container { config, ports, app, state: ContainerState::Running, mounts };
         match self.containers.get_mut(index) {
             Some(slot) => *slot = container,
-            None => self.containers.push(container),
+            None => {
+                // Most pods have one more than pause.
+                self.containers.reserve_exact(1);
+                self.containers.push(container);
+            }
         }
         self.stack.events.push_back((Owner::Container(index), Event::Start));
         Ok(())

@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 pub struct ProgramId(pub(super) u64);
 
 /// A TCP connection of a pod.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct TcpId(pub(super) u64);
 
 /// Who holds a socket.

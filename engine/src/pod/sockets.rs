@@ -58,9 +58,10 @@ impl Sockets<'_, '_> {
         self.stack.tcp.connect(&self.stack.device, remote, self.owner, traced, self.now)
     }
 
-    /// Reads what a connection received.
-    pub(super) fn tcp_read(&mut self, id: TcpId, buffer: &mut [u8]) -> Received {
-        self.stack.tcp.get_mut(id).map_or(Received::End, |connection| connection.read(buffer))
+    /// Hands what a connection received to `take`, which returns how much of it is done with: not all there is where the
+    /// buffer begins again, so that one calls until nothing is left.
+    pub(super) fn tcp_read(&mut self, id: TcpId, take: impl FnOnce(&[u8]) -> usize) -> Received {
+        self.stack.tcp.get_mut(id).map_or(Received::End, |connection| connection.read(take))
     }
 
     /// Queues data for a connection; returns how much found room.

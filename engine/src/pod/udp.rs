@@ -65,7 +65,8 @@ struct Socket {
 /// The table.
 #[derive(Debug)]
 pub(super) struct UdpTable {
-    sockets: BTreeMap<u16, Socket>,
+    /// Boxed, because a tree has room for eleven where most pods have one or none.
+    sockets: BTreeMap<u16, Box<Socket>>,
     next_port: u16,
 }
 
@@ -83,7 +84,8 @@ impl UdpTable {
         if let Some(socket) = self.sockets.get(&port) {
             return Err(PortTaken { holder: socket.owner });
         }
-        self.sockets.insert(port, Socket { owner, queue: VecDeque::new(), errors: VecDeque::new() });
+        let socket = Socket { owner, queue: VecDeque::new(), errors: VecDeque::new() };
+        self.sockets.insert(port, Box::new(socket));
         Ok(())
     }
 

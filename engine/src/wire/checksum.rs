@@ -21,19 +21,21 @@ pub fn is_header_right(header: &[u8; 20]) -> bool {
 
 /// Adds the 16-bit words of `bytes` in ones' complement; an odd last byte counts as the high half of a word.
 ///
-/// Eight bytes are added at a time into a wide accumulator, which RFC 1071 section 2(C) allows.
+/// Words of four bytes are added into eight wide accumulators side by side, which RFC 1071 section 2 (A and C) allows: no
+/// carry is lost, and no addition waits for the one before.
 pub fn ones_complement_sum(bytes: &[u8]) -> u16 {
-    let mut wide: u64 = 0;
-    let (chunks, rest) = bytes.as_chunks::<8>();
+    let mut lanes = [0; 8];
+    let (chunks, rest) = bytes.as_chunks::<32>();
     for chunk in chunks {
-        let word = u64::from_ne_bytes(*chunk);
-        let (sum, carry) = wide.overflowing_add(word);
-        wide = sum + u64::from(carry);
+        for (lane, word) in lanes.iter_mut().zip(chunk.as_chunks::<4>().0) {
+            *lane += u64::from(u32::from_ne_bytes(*word));
+        }
     }
-    let mut last = [0; 8];
+    let (words, rest) = rest.as_chunks::<4>();
+    let mut last = [0; 4];
     last[..rest.len()].copy_from_slice(rest);
-    let (sum, carry) = wide.overflowing_add(u64::from_ne_bytes(last));
-    u16::from_be(fold(sum + u64::from(carry)))
+    let words = words.iter().chain([&last]).map(|word| u64::from(u32::from_ne_bytes(*word)));
+    u16::from_be(fold(lanes.into_iter().chain(words).sum()))
 }
 
 /// Adds two sums in ones' complement.

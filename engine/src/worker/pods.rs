@@ -1,10 +1,10 @@
 //! The pods a worker polls: frames in, frames out, timers, visits.
 //!
 //! Called when a frame reaches a pod's port, when its timer is due, and by visits. Invariants: a pod runs only
-//! here; after it has run its next timer is set; what passes its `lo` is told to whoever watches. Read first:
+//! here; many frames wake it once; after it has run its next timer is set; what passes its `lo` is told to whoever watches. Read first:
 //! `pod/mod.rs`.
 
-use super::{Attached, DropReason, Frame, Instant, Link, NodeId, PortId, Term, Worker};
+use super::{Attached, BATCH_LIMIT, DropReason, Frame, Instant, Link, NodeId, PortId, Term, Worker};
 use crate::link::pod_ring::{Outbox, take_mark};
 use crate::pod::{ContainerState, Pod, PodState};
 use crate::trace::{Action, Event, Point, Taken};
@@ -92,12 +92,49 @@ impl Worker {
 
     pub(super) fn deliver(&mut self, mut frame: Frame, port: PortId, now: Instant) {
         self.watch(&mut frame, Point::Port(port), Action::Deliver, now);
-        let marked = self.arena.record(&frame).mark != 0;
-        self.run_pod(port, now, |pod, arena, out| {
-            out.answers_traced = marked && out.tracing;
-            pod.receive(arena.bytes(&frame), now, out)
-        });
+        let Some(Attached { link: Link::Pod(link), waiting, .. }) =
+            self.links.get_mut(port.0 as usize).and_then(Option::as_mut)
+        else {
+            return self.pool.free(frame);
+        };
+        if self.arena.record(&frame).mark != 0 {
+            // Nothing but its answers may be sent while it is handled.
+            if link.taken > 0 {
+                self.run_pod(port, now, |pod, _, out| pod.poll(now, out));
+            }
+            self.run_pod(port, now, |pod, arena, out| {
+                out.answers_traced = out.tracing;
+                pod.receive(arena.bytes(&frame), now, out)
+            });
+            return self.pool.free(frame);
+        }
+        let queue = link.uplink.as_mut().map_or(waiting, |uplink| &mut uplink.outbox);
+        let next_mark = &mut self.next_mark;
+        let tracing = self.observer.is_tracing();
+        let mut out = Outbox { pool: &mut self.pool, queue, next_mark, tracing, answers_traced: false };
+        link.pod.take(self.arena.bytes(&frame), now, &mut out);
         self.pool.free(frame);
+        link.taken += 1;
+        match link.taken {
+            1 => self.woken.push(port),
+            // What is heard is answered before more comes than any queue of the pod holds.
+            BATCH_LIMIT => {
+                self.run_pod(port, now, |pod, _, out| pod.poll(now, out));
+            }
+            _ => {}
+        }
+    }
+
+    /// Runs the pods that have taken frames and have not run since.
+    pub(super) fn run_woken(&mut self, now: Instant) {
+        let mut woken = std::mem::take(&mut self.woken);
+        for port in woken.drain(..) {
+            let attached = self.links.get(port.0 as usize).and_then(Option::as_ref);
+            if matches!(attached, Some(Attached { link: Link::Pod(link), .. }) if link.taken > 0) {
+                self.run_pod(port, now, |pod, _, out| pod.poll(now, out));
+            }
+        }
+        self.woken = woken;
     }
 
     pub(super) fn poll_pod(&mut self, port: PortId, now: Instant) {
@@ -128,6 +165,7 @@ impl Worker {
         let next_mark = &mut self.next_mark;
         let tracing = self.observer.is_tracing();
         let mut out = Outbox { pool: &mut self.pool, queue, next_mark, tracing, answers_traced: false };
+        link.taken = 0;
         let result = run(&mut link.pod, &self.arena, &mut out);
         if link.pod.take_news() {
             self.ended.insert(port);

@@ -26,15 +26,20 @@ impl Echo {
 }
 
 fn echo_stream(id: TcpId, sockets: &mut Sockets<'_, '_>) {
-    let mut chunk = [0; CHUNK];
+    let mut chunk = Vec::new();
     loop {
         let room = sockets.tcp_room(id).min(CHUNK);
         if room == 0 && sockets.tcp_is_open(id) {
             return;
         }
-        match sockets.tcp_read(id, &mut chunk[..room.max(1)]) {
-            Received::Data(count) => {
-                sockets.tcp_write(id, &chunk[..count]);
+        chunk.clear();
+        let received = sockets.tcp_read(id, |bytes| {
+            chunk.extend_from_slice(&bytes[..bytes.len().min(room.max(1))]);
+            chunk.len()
+        });
+        match received {
+            Received::Data(_) => {
+                sockets.tcp_write(id, &chunk);
             }
             Received::Pending => return,
             Received::End | Received::Failed(_) => {

@@ -8,7 +8,6 @@ use super::super::sockets::Sockets;
 
 /// Octets of input that wait for an application.
 pub(super) const INPUT_LIMIT: usize = 256 * 1024;
-const CHUNK: usize = 16 * 1024;
 
 /// What waits in a connection.
 #[derive(Debug, Default)]
@@ -28,10 +27,15 @@ pub(super) struct Session {
 impl Session {
     /// Reads what there is.
     pub(super) fn fill(&mut self, id: TcpId, sockets: &mut Sockets<'_, '_>) {
-        let mut chunk = [0; CHUNK];
         while self.input.len() < INPUT_LIMIT {
-            match sockets.tcp_read(id, &mut chunk) {
-                Received::Data(count) => self.input.extend_from_slice(&chunk[..count]),
+            let input = &mut self.input;
+            let received = sockets.tcp_read(id, |bytes| {
+                let bytes = &bytes[..bytes.len().min(INPUT_LIMIT - input.len())];
+                input.extend_from_slice(bytes);
+                bytes.len()
+            });
+            match received {
+                Received::Data(_) => {}
                 Received::Pending => return,
                 Received::End => {
                     self.ended = true;

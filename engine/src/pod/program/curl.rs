@@ -166,10 +166,14 @@ impl Curl {
     }
 
     fn receive(&mut self, id: TcpId, console: &mut Console, sockets: &mut Sockets<'_, '_>) {
-        let mut chunk = [0; 16 * 1024];
         loop {
-            match sockets.tcp_read(id, &mut chunk) {
-                Received::Data(count) => self.response.push(&chunk[..count], self.head_only),
+            let (response, head_only) = (&mut self.response, self.head_only);
+            let received = sockets.tcp_read(id, |bytes| {
+                response.push(bytes, head_only);
+                bytes.len()
+            });
+            match received {
+                Received::Data(_) => {}
                 Received::Pending => return,
                 Received::End => {
                     self.response.end();

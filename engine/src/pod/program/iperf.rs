@@ -18,6 +18,8 @@ use std::time::Duration;
 const PORT: u16 = 5001;
 /// Octets of one write.
 const CHUNK: usize = 32 * 1024;
+/// What is written.
+static PAYLOAD: [u8; CHUNK] = [0x55; CHUNK];
 /// Datagrams sent in one turn.
 const DATAGRAMS_AT_ONCE: usize = 64;
 /// The highest rate that can be asked for, bits a second.
@@ -163,9 +165,7 @@ fn send(
     ended: &mut bool,
     sockets: &mut Sockets<'_, '_>,
 ) -> bool {
-    let chunk = [0x55; CHUNK];
-    let mut sink = [0; CHUNK];
-    while let Received::Data(_) = sockets.tcp_read(id, &mut sink) {}
+    while let Received::Data(_) = sockets.tcp_read(id, <[u8]>::len) {}
     if !sockets.tcp_is_open(id) {
         return *ended;
     }
@@ -186,7 +186,7 @@ fn send(
             Limit::Time(_) => CHUNK,
             Limit::Octets(octets) => usize::try_from(octets - *sent).unwrap_or(CHUNK).min(CHUNK),
         };
-        let count = sockets.tcp_write(id, &chunk[..left]);
+        let count = sockets.tcp_write(id, &PAYLOAD[..left]);
         *sent += count as u64;
         *ended = matches!(limit, Limit::Octets(octets) if *sent >= octets);
         if count == 0 {
@@ -237,9 +237,8 @@ fn serve(
     sockets: &mut Sockets<'_, '_>,
 ) {
     let count = streams.entry(id).or_insert(Count { since: sockets.now, octets: 0 });
-    let mut sink = [0; CHUNK];
     loop {
-        match sockets.tcp_read(id, &mut sink) {
+        match sockets.tcp_read(id, <[u8]>::len) {
             Received::Data(octets) => count.octets += octets as u64,
             Received::Pending => return,
             Received::End | Received::Failed(_) => break,

@@ -143,10 +143,13 @@ impl Nc {
                 sockets.tcp_shutdown(id);
             }
         }
-        let mut chunk = [0; 16 * 1024];
         loop {
-            match sockets.tcp_read(id, &mut chunk) {
-                Received::Data(count) => console.write(&chunk[..count]),
+            let received = sockets.tcp_read(id, |bytes| {
+                console.write(bytes);
+                bytes.len()
+            });
+            match received {
+                Received::Data(_) => {}
                 Received::Pending => return,
                 // The peer says no more, and may still listen: who connected sends what is left of its input.
                 Received::End if self.listen.is_none() && !self.input_done => return,

@@ -173,13 +173,17 @@ impl Run {
             return None;
         }
         self.sent += sockets.tcp_write(id, &self.probe.payload[self.sent..]);
-        let mut chunk = [0; 4096];
         loop {
             if self.received.len() >= self.probe.payload.len() {
                 return Some(self.compare());
             }
-            match sockets.tcp_read(id, &mut chunk) {
-                Received::Data(count) => self.received.extend_from_slice(&chunk[..count]),
+            let payload = &mut self.received;
+            let received = sockets.tcp_read(id, |bytes| {
+                payload.extend_from_slice(bytes);
+                bytes.len()
+            });
+            match received {
+                Received::Data(_) => {}
                 Received::Pending => return None,
                 Received::End => return Some(Err(ProbeError::ClosedEarly)),
                 Received::Failed(error) => return Some(Err(error.into())),

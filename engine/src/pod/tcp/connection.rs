@@ -240,9 +240,13 @@ impl Connection {
         }
     }
 
-    /// Reads received data.
-    pub(in super::super) fn read(&mut self, buffer: &mut [u8]) -> Received {
-        match self.socket_mut().recv_slice(buffer) {
+    /// Hands received data to `take` as it lies in the buffer, up to its end or to where the buffer begins again; `take` returns
+    /// how much of it is done with.
+    pub(in super::super) fn read(&mut self, take: impl FnOnce(&[u8]) -> usize) -> Received {
+        match self.socket_mut().recv(|bytes| {
+            let count = take(bytes);
+            (count, count)
+        }) {
             Ok(0) => Received::Pending,
             Ok(count) => Received::Data(count),
             Err(RecvError::Finished) => Received::End,

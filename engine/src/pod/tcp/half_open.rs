@@ -90,6 +90,10 @@ impl HalfOpenTable {
         if let Some(count) = self.per_listener.get_mut(&tuple.local.port()) {
             *count = count.saturating_sub(1);
         }
+        if self.slots.is_empty() {
+            // An empty tree keeps its last node: what an idle pod would hold for ever.
+            *self = Self::default();
+        }
         Some(slot.entry)
     }
 

@@ -18,6 +18,7 @@ use super::device::Device;
 use super::drops::PodDrop;
 use super::socket::{Event, Failure, Owner, PortTaken, SocketError, TcpId};
 use crate::clock::Instant;
+use crate::hash::KeyedState;
 use crate::link::pod_ring::Outbox;
 use crate::random::Random;
 use crate::wire::{Ipv4Packet, TcpSegment};
@@ -26,7 +27,7 @@ pub(super) use connection::Connection;
 use connection::Setup;
 use half_open::{Expiry, HalfOpenTable};
 use smoltcp::socket::tcp::State;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use time_wait::TimeWait;
 
@@ -54,8 +55,8 @@ pub(super) struct Io<'a, 'o> {
 /// The table.
 #[derive(Debug)]
 pub(super) struct TcpTable {
-    connections: BTreeMap<TcpId, Box<Connection>>,
-    by_tuple: BTreeMap<Tuple, TcpId>,
+    connections: HashMap<TcpId, Box<Connection>, KeyedState>,
+    by_tuple: HashMap<Tuple, TcpId, KeyedState>,
     by_owner: BTreeSet<(Owner, TcpId)>,
     listeners: BTreeMap<u16, Owner>,
     half_open: HalfOpenTable,
@@ -74,9 +75,11 @@ impl TcpTable {
     /// Makes an empty table for connections with buffers of this size.
     pub(super) fn new(seed: u64, buffer: usize) -> Self {
         let mut random = Random::new(seed);
+        let mut secret = Random::new(!seed);
+        let keyed = KeyedState([secret.next_u64(), secret.next_u64()]);
         TcpTable {
-            connections: BTreeMap::new(),
-            by_tuple: BTreeMap::new(),
+            connections: HashMap::with_hasher(keyed),
+            by_tuple: HashMap::with_hasher(keyed),
             by_owner: BTreeSet::new(),
             listeners: BTreeMap::new(),
             half_open: HalfOpenTable::default(),
@@ -155,7 +158,7 @@ impl TcpTable {
         self.polls += 1;
         connection.receive(packet, io.device, io.out, io.now);
         notify(connection, id, io.events);
-        self.mark_dirty(id);
+        mark(connection, id, &mut self.dirty);
     }
 
     /// Says whether a segment with these ends can have come from here.
@@ -254,8 +257,9 @@ impl TcpTable {
 
     /// Returns a connection to work with; it is flushed before the pod comes to rest.
     pub(super) fn get_mut(&mut self, id: TcpId) -> Option<&mut Connection> {
-        self.mark_dirty(id);
-        self.connections.get_mut(&id).map(Box::as_mut)
+        let connection = self.connections.get_mut(&id)?;
+        mark(connection, id, &mut self.dirty);
+        Some(connection)
     }
 
     /// Takes a connection's event; says whether its owner still wants it, who may have left while it waited.
@@ -318,11 +322,8 @@ impl TcpTable {
     }
 
     fn mark_dirty(&mut self, id: TcpId) {
-        if let Some(connection) = self.connections.get_mut(&id)
-            && !connection.dirty
-        {
-            connection.dirty = true;
-            self.dirty.push_back(id);
+        if let Some(connection) = self.connections.get_mut(&id) {
+            mark(connection, id, &mut self.dirty);
         }
     }
 
@@ -339,6 +340,14 @@ impl TcpTable {
             }
         }
         None
+    }
+}
+
+/// Puts a connection once into the list of those to flush.
+fn mark(connection: &mut Connection, id: TcpId, dirty: &mut VecDeque<TcpId>) {
+    if !connection.dirty {
+        connection.dirty = true;
+        dirty.push_back(id);
     }
 }
 
