@@ -79,8 +79,11 @@ impl Worker {
             }
             Ok(Verdict::AskForPort(pool)) => self.ask_for_port(frame, pool, now),
             Ok(Verdict::LowerPathMtu(peer, mtu)) => {
-                self.lower_path_mtu(node_id, peer, mtu, now);
-                self.tell(Notice::PathMtu(node_id, peer, mtu));
+                self.learn_path_mtu(node_id, peer, mtu, now);
+                self.take_in(frame, node_id, self.ingress_point(port_id), now);
+            }
+            Ok(Verdict::Relay(relayed)) => {
+                self.relay(&frame, &relayed, now);
                 self.take_in(frame, node_id, self.ingress_point(port_id), now);
             }
             Ok(Verdict::Reflect(out)) => self.reflect(frame, parsed, out, now),
@@ -184,6 +187,12 @@ impl Worker {
     pub(super) fn hand_over(&mut self, mut frame: Frame, worker: u8, now: Instant) {
         self.arena.open(&mut frame).record.course = Course::Steered;
         self.send_parcel(worker, Parcel::Ingress(frame), now);
+    }
+
+    /// Believes what a router said about the path to a peer of a tunnel, and tells the other workers.
+    pub(super) fn learn_path_mtu(&mut self, node: NodeId, peer: Ipv4Addr, mtu: u16, now: Instant) {
+        self.lower_path_mtu(node, peer, mtu, now);
+        self.tell(Notice::PathMtu(node, peer, mtu));
     }
 
     /// Believes what a router said about the path to a peer of the tunnel; cached flows know of the old one.
