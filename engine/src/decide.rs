@@ -139,8 +139,8 @@ pub enum Verdict {
     LowerPathMtu(Ipv4Addr, u16),
     /// Somebody says something of a packet that this node put into one to a backend; its client is to hear it.
     Relay(Relayed),
-    /// It leaves the pod network and comes back, with this tuple: a hairpin (RFC 4787, 6).
-    Reflect(Tuple),
+    /// It leaves the pod network and comes back, translated like this: a hairpin (RFC 4787, 6).
+    Reflect(Step),
 }
 
 /// What a transform depends on.
@@ -270,13 +270,17 @@ fn tunnel_peer(world: &World<'_>, arrival: &Arrival<'_>) -> Result<(), DropReaso
 }
 
 /// 2. Whoever holds the binding decides: the worker that said so, or that of the destination's endpoint or port.
-fn home(world: &World<'_>, arrival: &Arrival<'_>) -> Option<(u8, Option<BindingRef>)> {
+fn home(world: &mut World<'_>, arrival: &Arrival<'_>) -> Option<(u8, Option<BindingRef>)> {
     if world.workers == 1 || translate::may_hairpin(arrival) {
         return None;
     }
     let tuple = if arrival.parsed.icmp_error {
         // An error goes to who holds the binding of what it quotes: as an answer to that packet would.
-        parse::quoted_tuple(icmp::quote(arrival.packet())?)?.0.reversed()
+        let tuple = parse::quoted_tuple(icmp::quote(arrival.packet())?)?.0.reversed();
+        if world.bindings.find(&HalfKey { node: arrival.ingress.node, tuple }, world.now).is_some() {
+            return None;
+        }
+        tuple
     } else {
         arrival.parsed.tuple()
     };
@@ -390,7 +394,7 @@ fn forward(
     if matches!(hop, Hop::Local) {
         let is_hairpin =
             plan.binding.is_some() && is_local(arrival.node, Ipv4Addr::from_bits(plan.out.source));
-        return Ok(if is_hairpin { Verdict::Reflect(plan.out) } else { Verdict::Consume });
+        return Ok(if is_hairpin { Verdict::Reflect(Step::Translate(plan.out)) } else { Verdict::Consume });
     }
     leave(world, arrival, hop, transform, Leaving { plan, destination })
 }

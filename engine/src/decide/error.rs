@@ -8,8 +8,8 @@
 use flatnet_proxy::{Forwarding, Protocol};
 
 use super::{
-    Arrival, DropReason, HalfKey, Hop, IpProtocol, Ipv4Addr, Leaving, Plan, Refusal, Step, Transform, Tuple,
-    Verdict, World, enter, entry, icmp, is_local, leave, parse, route,
+    Arrival, Course, DropReason, HalfKey, Hop, IpProtocol, Ipv4Addr, Leaving, Plan, Refusal, Step, Transform,
+    Tuple, Verdict, World, enter, entry, icmp, is_local, leave, parse, route,
 };
 use crate::icmp::ErrorTranslation;
 use crate::trace::Action;
@@ -122,13 +122,19 @@ pub(super) fn forward(
         source: if tuple.source == quoted.destination { answer.source } else { tuple.source },
         destination: answer.destination,
     };
-    enter(arrival, transform);
-    transform.push(Step::TranslateError(translation));
-    transform.push(Step::Pass(entry(arrival), Action::TranslateDestination));
     let destination = Ipv4Addr::from_bits(translation.destination);
     let hop = route(world.tables, arrival.node, destination)?;
     if matches!(hop, Hop::Local) {
-        return Ok(Verdict::Consume);
+        // RFC 5508, REQ-7: what it is about went the hairpin way.
+        let is_hairpin = arrival.course != Course::Reflected;
+        return Ok(if is_hairpin {
+            Verdict::Reflect(Step::TranslateError(translation))
+        } else {
+            Verdict::Consume
+        });
     }
+    enter(arrival, transform);
+    transform.push(Step::TranslateError(translation));
+    transform.push(Step::Pass(entry(arrival), Action::TranslateDestination));
     leave(world, arrival, hop, transform, Leaving { plan: untranslated, destination })
 }

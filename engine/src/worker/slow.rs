@@ -86,7 +86,7 @@ impl Worker {
                 self.relay(&frame, &relayed, now);
                 self.take_in(frame, node_id, self.ingress_point(port_id), now);
             }
-            Ok(Verdict::Reflect(out)) => self.reflect(frame, parsed, out, now),
+            Ok(Verdict::Reflect(step)) => self.reflect(frame, parsed, &step, now),
             Err(refusal) => self.refuse(frame, parsed, refusal, now),
         }
     }
@@ -203,12 +203,12 @@ impl Worker {
     }
 
     /// Translates a packet on its way out to the node's own address, and takes it in again: it is for another pod.
-    fn reflect(&mut self, mut frame: Frame, parsed: &Parsed, out: Tuple, now: Instant) {
+    fn reflect(&mut self, mut frame: Frame, parsed: &Parsed, step: &Step, now: Instant) {
         let mut tuple = parsed.tuple();
         self.identify(&mut frame, &[]);
         let mut open = self.arena.open(&mut frame);
         let (node, port) = (NodeId(open.record.node), PortId(open.record.ingress));
-        if !apply(&mut open, &Step::Translate(out), &mut tuple, 0) {
+        if !apply(&mut open, step, &mut tuple, 0) {
             return self.drop_frame(frame, DropReason::MtuExceeded, now);
         }
         self.watch(&mut frame, Point::Bridge, Action::TranslateSource, now);
