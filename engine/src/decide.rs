@@ -98,11 +98,11 @@ impl<'a> Arrival<'a> {
         &self.bytes[usize::from(self.parsed.network_offset)..]
     }
 
-    /// Returns what a binding's state depends on.
+    /// Returns what a binding's state depends on; a fragment has it when it is the first.
     fn segment(&self) -> Segment {
-        let is_tcp = self.parsed.tuple().protocol == u8::from(IpProtocol::Tcp) && !self.parsed.fragment;
-        let transport = self.bytes.get(usize::from(self.parsed.transport_offset)..).filter(|_| is_tcp);
-        let segment = transport.and_then(|bytes| TcpSegment::new_checked(bytes).ok());
+        let packet = Ipv4Packet::new_unchecked(self.packet());
+        let is_tcp = packet.protocol() == IpProtocol::Tcp && packet.fragment_offset() == 0;
+        let segment = is_tcp.then(|| TcpSegment::new_checked(packet.payload()).ok()).flatten();
         segment.map_or_else(Segment::default, |segment| Segment::of(&segment))
     }
 
