@@ -7,13 +7,16 @@ use std::path::Path;
 use common::Home;
 
 /// Each file of `tests/traces`, and the command whose output it is.
-const GOLDEN: [(&str, &str); 9] = [
+const GOLDEN: [(&str, &str); 12] = [
     ("pod-to-pod-on-another-node", "trace web-app-2 backend"),
     ("pod-to-service", "trace web-app-2 web tcp 80"),
     ("pod-to-internet", "trace web-app-2 internet udp 7"),
     ("pod-to-itself", "trace web-app-1 10.1.15.3 tcp 7"),
     ("inside-a-pod", "trace web-app-1 127.0.0.1"),
     ("slow-link", "trace near far udp 7 -f scripts/topologies/slow-link.yaml"),
+    ("tunnel-by-a-director", "trace user tun tcp 7 -f scripts/topologies/director.yaml"),
+    ("tunnel-through-flannel", "trace client tun tcp 7 -f scripts/topologies/director.yaml"),
+    ("direct-routing", "trace client dr udp 7 -f scripts/topologies/director.yaml"),
     ("lease-gone", "trace web-app-2 backend tcp 7 --fault lease:node-2"),
     ("link-broken", "trace web-app-2 backend --fault link:node-1:node-2"),
     ("no-route", "trace user web-app-3:9 tcp"),

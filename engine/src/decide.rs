@@ -441,7 +441,7 @@ fn leave(
     }
     if let Some(step) = wrap {
         transform.push(step);
-        transform.push(Step::Pass(hop.point(), Action::Encapsulate));
+        transform.push(Step::Pass(hop.point(), Action::Wrap));
     }
     exit(transform, &reach, mtu);
     let buckets = dependencies(world.tables, arrival, &reach, leaving.destination);

@@ -7,6 +7,7 @@ mod common;
 use common::*;
 use flatnet_engine::binding::TcpState;
 use flatnet_engine::ledger::DropReason;
+use flatnet_engine::trace::Point;
 use flatnet_engine::wire::{EthernetFrame, IcmpPacket, IcmpType, IpProtocol, Ipv4Packet, TcpFlags};
 use flatnet_proxy::Forwarding;
 use std::net::Ipv4Addr;
@@ -292,5 +293,25 @@ fn a_director_relays_errors_about_its_own_tunnel_only() {
             }
         }
         lab.check();
+    }
+}
+
+#[test]
+fn a_capture_shows_a_wrapped_frame_once_as_it_is_on_the_wire() {
+    for (server, point, length) in [(FAR, Point::Tunnel, 20 + 40), (NEAR, Point::Bridge, 14 + 20 + 40)] {
+        for mut lab in labs(Forwarding::Tunnel, server) {
+            let node = lab.node1;
+            lab.workers.iter_mut().for_each(|worker| worker.listen(1, node, point));
+            let question = tcp_packet(APP2, VIP, (1000, 80), TcpFlags::SYN);
+            lab.send(APP2, &ethernet(lab.machines[&APP2].gateway, mac(APP2), &question));
+            let taken = lab.workers.iter_mut().flat_map(|worker| worker.observer.take(1).frames);
+            let seen: Vec<_> = taken.map(|frame| frame.bytes).collect();
+            let wrapped: Vec<_> = seen.iter().filter(|bytes| bytes.len() == length).collect();
+            // docker0 sees the frame as it came, too.
+            assert_eq!((seen.len(), wrapped.len()), (if server == FAR { 1 } else { 2 }, 1));
+            let packet = &wrapped[0][length - 60..];
+            assert_eq!(Ipv4Packet::new_checked(packet).unwrap().payload(), one_hop_on(&question));
+            lab.check();
+        }
     }
 }
