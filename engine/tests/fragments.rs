@@ -255,6 +255,38 @@ fn the_path_mtu_of_a_peer_is_learned_and_told_inside() {
     }
 }
 
+/// Linux, `ip_dont_fragment`: where a router says less than is believed, the tunnel's datagrams may be cut on their way.
+#[test]
+fn on_a_path_below_the_smallest_mtu_the_tunnels_datagrams_may_be_cut() {
+    for workers in [1, 2] {
+        let mut lab = Lab::new(workers);
+        let node = lab.node1;
+        let hello = lab.udp(APP2, BACKEND, (5000, 7), b"hello");
+        lab.send(APP2, &hello);
+        lab.receive(BACKEND);
+        lab.workers.iter_mut().for_each(|worker| worker.listen(1, node, Point::Interface(0)));
+        let outer = udp_packet(NODE1, NODE2, (8285, 8285), &hello[14..], 64);
+        for (told, forbids) in [(0, true), (552, true), (551, false), (1400, false)] {
+            too_long(&mut lab, &outer, told);
+            lab.workers.iter_mut().for_each(|worker| drop(worker.observer.take(1)));
+            for _ in 0..2 {
+                lab.send(APP2, &hello);
+                assert_eq!(lab.receive(BACKEND).len(), 1);
+            }
+            let seen: Vec<_> =
+                lab.workers.iter_mut().flat_map(|worker| worker.observer.take(1).frames).collect();
+            assert_eq!(seen.len(), 2);
+            for frame in seen {
+                assert_eq!(Ipv4Packet::new_unchecked(&frame.bytes[14..]).dont_fragment(), forbids, "{told}");
+            }
+        }
+        let longest = lab.udp(APP2, BACKEND, (5000, 7), &data(552 - 28 - 28));
+        lab.send(APP2, &longest);
+        assert_eq!(lab.receive(BACKEND).len(), 1);
+        lab.check();
+    }
+}
+
 /// What a link takes is what its ends know: the sender is told, and the tunnel's room shrinks with its underlay.
 #[test]
 fn a_links_mtu_changes_while_packets_flow() {

@@ -154,7 +154,8 @@ pub fn reach(
         Hop::Bridge { route } => bridge(world, id, node, route, destination),
         Hop::Tunnel { lease, peer } => {
             let tunnel = node.tunnel.ok_or(DropReason::NoRoute)?;
-            let outer = Outer { source: tunnel.local, destination: peer, port: tunnel.port };
+            let dont_fragment = !world.path_mtu.is_locked((id, peer), world.now);
+            let outer = Outer { source: tunnel.local, destination: peer, port: tunnel.port, dont_fragment };
             match self::route(world.tables, node, peer)? {
                 Hop::Interface { index, next_hop, .. } => {
                     let reach = interface(world, id, node, (index, next_hop), lease)?;

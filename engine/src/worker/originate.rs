@@ -199,7 +199,8 @@ impl Worker {
     }
 
     /// What a node makes may be cut on its way: no other worker may give the same identification from the same address
-    /// (RFC 6864, 4.3). Outer headers forbid cutting; theirs may be any (4.1). Never 0.
+    /// (RFC 6864, 4.3). Outer headers forbid cutting; theirs may be any (4.1), and on a locked
+    /// path, which is slow, differ as long as a counter of 16 bits can. Never 0.
     pub(super) fn next_identification(&mut self) -> u16 {
         let next = self.originated_identification.checked_add(u16::from(self.workers));
         self.originated_identification = next.unwrap_or(u16::from(self.id) + u16::from(self.workers));

@@ -152,9 +152,10 @@ impl phy::TxToken for Transmit<'_, '_, '_> {
         match sink {
             Sink::Link { device, out, now } => {
                 let identification = device.random.next_u16();
+                let dont_fragment = !device.must_allow_cutting(*destination, *now);
                 device.transmit(*destination, length, *traced, *now, out, |bytes| {
                     let result = write(bytes);
-                    ip::finish_tcp(bytes, identification);
+                    ip::finish_tcp(bytes, identification, dont_fragment);
                     note(bytes, last, fin_end);
                     result
                 })
@@ -163,7 +164,7 @@ impl phy::TxToken for Transmit<'_, '_, '_> {
                 memory.clear();
                 memory.resize(length, 0);
                 let result = write(memory);
-                ip::finish_tcp(memory, 0);
+                ip::finish_tcp(memory, 0, true);
                 note(memory, last, fin_end);
                 result
             }
