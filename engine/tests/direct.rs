@@ -151,6 +151,27 @@ fn only_a_pod_that_has_the_vip_of_such_a_service_may_send_from_it() {
     }
 }
 
+/// A backend's answer from its VIP comes by the tunnel of a node, and from nobody else.
+#[test]
+fn an_answer_through_the_tunnel_comes_from_a_node() {
+    for mut lab in labs(Forwarding::Tunnel, FAR) {
+        let answer = udp_packet(VIP, APP2, (80, 1000), b"answer", 63);
+        let from_port = |port| udp_packet(VIP, APP2, (port, 1000), b"answer", 63);
+        for (outer, inner, passes) in [
+            (NODE2, answer.clone(), true),
+            (USER, answer.clone(), false),
+            (Ipv4Addr::new(192, 168, 66, 13), answer, false),
+            (NODE2, from_port(81), false),
+        ] {
+            let datagram = udp_packet(outer, NODE1, (8285, 8285), &inner, 64);
+            lab.send(USER, &ethernet(mac(NODE1), mac(USER), &datagram));
+            assert_eq!(lab.receive(APP2).len(), usize::from(passes), "from {outer}");
+        }
+        assert_eq!(lab.drops(DropReason::TunnelForeignSource), 3);
+        lab.check();
+    }
+}
+
 /// A NodePort is an address of the node, which no backend can have: it is translated whatever the Service says.
 #[test]
 fn node_ports_are_translated() {

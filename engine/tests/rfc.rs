@@ -187,6 +187,30 @@ fn a_simultaneous_open_passes_and_an_unsolicited_syn_gets_no_answer() {
     }
 }
 
+/// RFC 7857, 2.2; RFC 5961, 3: whom a pod asked may call it from another port, but a reset there is of no connection.
+#[test]
+fn a_reset_from_a_port_that_was_not_asked_is_filtered() {
+    for workers in [1, 2, 3] {
+        let mut lab = lab(workers);
+        let syn = lab.tcp(APP2, USER, (6000, 80), TcpFlags::SYN);
+        lab.send(APP2, &syn);
+        let port = ports(&packet(&arrived(&mut lab, USER)[0]).3).0;
+        for (flags, from, passes) in [
+            (TcpFlags::RST, 81, false),
+            (TcpFlags::RST.with(TcpFlags::ACK), 82, false),
+            (TcpFlags::SYN, 83, true),
+        ] {
+            let frame = ethernet(mac(NODE1), mac(USER), &tcp_packet(USER, NODE1, (from, port), flags));
+            lab.send(USER, &frame);
+            assert_eq!(arrived(&mut lab, APP2).len(), usize::from(passes), "{flags} from {from}");
+        }
+        assert_eq!(lab.drops(DropReason::NatFiltered), 2);
+        let held: usize = lab.workers.iter().map(|worker| worker.bindings().iter(lab.node1).count()).sum();
+        assert_eq!(held, 2, "the asked and the called");
+        lab.check();
+    }
+}
+
 /// RFC 4787, REQ-9; RFC 5382, REQ-8: source and destination are outside endpoints, whoever's workers they are.
 #[test]
 fn two_pods_behind_one_node_meet_by_their_outside_endpoints() {
