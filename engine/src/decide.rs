@@ -180,7 +180,7 @@ pub fn decide(
     if arrival.parsed.class == Class::LayerTwo {
         return bridge(world, arrival, transform, None);
     }
-    martian(arrival)?;
+    martian(world, arrival)?;
     if arrival.parsed.tunneled {
         tunnel_peer(world, arrival)?;
     }
@@ -230,15 +230,16 @@ fn is_direct(world: &World<'_>, arrival: &Arrival<'_>) -> bool {
     protocol.is_some_and(|it| world.tables.services.is_answered_directly(source, port, it))
 }
 
-/// RFC 1812, 5.3.7: addresses that are never on a wire, or are the node's own.
-fn martian(arrival: &Arrival<'_>) -> Result<(), DropReason> {
+/// RFC 1812, 5.3.7: addresses that are never on a wire as a packet's source or destination, or are the node's own.
+fn martian(world: &World<'_>, arrival: &Arrival<'_>) -> Result<(), DropReason> {
     let tuple = arrival.parsed.tuple();
     let (source, destination) = (Ipv4Addr::from_bits(tuple.source), Ipv4Addr::from_bits(tuple.destination));
     let reflected = arrival.course == Course::Reflected;
+    let lease = world.tables.leases.lookup(source).filter(|_| arrival.parsed.tunneled);
     let bad_source = source.is_loopback()
-        || source.is_multicast()
-        || source.is_broadcast()
         || source.is_unspecified()
+        || route::is_broadcast(arrival.node, source)
+        || lease.is_some_and(|(subnet, _)| route::is_broadcast_of(subnet, source))
         || (is_local(arrival.node, source) || source == destination) && !reflected;
     let bad_destination = destination.is_loopback() || destination.is_unspecified();
     // RFC 1812, 5.3.4: what the link layer broadcast is not forwarded to one host; every router would.
