@@ -12,6 +12,7 @@ use crate::decide::{Hop, Refusal, Relayed, inner_mtu, is_local, originate, reach
 use crate::icmp::{self, LINK_LENGTH, RESET_LENGTH};
 use crate::link::pod_ring::take_mark;
 use crate::neighbor::Neighbor;
+use crate::rewrite::Transform;
 use crate::trace::{Action, Point};
 use crate::wire::{IcmpPacket, IcmpType, IpProtocol, Ipv4Packet, TcpSegment, UdpDatagram};
 
@@ -218,21 +219,21 @@ impl Worker {
             if hop == Hop::Local {
                 return Err(DropReason::NoRoute);
             }
-            Ok((hop.mtu(&self.world(now), node, at), reach(&self.world(now), node, at, hop, to)?))
+            Ok((hop, hop.mtu(&self.world(now), node, at), reach(&self.world(now), node, at, hop, to)?))
         });
         match way {
-            Ok((mtu, Ok(reach))) => {
+            Ok((hop, mtu, Ok(reach))) => {
                 let packet = Ipv4Packet::new_unchecked(&self.arena.bytes(&frame)[network..]);
                 let transform = originate(&reach, mtu, packet.total_length() > mtu);
-                self.forward_originated(frame, &transform, now);
+                self.forward_originated(frame, hop.point(), &transform, now);
             }
-            Ok((_, Err(neighbor))) => self.wait(frame, neighbor, now),
+            Ok((.., Err(neighbor))) => self.wait(frame, neighbor, now),
             Err(reason) => self.drop_frame(frame, reason, now),
         }
     }
 
-    fn forward_originated(&mut self, mut frame: Frame, transform: &crate::rewrite::Transform, now: Instant) {
-        self.watch(&mut frame, Point::Bridge, Action::Originate, now);
+    fn forward_originated(&mut self, mut frame: Frame, point: Point, transform: &Transform, now: Instant) {
+        self.watch(&mut frame, point, Action::Originate, now);
         let tuple = crate::flow::Tuple::default();
         self.forward(frame, tuple, transform, now);
     }
