@@ -400,7 +400,7 @@ pub struct Trace {
     pub from: String,
     /// To a pod, host, node, Service or address, with or without :PORT
     pub to: String,
-    /// echo, tcp or udp; a Service's first port without it
+    /// echo, tcp or udp; without it what a Service's first port or the named port takes, else echo
     #[arg(value_enum, hide_possible_values = true)]
     pub protocol: Option<TraceProtocol>,
     /// The port, for tcp and udp

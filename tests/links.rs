@@ -127,6 +127,13 @@ fn an_mtu_changes_while_frames_pass() {
     home.text("link backend node-2 mtu=1000 --one-way");
     assert_eq!(home.run(ping).status.code(), Some(1), "the answer is too long");
     assert!(home.text("show drops node-2").contains("link-mtu"));
+    home.text("link backend node-2 mtu=none");
+    // Below 552 bytes nobody's word is believed: what is longer then may be cut, and is (Linux, `ip_dont_fragment`).
+    for mtu in [570, 300, 96] {
+        home.text(&format!("link node-1 node-2 mtu={mtu}"));
+        let echoed = home.with_input("exec web-app-2 -- nc -w 5 10.1.20.3 7", &input);
+        assert!(echoed.stdout == input.as_bytes(), "{mtu}: {} of {}", echoed.stdout.len(), input.len());
+    }
 }
 
 #[test]

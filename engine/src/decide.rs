@@ -20,7 +20,7 @@ use crate::bridge::Fdb;
 use crate::clock::Instant;
 use crate::flow::Tuple;
 use crate::frame::Course;
-use crate::icmp::{self, ErrorTranslation};
+use crate::icmp;
 use crate::ledger::DropReason;
 use crate::masquerade::{self, Masquerade};
 use crate::neighbor::{Attachment, Neighbor, Neighbors};
@@ -33,16 +33,16 @@ use crate::tables::{
 };
 use crate::trace::{Action, Point};
 use crate::tunnel::Outer;
-use crate::wire::icmpv4::code;
-use crate::wire::{
-    EthernetFrame, IcmpPacket, IcmpType, IpProtocol, Ipv4Packet, MacAddress, TcpSegment, ipv4,
-};
+use crate::wire::{EthernetFrame, IpProtocol, Ipv4Packet, MacAddress, TcpSegment, ipv4};
 
+mod error;
 mod route;
 mod service;
 mod translate;
 
+pub use error::Relayed;
 pub use route::{Hop, Reach, is_local, reach, route};
+pub use service::inner_mtu;
 pub use translate::likely_reply;
 
 /// What a decision reads and changes: the tables and the worker's own state.
@@ -98,11 +98,11 @@ impl<'a> Arrival<'a> {
         &self.bytes[usize::from(self.parsed.network_offset)..]
     }
 
-    /// Returns what a binding's state depends on.
+    /// Returns what a binding's state depends on; a fragment has it when it is the first.
     fn segment(&self) -> Segment {
-        let is_tcp = self.parsed.tuple().protocol == u8::from(IpProtocol::Tcp) && !self.parsed.fragment;
-        let transport = self.bytes.get(usize::from(self.parsed.transport_offset)..).filter(|_| is_tcp);
-        let segment = transport.and_then(|bytes| TcpSegment::new_checked(bytes).ok());
+        let packet = Ipv4Packet::new_unchecked(self.packet());
+        let is_tcp = packet.protocol() == IpProtocol::Tcp && packet.fragment_offset() == 0;
+        let segment = is_tcp.then(|| TcpSegment::new_checked(packet.payload()).ok()).flatten();
         segment.map_or_else(Segment::default, |segment| Segment::of(&segment))
     }
 
@@ -137,8 +137,10 @@ pub enum Verdict {
     AskForPort(masquerade::Pool),
     /// A router says that the path to a peer of the tunnel takes this much, bytes; that is for the node itself.
     LowerPathMtu(Ipv4Addr, u16),
-    /// It leaves the pod network and comes back, with this tuple: a hairpin (RFC 4787, 6).
-    Reflect(Tuple),
+    /// Somebody says something of a packet that this node put into one to a backend; its client is to hear it.
+    Relay(Relayed),
+    /// It leaves the pod network and comes back, translated like this: a hairpin (RFC 4787, 6).
+    Reflect(Step),
 }
 
 /// What a transform depends on.
@@ -178,7 +180,7 @@ pub fn decide(
     if arrival.parsed.class == Class::LayerTwo {
         return bridge(world, arrival, transform, None);
     }
-    martian(arrival)?;
+    martian(world, arrival)?;
     if arrival.parsed.tunneled {
         tunnel_peer(world, arrival)?;
     }
@@ -186,7 +188,7 @@ pub fn decide(
         return Ok(Verdict::HandOver(worker, redirect));
     }
     if arrival.parsed.icmp_error {
-        return forward_error(world, arrival, transform);
+        return error::forward(world, arrival, transform);
     }
     match translate::plan(world, arrival)? {
         Translation::Plan(plan) => forward(world, arrival, plan, transform),
@@ -228,15 +230,16 @@ fn is_direct(world: &World<'_>, arrival: &Arrival<'_>) -> bool {
     protocol.is_some_and(|it| world.tables.services.is_answered_directly(source, port, it))
 }
 
-/// RFC 1812, 5.3.7: addresses that are never on a wire, or are the node's own.
-fn martian(arrival: &Arrival<'_>) -> Result<(), DropReason> {
+/// RFC 1812, 5.3.7: addresses that are never on a wire as a packet's source or destination, or are the node's own.
+fn martian(world: &World<'_>, arrival: &Arrival<'_>) -> Result<(), DropReason> {
     let tuple = arrival.parsed.tuple();
     let (source, destination) = (Ipv4Addr::from_bits(tuple.source), Ipv4Addr::from_bits(tuple.destination));
     let reflected = arrival.course == Course::Reflected;
+    let lease = world.tables.leases.lookup(source).filter(|_| arrival.parsed.tunneled);
     let bad_source = source.is_loopback()
-        || source.is_multicast()
-        || source.is_broadcast()
         || source.is_unspecified()
+        || route::is_broadcast(arrival.node, source)
+        || lease.is_some_and(|(subnet, _)| route::is_broadcast_of(subnet, source))
         || (is_local(arrival.node, source) || source == destination) && !reflected;
     let bad_destination = destination.is_loopback() || destination.is_unspecified();
     // RFC 1812, 5.3.4: what the link layer broadcast is not forwarded to one host; every router would.
@@ -268,13 +271,17 @@ fn tunnel_peer(world: &World<'_>, arrival: &Arrival<'_>) -> Result<(), DropReaso
 }
 
 /// 2. Whoever holds the binding decides: the worker that said so, or that of the destination's endpoint or port.
-fn home(world: &World<'_>, arrival: &Arrival<'_>) -> Option<(u8, Option<BindingRef>)> {
+fn home(world: &mut World<'_>, arrival: &Arrival<'_>) -> Option<(u8, Option<BindingRef>)> {
     if world.workers == 1 || translate::may_hairpin(arrival) {
         return None;
     }
     let tuple = if arrival.parsed.icmp_error {
         // An error goes to who holds the binding of what it quotes: as an answer to that packet would.
-        parse::quoted_tuple(icmp::quote(arrival.packet())?)?.0.reversed()
+        let tuple = parse::quoted_tuple(icmp::quote(arrival.packet())?)?.0.reversed();
+        if world.bindings.find(&HalfKey { node: arrival.ingress.node, tuple }, world.now).is_some() {
+            return None;
+        }
+        tuple
     } else {
         arrival.parsed.tuple()
     };
@@ -388,7 +395,7 @@ fn forward(
     if matches!(hop, Hop::Local) {
         let is_hairpin =
             plan.binding.is_some() && is_local(arrival.node, Ipv4Addr::from_bits(plan.out.source));
-        return Ok(if is_hairpin { Verdict::Reflect(plan.out) } else { Verdict::Consume });
+        return Ok(if is_hairpin { Verdict::Reflect(Step::Translate(plan.out)) } else { Verdict::Consume });
     }
     leave(world, arrival, hop, transform, Leaving { plan, destination })
 }
@@ -412,8 +419,11 @@ fn leave(
         return Err(DropReason::TtlExpired.into());
     }
     let wrap = service::wrap(leaving.plan.direct, hop, arrival.node);
-    let room = if wrap.is_some() { ipv4::HEADER_LENGTH as u16 } else { 0 };
-    let mtu = hop.mtu(world, arrival.ingress.node, arrival.node).saturating_sub(room);
+    let link = hop.mtu(world, arrival.ingress.node, arrival.node);
+    let mtu = match wrap {
+        Some(_) => service::inner_mtu(world, arrival.ingress.node, leaving.destination, link),
+        None => link,
+    };
     let too_long = packet.total_length() > mtu;
     if too_long && packet.dont_fragment() {
         return Err(Refusal { reason: DropReason::FragmentationNeeded, mtu });
@@ -432,7 +442,7 @@ fn leave(
     }
     if let Some(step) = wrap {
         transform.push(step);
-        transform.push(Step::Pass(hop.point(), Action::Encapsulate));
+        transform.push(Step::Pass(hop.point(), Action::Wrap));
     }
     exit(transform, &reach, mtu);
     let buckets = dependencies(world.tables, arrival, &reach, leaving.destination);
@@ -498,65 +508,4 @@ fn exit(transform: &mut Transform, reach: &Reach, mtu: u16) {
         Attachment::Interface(index) => (Point::Interface(index), Action::Transmit),
     };
     transform.push(Step::Pass(point, action));
-}
-
-/// Tells whether a router says that a datagram of this node's tunnel was too long, and what fits. Nobody else is
-/// believed: the datagram it quotes must be ours, to a node that holds a lease.
-fn told_mtu(world: &World<'_>, arrival: &Arrival<'_>, quoted: &Tuple) -> Option<u16> {
-    let tunnel = arrival.node.tunnel?;
-    let packet = Ipv4Packet::new_unchecked(arrival.packet());
-    let error = IcmpPacket::new_checked(packet.payload()).ok()?;
-    let too_long = error.icmp_type() == IcmpType::DestinationUnreachable
-        && error.code() == code::FRAGMENTATION_NEEDED
-        && error.verify_checksum();
-    let ours = Tuple {
-        source: tunnel.local.to_bits(),
-        destination: quoted.destination,
-        source_port: tunnel.port,
-        destination_port: tunnel.port,
-        protocol: IpProtocol::Udp.into(),
-    };
-    let peer = Ipv4Addr::from_bits(quoted.destination);
-    let is_peer = || world.tables.leases.list().iter().any(|(_, lease)| lease.public_ip == peer);
-    (too_long && *quoted == ours && is_peer()).then(|| error.next_hop_mtu())
-}
-
-/// An ICMP error about a translated packet is translated like an answer to it; others are just routed.
-fn forward_error(
-    world: &mut World<'_>,
-    arrival: &Arrival<'_>,
-    transform: &mut Transform,
-) -> Result<Verdict, Refusal> {
-    let tuple = arrival.parsed.tuple();
-    let untranslated = Plan { through: tuple, out: tuple, binding: None, direct: None, hop: None };
-    let quoted = icmp::quote(arrival.packet()).and_then(parse::quoted_tuple);
-    let Some((quoted, _)) = quoted else { return forward(world, arrival, untranslated, transform) };
-    let key = HalfKey { node: arrival.ingress.node, tuple: quoted.reversed() };
-    let Some((_, half, binding)) = world.bindings.find(&key, world.now) else {
-        if let Some(mtu) = told_mtu(world, arrival, &quoted) {
-            return Ok(Verdict::LowerPathMtu(Ipv4Addr::from_bits(quoted.destination), mtu));
-        }
-        let masqueraded = is_local(arrival.node, Ipv4Addr::from_bits(tuple.destination));
-        return if masqueraded {
-            Err(DropReason::IcmpErrorUnmatched.into())
-        } else {
-            forward(world, arrival, untranslated, transform)
-        };
-    };
-    let answer = binding.translated(half);
-    let translation = ErrorTranslation {
-        quoted,
-        original: answer.reversed(),
-        source: if tuple.source == quoted.destination { answer.source } else { tuple.source },
-        destination: answer.destination,
-    };
-    enter(arrival, transform);
-    transform.push(Step::TranslateError(translation));
-    transform.push(Step::Pass(entry(arrival), Action::TranslateDestination));
-    let destination = Ipv4Addr::from_bits(translation.destination);
-    let hop = route(world.tables, arrival.node, destination)?;
-    if matches!(hop, Hop::Local) {
-        return Ok(Verdict::Consume);
-    }
-    leave(world, arrival, hop, transform, Leaving { plan: untranslated, destination })
 }

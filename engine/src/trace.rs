@@ -88,6 +88,8 @@ pub enum Action {
     Encapsulate,
     /// Was unwrapped.
     Decapsulate,
+    /// Was put into another packet, to a backend: IP in IP.
+    Wrap,
     /// Went out of an interface.
     Transmit,
     /// Was taken by the node itself.
@@ -115,6 +117,7 @@ impl Action {
             Self::TranslateSource => "translate-source",
             Self::Encapsulate => "encapsulate",
             Self::Decapsulate => "decapsulate",
+            Self::Wrap => "wrap",
             Self::Transmit => "transmit",
             Self::Consume => "consume",
             Self::Originate => "originate",
@@ -168,7 +171,7 @@ impl Event {
     #[must_use]
     pub const fn is_packet(&self) -> bool {
         match self.action {
-            Action::TranslateDestination | Action::TranslateSource | Action::Originate => true,
+            Action::TranslateDestination | Action::TranslateSource | Action::Wrap | Action::Originate => true,
             Action::Send
             | Action::Receive
             | Action::Bridge
@@ -332,6 +335,7 @@ impl Observer {
             | Action::Deliver => true,
             Action::TranslateDestination
             | Action::TranslateSource
+            | Action::Wrap
             | Action::Consume
             | Action::Originate
             | Action::Resolve

@@ -1,7 +1,7 @@
 //! flannel's UDP tunnel: a raw IPv4 packet as the payload of a datagram between nodes.
 //!
 //! `rewrite` calls it to put the outer headers in front of a packet. Invariants: outer headers are those an
-//! ordinary Linux UDP socket makes (TTL 64, DF, a checksum); the outer checksum follows from the inner one
+//! ordinary Linux UDP socket makes (TTL 64, DF unless the path is locked, a checksum); the outer checksum follows from the inner one
 //! when that is known to be right, so that no payload is read. Allowed dependencies: `wire`. Read first:
 //! RFC 768, RFC 6864 (an atomic datagram's identification means nothing), RFC 1071.
 
@@ -25,6 +25,8 @@ pub struct Outer {
     pub destination: Ipv4Addr,
     /// The UDP port of both ends.
     pub port: u16,
+    /// Whether routers must not cut it: as long as a path takes what Linux believes a path can be made to take.
+    pub dont_fragment: bool,
 }
 
 impl Outer {
@@ -35,7 +37,7 @@ impl Outer {
         let mut bytes = [0; OUTER_LENGTH];
         bytes[0] = 0x45;
         let mut packet = Ipv4Packet::new_unchecked(&mut bytes[..]);
-        packet.set_fragmentation(true, false, 0);
+        packet.set_fragmentation(self.dont_fragment, false, 0);
         packet.set_time_to_live(OUTER_TTL);
         packet.set_protocol(IpProtocol::Udp);
         packet.set_source(self.source);
@@ -161,6 +163,7 @@ mod tests {
                 source: Ipv4Addr::new(192, 168, 66, 11),
                 destination: Ipv4Addr::new(192, 168, 66, 12),
                 port: 8285,
+                dont_fragment: true,
             };
             let mut derived = outer.template().to_vec();
             derived.extend(inner(&payload, IpProtocol::Udp));

@@ -7,7 +7,8 @@ mod common;
 use common::*;
 use flatnet_engine::binding::TcpState;
 use flatnet_engine::ledger::DropReason;
-use flatnet_engine::wire::{EthernetFrame, IpProtocol, Ipv4Packet, TcpFlags};
+use flatnet_engine::trace::Point;
+use flatnet_engine::wire::{EthernetFrame, IcmpPacket, IcmpType, IpProtocol, Ipv4Packet, TcpFlags};
 use flatnet_proxy::Forwarding;
 use std::net::Ipv4Addr;
 
@@ -150,6 +151,27 @@ fn only_a_pod_that_has_the_vip_of_such_a_service_may_send_from_it() {
     }
 }
 
+/// A backend's answer from its VIP comes by the tunnel of a node, and from nobody else.
+#[test]
+fn an_answer_through_the_tunnel_comes_from_a_node() {
+    for mut lab in labs(Forwarding::Tunnel, FAR) {
+        let answer = udp_packet(VIP, APP2, (80, 1000), b"answer", 63);
+        let from_port = |port| udp_packet(VIP, APP2, (port, 1000), b"answer", 63);
+        for (outer, inner, passes) in [
+            (NODE2, answer.clone(), true),
+            (USER, answer.clone(), false),
+            (Ipv4Addr::new(192, 168, 66, 13), answer, false),
+            (NODE2, from_port(81), false),
+        ] {
+            let datagram = udp_packet(outer, NODE1, (8285, 8285), &inner, 64);
+            lab.send(USER, &ethernet(mac(NODE1), mac(USER), &datagram));
+            assert_eq!(lab.receive(APP2).len(), usize::from(passes), "from {outer}");
+        }
+        assert_eq!(lab.drops(DropReason::TunnelForeignSource), 3);
+        lab.check();
+    }
+}
+
 /// A NodePort is an address of the node, which no backend can have: it is translated whatever the Service says.
 #[test]
 fn node_ports_are_translated() {
@@ -198,5 +220,119 @@ fn a_director_outside_the_cluster_serves_by_all_three_ways() {
             }
         }
         lab.check();
+    }
+}
+
+/// LVS, `ip_vs_in_icmp`; RFC 2003, 4.1 and 5.1: what a router on the way says of the outer packet is told inside, less its
+/// header; the director remembers it, and cuts what may be cut.
+#[test]
+fn a_director_tells_its_client_what_a_router_said_of_the_wrapped_packet() {
+    let director = Ipv4Addr::new(192, 168, 66, 1);
+    for workers in [1, 2] {
+        let mut lab = Lab::new(workers);
+        let isp = lab.isp;
+        lab.control.serve_on(isp).unwrap();
+        lab.control.set_route(isp, prefix("10.1.20.0/24"), Some(NODE2)).unwrap();
+        lab.server(lab.node2, FAR, Ipv4Addr::new(10, 1, 20, 1), workers - 1);
+        lab.serve(|service| {
+            service.forwarding = Forwarding::Tunnel;
+            service.backends = [on("", FAR, 9)].into();
+        });
+        let ask = |length: usize, may_cut: bool| {
+            let mut packet = udp_packet(INTERNET, VIP, (1000, 80), &vec![7; length - 28], 64);
+            let mut header = Ipv4Packet::new_unchecked(&mut packet[..]);
+            header.set_fragmentation(!may_cut, false, 0);
+            header.fill_header_checksum();
+            ethernet(mac(Ipv4Addr::new(203, 0, 113, 1)), mac(INTERNET), &packet)
+        };
+        // node-2's docker0 takes 1,472 bytes, the director's own link 1,500. Twice: by the router's word, and by memory.
+        for _ in 0..2 {
+            let question = ask(1453, false);
+            lab.send(INTERNET, &question);
+            let frames = lab.settle(INTERNET);
+            assert_eq!(frames.len(), 1);
+            let (from, to, _, error) = packet(&frames[0]);
+            assert_eq!((from, to), (Ipv4Addr::new(203, 0, 113, 1), INTERNET));
+            let error = IcmpPacket::new_unchecked(&error[..]);
+            assert_eq!((error.icmp_type(), error.code()), (IcmpType::DestinationUnreachable, 4));
+            assert_eq!(error.next_hop_mtu(), 1452);
+            let quoted = Ipv4Packet::new_quoted(error.payload()).unwrap();
+            assert_eq!((quoted.source(), quoted.destination()), (INTERNET, VIP));
+            assert_eq!(&error.payload()[20..28], &question[34..42], "its ports, length and checksum");
+            assert!(lab.receive(FAR).is_empty());
+        }
+        lab.send(INTERNET, &ask(1452, false));
+        assert_eq!(receive_one(&mut lab, FAR).len(), 14 + 1472);
+        lab.send(INTERNET, &ask(1453, true));
+        let pieces = lab.receive(FAR);
+        assert_eq!(pieces.len(), 2, "cut inside");
+        for piece in pieces {
+            let outer = Ipv4Packet::new_checked(&piece[14..]).unwrap();
+            assert_eq!((outer.source(), outer.destination(), outer.is_fragment()), (director, FAR, false));
+            assert!(Ipv4Packet::new_checked(outer.payload()).unwrap().is_fragment());
+        }
+        lab.check();
+    }
+}
+
+/// LVS, `ip_vs_in_icmp`: other errors about the outer packet are told inside as they are, and only those about a packet that
+/// this node did wrap for a backend.
+#[test]
+fn a_director_relays_errors_about_its_own_tunnel_only() {
+    let director = Ipv4Addr::new(192, 168, 66, 1);
+    for workers in [1, 2] {
+        let mut lab = Lab::new(workers);
+        let isp = lab.isp;
+        lab.control.serve_on(isp).unwrap();
+        lab.serve(|service| {
+            service.forwarding = Forwarding::Tunnel;
+            service.backends = [on("", USER, 9)].into();
+        });
+        let other = Ipv4Addr::new(192, 168, 66, 51);
+        let inner = |port| udp_packet(INTERNET, VIP, (1000, port), b"ask", 63);
+        for (outer, port, damaged, is_told) in [
+            ((director, USER), 80, false, true),
+            ((director, USER), 80, true, false),
+            ((director, USER), 81, false, false),
+            ((director, other), 80, false, false),
+            ((other, USER), 80, false, false),
+        ] {
+            let wrapped = ipv4_packet(outer.0, outer.1, IpProtocol::Unknown(4), 64, &inner(port));
+            let mut error = vec![3, 3, 0, 0, 0, 0, 0, 0];
+            error.extend(&wrapped);
+            let mut icmp = IcmpPacket::new_unchecked(&mut error[..]);
+            icmp.fill_checksum();
+            icmp.set_checksum(icmp.checksum() ^ u16::from(damaged));
+            let error = ipv4_packet(USER, director, IpProtocol::Icmp, 64, &error);
+            lab.send(USER, &ethernet(mac(director), mac(USER), &error));
+            let told = lab.settle(INTERNET);
+            assert_eq!(told.len(), usize::from(is_told), "{outer:?} {port} {damaged}");
+            for frame in told {
+                let (_, to, _, error) = packet(&frame);
+                assert_eq!((to, &error[..2]), (INTERNET, &[3, 3][..]));
+                assert_eq!(error[8..], inner(80));
+            }
+        }
+        lab.check();
+    }
+}
+
+#[test]
+fn a_capture_shows_a_wrapped_frame_once_as_it_is_on_the_wire() {
+    for (server, point, length) in [(FAR, Point::Tunnel, 20 + 40), (NEAR, Point::Bridge, 14 + 20 + 40)] {
+        for mut lab in labs(Forwarding::Tunnel, server) {
+            let node = lab.node1;
+            lab.workers.iter_mut().for_each(|worker| worker.listen(1, node, point));
+            let question = tcp_packet(APP2, VIP, (1000, 80), TcpFlags::SYN);
+            lab.send(APP2, &ethernet(lab.machines[&APP2].gateway, mac(APP2), &question));
+            let taken = lab.workers.iter_mut().flat_map(|worker| worker.observer.take(1).frames);
+            let seen: Vec<_> = taken.map(|frame| frame.bytes).collect();
+            let wrapped: Vec<_> = seen.iter().filter(|bytes| bytes.len() == length).collect();
+            // docker0 sees the frame as it came, too.
+            assert_eq!((seen.len(), wrapped.len()), (if server == FAR { 1 } else { 2 }, 1));
+            let packet = &wrapped[0][length - 60..];
+            assert_eq!(Ipv4Packet::new_checked(packet).unwrap().payload(), one_hop_on(&question));
+            lab.check();
+        }
     }
 }

@@ -5,8 +5,9 @@
 mod common;
 
 use common::*;
+use flatnet_engine::control::InterfaceSpec;
 use flatnet_engine::ledger::DropReason;
-use flatnet_engine::wire::{ArpOperation, IpProtocol, MacAddress};
+use flatnet_engine::wire::{ArpOperation, IcmpType, IpProtocol, MacAddress};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -97,6 +98,59 @@ fn what_is_never_on_a_wire_is_a_martian() {
     }
     assert_eq!([APP1, APP2].map(|at| lab.take(at)), [Vec::<Vec<u8>>::new(), vec![]]);
     lab.check();
+}
+
+/// RFC 1122, 3.2.1.3; RFC 1812, 4.2.2.11 and 5.3.7: no host has the broadcast address of a network. Which those are, a node
+/// knows of its own networks and of the leases.
+#[test]
+fn a_networks_broadcast_address_sends_nothing() {
+    for workers in [1, 2] {
+        let mut lab = Lab::new(workers);
+        for (number, source) in
+            [[192, 168, 66, 255], [10, 1, 15, 255], [10, 1, 20, 255]].into_iter().enumerate()
+        {
+            let packet = udp_packet(source.into(), APP2, (1, 2), b"from all", 64);
+            if source[2] == 20 {
+                let datagram = udp_packet(NODE2, NODE1, (8285, 8285), &packet, 64);
+                lab.send(USER, &ethernet(mac(NODE1), mac(USER), &datagram));
+            } else {
+                lab.send(USER, &ethernet(mac(NODE1), mac(USER), &packet));
+            }
+            assert_eq!(lab.drops(DropReason::Martian), number as u64 + 1, "{source:?}");
+        }
+        assert_eq!(lab.receive(APP2), Vec::<Vec<u8>>::new());
+        lab.check();
+    }
+}
+
+/// RFC 3021, 2.1: a network of two has no broadcast address, nor has one of one.
+#[test]
+fn the_last_of_two_is_a_host() {
+    let mut lab = Lab::new(1);
+    let far = Ipv4Addr::new(10, 9, 0, 1);
+    let spec = |address, network: &str| InterfaceSpec { address, network: prefix(network), mtu: 1500 };
+    let router = lab
+        .control
+        .add_router(
+            "two",
+            &[
+                spec(Ipv4Addr::new(192, 168, 66, 77), "192.168.66.0/24"),
+                spec(Ipv4Addr::new(10, 9, 0, 0), "10.9.0.0/31"),
+            ],
+        )
+        .unwrap();
+    let other = lab.control.add_router("other", &[spec(far, "10.9.0.0/31")]).unwrap();
+    lab.control.set_route(other, prefix("192.168.66.0/24"), Some(Ipv4Addr::new(10, 9, 0, 0))).unwrap();
+    let link = lab.control.add_switch("10.9.0.0/31").unwrap();
+    for (node, interface, switch) in [(router, 0, lab.switch), (router, 1, link), (other, 0, link)] {
+        lab.control.connect(node, interface, switch, 0).unwrap();
+    }
+    lab.run();
+    let ping = echo_packet(USER, far, IcmpType::EchoRequest, 7, 64);
+    lab.send(USER, &ethernet(mac(Ipv4Addr::new(192, 168, 66, 77)), mac(USER), &ping));
+    let answers = lab.settle(USER);
+    assert_eq!(answers.len(), 1);
+    assert_eq!(packet(&answers[0]).0, far);
 }
 
 /// Nobody speaks for a known pod or for the node: not by MAC, not by address, not in ARP (RFC 5227, 2.4 leaves defence to

@@ -5,8 +5,11 @@
 mod common;
 
 use common::*;
+use flatnet_engine::clock::Instant;
 use flatnet_engine::control::EngineConfig;
+use flatnet_engine::fragment::{Datagram, Fragments, Outcome, TIMEOUT};
 use flatnet_engine::ledger::{DropReason, Term};
+use flatnet_engine::tables::NodeId;
 use flatnet_engine::trace::Point;
 use flatnet_engine::wire::{IcmpPacket, IcmpType, IpProtocol, Ipv4Packet, UdpDatagram};
 use proptest::prelude::*;
@@ -199,6 +202,75 @@ fn a_flood_of_fragments_ends_the_floods_own() {
     lab.check();
 }
 
+/// RFC 1858, 3: what ends a datagram before what is there already is no fragment of it, though it overlaps with nothing.
+#[test]
+fn a_last_fragment_in_the_middle_is_refused() {
+    for workers in [1, 2] {
+        let mut lab = Lab::new(workers);
+        let packet = udp_packet(APP2, BACKEND, (5000, 7), &data(500), 64);
+        let fragments = [(0, true), (192, true), (64, false), (128, true)]
+            .map(|(start, more)| fragment_of(&packet, start..start + 64, more, start));
+        for (number, fragment) in fragments.iter().enumerate() {
+            lab.send(APP2, &ethernet(lab.machines[&APP2].gateway, mac(APP2), fragment));
+            assert_eq!(lab.receive(BACKEND).len(), usize::from(number < 2), "{number}");
+        }
+        assert_eq!(lab.drops(DropReason::FragmentOverlap), 2, "and nothing of the datagram passes any more");
+        lab.check();
+    }
+}
+
+fn first_of(source: u32, identification: u16) -> Vec<u8> {
+    let packet = udp_packet(source.into(), BACKEND, (5000, 7), &data(200), 64);
+    with_identification(fragment_of(&packet, 0..64, true, 0), identification)
+}
+
+/// RFC 4787, REQ-14a: who sends many fragments has bounded room; others have theirs.
+#[test]
+fn the_datagrams_that_are_followed_are_bounded() {
+    let mut fragments = Fragments::default();
+    let mut take = |source: u32, identification, at| {
+        let bytes = first_of(source, identification);
+        let packet = Ipv4Packet::new_checked(&bytes[..]).unwrap();
+        fragments.take(Datagram::of(NodeId(1), &packet), &packet, (1, 2), 3, at)
+    };
+    let outcomes: Vec<_> = (0..33u32)
+        .flat_map(|source| (0..128).map(move |id| (source, id)))
+        .map(|(source, id)| take(source, id, Instant::ZERO))
+        .collect();
+    let (passed, refused) = outcomes.split_at(4096);
+    assert!(passed.iter().all(|it| *it == Outcome::Pass((1, 2), 3)));
+    assert!(
+        refused.iter().all(|it| *it == Outcome::Refuse(DropReason::FragmentLimit)) && refused.len() == 128
+    );
+    fragments.expire(Instant::ZERO + TIMEOUT);
+    assert_eq!(fragments.next_expiry(), None);
+}
+
+/// Of the frames that wait for a first fragment no more than a quarter are one source's.
+#[test]
+fn the_frames_of_one_source_that_wait_are_bounded() {
+    let config =
+        EngineConfig { workers: 1, small_buffers: 4096, large_buffers: 2, ..EngineConfig::default() };
+    let mut lab = Lab::build(&config);
+    let late = |from, identification, number: usize| {
+        let packet = udp_packet(from, BACKEND, (5000, 7), &data(1600), 64);
+        let at = 8 + 8 * number;
+        with_identification(fragment_of(&packet, at..at + 8, true, at), identification)
+    };
+    for (identification, number) in (0..4).flat_map(|id| (0..100).map(move |number| (id, number))) {
+        lab.send(
+            APP2,
+            &ethernet(lab.machines[&APP2].gateway, mac(APP2), &late(APP2, identification, number)),
+        );
+    }
+    assert_eq!((lab.ledger(lab.node1).held, lab.drops(DropReason::FragmentLimit)), (256, 400 - 256));
+    lab.send(APP1, &ethernet(lab.machines[&APP1].gateway, mac(APP1), &late(APP1, 0, 0)));
+    assert_eq!(lab.ledger(lab.node1).held, 257, "another's");
+    lab.pass(TIMEOUT);
+    assert_eq!((lab.ledger(lab.node1).held, lab.drops(DropReason::FragmentTimeout)), (0, 257));
+    lab.check();
+}
+
 /// An error that a router sends a node about one of its tunnel's datagrams.
 fn too_long(lab: &mut Lab, quoted: &[u8], mtu: u16) {
     let mut message = vec![3, 4, 0, 0, 0, 0];
@@ -250,6 +322,38 @@ fn the_path_mtu_of_a_peer_is_learned_and_told_inside() {
         lab.pass(std::time::Duration::from_secs(601));
         let again = lab.udp(APP2, BACKEND, (5001, 7), &data(1300));
         lab.send(APP2, &again);
+        assert_eq!(lab.receive(BACKEND).len(), 1);
+        lab.check();
+    }
+}
+
+/// Linux, `ip_dont_fragment`: where a router says less than is believed, the tunnel's datagrams may be cut on their way.
+#[test]
+fn on_a_path_below_the_smallest_mtu_the_tunnels_datagrams_may_be_cut() {
+    for workers in [1, 2] {
+        let mut lab = Lab::new(workers);
+        let node = lab.node1;
+        let hello = lab.udp(APP2, BACKEND, (5000, 7), b"hello");
+        lab.send(APP2, &hello);
+        lab.receive(BACKEND);
+        lab.workers.iter_mut().for_each(|worker| worker.listen(1, node, Point::Interface(0)));
+        let outer = udp_packet(NODE1, NODE2, (8285, 8285), &hello[14..], 64);
+        for (told, forbids) in [(0, true), (552, true), (551, false), (1400, false)] {
+            too_long(&mut lab, &outer, told);
+            lab.workers.iter_mut().for_each(|worker| drop(worker.observer.take(1)));
+            for _ in 0..2 {
+                lab.send(APP2, &hello);
+                assert_eq!(lab.receive(BACKEND).len(), 1);
+            }
+            let seen: Vec<_> =
+                lab.workers.iter_mut().flat_map(|worker| worker.observer.take(1).frames).collect();
+            assert_eq!(seen.len(), 2);
+            for frame in seen {
+                assert_eq!(Ipv4Packet::new_unchecked(&frame.bytes[14..]).dont_fragment(), forbids, "{told}");
+            }
+        }
+        let longest = lab.udp(APP2, BACKEND, (5000, 7), &data(552 - 28 - 28));
+        lab.send(APP2, &longest);
         assert_eq!(lab.receive(BACKEND).len(), 1);
         lab.check();
     }

@@ -13,7 +13,7 @@ use flatnet_engine::frame::{Arena, Pool};
 use flatnet_engine::ledger::{DropReason, Term};
 use flatnet_engine::link::Direction;
 use flatnet_engine::link::impairment::{Impairment, LinkCounts, QueueLimit};
-use flatnet_engine::link::wire::Wire;
+use flatnet_engine::link::wire::{CABLE_LIMIT, Wire};
 use flatnet_engine::pod::{ContainerConfig, Image, Pod, PodConfig, PodDrop};
 use flatnet_engine::random::Random;
 use flatnet_engine::tables::{Guard, PortId};
@@ -256,6 +256,20 @@ fn a_rate_is_kept_to_within_a_frame() {
     assert!(bench.refused.iter().all(|&reason| reason == DropReason::LinkQueueFull));
     // What had left before the last frame was offered, and a full queue.
     assert_eq!(arrived.len() as u64, FRAMES / 2 - 1 + 50);
+}
+
+/// A cable of which nothing comes off holds so many frames and no more, whatever its delay.
+#[test]
+fn a_cable_holds_a_bounded_number_of_frames() {
+    let mut bench = Bench::new(1, Impairment { delay: Duration::from_secs(60), ..Impairment::default() });
+    for number in 0..CABLE_LIMIT as u64 + 2 {
+        bench.send(number, LENGTH);
+    }
+    assert_eq!(bench.refused, [DropReason::LinkQueueFull; 2]);
+    assert_eq!(bench.wire.counts(None).queue_full, 2);
+    assert_eq!(bench.pass(Duration::from_secs(60)).len(), CABLE_LIMIT);
+    bench.send(0, LENGTH);
+    assert_eq!((bench.refused.len(), bench.pass(Duration::from_secs(60)).len()), (2, 1));
 }
 
 #[test]

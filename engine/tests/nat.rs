@@ -7,7 +7,7 @@ mod common;
 use common::*;
 use flatnet_engine::clock::Instant;
 use flatnet_engine::masquerade::{NODE_PORTS, is_usable, owner};
-use flatnet_engine::wire::{IcmpPacket, IcmpType, IpProtocol, Ipv4Packet, TcpFlags, UdpDatagram};
+use flatnet_engine::wire::{IcmpPacket, IcmpType, IpProtocol, Ipv4Packet, TcpFlags};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -216,18 +216,29 @@ fn a_port_is_kept_where_it_may_be() {
 }
 
 /// RFC 5508, 4.2; RFC 792: every error that quotes a packet is translated, inwards and outwards, with what it quotes and all
-/// checksums.
+/// checksums, whatever protocol that is.
 #[test]
 fn errors_of_every_type_are_translated_both_ways() {
-    for workers in [1, 2, 3] {
+    for (workers, protocol) in
+        [1u8, 2, 3].into_iter().flat_map(|workers| [(workers, 17u8), (workers, 6), (workers, 1)])
+    {
         let mut lab = Lab::new(workers);
-        let frame = lab.udp(APP2, USER, (40_001, 53), b"question");
-        lab.send(APP2, &frame);
-        let outside = seen_outside(&lab.settle(USER)[0]);
-        let answer = udp_packet(USER, NODE1, (53, outside.port), b"answer", 64);
-        lab.send(USER, &ethernet(mac(NODE1), mac(USER), &answer));
-        let answered = lab.receive(APP2)[0][14..].to_vec();
-        let question = udp_packet(NODE1, USER, (outside.port, 53), b"question", 64);
+        // A port that the second pod does not keep, so that every sum changes: the first has it, or another worker.
+        let is_others = |port: &u16| workers == 1 || owner(*port, workers) != worker_of(APP2, workers);
+        let port = (32_769..).find(is_others).unwrap();
+        let question =
+            Question { pod: APP2, to: USER, protocol, port, to_port: if protocol == 1 { 0 } else { 53 } };
+        for taken in [Question { pod: APP1, ..question }, question] {
+            let frame = ask(&lab, &taken);
+            lab.send(taken.pod, &frame);
+        }
+        let asked = ask(&lab, &question)[14..].to_vec();
+        let seen = lab.settle(USER).pop().unwrap();
+        let outside = seen_outside(&seen);
+        assert_ne!(outside.port, question.port);
+        let reply = answer(&lab, &outside);
+        lab.send(USER, &reply);
+        let inside = lab.receive(APP2).pop().unwrap();
         // Destination unreachable, source quench, redirect, time exceeded, parameter problem.
         for kind in [3u8, 4, 5, 11, 12] {
             let error = |from: Ipv4Addr, to: Ipv4Addr, about: &[u8]| {
@@ -236,34 +247,28 @@ fn errors_of_every_type_are_translated_both_ways() {
                 IcmpPacket::new_unchecked(&mut message[..]).fill_checksum();
                 ipv4_packet(from, to, IpProtocol::Icmp, 64, &message)
             };
-            let inwards = ethernet(mac(NODE1), mac(USER), &error(USER, NODE1, &question));
-            let outwards = ethernet(lab.machines[&APP2].gateway, mac(APP2), &error(APP2, USER, &answered));
+            let inwards = ethernet(mac(NODE1), mac(USER), &error(USER, NODE1, &seen[14..]));
+            let outwards =
+                ethernet(lab.machines[&APP2].gateway, mac(APP2), &error(APP2, USER, &inside[14..]));
             lab.send(USER, &inwards);
-            let inside = lab.receive(APP2);
+            let told_inside = lab.receive(APP2);
             lab.send(APP2, &outwards);
-            let out = lab.receive(USER);
-            for (seen, quoted) in
-                [(&inside, (APP2, USER, 40_001, 53)), (&out, (USER, NODE1, 53, outside.port))]
+            let told_outside = lab.receive(USER);
+            for (told, from, quoted) in
+                [(&told_inside, USER, &asked[..]), (&told_outside, NODE1, &reply[14..])]
             {
-                assert_eq!(seen.len(), 1, "type {kind} with {workers} workers");
-                let header = Ipv4Packet::new_checked(&seen[0][14..]).unwrap();
-                assert!(header.verify_header_checksum());
-                let icmp = IcmpPacket::new_checked(header.payload()).unwrap();
-                assert!(icmp.verify_checksum(), "type {kind}");
-                let inner = Ipv4Packet::new_checked(icmp.payload()).unwrap();
-                assert!(inner.verify_header_checksum(), "type {kind}");
-                let datagram = UdpDatagram::new_checked(inner.payload()).unwrap();
-                assert!(datagram.verify_checksum(inner.source(), inner.destination()), "type {kind}");
-                let found = (
-                    inner.source(),
-                    inner.destination(),
-                    datagram.source_port(),
-                    datagram.destination_port(),
-                );
-                assert_eq!(found, quoted, "type {kind}");
+                let name = format!("type {kind} about protocol {protocol} with {workers} workers");
+                assert_eq!(told.len(), 1, "{name}");
+                let (source, _, _, message) = packet(&told[0]);
+                assert_eq!(source, from, "the error itself is masqueraded, too");
+                // Ports, identifiers and every checksum are as its sender wrote them; the TTL went down on the way.
+                packet(&[&[0; 14], &message[8..]].concat());
+                let mut found = message[8..].to_vec();
+                let mut header = Ipv4Packet::new_unchecked(&mut found[..]);
+                header.set_time_to_live(64);
+                header.fill_header_checksum();
+                assert_eq!(found, quoted, "{name}");
             }
-            let out = Ipv4Packet::new_unchecked(&out[0][14..]);
-            assert_eq!(out.source(), NODE1, "the error itself is masqueraded, too");
         }
         lab.check();
     }

@@ -312,6 +312,12 @@ fn cases() -> Vec<Case> {
         IcmpPacket::new_unchecked(&mut message[..]).fill_checksum();
         ipv4_packet(APP1, DOCKER0, IpProtocol::Icmp, 64, &message)
     };
+    let other = |protocol| ipv4_packet(APP2, USER, IpProtocol::Unknown(protocol), 64, &[0; 16]);
+    let query = |kind| {
+        let mut message = [kind, 0, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0];
+        IcmpPacket::new_unchecked(&mut message[..]).fill_checksum();
+        ipv4_packet(APP2, USER, IpProtocol::Icmp, 64, &message)
+    };
     let group =
         ethernet(MacAddress::BROADCAST, mac(APP2), &udp(APP2, Ipv4Addr::BROADCAST, (1, 5353), b"all"));
     vec![
@@ -412,6 +418,33 @@ fn cases() -> Vec<Case> {
              as well; here each follows its first, none waits for the last, and the identification is the node's own \
              (RFC 6864, 5.3.1)",
             case("fragments are masqueraded with their first", APP2, fragments, 1),
+        ),
+        differs(
+            "Linux forwards it; here no host has the broadcast address of a network that the node knows, and it is dropped: martian",
+            case(
+                "from a network's broadcast address (RFC 1812, 4.2.2.11)",
+                USER,
+                vec![through(USER, &udp(Ipv4Addr::new(192, 168, 66, 255), APP2, (1, 2), b"all"))],
+                0,
+            ),
+        ),
+        differs(
+            "Linux gives GRE, ESP and other protocols without ports the node's address; here they \
+             are dropped: untranslatable (RFC 4787 to 5508 are about TCP, UDP and ICMP). Pods reach each other by them",
+            case("GRE leaves for outside (RFC 2784)", APP2, vec![through(APP2, &other(47))], 0),
+        ),
+        differs(
+            "Linux sends it on with the pod's address, to which no answer comes back; here it is dropped: untranslatable",
+            case("SCTP leaves for outside (RFC 9260)", APP2, vec![through(APP2, &other(132))], 0),
+        ),
+        differs(
+            "Linux masquerades these queries as well; they are deprecated (RFC 6918), and here untranslatable",
+            case(
+                "an address mask request leaves for outside (RFC 950)",
+                APP2,
+                vec![through(APP2, &query(17))],
+                0,
+            ),
         ),
         differs(
             "Linux forwards a packet whose UDP length is wrong, with the pod's address as it is; here it is dropped: \

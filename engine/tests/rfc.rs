@@ -8,7 +8,7 @@ use common::*;
 use flatnet_engine::binding::Profile;
 use flatnet_engine::control::EngineConfig;
 use flatnet_engine::ledger::DropReason;
-use flatnet_engine::wire::{IcmpPacket, IcmpType, TcpFlags};
+use flatnet_engine::wire::{IcmpPacket, IcmpType, IpProtocol, Ipv4Packet, TcpFlags};
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -187,6 +187,30 @@ fn a_simultaneous_open_passes_and_an_unsolicited_syn_gets_no_answer() {
     }
 }
 
+/// RFC 7857, 2.2; RFC 5961, 3: whom a pod asked may call it from another port, but a reset there is of no connection.
+#[test]
+fn a_reset_from_a_port_that_was_not_asked_is_filtered() {
+    for workers in [1, 2, 3] {
+        let mut lab = lab(workers);
+        let syn = lab.tcp(APP2, USER, (6000, 80), TcpFlags::SYN);
+        lab.send(APP2, &syn);
+        let port = ports(&packet(&arrived(&mut lab, USER)[0]).3).0;
+        for (flags, from, passes) in [
+            (TcpFlags::RST, 81, false),
+            (TcpFlags::RST.with(TcpFlags::ACK), 82, false),
+            (TcpFlags::SYN, 83, true),
+        ] {
+            let frame = ethernet(mac(NODE1), mac(USER), &tcp_packet(USER, NODE1, (from, port), flags));
+            lab.send(USER, &frame);
+            assert_eq!(arrived(&mut lab, APP2).len(), usize::from(passes), "{flags} from {from}");
+        }
+        assert_eq!(lab.drops(DropReason::NatFiltered), 2);
+        let held: usize = lab.workers.iter().map(|worker| worker.bindings().iter(lab.node1).count()).sum();
+        assert_eq!(held, 2, "the asked and the called");
+        lab.check();
+    }
+}
+
 /// RFC 4787, REQ-9; RFC 5382, REQ-8: source and destination are outside endpoints, whoever's workers they are.
 #[test]
 fn two_pods_behind_one_node_meet_by_their_outside_endpoints() {
@@ -197,9 +221,6 @@ fn two_pods_behind_one_node_meet_by_their_outside_endpoints() {
         let mut hairpin = |from: Ipv4Addr, port: u16, to: Ipv4Addr| {
             let frame = lab.udp(from, NODE1, (5000, port), b"hairpin");
             lab.send(from, &frame);
-            for &r in DropReason::ALL {
-                if lab.drops(r) > 0 {}
-            }
             assert_eq!(arrived(&mut lab, from), Vec::<Vec<u8>>::new());
             let seen = arrived(&mut lab, to);
             seen.first().map(|frame| {
@@ -214,6 +235,43 @@ fn two_pods_behind_one_node_meet_by_their_outside_endpoints() {
             assert_eq!(hairpin(APP2, first, APP1), Some((second, 5000)));
             assert_eq!(hairpin(APP1, second, APP2), Some((first, 5000)));
         }
+        lab.check();
+    }
+}
+
+/// RFC 5508, REQ-7; RFC 792: an error about a packet that went the hairpin way goes it back, with what it quotes.
+#[test]
+fn an_error_about_a_hairpinned_packet_comes_back_the_same_way() {
+    for workers in [1, 2, 3] {
+        let mut lab = lab(workers);
+        let endpoints = [APP1, APP2].map(|pod| (pod, ask(&mut lab, pod, INTERNET, (5000, 53))));
+        let [(_, first), (_, second)] = endpoints;
+        // The second has asked the first, which may answer.
+        let frame = lab.udp(APP2, NODE1, (5000, first), b"open");
+        lab.send(APP2, &frame);
+        arrived(&mut lab, APP1);
+        for length in [7, 600] {
+            let question = lab.udp(APP1, NODE1, (5000, second), &vec![7; length]);
+            lab.send(APP1, &question);
+            let seen = arrived(&mut lab, APP2);
+            assert_eq!(seen.len(), 1);
+            let about = &seen[0][14..];
+            let mut message = vec![3, 3, 0, 0, 0, 0, 0, 0];
+            message.extend(&about[..about.len().min(548)]);
+            IcmpPacket::new_unchecked(&mut message[..]).fill_checksum();
+            let error = ipv4_packet(APP2, NODE1, IpProtocol::Icmp, 64, &message);
+            lab.send(APP2, &ethernet(lab.machines[&APP2].gateway, mac(APP2), &error));
+            let told = arrived(&mut lab, APP1);
+            assert_eq!(told.len(), 1, "{length} bytes with {workers} workers");
+            let (from, to, ttl, error) = packet(&told[0]);
+            assert_eq!((from, to, ttl), (NODE1, APP1, 63));
+            assert_eq!(error[..2], [3, 3]);
+            let quoted = Ipv4Packet::new_quoted(&error[8..]).unwrap();
+            assert!(quoted.verify_header_checksum());
+            assert_eq!((quoted.source(), quoted.destination()), (APP1, NODE1));
+            assert_eq!(error[28..], question[34..][..error.len() - 28], "as it was sent, checksum and all");
+        }
+        assert_eq!(lab.drops(DropReason::IcmpErrorUnmatched), 0);
         lab.check();
     }
 }

@@ -123,7 +123,7 @@ impl Datagram {
         datagram.set_length(length - ipv4::HEADER_LENGTH as u16);
         datagram.fill_checksum(source, destination);
         if outer > 0 {
-            let outer = Outer { source: from, destination: to, port: TUNNEL_PORT };
+            let outer = Outer { source: from, destination: to, port: TUNNEL_PORT, dont_fragment: true };
             room[..OUTER_LENGTH].copy_from_slice(&outer.template());
             tunnel::complete(room, 1, true);
         }

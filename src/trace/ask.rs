@@ -13,17 +13,22 @@ use std::time::Duration;
 
 use flatnet_agents::objects::DEFAULT_NAMESPACE;
 use flatnet_agents::publisher::{Place, Publisher};
-use flatnet_engine::pod::{Probe, ProbeOutcome, ProbeProtocol, ProgramId};
-use flatnet_engine::tables::Tables;
-use flatnet_proxy::{Frontend, Protocol};
+use flatnet_engine::ledger::DropReason;
+use flatnet_engine::pod::{PodDrop, Probe, ProbeError, ProbeOutcome, ProbeProtocol, ProgramId};
+use flatnet_engine::tables::{NodeId, Tables};
+use flatnet_engine::trace::{Action, Point};
+use flatnet_proxy::{Frontend, Protocol, Row};
 
+use super::headers::Headers;
 use super::read::Reader;
-use super::report::{Hop, PacketKind, Question, Report};
+use super::report::{Cause, Hop, PacketKind, Question, Report};
 use crate::drive::{Drive, DriveError};
 use crate::hops;
 
-/// How long the packet waits for its answer.
-pub const TIMEOUT: Duration = Duration::from_secs(3);
+/// How long the packet waits for its answer: longer than ARP is asked for the silent next hop of a pod, and then of a node.
+pub const TIMEOUT: Duration = Duration::from_secs(7);
+/// What becomes of a packet that is not sent; the reason is told beside it.
+const DROP: Action = Action::Drop(DropReason::NeighborUnresolved);
 /// What it carries.
 const PAYLOAD: &[u8] = b"flatnet";
 
@@ -97,13 +102,24 @@ pub fn resolve(publisher: &Publisher, question: &Question) -> Result<Target, Ask
     let (name, given) = split_port(&question.to);
     // Nobody listens at port 0, which is reserved (RFC 6335, 6).
     let port = question.port.or(given).filter(|&port| port != 0);
-    let address = publisher.place(name).map(|place| place.address);
-    let address = address.or_else(|| {
-        let node = tables.node(publisher.node(name)?)?;
-        node.interfaces.first().map(|interface| interface.address)
-    });
-    if let Some(address) = address.or_else(|| name.parse().ok()) {
-        let protocol = question.protocol.unwrap_or(ProbeProtocol::IcmpEcho);
+    let named = address_of(publisher, &tables, name);
+    let frontends = match named {
+        Some(address) => frontends(&tables, |_, it| it.address == address),
+        None => {
+            let (namespace, service) = name.split_once('/').unwrap_or((DEFAULT_NAMESPACE, name));
+            let prefix = format!("{namespace}/{service}:");
+            frontends(&tables, |row, _| row.service.name.starts_with(&prefix))
+        }
+    };
+    if let Some(address) = named.filter(|_| frontends.is_empty()) {
+        let is_asked =
+            |protocol| port.is_some_and(|port| tables.services.lookup_node_port(port, protocol).is_some());
+        // Whoever names a port and no protocol means the one that is there, else TCP.
+        let protocol = question.protocol.unwrap_or(match port {
+            None => ProbeProtocol::IcmpEcho,
+            Some(_) if !is_asked(Protocol::Tcp) && is_asked(Protocol::Udp) => ProbeProtocol::Udp,
+            Some(_) => ProbeProtocol::Tcp,
+        });
         let asked = match protocol {
             ProbeProtocol::IcmpEcho => Some(0),
             ProbeProtocol::Tcp | ProbeProtocol::Udp => port,
@@ -111,7 +127,6 @@ pub fn resolve(publisher: &Publisher, question: &Question) -> Result<Target, Ask
         let missing = || AskError::Port { name: name.to_owned(), protocol: name_of(protocol) };
         return Ok(Target { from, protocol, address, port: asked.ok_or_else(missing)? });
     }
-    let frontends = frontends(&tables, name);
     if frontends.is_empty() {
         let services = tables.services.list().into_iter().filter_map(|row| {
             let service = row.service.name.rsplit_once(':')?.0;
@@ -121,7 +136,7 @@ pub fn resolve(publisher: &Publisher, question: &Question) -> Result<Target, Ask
         let known = names().into_iter().chain(services).collect();
         return Err(AskError::To { name: name.to_owned(), known });
     }
-    // A VIP answers no echo: without a protocol its first port is asked.
+    // A VIP answers no echo: without a protocol its first port is asked. An address may be asked for what it has not.
     let protocol = question.protocol.map(transport);
     let fits = |it: &&Frontend| {
         protocol.is_none_or(|protocol| protocol == Some(it.protocol))
@@ -131,9 +146,23 @@ pub fn resolve(publisher: &Publisher, question: &Question) -> Result<Target, Ask
         name: name.to_owned(),
         ports: frontends.iter().map(|it| format!("{} {}", it.protocol, it.port).to_lowercase()).collect(),
     };
-    let found = frontends.iter().find(fits).ok_or_else(missing)?;
-    let protocol = if found.protocol == Protocol::Udp { ProbeProtocol::Udp } else { ProbeProtocol::Tcp };
-    Ok(Target { from, protocol, address: found.address, port: found.port })
+    let (protocol, address, port) = match (frontends.iter().find(fits), named) {
+        (Some(it), _) => (probe(it.protocol), it.address, it.port),
+        (None, Some(address)) => {
+            let protocol = question.protocol.unwrap_or(ProbeProtocol::Tcp);
+            let is_echo = protocol == ProbeProtocol::IcmpEcho;
+            (protocol, address, if is_echo { 0 } else { port.ok_or_else(missing)? })
+        }
+        (None, None) => return Err(missing()),
+    };
+    Ok(Target { from, protocol, address, port })
+}
+
+/// Finds the address of a pod, host, node or router, or reads one.
+fn address_of(publisher: &Publisher, tables: &Tables, name: &str) -> Option<Ipv4Addr> {
+    let node = || tables.node(publisher.node(name)?)?.interfaces.first().map(|interface| interface.address);
+    let place = publisher.place(name).map(|place| place.address);
+    place.or_else(node).or_else(|| name.parse().ok())
 }
 
 fn split_port(text: &str) -> (&str, Option<u16>) {
@@ -143,12 +172,19 @@ fn split_port(text: &str) -> (&str, Option<u16>) {
     }
 }
 
-/// Lists the ports of a Service's VIP.
-fn frontends(tables: &Tables, name: &str) -> Vec<Frontend> {
-    let (namespace, name) = name.split_once('/').unwrap_or((DEFAULT_NAMESPACE, name));
-    let prefix = format!("{namespace}/{name}:");
-    let rows = tables.services.list().into_iter().filter(|row| row.service.name.starts_with(&prefix));
-    rows.flat_map(|row| row.frontends.iter().copied()).collect()
+/// Lists the ports of VIPs, in the order in which their Services have them.
+fn frontends(tables: &Tables, fits: impl Fn(&Row, &Frontend) -> bool) -> Vec<Frontend> {
+    let mut rows = tables.services.list();
+    rows.sort_by_key(|row| row.service.id);
+    let all = rows.iter().flat_map(|row| row.frontends.iter().map(|&it| (*row, it)));
+    all.filter(|(row, it)| fits(row, it)).map(|(_, it)| it).collect()
+}
+
+fn probe(protocol: Protocol) -> ProbeProtocol {
+    match protocol {
+        Protocol::Udp => ProbeProtocol::Udp,
+        Protocol::Tcp => ProbeProtocol::Tcp,
+    }
 }
 
 fn transport(protocol: ProbeProtocol) -> Option<Protocol> {
@@ -217,7 +253,16 @@ impl Trace {
         };
         let Question { from, to, .. } = self.question;
         let Target { protocol, address, port, .. } = self.target;
-        let hops = Reader::new(&drive.network.publisher).hops(&heads, &self.target.from);
+        let reader = Reader::new(&drive.network.publisher);
+        let mut hops = reader.hops(&heads, &self.target.from);
+        let was_sent = hops.iter().any(|hop| hop.packet == PacketKind::Request);
+        if let Some(outcome) = outcome.filter(|_| !was_sent) {
+            hops.extend(never_sent(
+                &outcome,
+                &self.target,
+                &drive.network.publisher.control.tables.current(),
+            ));
+        }
         Ok(Report {
             from,
             to,
@@ -229,6 +274,32 @@ impl Trace {
             hops,
         })
     }
+}
+
+/// Tells what became of a packet that did not get onto its sender's link.
+fn never_sent(outcome: &ProbeOutcome, target: &Target, tables: &Tables) -> Option<Hop> {
+    let reason = match outcome.result {
+        Err(ProbeError::HostUnreachable) => PodDrop::NeighborUnresolved,
+        Err(ProbeError::NetworkUnreachable) => PodDrop::NoRoute,
+        Ok(_) | Err(_) => return None,
+    };
+    let (node, point) = Point::Port(target.from.port).names(NodeId(0), tables);
+    let way = if reason == PodDrop::NoRoute { "route" } else { "neighbour on the way" };
+    Some(Hop {
+        packet: PacketKind::Request,
+        time_ns: outcome.ended.as_nanos().saturating_sub(outcome.started.as_nanos()),
+        node,
+        point,
+        action: DROP.name().to_owned(),
+        headers: Headers::default(),
+        changed: Vec::new(),
+        drop: Some(Cause {
+            reason: reason.name().to_owned(),
+            meaning: reason.meaning().to_owned(),
+            hint: reason.hint().to_owned(),
+            object: Some(format!("{way} to {}", target.address)),
+        }),
+    })
 }
 
 /// Tells when the answer arrived.

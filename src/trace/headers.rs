@@ -7,6 +7,7 @@
 //!
 //! May depend on the engine's wire formats and serde_json. Read first: `engine/src/wire/mod.rs`.
 
+use flatnet_engine::tunnel::IP_IN_IP;
 use flatnet_engine::wire::{
     ArpOperation, ArpPacket, EtherType, EthernetFrame, IcmpPacket, IcmpType, IpProtocol, Ipv4Packet,
     TcpFlags, TcpSegment, UdpDatagram,
@@ -26,6 +27,9 @@ pub struct Headers {
     /// The tunnel's IPv4 and UDP.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outer: Option<Layer>,
+    /// The IPv4 header of IP in IP, in which a Service's packet goes to its backend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wrapper: Option<Layer>,
     /// IPv4: what pods and hosts sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inner: Option<Layer>,
@@ -81,6 +85,10 @@ impl Headers {
             self.outer = Some(outer);
             return self.read_packet(payload.get(8..).unwrap_or_default(), tunnel);
         }
+        if self.wrapper.is_none() && packet.protocol() == IpProtocol::Unknown(IP_IN_IP) {
+            self.wrapper = Some(ip_layer(&packet));
+            return self.read_packet(payload, tunnel);
+        }
         self.inner = Some(ip_layer(&packet));
         self.transport = transport_layer(packet.protocol(), payload);
     }
@@ -91,6 +99,7 @@ impl Headers {
         let pairs = [
             ("ethernet", &self.ethernet, &before.ethernet),
             ("outer", &self.outer, &before.outer),
+            ("wrapper", &self.wrapper, &before.wrapper),
             ("inner", &self.inner, &before.inner),
             ("transport", &self.transport, &before.transport),
             ("arp", &self.arp, &before.arp),
@@ -243,6 +252,14 @@ mod tests {
             let cut = Headers::read(&frame[..end], false, 8285);
             assert_eq!(cut.ethernet.is_some(), end >= 14, "{end}");
         }
+        let wrapped =
+            [&frame[..14], &[0x45, 0, 0, 77, 0, 0, 0x40, 0, 64, 4, 0, 0], &[9; 8], &frame[14..]].concat();
+        let read = Headers::read(&wrapped, false, 8285);
+        assert_eq!(read.wrapper.unwrap()["source"], "9.9.9.9");
+        assert_eq!(
+            (read.outer, read.inner, read.transport),
+            (whole.outer.clone(), whole.inner.clone(), whole.transport)
+        );
         assert_eq!(Headers::read(&frame, false, 1).outer, None);
         assert_eq!(Headers::read(&frame[14..], true, 8285).inner, whole.inner);
     }

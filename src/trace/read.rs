@@ -15,9 +15,10 @@ use flatnet_engine::clock::Instant;
 use flatnet_engine::ledger::DropReason;
 use flatnet_engine::tables::Tables;
 use flatnet_engine::trace::{Action, Head, Point};
+use flatnet_proxy::{Protocol, Row};
 use serde_json::Value;
 
-use super::headers::Headers;
+use super::headers::{Headers, Layer};
 use super::report::{Cause, Hop, PacketKind};
 use crate::hops::by_mark;
 
@@ -203,8 +204,18 @@ impl<'a> Reader<'a> {
                 Some(to),
             ) => {
                 let rows = self.tables.services.list();
-                let of = rows.iter().find(|row| row.frontends.iter().any(|it| it.address == to));
-                of.map(|row| format!("Service {}", row.service.name))
+                let of = |row: &&&Row| row.frontends.iter().any(|it| it.address == to);
+                let port = headers.transport.as_ref().and_then(asked_port);
+                let is_asked = |row: &&&Row| {
+                    row.frontends.iter().any(|it| it.address == to && Some((it.protocol, it.port)) == port)
+                };
+                // The port that was asked; of a Service that has no such port, its name alone.
+                let exact = rows.iter().find(is_asked).map(|row| row.service.name.to_string());
+                let name = || {
+                    let name = &rows.iter().find(of)?.service.name;
+                    Some(name.rsplit_once(':').map_or(&**name, |(name, _)| name).to_owned())
+                };
+                exact.or_else(name).map(|name| format!("Service {name}"))
             }
             (
                 DropReason::LinkLoss | DropReason::LinkDown | DropReason::LinkQueueFull | DropReason::LinkMtu,
@@ -222,4 +233,14 @@ impl<'a> Reader<'a> {
             object,
         }
     }
+}
+
+/// Reads the protocol and port that a packet asks for.
+fn asked_port(transport: &Layer) -> Option<(Protocol, u16)> {
+    let protocol = match transport.get("protocol")?.as_str()? {
+        "tcp" => Protocol::Tcp,
+        "udp" => Protocol::Udp,
+        _ => return None,
+    };
+    Some((protocol, transport.get("destination_port")?.as_u64()?.try_into().ok()?))
 }

@@ -244,21 +244,25 @@ fn keep(lines: Vec<Vec<Piece>>) -> Cell {
     lines.into_iter().filter(|line| !line.is_empty()).collect()
 }
 
-/// The tunnel's headers and the link's addresses.
+/// The headers of tunnels and the link's addresses.
 fn link_cell(hop: &Hop, is_first: bool) -> Cell {
     let mut lines = Vec::new();
-    match &hop.headers.outer {
-        Some(outer) => {
-            let shown = Shown::new(hop, "outer", is_first);
-            lines.push(shown.ends(outer, "", ["source", "destination"]));
-            let fields = [("ttl", "ttl"), ("len", "length"), ("sum", "checksum")];
-            lines.push(fields.iter().filter_map(|(label, field)| shown.piece(outer, label, field)).collect());
-            lines.push(shown.ends(outer, "udp", ["source_port", "destination_port"]));
+    let layers =
+        [("outer", &hop.headers.outer, "outer headers"), ("wrapper", &hop.headers.wrapper, "IP in IP")];
+    for (name, layer, title) in layers {
+        let Some(layer) = layer else {
+            if hop.changed.iter().any(|changed| changed == name) {
+                lines.push(vec![(format!("{title} removed"), true)]);
+            }
+            continue;
+        };
+        let shown = Shown::new(hop, name, is_first);
+        lines.push(shown.ends(layer, "", ["source", "destination"]));
+        let fields = [("ttl", "ttl"), ("len", "length"), ("sum", "checksum")];
+        lines.push(fields.iter().filter_map(|(label, field)| shown.piece(layer, label, field)).collect());
+        if layer.contains_key("source_port") {
+            lines.push(shown.ends(layer, "udp", ["source_port", "destination_port"]));
         }
-        None if hop.changed.iter().any(|changed| changed == "outer") => {
-            lines.push(vec![("outer headers removed".to_owned(), true)]);
-        }
-        None => {}
     }
     if let Some(ethernet) = &hop.headers.ethernet {
         let shown = Shown::new(hop, "ethernet", is_first);

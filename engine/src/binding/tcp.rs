@@ -1,8 +1,8 @@
 //! A TCP connection's state as a middlebox sees it, from the segments that pass.
 //!
-//! The table of bindings keeps one per connection. Invariants: nothing but the segments decides; a reset counts only
-//! where its receiver would take it. Allowed dependencies: `wire`. Read first: Linux's `nf_conntrack_proto_tcp.c`, whose
-//! states these are; RFC 9293, 3.10.7; RFC 5961, 3; RFC 5382, 2 and 5.
+//! The table of bindings keeps one per connection. Invariants: nothing but the segments decides; a reset or FIN counts only
+//! where its receiver would take it, an acknowledgement only of what may have been sent. Allowed dependencies: `wire`. Read
+//! first: Linux's `nf_conntrack_proto_tcp.c`, whose states these are; RFC 9293, 3.10.7; RFC 5961, 3 to 5; RFC 5382, 2 and 5.
 
 use super::{Half, Profile};
 use crate::wire::{TcpFlags, TcpSegment};
@@ -41,6 +41,8 @@ pub struct Segment {
     pub acknowledgement: u32,
     /// Its window, unscaled.
     pub window: u16,
+    /// Bytes of its payload.
+    pub length: u32,
     /// Its window scale (RFC 7323, 2.2), which a SYN may have.
     pub scale: Option<u8>,
 }
@@ -54,10 +56,14 @@ impl Segment {
             sequence: segment.sequence(),
             acknowledgement: segment.acknowledgement(),
             window: segment.window(),
+            length: segment.payload().len() as u32,
             scale: segment.window_scale(),
         }
     }
 }
+
+/// The largest scale (RFC 7323, 2.3), of a connection whose beginning nobody saw.
+const UNKNOWN_SCALE: u8 = 14;
 
 /// What one side expects next, as it last said itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -66,6 +72,33 @@ struct Receiver {
     window: u16,
     scale: u8,
     is_known: bool,
+}
+
+impl Receiver {
+    /// Tells whether it would take a segment or FIN at this place. What never spoke cannot be asked.
+    fn takes(&self, sequence: u32, window: u32) -> bool {
+        !self.is_known || sequence.wrapping_sub(self.next) < window
+    }
+
+    fn window(&self) -> u32 {
+        u32::from(self.window) << self.scale
+    }
+
+    /// Notes what it says, and tells whether that is believed: an acknowledgement of what the other side may have sent, which
+    /// is one byte, a FIN or a probe, beyond what was offered. An offer does not lapse when less is offered: what was sent
+    /// by it may be on its way (RFC 9293, 3.8.6).
+    #[inline(always)]
+    fn hear(&mut self, next: u32, window: u16) -> bool {
+        let (offered, advance) = (self.window(), next.wrapping_sub(self.next));
+        if self.is_known && advance > offered + 1 {
+            return false;
+        }
+        let left = offered.saturating_sub(advance);
+        let is_less = self.is_known && u32::from(window) << self.scale < left;
+        self.window = if is_less { left.div_ceil(1 << self.scale) as u16 } else { window };
+        (self.next, self.is_known) = (next, true);
+        true
+    }
 }
 
 /// State of one connection.
@@ -79,28 +112,31 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Makes the state before its first segment: one that was open before is taken as open (conntrack's `tcp_loose`).
+    /// Makes the state before its first segment: one that was open before is taken as open (conntrack's `tcp_loose`), and
+    /// much is believed of it (its `IP_CT_TCP_FLAG_BE_LIBERAL`).
     pub(super) fn before(first: &Segment) -> Self {
-        let state = if first.flags.syn() { TcpState::SynSent } else { TcpState::Established };
-        Self { state, receivers: [Receiver::default(); 2], opening: first.sequence.wrapping_add(1) }
+        let (state, scale) = match first.flags.syn() {
+            true => (TcpState::SynSent, 0),
+            false => (TcpState::Established, UNKNOWN_SCALE),
+        };
+        let receivers = [Receiver { scale, ..Receiver::default() }; 2];
+        Self { state, receivers, opening: first.sequence.wrapping_add(1) }
     }
 
     /// Tells whether the receiver of a reset would take it: RFC 9293, 3.10.7.3 for one that answers a SYN, else
-    /// RFC 5961, 3.2 as far as a middlebox can tell, which is the window. What never spoke cannot be asked.
+    /// RFC 5961, 3.2 as far as a middlebox can tell, which is the window.
     pub(super) fn takes_reset(&self, half: Half, reset: &Segment) -> bool {
         if self.state == TcpState::SynSent && half == Half::Reply {
             return reset.flags.ack() && reset.acknowledgement == self.opening;
         }
         let receiver = &self.receivers[1 - half as usize];
-        let window = (u32::from(receiver.window) << receiver.scale).max(1);
-        !receiver.is_known || reset.sequence.wrapping_sub(receiver.next) < window
+        receiver.takes(reset.sequence, receiver.window().max(1))
     }
 
-    /// Notes what a segment says its sender expects.
+    /// Notes what a segment says its sender expects; false when that is not believed.
     #[inline(always)]
-    pub(super) fn hear(&mut self, half: Half, acknowledgement: u32, window: u16) {
-        let receiver = &mut self.receivers[half as usize];
-        (receiver.next, receiver.window, receiver.is_known) = (acknowledgement, window, true);
+    pub(super) fn hear(&mut self, half: Half, acknowledgement: u32, window: u16) -> bool {
+        self.receivers[half as usize].hear(acknowledgement, window)
     }
 
     /// Presumes the answer that is not seen here: a client that acknowledges was answered (LVS's table for
@@ -112,25 +148,43 @@ impl Connection {
         }
     }
 
-    /// Notes a segment.
+    /// Notes a segment. One that its receiver would not take changes nothing (conntrack's `tcp_in_window`).
     pub(super) fn note(&mut self, half: Half, segment: &Segment, profile: Profile) {
-        let opens = segment.flags.syn() && !segment.flags.ack();
+        let flags = segment.flags;
+        let answers_other = self.state == TcpState::SynSent
+            && half == Half::Reply
+            && flags.syn()
+            && flags.ack()
+            && segment.acknowledgement != self.opening;
+        if answers_other {
+            return;
+        }
+        let receiver = &mut self.receivers[half as usize];
+        if flags.syn() && !receiver.is_known {
+            receiver.scale = segment.scale.unwrap_or(0);
+        }
+        let has_word = flags.ack() && !flags.rst();
+        let is_believed = !has_word || receiver.hear(segment.acknowledgement, segment.window);
+        // A FIN has a place of its own, behind the data and at most behind the window.
+        let receiver = &self.receivers[1 - half as usize];
+        let end = segment.sequence.wrapping_add(segment.length);
+        let counts = if flags.fin() { receiver.takes(end, receiver.window() + 1) } else { is_believed };
+        if !counts {
+            return;
+        }
+        let data = flags.ack() && !flags.syn() && !flags.rst();
         // RFC 7857, 2.2: a reset that ended nothing is forgotten.
-        let data = segment.flags.ack() && !segment.flags.syn() && !segment.flags.rst();
         if profile == Profile::Rfc && self.state == TcpState::Closed && data {
             self.state = TcpState::Established;
         }
-        let next = self.state.next(half, segment.flags);
-        if opens && half == Half::Original && next == TcpState::SynSent {
-            *self = Self { state: next, ..Self::before(segment) };
-        }
-        self.state = next;
-        if segment.flags.syn() {
+        let next = self.state.next(half, flags);
+        if flags.syn() && !flags.ack() && next == TcpState::SynSent {
+            let opening =
+                if half == Half::Original { segment.sequence.wrapping_add(1) } else { self.opening };
+            *self = Self { opening, ..Self::before(segment) };
             self.receivers[half as usize].scale = segment.scale.unwrap_or(0);
         }
-        if segment.flags.ack() && !segment.flags.rst() {
-            self.hear(half, segment.acknowledgement, segment.window);
-        }
+        self.state = next;
     }
 }
 
@@ -198,3 +252,6 @@ impl TcpState {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,8 +23,10 @@ pub(crate) fn opening(original: HalfKey, reply: HalfKey) -> Opening {
     }
 }
 
+/// A segment without data, of ends that both begin with sequence number 0.
 fn with(flags: TcpFlags) -> Segment {
-    Segment { flags, ..Segment::default() }
+    let (sequence, acknowledgement) = (u32::from(!flags.syn()), u32::from(flags.ack()));
+    Segment { flags, sequence, acknowledgement, ..Segment::default() }
 }
 
 /// Makes a binding and has it follow its first packet.
@@ -263,15 +265,10 @@ fn tcp_goes_through_conntracks_states_with_its_timeouts() {
     for (name, way) in WAYS {
         let (original, reply) = masqueraded(6);
         let mut bindings = Bindings::new(4, 100, [1, 2]).unwrap();
-        let sent = |flags: TcpFlags| Segment {
-            flags,
-            acknowledgement: u32::from(flags.rst()),
-            ..Segment::default()
-        };
-        bindings.insert(&opening(original, reply), &sent(way[0].1), Instant::ZERO).unwrap();
+        bindings.insert(&opening(original, reply), &with(way[0].1), Instant::ZERO).unwrap();
         for (number, &(half, flags, state, seconds)) in way.iter().enumerate() {
             let key = if half == Original { original } else { reply };
-            bindings.follow(&key, &sent(flags), Instant::ZERO).unwrap().unwrap();
+            bindings.follow(&key, &with(flags), Instant::ZERO).unwrap().unwrap();
             let binding = bindings.iter(NodeId(0)).next().unwrap();
             assert_eq!(
                 (binding.tcp_state(), binding.timeout().as_secs()),
@@ -348,7 +345,7 @@ fn a_reset_ends_a_binding_only_where_its_receiver_would_take_it() {
         let mut bindings = Bindings::new(4, 100, [1, 2]).unwrap();
         open(&mut bindings);
         if opened {
-            for (key, segment) in [(reply, says(SYN_ACK, 0, None)), (original, says(ACK, 7, None))] {
+            for (key, segment) in [(reply, says(SYN_ACK, 0, None)), (original, says(ACK, 4000, None))] {
                 bindings.follow(&key, &segment, Instant::ZERO).unwrap();
             }
             // By the cache: it notes what is acknowledged.

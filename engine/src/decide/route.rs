@@ -134,8 +134,13 @@ pub fn route(tables: &Tables, node: &Node, destination: Ipv4Addr) -> Result<Hop,
 pub(super) fn is_broadcast(node: &Node, address: Ipv4Addr) -> bool {
     address.is_broadcast()
         || address.is_multicast()
-        || super::router(node).is_some_and(|router| router.subnet.last() == address)
-        || node.interfaces.iter().any(|interface| interface.network.last() == address)
+        || super::router(node).is_some_and(|router| is_broadcast_of(router.subnet, address))
+        || node.interfaces.iter().any(|interface| is_broadcast_of(interface.network, address))
+}
+
+/// Tells whether an address is a network's broadcast address, which one of two hosts has not (RFC 3021, 2.1).
+pub(super) fn is_broadcast_of(network: Ipv4Prefix, address: Ipv4Addr) -> bool {
+    network.length() < 31 && network.last() == address
 }
 
 /// Finds port and MAC of a hop; the inner error is the neighbour whose MAC must be asked for.
@@ -154,7 +159,8 @@ pub fn reach(
         Hop::Bridge { route } => bridge(world, id, node, route, destination),
         Hop::Tunnel { lease, peer } => {
             let tunnel = node.tunnel.ok_or(DropReason::NoRoute)?;
-            let outer = Outer { source: tunnel.local, destination: peer, port: tunnel.port };
+            let dont_fragment = !world.path_mtu.is_locked((id, peer), world.now);
+            let outer = Outer { source: tunnel.local, destination: peer, port: tunnel.port, dont_fragment };
             match self::route(world.tables, node, peer)? {
                 Hop::Interface { index, next_hop, .. } => {
                     let reach = interface(world, id, node, (index, next_hop), lease)?;

@@ -12,8 +12,8 @@ use flatnet_proxy::{Backend, Balancer, Forwarding, Pool, Request, Session, Traff
 
 use super::translate::{bound, insert, leaves_pod_network, masqueraded, reason, with_free_port};
 use super::{
-    Arrival, DropReason, Half, Hop, Ipv4Addr, Node, Plan, Protocol, Refusal, Refused, Step, Translation,
-    Tuple, World, is_local, route,
+    Arrival, DropReason, Half, Hop, Ipv4Addr, Node, NodeId, Plan, Protocol, Refusal, Refused, Step,
+    Translation, Tuple, World, ipv4, is_local, route,
 };
 use crate::binding::Served;
 use crate::load::UNCOUNTED;
@@ -140,6 +140,14 @@ pub(super) fn may_go(direct: Option<Served>, hop: Hop) -> Result<(), DropReason>
 pub(super) fn wrap(direct: Option<Served>, hop: Hop, node: &Node) -> Option<Step> {
     let served = direct.filter(|served| served.forwarding == Forwarding::Tunnel)?;
     Some(Step::Wrap { source: hop.address(node)?, destination: served.address })
+}
+
+/// Returns the largest packet that fits into one to a backend, bytes, where the way there begins with a link of `link` bytes
+/// (RFC 2003, 5.1).
+#[must_use]
+pub fn inner_mtu(world: &World<'_>, node: NodeId, backend: Ipv4Addr, link: u16) -> u16 {
+    let path = world.path_mtu.get((node, backend), world.now).and_then(|mtu| u16::try_from(mtu).ok());
+    path.unwrap_or(u16::MAX).min(link).saturating_sub(ipv4::HEADER_LENGTH as u16)
 }
 
 /// Binds a packet that a backend gets as it is.

@@ -73,3 +73,32 @@ fn blank_options(options: &mut [u8]) {
         at = end;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 791, 3.1: "must be copied" is the first bit of an option's type.
+    #[test]
+    fn options_that_are_not_for_all_fragments_are_in_the_first_only() {
+        // No operation, loose source route (copied), record route (not), router alert (copied), end and padding.
+        let options =
+            [&[1][..], &[0x83, 7, 4, 9, 9, 9, 9], &[7, 7, 4, 0, 0, 0, 0], &[0x94, 4, 0, 0], &[0; 5]].concat();
+        let mut whole = vec![0; 20];
+        whole[0] = 0x40 | ((20 + options.len()) / 4) as u8;
+        whole.extend(&options);
+        whole.extend([5; 48]);
+        let length = whole.len() as u16;
+        Ipv4Packet::new_unchecked(&mut whole[..]).set_total_length(length);
+        let later = [&options[..8], &[1; 7], &options[15..]].concat();
+        for (range, expected) in [(0..24, &options), (24..48, &later)] {
+            let header = 20 + options.len();
+            let mut piece = vec![0; header + range.len()];
+            write_piece(&mut piece, &whole, &range);
+            let packet = Ipv4Packet::new_checked(&piece[..]).unwrap();
+            assert!(packet.verify_header_checksum());
+            assert_eq!(&piece[20..header], &expected[..], "{range:?}");
+            assert_eq!((packet.fragment_offset(), packet.more_fragments()), (range.start, range.start == 0));
+        }
+    }
+}

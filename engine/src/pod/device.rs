@@ -126,6 +126,12 @@ impl Device {
         self.path_mtu.get(destination, now).map_or(self.mtu, |mtu| mtu.min(self.mtu))
     }
 
+    /// Says whether what goes to a destination may have to be cut on its way, though its sender would rather not (Linux,
+    /// `ip_dont_fragment`).
+    pub(super) fn must_allow_cutting(&self, destination: Ipv4Addr, now: Instant) -> bool {
+        self.path_mtu.is_locked(destination, now)
+    }
+
     /// Takes the next packet that looped.
     pub(super) fn take_loopback(&mut self) -> Option<Looped> {
         self.loopback.pop_front()

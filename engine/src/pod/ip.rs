@@ -30,7 +30,8 @@ pub(super) fn send(device: &mut Device, header: &Header, payload: &[u8], now: In
     let mtu = device.mtu_to(header.destination, now);
     let identification = device.random.next_u16();
     if ipv4::HEADER_LENGTH + payload.len() <= mtu {
-        send_part(device, header, payload, identification, (header.dont_fragment, false, 0), now, out);
+        let dont_fragment = header.dont_fragment && !device.must_allow_cutting(header.destination, now);
+        send_part(device, header, payload, identification, (dont_fragment, false, 0), now, out);
         return;
     }
     let room = (mtu.saturating_sub(ipv4::HEADER_LENGTH) / 8 * 8).max(8);
@@ -68,10 +69,10 @@ fn send_part(
 }
 
 /// Completes a packet from smoltcp, which leaves identification and checksums to its device.
-pub(super) fn finish_tcp(bytes: &mut [u8], identification: u16) {
+pub(super) fn finish_tcp(bytes: &mut [u8], identification: u16, dont_fragment: bool) {
     let mut packet = Ipv4Packet::new_unchecked(bytes);
     packet.set_identification(identification);
-    packet.set_fragmentation(true, false, 0);
+    packet.set_fragmentation(dont_fragment, false, 0);
     packet.fill_header_checksum();
     let (source, destination) = (packet.source(), packet.destination());
     TcpSegment::new_unchecked(packet.payload_mut()).fill_checksum(source, destination);

@@ -281,10 +281,11 @@ fn a_megabyte_comes_back_unchanged_and_nothing_is_left() {
     assert_eq!(segment.pool.outstanding(), 0);
 }
 
-/// RFC 9293, 3.8.1: retransmission.
+/// RFC 9293, 3.8.1: retransmission; RFC 6582: one round trip for each loss of a window, and not a timer.
 #[test]
 fn a_megabyte_survives_five_per_cent_loss() {
-    transfer(5);
+    let segment = transfer(5);
+    assert!(segment.now < Instant::ZERO + Duration::from_secs(40), "{:?}", segment.now);
 }
 
 /// RFC 1071.
@@ -588,9 +589,15 @@ fn nc_sends_all_its_input_to_a_listener_that_has_none() {
     assert_eq!((text.len(), code), (300_000, 0));
 }
 
-/// RFC 1191, 3.
+/// RFC 1191, 3; below the smallest MTU that Linux believes (`net.ipv4.route.min_pmtu`) packets may be cut.
 #[test]
 fn a_router_that_wants_smaller_packets_is_believed() {
+    for (mtu, longest, may_cut) in [(1000, 1000, false), (552, 552, false), (272, 552, true)] {
+        believe_a_router(mtu, longest, may_cut);
+    }
+}
+
+fn believe_a_router(mtu: u16, longest: usize, may_cut: bool) {
     let mut segment = echo_pair();
     segment.exec(0, "ping -c 1 10.1.15.3");
     let id = segment.spawn(0, "nc -w 5 10.1.15.3 7");
@@ -614,14 +621,18 @@ fn a_router_that_wants_smaller_packets_is_believed() {
     packet.fill_header_checksum();
     let mut icmp = crate::wire::IcmpPacket::new_unchecked(packet.payload_mut());
     icmp.set_type(crate::wire::IcmpType::DestinationUnreachable, 4);
-    icmp.set_next_hop_mtu(1000);
+    icmp.set_next_hop_mtu(mtu);
     icmp.payload_mut().copy_from_slice(quoted);
     icmp.fill_checksum();
     segment.with(0, |pod, now, out| pod.receive(&bytes, now, out));
     let (text, _) = segment.finish(0, id);
     assert_eq!(text.len(), 20_000);
     let from_first = |frame: &&Vec<u8>| frame[6..12] == MacAddress::for_ipv4(FIRST).octets();
-    assert!(segment.log.iter().filter(from_first).all(|frame| frame.len() <= 1014));
+    for frame in segment.log.iter().filter(from_first).filter(|frame| frame[12..14] == [8, 0]) {
+        let packet = Ipv4Packet::new_unchecked(&frame[14..]);
+        assert!(packet.total_length() as usize <= longest, "{mtu}: {}", packet.total_length());
+        assert_eq!(packet.dont_fragment(), !may_cut, "{mtu}");
+    }
 }
 
 #[test]

@@ -8,10 +8,11 @@ use std::net::Ipv4Addr;
 
 use super::budget::Rate;
 use super::{ChecksumState, DropReason, Frame, Instant, NodeId, ORIGINATED, Parsed, Term, Worker};
-use crate::decide::{Hop, Refusal, is_local, originate, reach, route};
+use crate::decide::{Hop, Refusal, Relayed, inner_mtu, is_local, originate, reach, route};
 use crate::icmp::{self, LINK_LENGTH, RESET_LENGTH};
 use crate::link::pod_ring::take_mark;
 use crate::neighbor::Neighbor;
+use crate::rewrite::Transform;
 use crate::trace::{Action, Point};
 use crate::wire::{IcmpPacket, IcmpType, IpProtocol, Ipv4Packet, TcpSegment, UdpDatagram};
 
@@ -93,10 +94,8 @@ impl Worker {
         let quoted = &bytes[network..];
         let header = Ipv4Packet::new_unchecked(quoted);
         let (to, asked) = (header.source(), header.destination());
-        let node = NodeId(arena.record(frame).node);
-        let mark = self.answer_mark(arena.record(frame).mark);
         match icmp::notice(refusal.reason, header.protocol().into(), refusal.mtu) {
-            Some(icmp::Notice::Error { kind, code, mtu }) if self.errors.take(now) => {
+            Some(icmp::Notice::Error { kind, code, mtu }) => {
                 // A Service's own refusal comes from the address that was asked, as from a host.
                 let from_asked = matches!(
                     refusal.reason,
@@ -105,22 +104,62 @@ impl Worker {
                         | DropReason::ServiceNoConnection
                         | DropReason::HostClosed
                 );
-                let length = icmp::error_length(quoted);
-                self.originate(node, to, length, mark, now, |packet, source, identification| {
-                    let source = if from_asked { asked } else { source };
-                    icmp::write_error(packet, source, quoted, (kind, code, mtu), identification);
-                });
+                self.send_error(frame, network, from_asked.then_some(asked), (kind, code, mtu), now);
             }
             Some(icmp::Notice::Reset) => {
                 let mut made = [0; RESET_LENGTH];
                 let identification = self.next_identification();
                 if icmp::write_reset(&mut made, quoted, identification).is_some() {
+                    let node = NodeId(arena.record(frame).node);
+                    let mark = self.answer_mark(arena.record(frame).mark);
                     self.originate(node, to, RESET_LENGTH, mark, now, |packet, _, _| {
                         packet.copy_from_slice(&made)
                     });
                 }
             }
-            Some(icmp::Notice::Error { .. }) | None => {}
+            None => {}
+        }
+    }
+
+    /// Sends an ICMP error about the packet at `network` of a frame, from an address or else that of the interface it leaves
+    /// by.
+    fn send_error(
+        &mut self,
+        frame: &Frame,
+        network: usize,
+        from: Option<Ipv4Addr>,
+        (kind, code, mtu): (IcmpType, u8, u16),
+        now: Instant,
+    ) {
+        if !self.errors.take(now) {
+            return;
+        }
+        let arena = std::sync::Arc::clone(&self.arena);
+        let record = arena.record(frame);
+        let quoted = &arena.bytes(frame)[network..];
+        let (node, to) = (NodeId(record.node), Ipv4Packet::new_unchecked(quoted).source());
+        let mark = self.answer_mark(record.mark);
+        self.originate(node, to, icmp::error_length(quoted), mark, now, |packet, source, identification| {
+            icmp::write_error(packet, from.unwrap_or(source), quoted, (kind, code, mtu), identification);
+        });
+    }
+
+    /// Tells a client what somebody said of its packet to a backend, on whose way it was inside another one (LVS,
+    /// `ip_vs_in_icmp`): what is too long only where it may not be cut.
+    pub(super) fn relay(&mut self, frame: &Frame, relayed: &Relayed, now: Instant) {
+        let node = NodeId(self.arena.record(frame).node);
+        let Relayed { backend, inner, kind, code, mtu } = *relayed;
+        let mut told = 0;
+        if relayed.is_too_long() {
+            self.learn_path_mtu(node, backend, mtu, now);
+            told = inner_mtu(&self.world(now), node, backend, u16::MAX);
+        }
+        let arena = std::sync::Arc::clone(&self.arena);
+        let may_cut = |packet: &[u8]| !Ipv4Packet::new_unchecked(packet).dont_fragment();
+        let bytes = arena.bytes(frame);
+        let is_needless = relayed.is_too_long() && may_cut(&bytes[inner..]);
+        if !is_needless && icmp::may_answer(bytes, inner) {
+            self.send_error(frame, inner, None, (kind, code, told), now);
         }
     }
 
@@ -161,7 +200,8 @@ impl Worker {
     }
 
     /// What a node makes may be cut on its way: no other worker may give the same identification from the same address
-    /// (RFC 6864, 4.3). Outer headers forbid cutting; theirs may be any (4.1). Never 0.
+    /// (RFC 6864, 4.3). Outer headers forbid cutting; theirs may be any (4.1), and on a locked
+    /// path, which is slow, differ as long as a counter of 16 bits can. Never 0.
     pub(super) fn next_identification(&mut self) -> u16 {
         let next = self.originated_identification.checked_add(u16::from(self.workers));
         self.originated_identification = next.unwrap_or(u16::from(self.id) + u16::from(self.workers));
@@ -179,21 +219,21 @@ impl Worker {
             if hop == Hop::Local {
                 return Err(DropReason::NoRoute);
             }
-            Ok((hop.mtu(&self.world(now), node, at), reach(&self.world(now), node, at, hop, to)?))
+            Ok((hop, hop.mtu(&self.world(now), node, at), reach(&self.world(now), node, at, hop, to)?))
         });
         match way {
-            Ok((mtu, Ok(reach))) => {
+            Ok((hop, mtu, Ok(reach))) => {
                 let packet = Ipv4Packet::new_unchecked(&self.arena.bytes(&frame)[network..]);
                 let transform = originate(&reach, mtu, packet.total_length() > mtu);
-                self.forward_originated(frame, &transform, now);
+                self.forward_originated(frame, hop.point(), &transform, now);
             }
-            Ok((_, Err(neighbor))) => self.wait(frame, neighbor, now),
+            Ok((.., Err(neighbor))) => self.wait(frame, neighbor, now),
             Err(reason) => self.drop_frame(frame, reason, now),
         }
     }
 
-    fn forward_originated(&mut self, mut frame: Frame, transform: &crate::rewrite::Transform, now: Instant) {
-        self.watch(&mut frame, Point::Bridge, Action::Originate, now);
+    fn forward_originated(&mut self, mut frame: Frame, point: Point, transform: &Transform, now: Instant) {
+        self.watch(&mut frame, point, Action::Originate, now);
         let tuple = crate::flow::Tuple::default();
         self.forward(frame, tuple, transform, now);
     }

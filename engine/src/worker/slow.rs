@@ -79,11 +79,14 @@ impl Worker {
             }
             Ok(Verdict::AskForPort(pool)) => self.ask_for_port(frame, pool, now),
             Ok(Verdict::LowerPathMtu(peer, mtu)) => {
-                self.lower_path_mtu(node_id, peer, mtu, now);
-                self.tell(Notice::PathMtu(node_id, peer, mtu));
+                self.learn_path_mtu(node_id, peer, mtu, now);
                 self.take_in(frame, node_id, self.ingress_point(port_id), now);
             }
-            Ok(Verdict::Reflect(out)) => self.reflect(frame, parsed, out, now),
+            Ok(Verdict::Relay(relayed)) => {
+                self.relay(&frame, &relayed, now);
+                self.take_in(frame, node_id, self.ingress_point(port_id), now);
+            }
+            Ok(Verdict::Reflect(step)) => self.reflect(frame, parsed, &step, now),
             Err(refusal) => self.refuse(frame, parsed, refusal, now),
         }
     }
@@ -186,6 +189,12 @@ impl Worker {
         self.send_parcel(worker, Parcel::Ingress(frame), now);
     }
 
+    /// Believes what a router said about the path to a peer of a tunnel, and tells the other workers.
+    pub(super) fn learn_path_mtu(&mut self, node: NodeId, peer: Ipv4Addr, mtu: u16, now: Instant) {
+        self.lower_path_mtu(node, peer, mtu, now);
+        self.tell(Notice::PathMtu(node, peer, mtu));
+    }
+
     /// Believes what a router said about the path to a peer of the tunnel; cached flows know of the old one.
     pub(super) fn lower_path_mtu(&mut self, node: NodeId, peer: Ipv4Addr, mtu: u16, now: Instant) {
         if self.path_mtu.lower((node, peer), mtu, now) {
@@ -194,12 +203,12 @@ impl Worker {
     }
 
     /// Translates a packet on its way out to the node's own address, and takes it in again: it is for another pod.
-    fn reflect(&mut self, mut frame: Frame, parsed: &Parsed, out: Tuple, now: Instant) {
+    fn reflect(&mut self, mut frame: Frame, parsed: &Parsed, step: &Step, now: Instant) {
         let mut tuple = parsed.tuple();
         self.identify(&mut frame, &[]);
         let mut open = self.arena.open(&mut frame);
         let (node, port) = (NodeId(open.record.node), PortId(open.record.ingress));
-        if !apply(&mut open, &Step::Translate(out), &mut tuple, 0) {
+        if !apply(&mut open, step, &mut tuple, 0) {
             return self.drop_frame(frame, DropReason::MtuExceeded, now);
         }
         self.watch(&mut frame, Point::Bridge, Action::TranslateSource, now);

@@ -462,6 +462,7 @@ pub fn udp_packet(from: Ipv4Addr, to: Ipv4Addr, ports: (u16, u16), payload: &[u8
     ipv4_packet(from, to, IpProtocol::Udp, ttl, &bytes)
 }
 
+/// Makes a segment without data, of ends that both begin with sequence number 1000.
 pub fn tcp_packet(from: Ipv4Addr, to: Ipv4Addr, ports: (u16, u16), flags: TcpFlags) -> Vec<u8> {
     let mut bytes = vec![0; 20];
     let mut segment = TcpSegment::new_unchecked(&mut bytes[..]);
@@ -469,7 +470,8 @@ pub fn tcp_packet(from: Ipv4Addr, to: Ipv4Addr, ports: (u16, u16), flags: TcpFla
     segment.set_destination_port(ports.1);
     segment.set_header_length(20);
     segment.set_flags(flags);
-    segment.set_sequence(1000);
+    segment.set_sequence(if flags.syn() { 1000 } else { 1001 });
+    segment.set_acknowledgement(if flags.ack() { 1001 } else { 0 });
     segment.set_window(4096);
     segment.fill_checksum(from, to);
     ipv4_packet(from, to, IpProtocol::Tcp, 64, &bytes)

@@ -179,6 +179,152 @@ pub const ROWS: &[Row] = &[
         ..PLAIN
     },
     Row {
+        name: "masquerade-errors-about-tcp-and-echo",
+        about: "RFC 5508, 4.2: a segment and an echo that an error quotes are translated with their checksums, both ways",
+        fields: &[
+            "ip.src",
+            "ip.dst",
+            "icmp.type",
+            "icmp.code",
+            "tcp.srcport",
+            "tcp.dstport",
+            "tcp.checksum",
+            "icmp.ident",
+        ],
+        frames: |script| {
+            let far = INTERNET.address;
+            let syn =
+                |from, ttl| Packet::tcp((from, 40_014), (far, 80), TcpFlags::SYN, (1000, 0), b"").ttl(ttl);
+            let syn_ack =
+                |to| Packet::tcp((far, 80), (to, 40_014), TcpFlags::SYN | TcpFlags::ACK, (5000, 1001), b"");
+            script.send(APP2, &syn(APP2.address, 64));
+            script.send(INTERNET, &Packet::error(FAR_ROUTER, NODE1, (11, 0), 0, &syn(NODE1, 62)));
+            script.send(INTERNET, &Packet::error(far, NODE1, (3, 4), 1400, &syn(NODE1, 62)));
+            script.send(INTERNET, &syn_ack(NODE1));
+            script.send(APP2, &Packet::error(APP2.address, far, (3, 3), 0, &syn_ack(APP2.address).ttl(62)));
+            script.send(APP2, &Packet::echo(APP2.address, far, 8, 1700, 1));
+            script.send(
+                INTERNET,
+                &Packet::error(FAR_ROUTER, NODE1, (11, 0), 0, &Packet::echo(NODE1, far, 8, 1700, 1).ttl(62)),
+            );
+            script.send(INTERNET, &Packet::echo(far, NODE1, 0, 1700, 1));
+            let reply = Packet::echo(far, APP2.address, 0, 1700, 1).ttl(62);
+            script.send(APP2, &Packet::error(APP2.address, far, (3, 2), 0, &reply));
+        },
+        seen: &[
+            "internet 192.168.66.11 203.0.113.10 40014 80 0xb09d",
+            "web-app-2 198.51.100.7,10.1.15.2 10.1.15.2,203.0.113.10 11 0 40014 80 0x9a4e",
+            "web-app-2 203.0.113.10,10.1.15.2 10.1.15.2,203.0.113.10 3 4 40014 80 0x9a4e",
+            "web-app-2 203.0.113.10 10.1.15.2 80 40014 0x86b5",
+            "internet 192.168.66.11,203.0.113.10 203.0.113.10,192.168.66.11 3 3 80 40014 0x9d04",
+            "internet 192.168.66.11 203.0.113.10 8 0 1700",
+            "web-app-2 198.51.100.7,10.1.15.2 10.1.15.2,203.0.113.10 11,8 0,0 1700",
+            "web-app-2 203.0.113.10 10.1.15.2 0 0 1700",
+            "internet 192.168.66.11,203.0.113.10 203.0.113.10,192.168.66.11 3,0 2,0 1700",
+        ],
+        ..PLAIN
+    },
+    Row {
+        name: "masquerade-simultaneous-open",
+        about: "RFC 9293, figure 8; RFC 5382, REQ-2: two SYNs that cross open one connection, which outlives the time of a SYN",
+        frames: |script| {
+            let (near, far, out) = ((APP2.address, 40_016), (INTERNET.address, 4000), (NODE1, 40_016));
+            const BOTH: u8 = TcpFlags::SYN | TcpFlags::ACK;
+            for (flags, numbers, answer) in [
+                (TcpFlags::SYN, (1000, 0), (5000, 0)),
+                (BOTH, (1000, 5001), (5000, 1001)),
+                (TcpFlags::ACK, (1001, 5001), (5001, 1001)),
+            ] {
+                script.send(APP2, &Packet::tcp(near, far, flags, numbers, b""));
+                script.send(INTERNET, &Packet::tcp(far, out, flags, answer, b""));
+            }
+            script.wait(Duration::from_secs(200));
+            script.send(APP2, &Packet::tcp(near, far, TcpFlags::ACK, (1001, 5001), b"still"));
+            script.send(INTERNET, &Packet::tcp(far, out, TcpFlags::ACK, (5001, 1006), b"there"));
+        },
+        seen: &[
+            "internet 192.168.66.11 40016 203.0.113.10 4000 62",
+            "web-app-2 203.0.113.10 4000 10.1.15.2 40016 62",
+            "internet 192.168.66.11 40016 203.0.113.10 4000 62",
+            "web-app-2 203.0.113.10 4000 10.1.15.2 40016 62",
+            "internet 192.168.66.11 40016 203.0.113.10 4000 62",
+            "web-app-2 203.0.113.10 4000 10.1.15.2 40016 62",
+            "internet 192.168.66.11 40016 203.0.113.10 4000 62",
+            "web-app-2 203.0.113.10 4000 10.1.15.2 40016 62",
+        ],
+        ..PLAIN
+    },
+    Row {
+        name: "masquerade-half-close",
+        about: "RFC 9293, 3.6: when one side has closed the other goes on, and both are one connection until the second FIN",
+        frames: |script| {
+            let (near, far, out) = ((APP2.address, 40_018), (INTERNET.address, 80), (NODE1, 40_018));
+            const FIN: u8 = TcpFlags::FIN | TcpFlags::ACK;
+            let pod = |script: &mut Script, flags, numbers, data: &[u8]| {
+                script.send(APP2, &Packet::tcp(near, far, flags, numbers, data));
+            };
+            let server = |script: &mut Script, flags, numbers, data: &[u8]| {
+                script.send(INTERNET, &Packet::tcp(far, out, flags, numbers, data));
+            };
+            pod(script, TcpFlags::SYN, (1000, 0), b"");
+            server(script, TcpFlags::SYN | TcpFlags::ACK, (5000, 1001), b"");
+            pod(script, TcpFlags::ACK, (1001, 5001), b"");
+            server(script, FIN, (5001, 1001), b"");
+            for round in 0..3 {
+                pod(script, TcpFlags::ACK, (1001 + 5 * round, 5002), b"still");
+                server(script, TcpFlags::ACK, (5002, 1006 + 5 * round), b"");
+                script.wait(Duration::from_secs(50));
+            }
+            pod(script, FIN, (1016, 5002), b"");
+            server(script, TcpFlags::ACK, (5002, 1017), b"");
+        },
+        seen: &[
+            "internet 192.168.66.11 40018 203.0.113.10 80 62",
+            "web-app-2 203.0.113.10 80 10.1.15.2 40018 62",
+            "internet 192.168.66.11 40018 203.0.113.10 80 62",
+            "web-app-2 203.0.113.10 80 10.1.15.2 40018 62",
+            "internet 192.168.66.11 40018 203.0.113.10 80 62",
+            "web-app-2 203.0.113.10 80 10.1.15.2 40018 62",
+            "internet 192.168.66.11 40018 203.0.113.10 80 62",
+            "web-app-2 203.0.113.10 80 10.1.15.2 40018 62",
+            "internet 192.168.66.11 40018 203.0.113.10 80 62",
+            "web-app-2 203.0.113.10 80 10.1.15.2 40018 62",
+            "internet 192.168.66.11 40018 203.0.113.10 80 62",
+            "web-app-2 203.0.113.10 80 10.1.15.2 40018 62",
+        ],
+        ..PLAIN
+    },
+    Row {
+        name: "masquerade-blind-segments",
+        about: "RFC 5961, 5; tcp_in_window: spoofed FINs and acknowledgements end nothing: the connection outlives TIME-WAIT",
+        fields: &["ip.src", "tcp.srcport", "ip.dst", "tcp.dstport", "tcp.flags", "tcp.seq_raw"],
+        frames: |script| {
+            let (near, far, out) = ((APP2.address, 40_020), (INTERNET.address, 80), (NODE1, 40_020));
+            script.send(APP2, &Packet::tcp(near, far, TcpFlags::SYN, (1000, 0), b""));
+            script.send(INTERNET, &Packet::tcp(far, out, TcpFlags::SYN | TcpFlags::ACK, (5000, 1001), b""));
+            script.send(APP2, &Packet::tcp(near, far, TcpFlags::ACK, (1001, 5001), b""));
+            for flags in [TcpFlags::FIN | TcpFlags::ACK, TcpFlags::FIN | TcpFlags::ACK, TcpFlags::ACK] {
+                script.send(INTERNET, &Packet::tcp(far, out, flags, (0x7000_0000, 0x7000_0000), b""));
+            }
+            script.wait(Duration::from_secs(200));
+            // Lets the switch and the routers remember who is where.
+            script.send(APP2, &Packet::tcp(near, far, TcpFlags::ACK, (1001, 5001), b"alive"));
+            script.send(INTERNET, &Packet::tcp(far, out, TcpFlags::ACK, (5001, 1006), b"too"));
+            script.send(INTERNET, &Packet::tcp(far, out, TcpFlags::RST, (5004, 0), b""));
+        },
+        seen: &[
+            "internet 192.168.66.11 40020 203.0.113.10 80 0x0002 1000",
+            "web-app-2 203.0.113.10 80 10.1.15.2 40020 0x0012 5000",
+            "internet 192.168.66.11 40020 203.0.113.10 80 0x0010 1001",
+            "2 x web-app-2 203.0.113.10 80 10.1.15.2 40020 0x0011 1879048192",
+            "web-app-2 203.0.113.10 80 10.1.15.2 40020 0x0010 1879048192",
+            "internet 192.168.66.11 40020 203.0.113.10 80 0x0010 1001",
+            "web-app-2 203.0.113.10 80 10.1.15.2 40020 0x0010 5001",
+            "web-app-2 203.0.113.10 80 10.1.15.2 40020 0x0004 5004",
+        ],
+        ..PLAIN
+    },
+    Row {
         name: "masquerade-late-answer",
         about: "nf_conntrack_udp_timeout: an answer after 29 s comes in, one after 31 s finds a closed port",
         frames: |script| {
@@ -328,6 +474,30 @@ pub const ROWS: &[Row] = &[
             "web-app-1 192.168.66.11 6200 10.1.15.3 6000 63",
             "web-app-2 192.168.66.11 6000 10.1.15.2 6200 63",
             "web-app-1 192.168.66.11 6200 10.1.15.3 6000 63",
+        ],
+        drops: &[("node-1", "nat-filtered", 1)],
+        ..PLAIN
+    },
+    Row {
+        name: "rfc-hairpin-errors",
+        about: "RFC 5508, REQ-7: an error about a packet that went the hairpin way goes it back, translated twice",
+        topology: "tour-rfc",
+        fields: &["ip.src", "ip.dst", "icmp.type", "icmp.code", "udp.srcport", "udp.dstport"],
+        frames: |script| {
+            script.ask((APP1, 6000), (INTERNET, DNS), (NODE1, 6000), 1);
+            script.ask((APP2, 6200), (INTERNET, DNS), (NODE1, 6200), 1);
+            script.send(APP2, &Packet::udp((APP2.address, 6200), (NODE1, 6000), b"opens"));
+            script.send(APP1, &Packet::udp((APP1.address, 6000), (NODE1, 6200), b"to two"));
+            let about = Packet::udp((NODE1, 6000), (APP2.address, 6200), b"to two").ttl(63);
+            script.to(APP2, APP2.gateway, &Packet::error(APP2.address, NODE1, (3, 3), 0, &about));
+        },
+        seen: &[
+            "internet 192.168.66.11 203.0.113.10 6000 53",
+            "web-app-1 203.0.113.10 10.1.15.3 53 6000",
+            "internet 192.168.66.11 203.0.113.10 6200 53",
+            "web-app-2 203.0.113.10 10.1.15.2 53 6200",
+            "web-app-2 192.168.66.11 10.1.15.2 6000 6200",
+            "web-app-1 192.168.66.11,10.1.15.3 10.1.15.3,192.168.66.11 3 3 6000 6200",
         ],
         drops: &[("node-1", "nat-filtered", 1)],
         ..PLAIN

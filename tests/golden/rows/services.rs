@@ -345,6 +345,33 @@ pub const ROWS: &[Row] = &[
         ..PLAIN_SERVICE
     },
     Row {
+        name: "director-tunnel",
+        about: "ip_vs_tunnel_xmit and ip_vs_in_icmp from outside the cluster: the client asks, is told what fits, and is answered \
+                by the backend",
+        topology: "director",
+        frames: |script| {
+            let long = |length| Packet::udp((USER.address, 5001), vip(20), &vec![7; length]);
+            for _ in 0..2 {
+                ask(script, USER, 5000, vip(20));
+                script.to(APP3, APP3.gateway, &Packet::udp(vip(20), (USER.address, 5000), b"answer"));
+            }
+            for length in [1453 - 28, 1452 - 28] {
+                script.send(USER, &long(length));
+            }
+        },
+        differs: Some("each worker counts identifications by itself"),
+        seen: &[
+            "web-app-3 192.168.66.1,192.168.66.50 5000 10.1.20.2,10.96.0.20 80 63,63",
+            "user 10.96.0.20 80 192.168.66.50 5000 63",
+            "web-app-3 192.168.66.1,192.168.66.50 5000 10.1.20.2,10.96.0.20 80 63,63",
+            "user 10.96.0.20 80 192.168.66.50 5000 63",
+            "user 192.168.66.1,192.168.66.50 5001 192.168.66.50,10.96.0.20 80 64,63 3 4",
+            "web-app-3 192.168.66.1,192.168.66.50 5001 10.1.20.2,10.96.0.20 80 63,63",
+        ],
+        drops: &[("node-2", "fragmentation-needed", 1)],
+        ..PLAIN_SERVICE
+    },
+    Row {
         name: "service-backend-goes",
         about: "a gone backend's flows choose again, TCP's too: whoever gets its address is another machine",
         deeds: &[(4, |network| {

@@ -51,10 +51,12 @@ pub(super) fn send_bare(
 /// Sends a finished packet once more, with an identification of its own.
 pub(super) fn send_packet(io: &mut Io<'_, '_>, tuple: Tuple, packet: &[u8]) {
     let identification = io.device.random.next_u16();
+    let dont_fragment = !io.device.must_allow_cutting(*tuple.remote.ip(), io.now);
     io.device.transmit(*tuple.remote.ip(), packet.len(), false, io.now, io.out, |bytes| {
         bytes.copy_from_slice(packet);
         let mut packet = Ipv4Packet::new_unchecked(bytes);
         packet.set_identification(identification);
+        packet.set_fragmentation(dont_fragment, false, 0);
         packet.fill_header_checksum();
     });
 }

@@ -10,10 +10,10 @@
 use super::super::device::Device;
 use super::super::socket::{Owner, Received, SocketError};
 use super::Tuple;
-use super::wire::{LastSent, Wire};
+use super::recovery::{DUPLICATES, Recovery};
+use super::wire::{LastSent, Wire, bare, read};
 use crate::clock::Instant;
 use crate::link::pod_ring::Outbox;
-use crate::wire::{Ipv4Packet, TcpSegment};
 use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet, SocketStorage};
 use smoltcp::socket::tcp::{RecvError, Socket, SocketBuffer, State};
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpEndpoint, IpListenEndpoint};
@@ -50,6 +50,7 @@ pub(in super::super) struct Connection {
     /// The sequence number behind the own FIN, once it was sent.
     fin_end: Option<u32>,
     error: Option<SocketError>,
+    recovery: Recovery,
     interface: Interface,
     sockets: SocketSet<'static>,
     handle: SocketHandle,
@@ -98,6 +99,7 @@ impl Connection {
             unanswered: None,
             fin_end: None,
             error: None,
+            recovery: Recovery::default(),
             interface: interface(setup.tuple, setup.mtu, setup.seed, now),
             sockets,
             handle,
@@ -145,9 +147,22 @@ impl Connection {
         if self.lacks_only_the_fin(packet) {
             return;
         }
+        let duplicate;
         let mut wire = Wire::to_link(device, out, now, *self.tuple.remote.ip(), self.mtu, self.traced)
             .with_incoming(packet);
         self.interface.poll_ingress_single(time(now), &mut wire, &mut self.sockets);
+        let (segment, is_bare) = read(packet);
+        let flags = segment.flags();
+        let is_plain = flags.ack() && !flags.syn() && !flags.fin() && !flags.rst();
+        let is_partial = is_plain && self.recovery.hear(segment.acknowledgement(), is_bare);
+        // What only the FIN lacks is left to the timer: see `lacks_only_the_fin`.
+        if is_partial && self.socket().send_queue() > 0 {
+            duplicate = bare(packet);
+            for _ in 0..DUPLICATES {
+                wire = wire.with_incoming(&duplicate);
+                self.interface.poll_ingress_single(time(now), &mut wire, &mut self.sockets);
+            }
+        }
         self.last = wire.last_sent().unwrap_or(self.last);
         self.fin_end = wire.fin_end().or(self.fin_end);
         if self.state() == State::Closed && self.error.is_none() {
@@ -167,10 +182,7 @@ impl Connection {
     /// Says whether a segment does no more than acknowledge once again all but the FIN, when only that is in flight. The third of
     /// them would have smoltcp (0.14) send the FIN early, which it does for data only, and stop the timer that sends it again.
     fn lacks_only_the_fin(&self, packet: &[u8]) -> bool {
-        let ip = Ipv4Packet::new_unchecked(packet);
-        let segment = TcpSegment::new_unchecked(ip.payload());
-        let flags = segment.flags();
-        let is_bare = segment.payload().is_empty() && !flags.syn() && !flags.fin() && !flags.rst();
+        let (segment, is_bare) = read(packet);
         let is_before = |end: u32| (segment.acknowledgement().wrapping_sub(end) as i32) < 0;
         let waits = matches!(self.state(), State::FinWait1 | State::Closing | State::LastAck);
         waits && is_bare && self.socket().send_queue() == 0 && self.fin_end.is_some_and(is_before)
@@ -195,7 +207,10 @@ impl Connection {
                 break;
             }
         }
-        self.last = wire.last_sent().unwrap_or(self.last);
+        if let Some(last) = wire.last_sent() {
+            self.last = last;
+            self.recovery.send(last.next);
+        }
         self.fin_end = wire.fin_end().or(self.fin_end);
         if self.state() == State::Closed && before != State::Closed && self.error.is_none() {
             self.error = (before != State::TimeWait).then_some(SocketError::TimedOut);

@@ -11,6 +11,7 @@ mod accept;
 mod bare;
 mod connection;
 pub(super) mod half_open;
+mod recovery;
 mod time_wait;
 mod wire;
 

@@ -152,9 +152,10 @@ impl phy::TxToken for Transmit<'_, '_, '_> {
         match sink {
             Sink::Link { device, out, now } => {
                 let identification = device.random.next_u16();
+                let dont_fragment = !device.must_allow_cutting(*destination, *now);
                 device.transmit(*destination, length, *traced, *now, out, |bytes| {
                     let result = write(bytes);
-                    ip::finish_tcp(bytes, identification);
+                    ip::finish_tcp(bytes, identification, dont_fragment);
                     note(bytes, last, fin_end);
                     result
                 })
@@ -163,7 +164,7 @@ impl phy::TxToken for Transmit<'_, '_, '_> {
                 memory.clear();
                 memory.resize(length, 0);
                 let result = write(memory);
-                ip::finish_tcp(memory, 0);
+                ip::finish_tcp(memory, 0, true);
                 note(memory, last, fin_end);
                 result
             }
@@ -181,4 +182,26 @@ fn note(bytes: &[u8], last: &mut LastSent, fin_end: &mut Option<u32>) {
     if flags.fin() {
         *fin_end = Some(last.next);
     }
+}
+
+/// Reads a segment, and says whether it does no more than acknowledge.
+pub(super) fn read(packet: &[u8]) -> (TcpSegment<&[u8]>, bool) {
+    let header = Ipv4Packet::new_unchecked(packet).header_length();
+    let length = usize::from(Ipv4Packet::new_unchecked(packet).total_length());
+    let segment = TcpSegment::new_unchecked(&packet[header..length]);
+    let flags = segment.flags();
+    let is_bare = segment.payload().is_empty() && !flags.syn() && !flags.fin() && !flags.rst();
+    (segment, is_bare)
+}
+
+/// Makes the bare acknowledgement that a segment's sender would send right behind it.
+pub(super) fn bare(packet: &[u8]) -> Vec<u8> {
+    let header = Ipv4Packet::new_unchecked(packet).header_length();
+    let (segment, _) = read(packet);
+    let (next, length) =
+        (segment.sequence().wrapping_add(segment.payload().len() as u32), header + segment.header_length());
+    let mut made = packet[..length].to_vec();
+    Ipv4Packet::new_unchecked(&mut made[..]).set_total_length(length as u16);
+    TcpSegment::new_unchecked(&mut made[header..]).set_sequence(next);
+    made
 }
