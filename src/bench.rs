@@ -308,16 +308,15 @@ fn table(figures: &[Figure], rates: &Rates, workers: u8) -> String {
     let outside = outside.iter().sum::<f64>() / outside.len().max(1) as f64;
     let rate = rates.core_clocks_per_tsc;
     let who = match workers {
-        1 => "One worker".to_owned(),
-        _ => format!("{workers} workers at once, each with a node and flows of its own"),
+        1 => "One worker, ".to_owned(),
+        _ => format!("{workers} workers at once, each with a node and flows of its own,\n"),
     };
     format!(
         "{}\n{stages}\nCLOCKS are core clocks a packet: TSC clocks times {rate:.2}, the rate of dependent additions in this run.\n\
-         {who},\n\
-         from the ingress ring to the egress ring through the whole loop; captures and traces off. 4,096 buffers in rotation\n\
-         for each, flows in random order, both directions where a row has two. 100 leases, 1,000 Services, 250 pods behind\n\
-         them, or as many as the row says. Checksums are known to be right, as between simulated pods. Generator and sink\n\
-         took {outside:.0} TSC clocks a packet more, in no figure above.\n",
+         {who}from the ingress ring to the egress ring through the whole loop; captures and traces off. 4,096\n\
+         buffers in rotation for each, flows in random order, both directions where a row has two. 100 leases, 1,000\n\
+         Services, 250 pods behind them, or as many as the row says. Checksums are known to be right, as between simulated\n\
+         pods. Generator and sink took {outside:.0} TSC clocks a packet more, in no figure above.\n",
         table.trim_fmt()
     )
 }
