@@ -45,6 +45,8 @@ const ROUNDS: usize = 50;
 const STAGED: usize = 100;
 /// Services that change in a second, where any do.
 const CHANGES: u32 = 100;
+/// Frames whose waits are not measured, before those that are.
+const COLD: usize = 30;
 /// Changes, and frames for a worker that sleeps, whose times are measured.
 const WAITS: usize = 300;
 
@@ -223,8 +225,9 @@ fn service_change(case: &Case, traffic: &mut Traffic, rates: &Rates) -> Result<V
 fn idle_latency(case: &Case, traffic: &mut Traffic, rates: &Rates) -> Result<Vec<Figure>, BenchError> {
     let ways = [("spinning", 100_000, Waiting::Spinning), ("sleeping", WAITS, Waiting::Sleeping)];
     let figures = ways.into_iter().map(|(name, frames, waiting)| {
-        traffic.one_by_one(frames / 10, waiting)?;
-        let waits = traffic.one_by_one(frames, waiting)?;
+        // The first ones find cold caches, and a worker that has not slept before. All in one go: a worker is woken on the
+        // thread on which it first slept.
+        let waits = traffic.one_by_one(frames + COLD, waiting)?.split_off(COLD);
         Ok(of_waits(case, &format!("{}/{name}", case.name), waits, rates))
     });
     figures.collect()

@@ -448,8 +448,7 @@ impl Bindings {
     }
 
     fn end(&mut self, index: u32) {
-        let Some(entry) = self.places.vacate(index) else { return };
-        match entry {
+        match self.places.vacate(index) {
             Entry::Free(_) => {}
             Entry::Here(binding) => {
                 self.take_half(&binding.original, index, Half::Original);

@@ -277,7 +277,8 @@ impl Worker {
         moved
     }
 
-    /// Runs batches on this thread until `stop` is set; sleeps while there is nothing to do.
+    /// Runs batches on this thread until `stop` is set; sleeps while there is nothing to do. It is woken on the thread on which
+    /// it first slept: run it on one only.
     pub fn run(&mut self, clock: &Clock, stop: &AtomicBool) {
         let mut idle = 0;
         while !stop.load(Ordering::Acquire) {
@@ -321,25 +322,13 @@ impl Worker {
         self.count(node, Term::Received, count as u64);
         self.watch_arrivals(&mut frames, node, port, now);
         Stages::end::<TIMED>(&mut self.stages, Stage::Take);
-        self.run_passes::<TIMED>(&mut frames, node, &ingress, Course::Direct, now);
+        self.run_frames::<TIMED>(&mut frames, node, &ingress, Course::Direct, now);
         self.batch.frames = frames;
         count
     }
 
-    /// Runs frames that came in by one port otherwise than from its link.
-    fn run_frames(
-        &mut self,
-        frames: &mut Vec<Frame>,
-        node: NodeId,
-        ingress: &IngressPort,
-        course: Course,
-        now: Instant,
-    ) {
-        self.run_passes::<false>(frames, node, ingress, course, now);
-    }
-
     /// The three passes over a batch of frames that came in by one port.
-    fn run_passes<const TIMED: bool>(
+    fn run_frames<const TIMED: bool>(
         &mut self,
         frames: &mut Vec<Frame>,
         node: NodeId,

@@ -26,9 +26,14 @@ fn a_million_connections_take_no_more_than_400_megabytes() {
     let mut cache = FlowCache::new(limit * SLOTS_OF_TWO / 2, [3, 4]).unwrap();
     let epochs = [0; EPOCH_BUCKETS];
     let mut lost = 0;
-    for number in 0..CONNECTIONS {
-        let (source, source_port) = (number / 50_000, (number % 50_000) as u16);
-        let tuple = Tuple { source, destination: number, source_port, destination_port: 53, protocol: 17 };
+    let tuple = |number: u32| Tuple {
+        source: number / 50_000,
+        destination: number,
+        source_port: (number % 50_000) as u16,
+        destination_port: 53,
+        protocol: 17,
+    };
+    for tuple in (0..CONNECTIONS).map(tuple) {
         let reply = Tuple { destination: 99, ..tuple.reversed() };
         let [original, reply] = [tuple, reply].map(|tuple| HalfKey { node: NodeId(0), tuple });
         let (answers, profile) = (Answers::Steered, Profile::Linux);
@@ -40,9 +45,7 @@ fn a_million_connections_take_no_more_than_400_megabytes() {
             cache.insert(cache.hash(key), slot, &epochs);
         }
     }
-    for number in (0..CONNECTIONS).step_by(100) {
-        let (source, source_port) = (number / 50_000, (number % 50_000) as u16);
-        let tuple = Tuple { source, destination: number, source_port, destination_port: 53, protocol: 17 };
+    for tuple in (0..CONNECTIONS).step_by(100).map(tuple) {
         let key = FlowKey::ipv4(&tuple, 1, false);
         let found = cache.lookup(cache.hash(key), key, &[0; 12], &epochs);
         lost += u32::from(found.is_none_or(|slot| slot.binding == NO_BINDING));

@@ -49,6 +49,16 @@ pub(super) struct Spent {
     pub(super) clocks: u64,
 }
 
+impl Spent {
+    /// What workers took that ran at once: the longest time, the clocks of all.
+    pub(super) fn together(all: impl IntoIterator<Item = Self>) -> Self {
+        all.into_iter().fold(Self { time: Duration::ZERO, clocks: 0 }, |all, one| Self {
+            time: all.time.max(one.time),
+            clocks: all.clocks + one.clocks,
+        })
+    }
+}
+
 /// A node, its worker, and what is around it.
 #[derive(Debug)]
 pub(super) struct Home {

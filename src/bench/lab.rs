@@ -229,11 +229,7 @@ impl Lab {
             [home] => begin(home),
             homes => thread::scope(|scope| {
                 let threads: Vec<_> = homes.iter_mut().map(|home| scope.spawn(|| begin(home))).collect();
-                let spent = threads.into_iter().filter_map(|thread| thread.join().ok());
-                spent.fold(Spent { time: Duration::ZERO, clocks: 0 }, |all, one| Spent {
-                    time: all.time.max(one.time),
-                    clocks: all.clocks + one.clocks,
-                })
+                Spent::together(threads.into_iter().filter_map(|thread| thread.join().ok()))
             }),
         }
     }
@@ -265,12 +261,10 @@ impl Lab {
             let threads: Vec<_> = homes.iter_mut().map(|home| scope.spawn(|| run(home))).collect();
             let changed = change(control, service);
             done.store(true, Ordering::Release);
-            let spent: Vec<Spent> = threads.into_iter().filter_map(|thread| thread.join().ok()).collect();
-            (spent, changed)
+            (Spent::together(threads.into_iter().filter_map(|thread| thread.join().ok())), changed)
         });
         self.take_all(sent)?;
-        let time = spent.iter().map(|spent| spent.time).max().unwrap_or_default();
-        let clocks = spent.iter().map(|spent| spent.clocks).sum();
+        let Spent { time, clocks } = spent;
         Ok((Round { time, clocks, outside: 0 }, changed?))
     }
 

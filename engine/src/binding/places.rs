@@ -114,11 +114,11 @@ impl Places {
         Some(index)
     }
 
-    /// Takes what a place holds and puts the place behind all that are free; none when it is free.
-    pub(super) fn vacate(&mut self, index: u32) -> Option<Entry> {
+    /// Takes what a place holds and puts the place behind all that are free; one that is free stays where it is.
+    pub(super) fn vacate(&mut self, index: u32) -> Entry {
         let place = &mut self.places[index as usize];
         if let Entry::Free(_) = place.entry {
-            return None;
+            return place.entry;
         }
         place.generation = place.generation.wrapping_add(1);
         let entry = std::mem::replace(&mut place.entry, Entry::Free(index));
@@ -128,7 +128,7 @@ impl Places {
             before => self.places[before as usize].entry = Entry::Free(index),
         }
         *count += 1;
-        Some(entry)
+        entry
     }
 
     /// Notes which backend, by address and port, a place's binding leads to.

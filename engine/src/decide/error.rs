@@ -23,9 +23,7 @@ fn told_mtu(world: &World<'_>, arrival: &Arrival<'_>, quoted: &Tuple) -> Option<
     let tunnel = arrival.node.tunnel?;
     let packet = Ipv4Packet::new_unchecked(arrival.packet());
     let error = IcmpPacket::new_checked(packet.payload()).ok()?;
-    let too_long = error.icmp_type() == IcmpType::DestinationUnreachable
-        && error.code() == code::FRAGMENTATION_NEEDED
-        && error.verify_checksum();
+    let too_long = is_too_long(error.icmp_type(), error.code()) && error.verify_checksum();
     let ours = Tuple {
         source: tunnel.local.to_bits(),
         destination: quoted.destination,
@@ -86,8 +84,13 @@ impl Relayed {
     /// Tells whether the outer packet was too long for the way.
     #[must_use]
     pub fn is_too_long(&self) -> bool {
-        self.kind == IcmpType::DestinationUnreachable && self.code == code::FRAGMENTATION_NEEDED
+        is_too_long(self.kind, self.code)
     }
+}
+
+/// Tells whether an error says that a packet was too long for the way.
+fn is_too_long(kind: IcmpType, code: u8) -> bool {
+    kind == IcmpType::DestinationUnreachable && code == code::FRAGMENTATION_NEEDED
 }
 
 /// An ICMP error about a translated packet is translated like an answer to it; others are just routed.

@@ -99,7 +99,9 @@ impl Worker {
             self.release(NodeId(record.node));
         }
         match self.ingress_of(PortId(record.ingress)) {
-            Some(ingress) => self.run_frames(batch, NodeId(record.node), &ingress, record.course, now),
+            Some(ingress) => {
+                self.run_frames::<false>(batch, NodeId(record.node), &ingress, record.course, now)
+            }
             None => batch.drain(..).for_each(|frame| self.drop_frame(frame, DropReason::LinkDown, now)),
         }
     }

@@ -140,7 +140,7 @@ impl Worker {
             let Some(ingress) = self.ingress_of(PortId(self.arena.record(&whole).ingress)) else {
                 return self.drop_frame(whole, DropReason::LinkDown, now);
             };
-            return self.run_frames(&mut vec![whole], node, &ingress, Course::Merged, now);
+            return self.run_frames::<false>(&mut vec![whole], node, &ingress, Course::Merged, now);
         }
         self.consume(whole, &Parsed { fragment: false, ..*parsed }, now);
     }

@@ -155,9 +155,9 @@ impl Worker {
             told = inner_mtu(&self.world(now), node, backend, u16::MAX);
         }
         let arena = std::sync::Arc::clone(&self.arena);
-        let may_cut = |packet: &[u8]| !Ipv4Packet::new_unchecked(packet).dont_fragment();
         let bytes = arena.bytes(frame);
-        let is_needless = relayed.is_too_long() && may_cut(&bytes[inner..]);
+        let may_be_cut = !Ipv4Packet::new_unchecked(&bytes[inner..]).dont_fragment();
+        let is_needless = relayed.is_too_long() && may_be_cut;
         if !is_needless && icmp::may_answer(bytes, inner) {
             self.send_error(frame, inner, None, (kind, code, told), now);
         }

@@ -215,7 +215,7 @@ impl Worker {
         let Some(ingress) = self.ingress_of(port) else {
             return self.drop_frame(frame, DropReason::LinkDown, now);
         };
-        self.run_frames(&mut vec![frame], node, &ingress, Course::Reflected, now);
+        self.run_frames::<false>(&mut vec![frame], node, &ingress, Course::Reflected, now);
     }
 
     fn adjacency(&mut self, adjacency: Adjacency) -> u32 {
