@@ -1,24 +1,27 @@
 //! A home: one of the engine's own nodes, the worker that has it alone, and the rings at its pods and at eth0.
 //!
-//! The lab fills the rings, has the worker run, and empties them. Invariant: a home's packets never meet another home's.
+//! Its generator fills the rings, its worker runs, its sink empties them: all on one thread, as the queue of a network card
+//! belongs to a core. Invariants: a home's packets never meet another home's; its buffers go round.
 //! May depend on the engine. Read first: `engine/src/worker.rs`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant as StdInstant};
 
 use flatnet_engine::binding::Profile;
 use flatnet_engine::clock::{Clock, Instant, timestamp_counter};
 use flatnet_engine::control::{Control, NodeSpec};
-use flatnet_engine::frame::{Frame, Pool};
+use flatnet_engine::frame::{Arena, ChecksumState, Frame, Pool, Record};
 use flatnet_engine::link::{Link, RingsPeer, rings};
 use flatnet_engine::tables::{Guard, NodeId};
 use flatnet_engine::wire::{ArpOperation, ArpPacket, EtherType, EthernetFrame, MacAddress};
 use flatnet_engine::worker::Worker;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use super::BenchError;
 use super::addresses::{GATEWAY, node_address, pod_address, prefix, subnet};
-use super::datagram::Entrance;
+use super::datagram::{Datagram, Entrance};
 use super::lab::{BUFFERS, PODS, TUNNEL_PORT};
 
 /// Frames that a ring of a pod takes: four times what a round sends it.
@@ -41,21 +44,42 @@ impl Time {
     }
 }
 
-/// What a worker took for its part of a round.
-#[derive(Debug, Clone, Copy)]
+/// What a home took for its part of a round.
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Spent {
+    /// Its worker's time.
     pub(super) time: Duration,
     /// The same in TSC clocks.
     pub(super) clocks: u64,
+    /// TSC clocks of generator and sink.
+    pub(super) outside: u64,
+    /// Frames that did not come out again.
+    pub(super) missing: usize,
 }
 
-impl Spent {
-    /// What workers took that ran at once: the longest time, the clocks of all.
-    pub(super) fn together(all: impl IntoIterator<Item = Self>) -> Self {
-        all.into_iter().fold(Self { time: Duration::ZERO, clocks: 0 }, |all, one| Self {
-            time: all.time.max(one.time),
-            clocks: all.clocks + one.clocks,
-        })
+/// How the homes of a round begin and end together.
+#[derive(Debug)]
+pub(super) struct Together {
+    /// Homes whose rings are not filled yet.
+    filling: AtomicUsize,
+    /// Workers go on until somebody says so.
+    pub(super) done: AtomicBool,
+}
+
+impl Together {
+    pub(super) fn new(homes: usize, done: bool) -> Self {
+        Self { filling: AtomicUsize::new(homes), done: AtomicBool::new(done) }
+    }
+
+    /// Waits until the rings of all are filled.
+    fn begin(&self) {
+        self.filling.fetch_sub(1, Ordering::AcqRel);
+        let mut tries = 0u32;
+        while self.filling.load(Ordering::Acquire) > 0 {
+            tries += 1;
+            // With fewer cores than homes the others need this one.
+            if tries.is_multiple_of(1 << 14) { thread::yield_now() } else { std::hint::spin_loop() }
+        }
     }
 }
 
@@ -70,6 +94,9 @@ pub(super) struct Home {
 /// The other ends of a node's links.
 #[derive(Debug)]
 pub(super) struct Ports {
+    arena: Arc<Arena>,
+    /// Buffers that are in no ring.
+    spare: Vec<Frame>,
     pods: Vec<RingsPeer>,
     uplink: RingsPeer,
 }
@@ -102,14 +129,45 @@ impl Home {
         }
         let (link, uplink) = rings(2 * BUFFERS);
         control.attach_interface(node, 0, number, Link::Rings(link))?;
-        Ok(Self { worker, node, ports: Ports { pods, uplink } })
+        let arena = Arc::clone(control.arena());
+        let mut ports = Ports { arena, spare: Vec::new(), pods, uplink };
+        ports.fill(&mut control.pool)?;
+        Ok(Self { worker, node, ports })
     }
 
-    /// Runs the worker until it has moved so many frames, or gives up.
-    pub(super) fn run(&mut self, frames: usize, time: &Time) -> Spent {
+    /// Sends a round of datagrams through the worker, at once with the other homes.
+    ///
+    /// # Errors
+    /// [`BenchError::NoBuffer`].
+    pub(super) fn round(
+        &mut self,
+        mut datagrams: impl Iterator<Item = Datagram>,
+        frame_bytes: usize,
+        time: &Time,
+        together: &Together,
+    ) -> Result<Spent, BenchError> {
+        let generating = timestamp_counter();
+        let sent = datagrams
+            .try_fold(0, |sent, datagram| self.ports.send(&datagram, frame_bytes).map(|()| sent + 1));
+        let generated = timestamp_counter();
+        together.begin();
+        let sent = sent?;
         let (start, running) = (StdInstant::now(), timestamp_counter());
-        self.forward(frames, time);
-        Spent { clocks: timestamp_counter() - running, time: start.elapsed() }
+        self.forward(sent, time);
+        let (time_taken, stopped) = (start.elapsed(), timestamp_counter());
+        spin(&mut self.worker, time, &together.done);
+        // A visit counts as moved, too: a frame may be left.
+        while self.worker.run_batch(time.now()) > 0 {}
+        let taking = timestamp_counter();
+        let mut out = 0;
+        let delivered = self.ports.drain(|_| out += 1);
+        let outside = generated - generating + (timestamp_counter() - taking);
+        Ok(Spent {
+            time: time_taken,
+            clocks: stopped - running,
+            outside,
+            missing: sent.saturating_sub(out + delivered),
+        })
     }
 
     /// What is measured. A call of its own, by whose name callgrind knows it.
@@ -125,43 +183,70 @@ impl Home {
 }
 
 impl Ports {
-    /// Puts a frame into a ring, or its buffer back.
+    /// Takes buffers for a round in the place of those that the worker kept.
     ///
     /// # Errors
     /// [`BenchError::NoBuffer`].
-    pub(super) fn send(
+    pub(super) fn fill(&mut self, pool: &mut Pool) -> Result<(), BenchError> {
+        while self.spare.len() < BUFFERS {
+            self.spare.push(pool.allocate(0).ok_or(BenchError::NoBuffer)?);
+        }
+        Ok(())
+    }
+
+    /// Sends a datagram; a pod's frame has `frame_bytes`.
+    ///
+    /// # Errors
+    /// [`BenchError::NoBuffer`].
+    pub(super) fn send(&mut self, datagram: &Datagram, frame_bytes: usize) -> Result<(), BenchError> {
+        self.send_with(datagram.entrance, datagram.frame_length(frame_bytes), |bytes| datagram.write(bytes))
+    }
+
+    /// Puts a frame of `length` bytes into a ring.
+    ///
+    /// # Errors
+    /// [`BenchError::NoBuffer`].
+    pub(super) fn send_with(
         &mut self,
         entrance: Entrance,
-        frame: Frame,
-        pool: &mut Pool,
+        length: usize,
+        write: impl FnOnce(&mut [u8]),
     ) -> Result<(), BenchError> {
+        let mut frame = self.spare.pop().ok_or(BenchError::NoBuffer)?;
+        let mut open = self.arena.open(&mut frame);
+        *open.record = Record::default();
+        open.record.checksum = ChecksumState::Verified;
+        if !open.reset(length) {
+            self.spare.push(frame);
+            return Err(BenchError::NoBuffer);
+        }
+        write(open.bytes_mut());
         let ring = match entrance {
             Entrance::Pod(pod) => &mut self.pods[pod as usize % PODS as usize],
             Entrance::Interface | Entrance::Tunnel(_) => &mut self.uplink,
         };
         ring.to_node.push(frame).map_err(|frame| {
-            pool.free(frame);
+            self.spare.push(frame);
             BenchError::NoBuffer
         })
     }
 
     /// Takes all frames that came out: shows those of eth0, counts those of pods.
-    pub(super) fn drain(&mut self, pool: &mut Pool, mut show: impl FnMut(&[u8])) -> usize {
-        let mut delivered = 0;
-        for pod in &mut self.pods {
-            delivered += pod.from_node.pop(usize::MAX, |frame| pool.free(frame));
-        }
-        self.uplink.from_node.pop(usize::MAX, |frame| {
-            show(pool.arena().bytes(&frame));
-            pool.free(frame);
+    pub(super) fn drain(&mut self, mut show: impl FnMut(&[u8])) -> usize {
+        let Self { arena, spare, pods, uplink } = self;
+        let delivered =
+            pods.iter_mut().map(|pod| pod.from_node.pop(usize::MAX, |frame| spare.push(frame))).sum();
+        uplink.from_node.pop(usize::MAX, |frame| {
+            show(arena.bytes(&frame));
+            spare.push(frame);
         });
         delivered
     }
 
     /// Waits until a frame comes out at a pod; false when none does for long.
-    pub(super) fn await_frame(&mut self, pod: u32, pool: &mut Pool) -> bool {
+    pub(super) fn await_frame(&mut self, pod: u32) -> bool {
         let (ring, mut tries) = (&mut self.pods[pod as usize].from_node, 0u32);
-        while ring.pop(1, |frame| pool.free(frame)) == 0 {
+        while ring.pop(1, |frame| self.spare.push(frame)) == 0 {
             tries += 1;
             if tries > 1000 * IDLE_LIMIT {
                 return false;
@@ -196,4 +281,16 @@ pub(super) fn answer(bytes: &[u8]) -> Option<Vec<u8>> {
     packet.set_sender(mac, request.target_address());
     packet.set_target(request.sender_mac(), request.sender_address());
     Some(reply)
+}
+
+/// Keeps the calling thread on one of the cores it may use: the one of this number, counted round.
+///
+/// # Errors
+/// The system's.
+pub(super) fn pin(number: usize) -> std::io::Result<()> {
+    let allowed = sched_getaffinity(None)?;
+    let cores: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|&core| allowed.is_set(core)).collect();
+    let mut own = CpuSet::new();
+    own.set(cores[number % cores.len()]);
+    Ok(sched_setaffinity(None, &own)?)
 }

@@ -1,7 +1,8 @@
 //! Nodes as real ones look: pods on docker0, leases of other nodes, Services, and rings at pods and at eth0.
 //!
-//! The rows send datagrams through it, a round at a time: the generator fills buffers and rings, the workers run all at once,
-//! the sink empties the rings; each is timed apart. Invariant: every frame that is sent is seen again, or the round fails.
+//! The rows send datagrams through it, a round at a time: each home's generator fills its rings, the workers run all at once,
+//! each home's sink empties its rings; each is timed apart. Invariant: every frame that is sent is seen again, or the round
+//! fails.
 //!
 //! May depend on the engine and the proxy. Read first: `home.rs`.
 //!
@@ -9,13 +10,12 @@
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant as StdInstant};
 
-use flatnet_engine::clock::{Clock, Instant, timestamp_counter};
+use flatnet_engine::clock::{Clock, Instant};
 use flatnet_engine::control::{Control, EngineConfig};
-use flatnet_engine::frame::{ChecksumState, Frame};
 use flatnet_engine::ledger::DropReason;
 use flatnet_engine::tables::Lease;
 use flatnet_engine::worker::Stages;
@@ -24,7 +24,7 @@ use flatnet_proxy::{Backend, Service};
 use super::BenchError;
 use super::addresses::{endpoint, node_address, pod_address, service_frontend, subnet};
 use super::datagram::{Datagram, Entrance};
-use super::home::{Home, Spent, Time, answer, spin};
+use super::home::{Home, Spent, Time, Together, answer, pin, spin};
 
 /// Pods on the bridge of a home.
 pub const PODS: u32 = 32;
@@ -94,8 +94,8 @@ impl Lab {
     pub fn new(scale: Scale, frame_bytes: usize) -> Result<Self, BenchError> {
         let config = EngineConfig {
             workers: scale.workers,
-            // The generator has those of one pool for all homes.
-            small_buffers: 4 * BUFFERS as u32 * u32::from(scale.workers),
+            // The homes' generators have those of the control side.
+            small_buffers: 2 * BUFFERS as u32 * u32::from(scale.workers),
             large_buffers: 1,
             // Seven places for the four directions of two flows.
             cache_slots: (scale.flows as usize * 7 / 2).max(1 << 16),
@@ -164,7 +164,10 @@ impl Lab {
         let mut delivered = 0;
         for some in datagrams.chunks(BUFFERS) {
             let before = delivered + seen.len();
-            some.iter().try_for_each(|datagram| self.send(datagram))?;
+            for datagram in some {
+                let home = datagram.home() as usize % self.homes.len();
+                self.homes[home].ports.send(datagram, self.frame_bytes)?;
+            }
             let mut idle = 0;
             while delivered + seen.len() < before + some.len() {
                 self.run_all();
@@ -173,8 +176,12 @@ impl Lab {
                 delivered += self.drain(|home, bytes| match Datagram::read(bytes) {
                     Some(datagram) => seen.push(datagram),
                     None => asked.extend(answer(bytes).map(|reply| (home, reply))),
-                });
-                asked.iter().try_for_each(|(home, reply)| self.send_raw(*home, reply))?;
+                })?;
+                for (home, reply) in asked {
+                    let ports = &mut self.homes[home].ports;
+                    ports
+                        .send_with(Entrance::Interface, reply.len(), |bytes| bytes.copy_from_slice(&reply))?;
+                }
                 idle = if delivered + seen.len() > arrived { 0 } else { idle + 1 };
                 if idle > IDLE_LIMIT {
                     return Err(self.lost(before + some.len() - delivered - seen.len()));
@@ -184,88 +191,79 @@ impl Lab {
         Ok(seen)
     }
 
-    /// Sends a round of datagrams through the workers, as many for each.
+    /// Sends a round through the workers: each home's datagrams, in the homes' order.
     ///
     /// # Errors
     /// [`BenchError::Lost`] when not all come out.
-    pub fn round(&mut self, datagrams: impl Iterator<Item = Datagram>) -> Result<Round, BenchError> {
-        let generating = timestamp_counter();
-        let sent = self.send_all(datagrams)?;
-        let running = timestamp_counter();
-        let Spent { time, clocks } = self.work(sent / self.homes.len());
-        let stopped = timestamp_counter();
-        self.take_all(sent)?;
-        let outside = running - generating + (timestamp_counter() - stopped);
-        Ok(Round { time, clocks, outside })
-    }
-
-    fn send_all(&mut self, datagrams: impl Iterator<Item = Datagram>) -> Result<usize, BenchError> {
-        let mut sent = 0;
-        for datagram in datagrams {
-            self.send(&datagram)?;
-            sent += 1;
-        }
-        Ok(sent)
-    }
-
-    fn take_all(&mut self, sent: usize) -> Result<(), BenchError> {
-        let mut out = 0;
-        let delivered = self.drain(|_, _| out += 1);
-        if out + delivered < sent { Err(self.lost(sent - out - delivered)) } else { Ok(()) }
-    }
-
-    /// Runs the workers at once until each has moved so many frames, or gives up.
-    fn work(&mut self, frames: usize) -> Spent {
-        let (time, waiting) = (self.time, AtomicUsize::new(self.homes.len()));
-        let begin = |home: &mut Home| {
-            // None begins before all are there.
-            waiting.fetch_sub(1, Ordering::AcqRel);
-            while waiting.load(Ordering::Acquire) > 0 {
-                std::hint::spin_loop();
+    pub fn round<S: Iterator<Item = Datagram> + Send>(
+        &mut self,
+        mut sources: Vec<S>,
+    ) -> Result<Round, BenchError> {
+        let together = Together::new(self.homes.len(), true);
+        let spent = match (&mut self.homes[..], sources.pop()) {
+            ([home], Some(source)) => vec![home.round(source, self.frame_bytes, &self.time, &together)],
+            (_, last) => {
+                sources.extend(last);
+                self.round_on_threads(sources, &together, |_| ()).0
             }
-            home.run(frames, &time)
         };
-        match &mut self.homes[..] {
-            [home] => begin(home),
-            homes => thread::scope(|scope| {
-                let threads: Vec<_> = homes.iter_mut().map(|home| scope.spawn(|| begin(home))).collect();
-                Spent::together(threads.into_iter().filter_map(|thread| thread.join().ok()))
-            }),
-        }
+        self.sum(spent)
     }
 
-    /// Sends a round of datagrams through the workers while a Service's first backend becomes another one; returns also how
-    /// long it took from the change until all workers had acknowledged it.
+    /// Sends a round through the workers while a Service's first backend becomes another one; returns also how long it took
+    /// from the change until all workers had acknowledged it.
     ///
     /// # Errors
     /// [`BenchError`].
-    pub fn round_with_change(
+    pub fn round_with_change<S: Iterator<Item = Datagram> + Send>(
         &mut self,
-        datagrams: impl Iterator<Item = Datagram>,
+        sources: Vec<S>,
         id: u32,
         version: u32,
     ) -> Result<(Round, Duration), BenchError> {
-        let sent = self.send_all(datagrams)?;
-        let (time, done) = (self.time, AtomicBool::new(false));
         let service = service(&self.scale, id, version);
-        let Self { control, homes, .. } = self;
-        let frames = sent / homes.len();
-        let run = |home: &mut Home| {
-            let spent = home.run(frames, &time);
-            spin(&mut home.worker, &time, &done);
-            // A visit counts as moved, too: a frame may be left.
-            while home.worker.run_batch(time.now()) > 0 {}
-            spent
+        let together = Together::new(self.homes.len(), false);
+        let (spent, changed) = self.round_on_threads(sources, &together, |control| change(control, service));
+        Ok((self.sum(spent)?, changed?))
+    }
+
+    /// Runs each home's part of a round on a thread and core of its own, and something else at the same time.
+    fn round_on_threads<S: Iterator<Item = Datagram> + Send, T>(
+        &mut self,
+        sources: Vec<S>,
+        together: &Together,
+        meanwhile: impl FnOnce(&mut Control) -> T,
+    ) -> (Vec<Result<Spent, BenchError>>, T) {
+        let Self { control, homes, time, frame_bytes, .. } = self;
+        let are_several = homes.len() > 1;
+        let run = |number, home: &mut Home, source| {
+            if are_several {
+                // Where the system does not let it, its caches are cold.
+                let _ = pin(number);
+            }
+            home.round(source, *frame_bytes, time, together)
         };
-        let (spent, changed) = thread::scope(|scope| {
-            let threads: Vec<_> = homes.iter_mut().map(|home| scope.spawn(|| run(home))).collect();
-            let changed = change(control, service);
-            done.store(true, Ordering::Release);
-            (Spent::together(threads.into_iter().filter_map(|thread| thread.join().ok())), changed)
-        });
-        self.take_all(sent)?;
-        let Spent { time, clocks } = spent;
-        Ok((Round { time, clocks, outside: 0 }, changed?))
+        thread::scope(|scope| {
+            let parts = homes.iter_mut().zip(sources).enumerate();
+            let threads: Vec<_> = parts
+                .map(|(number, (home, source))| scope.spawn(move || run(number, home, source)))
+                .collect();
+            let other = meanwhile(control);
+            together.done.store(true, Ordering::Release);
+            (threads.into_iter().filter_map(|thread| thread.join().ok()).collect(), other)
+        })
+    }
+
+    fn sum(&self, spent: Vec<Result<Spent, BenchError>>) -> Result<Round, BenchError> {
+        let (mut round, mut missing) = (Round::default(), 0);
+        for spent in spent {
+            let spent = spent?;
+            round.time = round.time.max(spent.time);
+            round.clocks += spent.clocks;
+            round.outside += spent.outside;
+            missing += spent.missing;
+        }
+        if missing > 0 { Err(self.lost(missing)) } else { Ok(round) }
     }
 
     /// Sends datagrams between pods of the first home one by one, while its worker runs on a thread of its own; returns what
@@ -291,16 +289,15 @@ impl Lab {
             let mut taken = Vec::new();
             let result = datagrams.try_for_each(|datagram| {
                 let pod = datagram.tuple.destination - pod_address(0, 0).to_bits();
-                let frame = frame(control, &datagram, *frame_bytes)?;
                 if waiting == Waiting::Sleeping {
                     thread::sleep(ASLEEP_AFTER);
                 }
                 let start = StdInstant::now();
-                ports.send(datagram.entrance, frame, &mut control.pool)?;
+                ports.send(&datagram, *frame_bytes)?;
                 if waiting == Waiting::Sleeping {
                     alarm.ring();
                 }
-                if !ports.await_frame(pod, &mut control.pool) {
+                if !ports.await_frame(pod) {
                     return Err(BenchError::Lost { frames: 1, reasons: String::new() });
                 }
                 taken.push(start.elapsed());
@@ -338,29 +335,19 @@ impl Lab {
         self.time = Time { clock: None, skew: now.saturating_duration_since(Instant::ZERO) };
     }
 
-    fn send(&mut self, datagram: &Datagram) -> Result<(), BenchError> {
-        let frame = frame(&mut self.control, datagram, self.frame_bytes)?;
-        let home = datagram.home() as usize % self.homes.len();
-        self.homes[home].ports.send(datagram.entrance, frame, &mut self.control.pool)
-    }
-
-    /// Sends a frame into a home's eth0.
-    fn send_raw(&mut self, home: usize, bytes: &[u8]) -> Result<(), BenchError> {
-        let mut frame = self.control.pool.allocate(bytes.len()).ok_or(BenchError::NoBuffer)?;
-        self.control.arena().open(&mut frame).bytes_mut().copy_from_slice(bytes);
-        self.homes[home].ports.send(Entrance::Interface, frame, &mut self.control.pool)
-    }
-
     /// Takes all frames that came out: shows those of eth0 and whose it is, counts those of pods.
-    fn drain(&mut self, mut show: impl FnMut(usize, &[u8])) -> usize {
+    ///
+    /// # Errors
+    /// [`BenchError::NoBuffer`].
+    fn drain(&mut self, mut show: impl FnMut(usize, &[u8])) -> Result<usize, BenchError> {
         let Self { control, homes, .. } = self;
-        let drained = homes
-            .iter_mut()
-            .enumerate()
-            .map(|(number, home)| home.ports.drain(&mut control.pool, |bytes| show(number, bytes)));
-        let delivered = drained.sum();
         control.collect_buffers();
-        delivered
+        let mut delivered = 0;
+        for (number, home) in homes.iter_mut().enumerate() {
+            delivered += home.ports.drain(|bytes| show(number, bytes));
+            home.ports.fill(&mut control.pool)?;
+        }
+        Ok(delivered)
     }
 
     fn lost(&self, frames: usize) -> BenchError {
@@ -370,16 +357,6 @@ impl Lab {
             DropReason::ALL.iter().filter(is_there).map(|reason| reason.name()).collect();
         BenchError::Lost { frames, reasons: reasons.join(", ") }
     }
-}
-
-/// Writes a datagram into a buffer.
-fn frame(control: &mut Control, datagram: &Datagram, frame_bytes: usize) -> Result<Frame, BenchError> {
-    let length = datagram.frame_length(frame_bytes);
-    let mut frame = control.pool.allocate(length).ok_or(BenchError::NoBuffer)?;
-    let mut open = control.arena().open(&mut frame);
-    datagram.write(open.bytes_mut());
-    open.record.checksum = ChecksumState::Verified;
-    Ok(frame)
 }
 
 /// Makes a Service; its first backend is another one in every version.

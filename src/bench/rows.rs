@@ -113,7 +113,10 @@ pub struct Traffic {
     services: u32,
     /// Services changed.
     changes: u32,
+    /// Which Service changes, and which frame goes alone.
     random: Random,
+    /// Which flow's turn it is, of each home.
+    picks: Vec<Random>,
 }
 
 impl Traffic {
@@ -150,7 +153,9 @@ impl Traffic {
             // Of every client, so that what is kept of each is there.
             lab.exchange(&(0..begun).map(|flow| outward(home, flow)).collect::<Vec<_>>())?;
         }
-        Ok(Self { lab, datagrams, live: flows, begun, services, changes: 0, random: Random::new(7) })
+        let random = Random::new(7);
+        let picks = (0..homes).map(|home| random.fork(u64::from(home))).collect();
+        Ok(Self { lab, datagrams, live: flows, begun, services, changes: 0, random, picks })
     }
 
     /// Has time stand still but for what a round lets pass: each run does the same.
@@ -163,16 +168,16 @@ impl Traffic {
     /// # Errors
     /// [`BenchError::Lost`].
     pub fn round(&mut self) -> Result<Round, BenchError> {
-        let Self { lab, datagrams, live, begun, random, .. } = self;
+        let Self { lab, datagrams, live, begun, picks, .. } = self;
         if datagrams.iter().all(Vec::is_empty) {
             let first = *begun;
             *begun = begun.wrapping_add(BUFFERS as u32);
             // As many begin as end.
             lab.pass(UNANSWERED * BUFFERS as u32 / *live);
             let of_home = |home| (first..).take(BUFFERS).map(move |flow| outward(home, flow));
-            return lab.round((0..datagrams.len() as u32).flat_map(of_home));
+            return lab.round((0..datagrams.len() as u32).map(of_home).collect());
         }
-        lab.round(picked(datagrams, random))
+        lab.round(picked(datagrams, picks))
     }
 
     /// Sends so many rounds through the workers and returns what the stages of their batches took.
@@ -191,11 +196,11 @@ impl Traffic {
     /// # Errors
     /// [`BenchError`].
     pub fn round_with_change(&mut self) -> Result<(Round, Duration), BenchError> {
-        let Self { lab, datagrams, random, services, changes, .. } = self;
+        let Self { lab, datagrams, random, picks, services, changes, .. } = self;
         let service = random.below(*services as usize) as u32;
         *changes += 1;
         let version = *changes;
-        lab.round_with_change(picked(datagrams, random), service, version)
+        lab.round_with_change(picked(datagrams, picks), service, version)
     }
 
     /// Sends so many frames one by one; returns what each took.
@@ -211,9 +216,12 @@ impl Traffic {
 }
 
 /// Picks a round's datagrams at random, as many of each home.
-fn picked<'a>(datagrams: &'a [Vec<Datagram>], random: &'a mut Random) -> impl Iterator<Item = Datagram> {
-    let picked = (0..datagrams.len() * BUFFERS).map(|number| &datagrams[number / BUFFERS]);
-    picked.map(|of_home| of_home[random.below(of_home.len())])
+fn picked<'a>(
+    datagrams: &'a [Vec<Datagram>],
+    picks: &'a mut [Random],
+) -> Vec<impl Iterator<Item = Datagram> + Send> {
+    let homes = datagrams.iter().zip(picks);
+    homes.map(|(all, random)| (0..BUFFERS).map(|_| all[random.below(all.len())])).collect()
 }
 
 /// Sends the first datagram of each flow and returns all of them and their answers.
