@@ -286,7 +286,8 @@ impl FlowCache {
 
     /// Returns the slot of a flow that is not in its first place, or one of another flow.
     #[inline(never)]
-    fn elsewhere(&self, hash: u64, key: FlowKey) -> &Slot {
+    #[must_use]
+    pub fn elsewhere(&self, hash: u64, key: FlowKey) -> &Slot {
         let [first, neighbor, second, last] = self.places(hash);
         let place = [neighbor, second, last].into_iter().find(|&place| self.slots[place].key == key);
         &self.slots[place.unwrap_or(first)]

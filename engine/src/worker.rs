@@ -63,7 +63,10 @@ pub use stages::{Stage, Stages};
 /// Frames a batch has at most.
 pub const BATCH_LIMIT: usize = 64;
 /// Frames whose first bytes are on their way while one is parsed: more would wait for each other.
-const AHEAD: usize = 4;
+const FRAMES_AHEAD: usize = 4;
+/// Flows whose bindings are on their way while a frame is forwarded; twice as far ahead are slots that are not in their first
+/// place.
+const FLOWS_AHEAD: usize = 8;
 /// Bindings, learned MACs, and clients with session affinity, looked at per batch for expiry.
 const SWEEP: usize = 32;
 /// Adjacencies a worker keeps; one more clears the cache.
@@ -340,11 +343,20 @@ impl Worker {
         self.parse_pass(frames, &mut batch, node, ingress, course);
         Stages::end::<TIMED>(&mut self.stages, Stage::Parse);
         let all = &batch[..frames.len()];
+        all.iter().take(2 * FLOWS_AHEAD).for_each(|parsed| self.fetch_others(parsed));
+        for (frame, parsed) in frames.iter().zip(all).take(FLOWS_AHEAD) {
+            self.fetch_for(frame, parsed, node);
+        }
         let mut rest = frames.drain(..);
         for index in 0..all.len() {
             let (Some(frame), parsed) = (rest.next(), &all[index]) else { break };
-            if index + AHEAD < all.len() {
-                self.fetch_for(rest.as_slice(), &all[index + AHEAD], node);
+            if let Some(parsed) = all.get(index + 2 * FLOWS_AHEAD) {
+                self.fetch_others(parsed);
+            }
+            if let (Some(frame), Some(parsed)) =
+                (rest.as_slice().get(FLOWS_AHEAD - 1), all.get(index + FLOWS_AHEAD))
+            {
+                self.fetch_for(frame, parsed, node);
             }
             if let Some(frame) = self.cached::<TIMED>(frame, parsed, now) {
                 Stages::end::<TIMED>(&mut self.stages, Stage::LookUp);
@@ -361,26 +373,34 @@ impl Worker {
         self.batch.parsed = batch;
     }
 
-    /// Starts to fetch what the replay of a frame's decision is about to touch beside the frame and the slot. Of the frames
-    /// that are left, it is the [`AHEAD`]th.
+    /// Starts to fetch the slots that a flow may be in when it is not in its first.
     #[inline(always)]
-    fn fetch_for(&self, rest: &[Frame], parsed: &Parsed, node: NodeId) {
+    fn fetch_others(&self, parsed: &Parsed) {
+        if !self.cache.likely(parsed.hash).key.resembles(parsed.key) {
+            self.cache.prefetch_others(parsed.hash);
+        }
+    }
+
+    /// Starts to fetch what the replay of a frame's decision is about to touch beside the frame and the slot.
+    #[inline(always)]
+    fn fetch_for(&self, frame: &Frame, parsed: &Parsed, node: NodeId) {
         let slot = self.cache.likely(parsed.hash);
         if !slot.key.resembles(parsed.key) {
-            return self.fetch_for_first(parsed, node);
+            return self.fetch_elsewhere(parsed, node);
         }
         self.bindings.prefetch(slot.binding);
-        if slot.flags & flags::ENCAPSULATE != 0
-            && let Some(frame) = rest.get(AHEAD - 1)
-        {
+        if slot.flags & flags::ENCAPSULATE != 0 {
             self.arena.prefetch_headroom(frame);
         }
     }
 
-    /// Starts to fetch what the slow path is about to ask for a frame whose flow is probably new.
+    /// The same of a flow that is not in its first slot; of one that is in none, what the slow path is about to ask for.
     #[inline(never)]
-    fn fetch_for_first(&self, parsed: &Parsed, node: NodeId) {
-        self.cache.prefetch_others(parsed.hash);
+    fn fetch_elsewhere(&self, parsed: &Parsed, node: NodeId) {
+        let slot = self.cache.elsewhere(parsed.hash, parsed.key);
+        if slot.key == parsed.key {
+            return self.bindings.prefetch(slot.binding);
+        }
         let tuple = parsed.tuple();
         self.bindings.prefetch_half(&HalfKey { node, tuple });
         if let Some(reply) = self.tables.node(node).and_then(|node| likely_reply(node, &tuple)) {
@@ -403,11 +423,11 @@ impl Worker {
         // Out of the tunnel, the inner ports are beyond the first cache line.
         let mut bytes = 0;
         let lines = if matches!(ingress.side, Side::Interface { .. }) { 2 } else { 1 };
-        frames.iter().take(AHEAD).for_each(|frame| self.arena.prefetch(frame, lines));
+        frames.iter().take(FRAMES_AHEAD).for_each(|frame| self.arena.prefetch(frame, lines));
         let batch = &mut batch[..frames.len()];
         for index in 0..frames.len() {
-            if index + AHEAD < frames.len() {
-                self.arena.prefetch(&frames[index + AHEAD], lines);
+            if index + FRAMES_AHEAD < frames.len() {
+                self.arena.prefetch(&frames[index + FRAMES_AHEAD], lines);
             }
             let (frame, parsed) = (&mut frames[index], &mut batch[index]);
             let open = self.arena.open(frame);
