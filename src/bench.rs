@@ -172,8 +172,8 @@ fn measure_row(case: &Case, traffic: &mut Traffic, rates: &Rates) -> Result<Vec<
         Row::ServiceChange => service_change(case, traffic, rates),
         Row::IdleLatency => idle_latency(case, traffic, rates),
         Row::NewFlows => {
-            // At its steady state when the first ones end.
-            (0..2 * case.flows / BUFFERS as u32).try_for_each(|_| traffic.round().map(drop))?;
+            // At its steady state when bindings end as fast as they begin, and the cache is full of flows that have ended.
+            (0..6 * case.flows / BUFFERS as u32).try_for_each(|_| traffic.round().map(drop))?;
             Ok(vec![steady(case, traffic, rates)?])
         }
         Row::Bridge
@@ -312,7 +312,7 @@ fn table(figures: &[Figure], rates: &Rates, workers: u8) -> String {
     let rate = rates.core_clocks_per_tsc;
     let who = match workers {
         1 => "One worker, ".to_owned(),
-        _ => format!("{workers} workers at once, each with a node and flows of its own,\n"),
+        _ => format!("{workers} workers at once, each with a node, flows, generator and sink\nof its own on a core, "),
     };
     format!(
         "{}\n{stages}\nCLOCKS are core clocks a packet: TSC clocks times {rate:.2}, the rate of dependent additions in this run.\n\

@@ -7,7 +7,7 @@
 //!
 //! Above 400 lines because key, slot and cache are one layout.
 
-use crate::clock::prefetch;
+use crate::clock::{Instant, prefetch};
 use crate::sys::Spread;
 use crate::tables::EPOCH_BUCKETS;
 
@@ -189,8 +189,8 @@ pub struct Slot {
     pub buckets: [u8; 2],
     /// See [`flags`].
     pub flags: u8,
-    /// Keeps the slot one cache line.
-    pub reserved: u8,
+    /// When it was decided, in steps of the cache's, which sets it.
+    pub decided: u8,
 }
 
 const _: () = assert!(size_of::<Slot>() == 64);
@@ -218,9 +218,14 @@ impl Slot {
         adjacency: 0,
         buckets: [0; 2],
         flags: 0,
-        reserved: 0,
+        decided: 0,
     };
 }
+
+/// Of the time in nanoseconds, the bits below those that [`Slot::decided`] keeps: steps of 17 seconds.
+const STEP: u32 = 34;
+/// Steps after which a decision may be given up for another: its flow has probably ended.
+const OLD: u8 = 2;
 
 /// A worker's cache. A flow has two sets that it may be in, of two neighbouring slots each: with one set only, a cache
 /// that is a third full would have no room for one flow in ten.
@@ -279,9 +284,8 @@ impl FlowCache {
     /// Starts to fetch the other slots that the flow of this hash may be in.
     #[inline(never)]
     pub fn prefetch_others(&self, hash: u64) {
-        let [_, neighbor, second, _] = self.places(hash);
-        prefetch(&self.slots[neighbor]);
-        prefetch(&self.slots[second]);
+        let [_, others @ ..] = self.places(hash);
+        others.into_iter().for_each(|place| prefetch(&self.slots[place]));
     }
 
     /// Returns the slot of a flow that is not in its first place, or one of another flow.
@@ -293,14 +297,16 @@ impl FlowCache {
         &self.slots[place.unwrap_or(first)]
     }
 
-    /// Stores a decision, over the flow's own slot, an unused or outdated one, one whose flow can be moved, or any that
-    /// the flow may have.
-    pub fn insert(&mut self, hash: u64, slot: Slot, epochs: &[u32; EPOCH_BUCKETS]) {
-        let slot = Slot { epoch: self.epoch(epochs, slot.buckets), ..slot };
+    /// Stores a decision, over the flow's own slot, an unused or outdated one, the oldest if it is old, one whose flow can be
+    /// moved, or any that the flow may have.
+    pub fn insert(&mut self, hash: u64, slot: Slot, epochs: &[u32; EPOCH_BUCKETS], now: Instant) {
+        let decided = (now.as_nanos() >> STEP) as u8;
+        let slot = Slot { epoch: self.epoch(epochs, slot.buckets), decided, ..slot };
         let places = self.places(hash);
         let own = places.into_iter().find(|&place| self.slots[place].key == slot.key);
         let place = own
             .or_else(|| self.free(places, epochs))
+            .or_else(|| self.old(places, decided))
             .or_else(|| self.make_room(places, epochs))
             .unwrap_or(places[(hash >> 62) as usize]);
         self.slots[place] = slot;
@@ -311,6 +317,11 @@ impl FlowCache {
             let slot = &self.slots[place];
             slot.flags & flags::USED == 0 || slot.epoch != self.epoch(epochs, slot.buckets)
         })
+    }
+
+    fn old(&self, places: [usize; 4], now: u8) -> Option<usize> {
+        let age = |place: usize| now.wrapping_sub(self.slots[place].decided);
+        places.into_iter().max_by_key(|&place| age(place)).filter(|&place| age(place) >= OLD)
     }
 
     /// Moves one of four flows to where else it may be, if there is room, and returns its place.
@@ -344,6 +355,8 @@ impl FlowCache {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn slot(tuple: &Tuple) -> (FlowKey, Slot) {
@@ -357,12 +370,12 @@ mod tests {
         let mut cache = FlowCache::new(8, [5, 7]).unwrap();
         let mut epochs = [0; EPOCH_BUCKETS];
         let hash = cache.hash(key);
-        cache.insert(hash, slot, &epochs);
+        cache.insert(hash, slot, &epochs, Instant::ZERO);
         assert!(cache.lookup(hash, key, &[0; 12], &epochs).is_some());
         assert!(cache.lookup(hash, key, &[1; 12], &epochs).is_none(), "another link layer");
         epochs[2] = 1;
         assert!(cache.lookup(hash, key, &[0; 12], &epochs).is_none());
-        cache.insert(hash, slot, &epochs);
+        cache.insert(hash, slot, &epochs, Instant::ZERO);
         assert!(cache.lookup(hash, key, &[0; 12], &epochs).is_some());
         cache.clear();
         assert!(cache.lookup(hash, key, &[0; 12], &epochs).is_none(), "all is forgotten");
@@ -377,7 +390,7 @@ mod tests {
             .collect();
         for &key in &keys {
             let hash = cache.hash(key);
-            cache.insert(hash, Slot { key, flags: flags::USED, ..Slot::EMPTY }, &epochs);
+            cache.insert(hash, Slot { key, flags: flags::USED, ..Slot::EMPTY }, &epochs, Instant::ZERO);
         }
         keys.iter().filter(|&&key| cache.lookup(cache.hash(key), key, &[0; 12], &epochs).is_none()).count()
     }
@@ -387,6 +400,41 @@ mod tests {
         let by_slots = [20_000, 16_000, 15_000, 13_333].map(lost);
         assert!(by_slots[0] <= 5 && by_slots[2] <= 100, "{by_slots:?}");
         assert!(by_slots.is_sorted(), "{by_slots:?}");
+    }
+
+    /// Four slots are all that any flow may have here.
+    #[test]
+    fn a_full_cache_gives_up_the_oldest_decision_but_no_young_one_while_there_is_another() {
+        let epochs = [0; EPOCH_BUCKETS];
+        let mut cache = FlowCache::new(4, [5, 7]).unwrap();
+        let minute = |minutes: u64| Instant::ZERO + Duration::from_secs(60 * minutes);
+        let of = |flow| slot(&Tuple { source: flow, ..Tuple::default() });
+        // Some flows have one pair of slots only: as many flows as fill both.
+        let mut kept = Vec::new();
+        for flow in 0.. {
+            let (key, slot) = of(flow);
+            let hash = cache.hash(key);
+            if cache.free(cache.places(hash), &epochs).is_some() {
+                cache.insert(hash, slot, &epochs, minute(kept.len() as u64));
+                kept.push(key);
+            }
+            if kept.len() == 4 {
+                break;
+            }
+        }
+        let knows = |cache: &FlowCache, key| cache.lookup(cache.hash(key), key, &[0; 12], &epochs).is_some();
+        assert!(kept.iter().all(|&key| knows(&cache, key)));
+        let anywhere = |cache: &FlowCache, key| {
+            let [first, _, second, _] = cache.places(cache.hash(key));
+            first / 2 != second / 2
+        };
+        let news: Vec<_> = (100..).map(of).filter(|(key, _)| anywhere(&cache, *key)).take(3).collect();
+        for (number, (key, slot)) in news.into_iter().enumerate() {
+            cache.insert(cache.hash(key), slot, &epochs, minute(4));
+            let known: Vec<bool> = kept.iter().map(|&key| knows(&cache, key)).collect();
+            assert!(knows(&cache, key));
+            assert_eq!(known, (0..4).map(|old| old > number).collect::<Vec<_>>(), "the oldest goes first");
+        }
     }
 
     #[test]

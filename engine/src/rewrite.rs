@@ -166,7 +166,7 @@ pub fn compose(transform: &Transform, parsed: &Parsed) -> (Slot, Adjacency) {
         adjacency: 0,
         buckets: [0; 2],
         flags: slot_flags,
-        reserved: 0,
+        decided: 0,
     };
     (slot, adjacency)
 }

@@ -42,7 +42,7 @@ fn a_million_connections_take_no_more_than_400_megabytes() {
         for tuple in [original.tuple, reply.tuple] {
             let key = FlowKey::ipv4(&tuple, 1, false);
             let slot = Slot { binding: made.index, ..Slot::hand_over(key, [0; 12], 0, 0) };
-            cache.insert(cache.hash(key), slot, &epochs);
+            cache.insert(cache.hash(key), slot, &epochs, Instant::ZERO);
         }
     }
     for tuple in (0..CONNECTIONS).step_by(100).map(tuple) {

@@ -154,7 +154,7 @@ impl Worker {
                 slot.flags |= flags::REPLY;
             }
         }
-        self.cache.insert(parsed.hash, slot, &self.tables.epochs);
+        self.cache.insert(parsed.hash, slot, &self.tables.epochs, self.now);
         Some(slot)
     }
 
@@ -180,7 +180,7 @@ impl Worker {
         if let Some(redirect) = redirect {
             (slot.binding, slot.generation) = (redirect.index, redirect.generation);
         }
-        self.cache.insert(parsed.hash, slot, &self.tables.epochs);
+        self.cache.insert(parsed.hash, slot, &self.tables.epochs, self.now);
     }
 
     /// Gives a frame to the worker that decides about it.
