@@ -312,7 +312,9 @@ fn table(figures: &[Figure], rates: &Rates, workers: u8) -> String {
     let rate = rates.core_clocks_per_tsc;
     let who = match workers {
         1 => "One worker, ".to_owned(),
-        _ => format!("{workers} workers at once, each with a node, flows, generator and sink\nof its own on a core, "),
+        _ => format!(
+            "{workers} workers at once, each with a node, flows, generator and sink\nof its own on a core, "
+        ),
     };
     format!(
         "{}\n{stages}\nCLOCKS are core clocks a packet: TSC clocks times {rate:.2}, the rate of dependent additions in this run.\n\

@@ -147,8 +147,10 @@ impl Home {
         together: &Together,
     ) -> Result<Spent, BenchError> {
         let generating = timestamp_counter();
-        let sent = datagrams
-            .try_fold(0, |sent, datagram| self.ports.send(&datagram, frame_bytes).map(|()| sent + 1));
+        let sent = datagrams.try_fold(0, |sent, datagram| {
+            let frame = self.ports.frame(&datagram, frame_bytes)?;
+            self.ports.send(datagram.entrance, frame).map(|()| sent + 1)
+        });
         let generated = timestamp_counter();
         together.begin();
         let sent = sent?;
@@ -194,33 +196,41 @@ impl Ports {
         Ok(())
     }
 
-    /// Sends a datagram; a pod's frame has `frame_bytes`.
+    /// Writes a datagram into a buffer; a pod's frame has `frame_bytes`.
     ///
     /// # Errors
     /// [`BenchError::NoBuffer`].
-    pub(super) fn send(&mut self, datagram: &Datagram, frame_bytes: usize) -> Result<(), BenchError> {
-        self.send_with(datagram.entrance, datagram.frame_length(frame_bytes), |bytes| datagram.write(bytes))
+    pub(super) fn frame(&mut self, datagram: &Datagram, frame_bytes: usize) -> Result<Frame, BenchError> {
+        self.frame_with(datagram.frame_length(frame_bytes), |bytes| datagram.write(bytes))
     }
 
-    /// Puts a frame of `length` bytes into a ring.
+    /// Has a frame of `length` bytes written into a buffer.
     ///
     /// # Errors
     /// [`BenchError::NoBuffer`].
-    pub(super) fn send_with(
+    pub(super) fn frame_with(
         &mut self,
-        entrance: Entrance,
         length: usize,
         write: impl FnOnce(&mut [u8]),
-    ) -> Result<(), BenchError> {
+    ) -> Result<Frame, BenchError> {
         let mut frame = self.spare.pop().ok_or(BenchError::NoBuffer)?;
         let mut open = self.arena.open(&mut frame);
         *open.record = Record::default();
         open.record.checksum = ChecksumState::Verified;
-        if !open.reset(length) {
+        if open.reset(length) {
+            write(open.bytes_mut());
+            Ok(frame)
+        } else {
             self.spare.push(frame);
-            return Err(BenchError::NoBuffer);
+            Err(BenchError::NoBuffer)
         }
-        write(open.bytes_mut());
+    }
+
+    /// Puts a frame into a ring.
+    ///
+    /// # Errors
+    /// [`BenchError::NoBuffer`].
+    pub(super) fn send(&mut self, entrance: Entrance, frame: Frame) -> Result<(), BenchError> {
         let ring = match entrance {
             Entrance::Pod(pod) => &mut self.pods[pod as usize % PODS as usize],
             Entrance::Interface | Entrance::Tunnel(_) => &mut self.uplink,

@@ -166,7 +166,9 @@ impl Lab {
             let before = delivered + seen.len();
             for datagram in some {
                 let home = datagram.home() as usize % self.homes.len();
-                self.homes[home].ports.send(datagram, self.frame_bytes)?;
+                let ports = &mut self.homes[home].ports;
+                let frame = ports.frame(datagram, self.frame_bytes)?;
+                ports.send(datagram.entrance, frame)?;
             }
             let mut idle = 0;
             while delivered + seen.len() < before + some.len() {
@@ -179,8 +181,8 @@ impl Lab {
                 })?;
                 for (home, reply) in asked {
                     let ports = &mut self.homes[home].ports;
-                    ports
-                        .send_with(Entrance::Interface, reply.len(), |bytes| bytes.copy_from_slice(&reply))?;
+                    let frame = ports.frame_with(reply.len(), |bytes| bytes.copy_from_slice(&reply))?;
+                    ports.send(Entrance::Interface, frame)?;
                 }
                 idle = if delivered + seen.len() > arrived { 0 } else { idle + 1 };
                 if idle > IDLE_LIMIT {
@@ -289,11 +291,12 @@ impl Lab {
             let mut taken = Vec::new();
             let result = datagrams.try_for_each(|datagram| {
                 let pod = datagram.tuple.destination - pod_address(0, 0).to_bits();
+                let frame = ports.frame(&datagram, *frame_bytes)?;
                 if waiting == Waiting::Sleeping {
                     thread::sleep(ASLEEP_AFTER);
                 }
                 let start = StdInstant::now();
-                ports.send(&datagram, *frame_bytes)?;
+                ports.send(datagram.entrance, frame)?;
                 if waiting == Waiting::Sleeping {
                     alarm.ring();
                 }
