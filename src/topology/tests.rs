@@ -329,6 +329,22 @@ fn numbers_that_a_link_cannot_have_are_refused_and_not_rounded() {
     );
 }
 
+/// RFC 6888, REQ-4: the limit of each subscriber is the administrator's.
+#[test]
+fn a_quota_of_translated_flows_is_read() {
+    let quota = |text: &str| {
+        let (topology, _) = parse(&file(&format!("{SHORT}  natQuota: {text}\n"))).unwrap();
+        topology.nat_quota
+    };
+    assert_eq!([quota("1"), quota("262144"), quota("null")], [Some(1), Some(262_144), None]);
+    for wrong in ["0", "-1", "262145"] {
+        let expected = "5:13 natQuota: must be between 1 and 262144";
+        assert_eq!(findings(&format!("{SHORT}  natQuota: {wrong}\n")), [expected], "{wrong}");
+    }
+    let expected = "5:13 natQuota: must be a whole number, not a number";
+    assert_eq!(findings(&format!("{SHORT}  natQuota: 1.5\n")), [expected]);
+}
+
 #[test]
 fn all_errors_of_a_topology_come_at_once() {
     let text = "apiVersion: flatnet.dev/v1
@@ -667,7 +683,7 @@ fn what_is_known_is_listed_once() {
                 busybox}]}\n";
     let errors = parse(&file(text)).unwrap_err().errors;
     let advice: Vec<&str> = errors.iter().filter_map(Finding::advice).collect();
-    let spec = "known are backend, hosts, links, nat, nodes, podNetwork, routers, seed, serviceNetwork, time, workers";
+    let spec = "known are backend, hosts, links, nat, natQuota, nodes, podNetwork, routers, seed, serviceNetwork, time, workers";
     assert_eq!(advice, [spec, "known are a, b, p", "known are a, b"]);
 }
 
