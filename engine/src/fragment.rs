@@ -4,8 +4,8 @@
 //! The worker asks for every fragment that comes to a node which translates, and keeps those that came before their
 //! first. What is only forwarded is not put together: the first fragment's ports say whose the others are. Invariants: a
 //! datagram's fragments never overlap, come by one port, and none hides a transport header; datagrams and frames that wait are
-//! bounded, by source and in time, and whose port has most of them gives way (ADR 24). Allowed dependencies: `frame`, `ledger`, `wire`. Read first: RFC 791, 3.2; RFC 1122, 3.3.2; RFC 1858
-//! and 3128; RFC 6864.
+//! bounded, by source and in time, and whose port has most of them gives way (ADR 24). Allowed dependencies: `frame`, `ledger`,
+//! `wire`. Read first: RFC 791, 3.2; RFC 1122, 3.3.2; RFC 1858 and 3128; RFC 6864.
 
 mod cut;
 
