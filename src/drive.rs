@@ -74,7 +74,9 @@ impl Drive {
     pub fn start_on(topology: &Topology, time: TimeMode, store: Embedded) -> Result<Self, DriveError> {
         let workers =
             topology.workers.and_then(|workers| u8::try_from(workers).ok()).unwrap_or(DEFAULT_WORKERS);
-        let config = EngineConfig { workers, seed: topology.seed, ..EngineConfig::default() };
+        let usual = EngineConfig::default();
+        let client_bindings = topology.nat_quota.unwrap_or(usual.client_bindings);
+        let config = EngineConfig { workers, client_bindings, seed: topology.seed, ..usual };
         let (control, workers) = Control::build(&config)?;
         let engine = match time {
             TimeMode::Virtual => Engine::Virtual { workers, now: Instant::ZERO },

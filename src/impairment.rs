@@ -1,7 +1,7 @@
 //! A link's settings as people write them: `delay=50ms loss=1% down`.
 //!
-//! The topology's `links:` and `flatnet link` read them by [`set`] and check them whole by [`contradiction`];
-//! [`text`] writes them. Invariant: what [`text`] writes reads as what it was.
+//! The topology's `links:` and `flatnet link` read them by [`set`] and check them whole by [`contradiction`] and [`conflict`];
+//! [`text`] writes them. Invariants: what [`text`] writes reads as what it was; what is read is exact, or refused.
 //!
 //! May depend on the engine. Read first: `docs/topology.md`, "Links".
 
@@ -44,6 +44,21 @@ pub fn set(impairment: &mut Impairment, name: &str, value: &str) -> Result<(), S
         _ => return Err(format!("{name:?} is no setting; there are {}", NAMES.join(", "))),
     }
     Ok(())
+}
+
+/// Says which words of a command, each a setting, `up`, `down` or `reset`, undo each other.
+pub fn conflict(words: &[String]) -> Option<String> {
+    let subject = |word: &String| match word.split_once('=').map_or(word.as_str(), |(name, _)| name) {
+        "up" => "down".to_owned(),
+        name => name.to_owned(),
+    };
+    if words.iter().skip(1).any(|word| word == "reset") {
+        return Some("\"reset\" takes back the words before it; it must be the first".to_owned());
+    }
+    let mut pairs =
+        words.iter().enumerate().flat_map(|(at, one)| words[at + 1..].iter().map(move |it| (one, it)));
+    let (one, other) = pairs.find(|(one, other)| subject(one) == subject(other))?;
+    Some(format!("{one:?} and {other:?} both say something of {}", subject(one)))
 }
 
 /// Says which setting contradicts the others, and why.
@@ -124,7 +139,7 @@ fn duration(text: &str) -> Result<Duration, String> {
         "s" => 1_000_000_000,
         _ => return Err(refuse()),
     };
-    let duration = Duration::from_nanos(decimal(amount, nanoseconds).ok_or_else(refuse)?);
+    let duration = Duration::from_nanos(decimal(amount, nanoseconds).ok_or_else(refuse)?.whole(text, "1ns")?);
     if duration > LONGEST {
         Err(format!("{text} is longer than {} s", LONGEST.as_secs()))
     } else {
@@ -139,6 +154,7 @@ fn share(text: &str) -> Result<u32, String> {
         return Ok(0);
     }
     let parts = text.strip_suffix('%').and_then(|amount| decimal(amount, 10_000)).ok_or_else(refuse)?;
+    let parts = parts.whole(text, "0.0001%")?;
     u32::try_from(parts).ok().filter(|&parts| parts <= 1_000_000).ok_or_else(refuse)
 }
 
@@ -155,8 +171,8 @@ fn rate(text: &str) -> Result<NonZeroU64, String> {
         "tbit" => 1_000_000_000_000,
         _ => return Err(refuse()),
     };
-    let rate = decimal(amount, factor).filter(|&rate| rate <= RATE_LIMIT);
-    rate.and_then(NonZeroU64::new).ok_or_else(refuse)
+    let rate = decimal(amount, factor).ok_or_else(refuse)?.whole(text, "1bit")?;
+    NonZeroU64::new(rate).filter(|rate| rate.get() <= RATE_LIMIT).ok_or_else(refuse)
 }
 
 /// Reads a queue's limit: `100` frames, or bytes such as `64kB` or `1MiB`.
@@ -178,8 +194,8 @@ fn queue(text: &str) -> Result<QueueLimit, String> {
         "MiB" => 1 << 20,
         _ => return Err(refuse()),
     };
-    let bytes = decimal(amount, factor).filter(|bytes| (1..=1 << 30).contains(bytes));
-    bytes.map(QueueLimit::Bytes).ok_or_else(refuse)
+    let bytes = decimal(amount, factor).ok_or_else(refuse)?.whole(text, "1B")?;
+    Some(bytes).filter(|bytes| (1..=1 << 30).contains(bytes)).map(QueueLimit::Bytes).ok_or_else(refuse)
 }
 
 fn mtu(text: &str) -> Result<u16, String> {
@@ -197,20 +213,37 @@ fn split(text: &str) -> Option<(&str, &str)> {
     Some(text.split_at(at))
 }
 
-/// Multiplies a decimal number by a power of ten or two, exactly; what is below one is cut off.
-fn decimal(text: &str, unit: u64) -> Option<u64> {
+/// A number of units, and whether something is left over.
+struct Decimal {
+    units: u64,
+    is_whole: bool,
+}
+
+impl Decimal {
+    /// Returns the units; what is left over would be lost without a word.
+    fn whole(&self, text: &str, step: &str) -> Result<u64, String> {
+        if self.is_whole { Ok(self.units) } else { Err(format!("must be a multiple of {step}, not {text}")) }
+    }
+}
+
+/// Multiplies a decimal number by a power of ten or two.
+fn decimal(text: &str, unit: u64) -> Option<Decimal> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
     if whole.is_empty() || !digits(whole) || !digits(fraction) || (text.contains('.') && fraction.is_empty())
     {
         return None;
     }
-    // More digits than these say nothing of a whole number of units.
-    let fraction = &fraction[..fraction.len().min(18)];
+    // More digits than these make no whole number of units, unless they are zeros.
+    let (fraction, beyond) = fraction.split_at(fraction.len().min(18));
     let scale = 10_u128.pow(fraction.len() as u32);
-    let parts = if fraction.is_empty() { 0 } else { fraction.parse::<u128>().ok()? };
+    let parts = if fraction.is_empty() { 0 } else { fraction.parse::<u128>().ok()? } * u128::from(unit);
     let whole = u128::from(whole.parse::<u64>().ok()?).checked_mul(u128::from(unit))?;
-    u64::try_from(whole + parts * u128::from(unit) / scale).ok()
+    let units = u64::try_from(whole + parts / scale).ok()?;
+    Some(Decimal {
+        units,
+        is_whole: parts.is_multiple_of(scale) && beyond.bytes().all(|digit| digit == b'0'),
+    })
 }
 
 #[cfg(test)]
@@ -232,7 +265,7 @@ mod tests {
         }
         let wrong =
             ["1", "ms", "1.ms", ".5ms", "-1ms", "1 ms", "1m", "61s", "1.2.3s", "99999999999999999999s", ""];
-        for text in wrong {
+        for text in wrong.into_iter().chain(["NaN", "NaNs", "infs", "+1ms", "1e3ms", "1MS", "1h"]) {
             assert!(duration(text).is_err(), "{text}");
         }
     }
@@ -244,8 +277,48 @@ mod tests {
         {
             assert_eq!(share(text).unwrap(), expected, "{text}");
         }
-        for text in ["1", "101%", "0.1", "-1%", "x%", "%"] {
+        for text in ["1", "101%", "0.1", "-1%", "x%", "%", "-0%", "NaN%", "inf%", "1e-3%", "1,5%", "1%%"] {
             assert!(share(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_no_setting_can_hold_is_not_cut_off() {
+        for (name, value, step) in [
+            ("loss", "0.00001%", "0.0001%"),
+            ("corrupt", "1.00005%", "0.0001%"),
+            ("duplicate", "0.00000000000000000000000001%", "0.0001%"),
+            ("delay", "0.9ns", "1ns"),
+            ("jitter", "1.0000005ms", "1ns"),
+            ("rate", "0.5bit", "1bit"),
+            ("rate", "1.0001kbit", "1bit"),
+            ("queue", "1.5B", "1B"),
+            ("queue", "0.1KiB", "1B"),
+        ] {
+            let mut impairment = Impairment { loss: 7, ..Impairment::default() };
+            let before = impairment;
+            let refused = set(&mut impairment, name, value).unwrap_err();
+            assert_eq!(refused, format!("must be a multiple of {step}, not {value}"), "{name}");
+            assert_eq!(impairment, before);
+        }
+        assert_eq!(share("1.500000000000000000000000000%"), Ok(15_000), "zeros say nothing");
+    }
+
+    #[test]
+    fn words_that_undo_each_other_are_refused() {
+        let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        for (text, expected) in [
+            ("up down", "\"up\" and \"down\" both say something of down"),
+            ("down loss=1% down=false", "\"down\" and \"down=false\" both say something of down"),
+            ("down down", "\"down\" and \"down\" both say something of down"),
+            ("loss=1% delay=1ms loss=none", "\"loss=1%\" and \"loss=none\" both say something of loss"),
+            ("loss=1% reset", "\"reset\" takes back the words before it; it must be the first"),
+            ("reset loss=1% reset", "\"reset\" takes back the words before it; it must be the first"),
+        ] {
+            assert_eq!(conflict(&words(text)).as_deref(), Some(expected), "{text}");
+        }
+        for text in ["reset loss=1% down", "up loss=1% corrupt=1%", "down", "reset up"] {
+            assert_eq!(conflict(&words(text)), None, "{text}");
         }
     }
 

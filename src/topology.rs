@@ -69,6 +69,8 @@ pub struct Topology {
     pub port: u16,
     /// How nodes translate what leaves the pod network.
     pub nat: Profile,
+    /// How many translated flows a client may have at each worker; `None` leaves it to the engine.
+    pub nat_quota: Option<u32>,
     /// The cluster's nodes; at least one.
     pub nodes: Vec<Node>,
     /// Machines outside the cluster.

@@ -169,6 +169,10 @@ fn mistakes_are_named_with_what_there_is() {
         ("link node-1 node-2 delay=5", "delay: \"5\" is not a duration"),
         ("link node-1 node-2 loss=200%", "loss: must be a share such as 0.1%"),
         ("link node-1 node-2 loss=1% jitter=1ms", "jitter is longer than the delay"),
+        ("link node-1 node-2 loss=0.00001%", "loss: must be a multiple of 0.0001%, not 0.00001%"),
+        ("link node-1 node-2 up down", "\"up\" and \"down\" both say something of down"),
+        ("link node-1 node-2 loss=1% reset", "\"reset\" takes back the words before it"),
+        ("link node-1 node-1 down", "there is no link between node-1 and node-1"),
         ("link node-1 node-2 sideways", "\"sideways\" says nothing of a link"),
     ] {
         let error = home.error(words);

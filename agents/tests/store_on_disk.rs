@@ -111,6 +111,7 @@ fn reports(lines: &mut impl Iterator<Item = String>, limit: u64, last: &mut (u64
     }
 }
 
+/// etcd API guarantees, durability: what was acknowledged is there after a kill at any instant.
 #[test]
 fn a_killed_process_loses_no_acknowledged_change() {
     let kills = std::env::var("FLATNET_KILLS").map_or(KILLS, |kills| kills.parse().unwrap());

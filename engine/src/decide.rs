@@ -418,7 +418,7 @@ fn leave(
     if packet.time_to_live() <= 1 {
         return Err(DropReason::TtlExpired.into());
     }
-    let wrap = service::wrap(leaving.plan.direct, hop, arrival.node);
+    let wrap = service::wrap(world, arrival, leaving.plan.direct, hop);
     let link = hop.mtu(world, arrival.ingress.node, arrival.node);
     let mtu = match wrap {
         Some(_) => service::inner_mtu(world, arrival.ingress.node, leaving.destination, link),

@@ -3,9 +3,9 @@
 //!
 //! The worker asks for every fragment that comes to a node which translates, and keeps those that came before their
 //! first. What is only forwarded is not put together: the first fragment's ports say whose the others are. Invariants: a
-//! datagram's fragments never overlap, and none hides a transport header; datagrams and frames that wait are bounded, by
-//! source and in time. Allowed dependencies: `frame`, `ledger`, `wire`. Read first: RFC 791, 3.2; RFC 1122, 3.3.2; RFC 1858
-//! and 3128; RFC 6864.
+//! datagram's fragments never overlap, come by one port, and none hides a transport header; datagrams and frames that wait are
+//! bounded, by source and in time, and whose port has most of them gives way (ADR 24). Allowed dependencies: `frame`, `ledger`,
+//! `wire`. Read first: RFC 791, 3.2; RFC 1122, 3.3.2; RFC 1858 and 3128; RFC 6864.
 
 mod cut;
 
@@ -17,27 +17,29 @@ use std::time::Duration;
 use crate::clock::Instant;
 use crate::frame::Frame;
 use crate::ledger::DropReason;
-use crate::tables::NodeId;
+use crate::tables::{NodeId, PortId};
 use crate::wire::{IpProtocol, Ipv4Packet, icmpv4, ipv4, tcp, udp};
 pub use cut::{pieces, write_piece, write_whole};
 
 /// Datagrams of one source that are followed at once; one more ends the oldest.
 const SOURCE_LIMIT: usize = 128;
-/// Datagrams that are followed at once.
+/// Datagrams that are followed at once; one more ends the oldest of the port that has most.
 const LIMIT: usize = 4096;
 /// Fragments of one datagram: as many as the smallest MTU of RFC 791 would make of 8 KB, as NFS sends.
 const PIECE_LIMIT: usize = 192;
-/// Frames that wait at once, for their first or for the rest.
+/// Frames that wait at once, for their first or for the rest; one more ends the oldest datagram of the port that has most.
 const WAITING_LIMIT: usize = 1024;
 /// Of these, frames of one source: five datagrams of 64 KB in frames of 1,500 bytes.
 const SOURCE_WAITING_LIMIT: usize = WAITING_LIMIT / 4;
 /// How long a datagram is followed (`net.ipv4.ipfrag_time`).
 pub const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What the fragments of a datagram have in common (RFC 791, 3.2), and where they are.
+/// What the fragments of a datagram have in common (RFC 791, 3.2), where they are, and by which port they come: who spoofs a
+/// source elsewhere spoils nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Datagram {
     node: NodeId,
+    port: PortId,
     source: Ipv4Addr,
     destination: Ipv4Addr,
     identification: u16,
@@ -47,11 +49,12 @@ pub struct Datagram {
 }
 
 impl Datagram {
-    /// Reads whose a fragment is.
+    /// Reads whose a fragment is that came by a port.
     #[must_use]
-    pub fn of(node: NodeId, packet: &Ipv4Packet<&[u8]>) -> Self {
+    pub fn of(node: NodeId, port: PortId, packet: &Ipv4Packet<&[u8]>) -> Self {
         Self {
             node,
+            port,
             source: packet.source(),
             destination: packet.destination(),
             identification: packet.identification(),
@@ -64,6 +67,10 @@ impl Datagram {
     #[must_use]
     pub fn collected(self) -> Self {
         Self { collected: true, ..self }
+    }
+
+    fn origin(&self) -> Origin {
+        (self.port, self.node, self.source)
     }
 }
 
@@ -78,8 +85,24 @@ pub enum Outcome {
     Refuse(DropReason),
 }
 
+/// Where datagrams come from: a port, and whom its frames say they are from.
+type Origin = (PortId, NodeId, Ipv4Addr);
+
+/// What is kept for a port.
+#[derive(Debug, Default)]
+struct Share {
+    /// Its datagrams by number, the oldest first.
+    followed: BTreeMap<u64, Datagram>,
+    /// Those of which frames wait.
+    waiting: BTreeMap<u64, Datagram>,
+    /// The frames that wait.
+    frames: usize,
+}
+
 #[derive(Debug)]
 struct Known {
+    /// Counts up from datagram to datagram.
+    number: u64,
     expires: Instant,
     /// What the datagram gets where its source is translated.
     identification: u16,
@@ -100,7 +123,9 @@ pub struct Fragments {
     known: BTreeMap<Datagram, Known>,
     /// Oldest first; may name what has ended.
     order: VecDeque<(Instant, Datagram)>,
-    by_source: BTreeMap<(NodeId, Ipv4Addr), VecDeque<Datagram>>,
+    by_source: BTreeMap<Origin, VecDeque<Datagram>>,
+    by_port: BTreeMap<PortId, Share>,
+    next_number: u64,
     waiting: usize,
     /// Frames that are to be dropped, and why.
     pub dropped: Vec<(Frame, DropReason)>,
@@ -138,8 +163,8 @@ impl Fragments {
         }
         let ports = if range.start == 0 { Some(ports) } else { known.ports };
         let Some(ports) = ports else {
-            let full = known.waiting.len() >= PIECE_LIMIT || self.is_full(&datagram);
-            return if full { Outcome::Refuse(DropReason::FragmentLimit) } else { Outcome::Wait };
+            let may_wait = known.waiting.len() < PIECE_LIMIT && self.make_room_to_wait(&datagram);
+            return if may_wait { Outcome::Wait } else { Outcome::Refuse(DropReason::FragmentLimit) };
         };
         if let Err(reason) = known.add(range, packet.more_fragments()) {
             if known.refused.is_some() {
@@ -162,6 +187,9 @@ impl Fragments {
             Some(known) => {
                 known.waiting.push(frame);
                 self.waiting += 1;
+                let share = self.by_port.entry(datagram.port).or_default();
+                share.waiting.insert(known.number, *datagram);
+                share.frames += 1;
             }
             None => self.dropped.push((frame, DropReason::FragmentLimit)),
         }
@@ -182,8 +210,8 @@ impl Fragments {
         if !self.follows(datagram) {
             self.follow(*datagram, 0, now);
         }
-        let full = self.is_full(datagram);
-        let known = self.known.get_mut(datagram).filter(|_| !full).ok_or(DropReason::FragmentLimit)?;
+        let may_wait = self.make_room_to_wait(datagram);
+        let known = self.known.get_mut(datagram).filter(|_| may_wait).ok_or(DropReason::FragmentLimit)?;
         if let Some(reason) = known.refused {
             return Err(reason);
         }
@@ -204,19 +232,43 @@ impl Fragments {
         pieces
     }
 
-    /// Tells whether no further frame of a datagram's source may wait.
-    fn is_full(&self, datagram: &Datagram) -> bool {
-        let of_source = self.by_source.get(&(datagram.node, datagram.source));
+    /// Tells whether one more frame of a datagram may wait: not when its source has its part, nor when its own datagram had to
+    /// give way to it.
+    fn make_room_to_wait(&mut self, datagram: &Datagram) -> bool {
+        let of_source = self.by_source.get(&datagram.origin());
         let known = of_source.into_iter().flatten().filter_map(|it| self.known.get(it));
-        self.waiting >= WAITING_LIMIT
-            || known.map(|known| known.waiting.len()).sum::<usize>() >= SOURCE_WAITING_LIMIT
+        if known.map(|known| known.waiting.len()).sum::<usize>() >= SOURCE_WAITING_LIMIT {
+            return false;
+        }
+        if self.waiting >= WAITING_LIMIT {
+            self.give_way(datagram.port, |share| share.frames, |share| &share.waiting);
+        }
+        self.follows(datagram)
+    }
+
+    /// Ends the oldest datagram of the port that has most; where two have as much, of the one that asks.
+    fn give_way(
+        &mut self,
+        asking: PortId,
+        size: impl Fn(&Share) -> usize,
+        list: impl Fn(&Share) -> &BTreeMap<u64, Datagram>,
+    ) {
+        let most = self.by_port.iter().max_by_key(|&(port, share)| (size(share), *port == asking));
+        if let Some(&oldest) = most.and_then(|(_, share)| list(share).values().next()) {
+            self.drop_waiting(&oldest, DropReason::FragmentLimit);
+            self.end(oldest);
+        }
     }
 
     /// Gives back the frames that waited for a first fragment, to be taken again.
     pub fn release(&mut self, datagram: &Datagram) -> Vec<Frame> {
-        let released = self.known.get_mut(datagram).map(|known| std::mem::take(&mut known.waiting));
-        let released = released.unwrap_or_default();
+        let Some(known) = self.known.get_mut(datagram) else { return Vec::new() };
+        let released = std::mem::take(&mut known.waiting);
         self.waiting -= released.len();
+        if let Some(share) = self.by_port.get_mut(&datagram.port) {
+            share.waiting.remove(&known.number);
+            share.frames -= released.len();
+        }
         released
     }
 
@@ -240,26 +292,29 @@ impl Fragments {
     /// Takes all frames that wait, to end.
     pub fn drain(&mut self) -> Vec<Frame> {
         self.waiting = 0;
+        self.by_port.clear();
         let waiting = self.known.values_mut().flat_map(|known| known.waiting.drain(..));
         waiting.chain(self.dropped.drain(..).map(|(frame, _)| frame)).collect()
     }
 
     fn follow(&mut self, datagram: Datagram, identification: u16, now: Instant) {
-        let source = (datagram.node, datagram.source);
-        let of_source = self.by_source.get(&source);
+        let of_source = self.by_source.get(&datagram.origin());
         if let Some(&oldest) = of_source.filter(|list| list.len() >= SOURCE_LIMIT).and_then(VecDeque::front) {
             self.drop_waiting(&oldest, DropReason::FragmentLimit);
             self.end(oldest);
         }
         if self.known.len() >= LIMIT {
-            return;
+            self.give_way(datagram.port, |share| share.followed.len(), |share| &share.followed);
         }
-        let expires = now + TIMEOUT;
+        let (number, expires) = (self.next_number, now + TIMEOUT);
+        self.next_number += 1;
         self.order.push_back((expires, datagram));
-        self.by_source.entry(source).or_default().push_back(datagram);
+        self.by_source.entry(datagram.origin()).or_default().push_back(datagram);
+        self.by_port.entry(datagram.port).or_default().followed.insert(number, datagram);
         self.known.insert(
             datagram,
             Known {
+                number,
                 expires,
                 identification,
                 ports: None,
@@ -277,12 +332,17 @@ impl Fragments {
     }
 
     fn end(&mut self, datagram: Datagram) {
-        self.known.remove(&datagram);
-        let source = (datagram.node, datagram.source);
-        if let Some(list) = self.by_source.get_mut(&source) {
+        let Some(Known { number, .. }) = self.known.remove(&datagram) else { return };
+        if let Some(list) = self.by_source.get_mut(&datagram.origin()) {
             list.retain(|other| *other != datagram);
             if list.is_empty() {
-                self.by_source.remove(&source);
+                self.by_source.remove(&datagram.origin());
+            }
+        }
+        if let Some(share) = self.by_port.get_mut(&datagram.port) {
+            share.followed.remove(&number);
+            if share.followed.is_empty() {
+                self.by_port.remove(&datagram.port);
             }
         }
         // What ended before its time is passed over when that comes; the list stays short.

@@ -123,7 +123,7 @@ drop_reasons! {
     ServicePortClosed "service-port-closed" "The Service address has no such port; the sender is told." "See `flatnet show services NODE`.";
     ServiceNoConnection "service-no-connection" "The TCP segment opens no connection, and the Service has none that it belongs to; the sender is told." "The backend's pod is gone, or the connection was silent for too long: open a new one.";
     ServiceUnsupported "service-unsupported" "A Service address takes TCP and UDP only." "VIPs do not answer echo.";
-    BindingQuota "binding-quota" "The client has as many translated flows as one may have." "A flood of new flows; the translations that are not used any more end by themselves.";
+    BindingQuota "binding-quota" "The client has as many translated flows as one may have." "A flood of new flows, or a small `natQuota`; the translations that are not used any more end by themselves.";
     BindingTableFull "binding-table-full" "The worker's table of bindings is full." "Too many flows at once: `flatnet show flows NODE` lists whose.";
     TuplesExhausted "tuples-exhausted" "No source port is left that gives the reply a tuple of its own." "Too many flows to one destination through one address.";
     Untranslatable "untranslatable" "The protocol cannot be masqueraded." "Only TCP, UDP and ICMP queries have what a translation needs.";

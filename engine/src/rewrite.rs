@@ -41,6 +41,8 @@ pub enum Step {
         source: Ipv4Addr,
         /// The backend.
         destination: Ipv4Addr,
+        /// Whether routers may cut it even where the packet inside must not be.
+        may_cut: bool,
     },
     /// Outer headers come.
     Encapsulate(Outer),
@@ -338,12 +340,12 @@ pub fn apply(frame: &mut FrameMut<'_>, step: &Step, from: &mut Tuple, identifica
             packet.set_header_checksum(ttl_difference().apply(packet.header_checksum()));
             true
         }
-        Step::Wrap { source, destination } => {
+        Step::Wrap { source, destination, may_cut } => {
             let length = usize::from(Ipv4Packet::new_unchecked(&frame.bytes()[network..]).total_length());
             if !frame.reframe(network, length, ipv4::HEADER_LENGTH) {
                 return false;
             }
-            tunnel::wrap(frame.bytes_mut(), (source, destination), identification);
+            tunnel::wrap(frame.bytes_mut(), (source, destination), may_cut, identification);
             frame.record.network_offset = 0;
             true
         }

@@ -54,11 +54,16 @@ impl Outer {
 }
 
 /// Fills in the outer header of IP in IP (RFC 2003, 3.1) at the start of `bytes`, behind which the whole inner packet is:
-/// its type of service and whether it may be fragmented are the inner packet's.
-pub fn wrap(bytes: &mut [u8], (source, destination): (Ipv4Addr, Ipv4Addr), identification: u16) {
+/// its type of service is the inner packet's, and so is whether it may be fragmented, unless it always may.
+pub fn wrap(
+    bytes: &mut [u8],
+    (source, destination): (Ipv4Addr, Ipv4Addr),
+    may_cut: bool,
+    identification: u16,
+) {
     let length = bytes.len() as u16;
     let inner = Ipv4Packet::new_unchecked(&bytes[ipv4::HEADER_LENGTH..]);
-    let (service, dont_fragment) = (inner.service(), inner.dont_fragment());
+    let (service, dont_fragment) = (inner.service(), inner.dont_fragment() && !may_cut);
     let header = &mut bytes[..ipv4::HEADER_LENGTH];
     header.fill(0);
     let mut packet = Ipv4Packet::new_unchecked(header);

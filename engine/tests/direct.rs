@@ -317,6 +317,55 @@ fn a_director_relays_errors_about_its_own_tunnel_only() {
     }
 }
 
+/// Linux, `ip_dont_fragment`; RFC 2003, 5.1: where the path to a backend takes less than 552 bytes, what is wrapped may be cut there,
+/// whatever the packet inside forbids; before that the outer header forbids what the inner one does.
+#[test]
+fn on_a_path_below_the_smallest_mtu_what_is_wrapped_may_be_cut() {
+    let director = Ipv4Addr::new(192, 168, 66, 1);
+    for workers in [1, 2] {
+        let mut lab = Lab::new(workers);
+        let isp = lab.isp;
+        lab.control.serve_on(isp).unwrap();
+        lab.serve(|service| {
+            service.forwarding = Forwarding::Tunnel;
+            service.backends = [on("", USER, 9)].into();
+        });
+        let ask = |may_cut: bool| {
+            let mut packet = udp_packet(INTERNET, VIP, (1000, 80), &[7; 500], 64);
+            let mut header = Ipv4Packet::new_unchecked(&mut packet[..]);
+            header.set_fragmentation(!may_cut, false, 0);
+            header.fill_header_checksum();
+            packet
+        };
+        let next = mac(Ipv4Addr::new(203, 0, 113, 1));
+        lab.send(INTERNET, &ethernet(next, mac(INTERNET), &ask(true)));
+        lab.settle(USER);
+        for (told, forbids) in [(0, true), (552, true), (551, false), (1400, false)] {
+            let wrapped = ipv4_packet(director, USER, IpProtocol::Unknown(4), 64, &ask(false));
+            let mut error = vec![3, 4, 0, 0, 0, 0];
+            error.extend(u16::to_be_bytes(told));
+            error.extend(&wrapped);
+            IcmpPacket::new_unchecked(&mut error[..]).fill_checksum();
+            let error = ipv4_packet(USER, director, IpProtocol::Icmp, 64, &error);
+            lab.send(USER, &ethernet(mac(director), mac(USER), &error));
+            lab.settle(INTERNET);
+            for (may_cut, forbids) in [(false, forbids), (true, false)] {
+                lab.send(INTERNET, &ethernet(next, mac(INTERNET), &ask(may_cut)));
+                let frame = receive_one(&mut lab, USER);
+                let outer = Ipv4Packet::new_checked(&frame[14..]).unwrap();
+                assert!(outer.verify_header_checksum());
+                assert_eq!(
+                    (outer.protocol(), outer.dont_fragment()),
+                    (IpProtocol::Unknown(4), forbids),
+                    "{told}"
+                );
+                assert_eq!(outer.payload(), one_hop_on(&ask(may_cut)), "inside it is as it was");
+            }
+        }
+        lab.check();
+    }
+}
+
 #[test]
 fn a_capture_shows_a_wrapped_frame_once_as_it_is_on_the_wire() {
     for (server, point, length) in [(FAR, Point::Tunnel, 20 + 40), (NEAR, Point::Bridge, 14 + 20 + 40)] {

@@ -4,68 +4,14 @@
 
 mod common;
 
+use common::fragments::*;
 use common::*;
-use flatnet_engine::clock::Instant;
-use flatnet_engine::control::EngineConfig;
-use flatnet_engine::fragment::{Datagram, Fragments, Outcome, TIMEOUT};
 use flatnet_engine::ledger::{DropReason, Term};
-use flatnet_engine::tables::NodeId;
 use flatnet_engine::trace::Point;
-use flatnet_engine::wire::{IcmpPacket, IcmpType, IpProtocol, Ipv4Packet, UdpDatagram};
+use flatnet_engine::wire::{IcmpPacket, IpProtocol, Ipv4Packet, UdpDatagram};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::time::Duration;
-
-/// Puts fragments together as they arrived; none may be missing, twice, or of another datagram.
-fn whole(frames: &[Vec<u8>]) -> Vec<u8> {
-    let mut parts: Vec<(usize, bool, Vec<u8>)> = Vec::new();
-    let first = Ipv4Packet::new_checked(&frames[0][14..]).unwrap();
-    for frame in frames {
-        let packet = Ipv4Packet::new_checked(&frame[14..]).unwrap();
-        assert!(packet.verify_header_checksum());
-        assert_eq!(
-            (packet.source(), packet.destination(), packet.identification()),
-            (first.source(), first.destination(), first.identification())
-        );
-        parts.push((packet.fragment_offset(), packet.more_fragments(), packet.payload().to_vec()));
-    }
-    parts.sort();
-    let mut payload = Vec::new();
-    for (index, (offset, more, part)) in parts.iter().enumerate() {
-        assert_eq!((*offset, *more), (payload.len(), index + 1 < parts.len()));
-        payload.extend(part);
-    }
-    payload
-}
-
-/// Checks a datagram that was put together: its checksum, ports and data.
-fn check(frames: &[Vec<u8>], from: Ipv4Addr, to: Ipv4Addr, data: &[u8]) -> (u16, u16) {
-    let payload = whole(frames);
-    let datagram = UdpDatagram::new_checked(&payload[..]).unwrap();
-    assert!(datagram.verify_checksum(from, to), "the transport checksum covers all fragments");
-    assert_eq!(datagram.payload(), data);
-    (datagram.source_port(), datagram.destination_port())
-}
-
-/// Cuts a packet's payload at multiples of eight.
-fn cut(packet: &[u8], at: &[usize]) -> Vec<Vec<u8>> {
-    let length = packet.len() - 20;
-    let ends: Vec<usize> = at.iter().copied().chain([length]).collect();
-    let starts = std::iter::once(0).chain(at.iter().copied());
-    starts.zip(&ends).map(|(start, &end)| fragment_of(packet, start..end, end < length, start)).collect()
-}
-
-fn data(length: usize) -> Vec<u8> {
-    (0..length).map(|at| (at * 7 % 251) as u8).collect()
-}
-
-fn with_identification(mut packet: Vec<u8>, value: u16) -> Vec<u8> {
-    let mut header = Ipv4Packet::new_unchecked(&mut packet[..]);
-    header.set_identification(value);
-    header.fill_header_checksum();
-    packet
-}
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
@@ -179,29 +125,6 @@ fn an_overlap_ends_its_datagram_and_no_other() {
     lab.check();
 }
 
-/// One source's flood of fragments takes nothing from another's.
-/// RFC 4787, REQ-14; RFC 4963, 2 for what a flood of fragments is.
-#[test]
-fn a_flood_of_fragments_ends_the_floods_own() {
-    let mut lab = Lab::new(1);
-    let packet = udp_packet(APP1, VIP, (5000, 80), &data(200), 64);
-    let flood = udp_packet(APP2, VIP, (5000, 80), &data(200), 64);
-    let fragments = cut(&packet, &[64, 128]);
-    lab.send(APP1, &ethernet(lab.machines[&APP1].gateway, mac(APP1), &fragments[2]));
-    for number in 0..5000 {
-        let fragment = with_identification(cut(&flood, &[64, 128])[1].clone(), number);
-        lab.send(APP2, &ethernet(lab.machines[&APP2].gateway, mac(APP2), &fragment));
-    }
-    assert_eq!(lab.ledger(lab.node1).held, 129);
-    assert_eq!(lab.drops(DropReason::FragmentLimit), 5000 - 128);
-    for fragment in &fragments[..2] {
-        lab.send(APP1, &ethernet(lab.machines[&APP1].gateway, mac(APP1), fragment));
-    }
-    let arrived: usize = [APP1, APP2, APP3].iter().map(|&at| lab.receive(at).len()).sum();
-    assert_eq!(arrived, 3);
-    lab.check();
-}
-
 /// RFC 1858, 3: what ends a datagram before what is there already is no fragment of it, though it overlaps with nothing.
 #[test]
 fn a_last_fragment_in_the_middle_is_refused() {
@@ -217,58 +140,6 @@ fn a_last_fragment_in_the_middle_is_refused() {
         assert_eq!(lab.drops(DropReason::FragmentOverlap), 2, "and nothing of the datagram passes any more");
         lab.check();
     }
-}
-
-fn first_of(source: u32, identification: u16) -> Vec<u8> {
-    let packet = udp_packet(source.into(), BACKEND, (5000, 7), &data(200), 64);
-    with_identification(fragment_of(&packet, 0..64, true, 0), identification)
-}
-
-/// RFC 4787, REQ-14a: who sends many fragments has bounded room; others have theirs.
-#[test]
-fn the_datagrams_that_are_followed_are_bounded() {
-    let mut fragments = Fragments::default();
-    let mut take = |source: u32, identification, at| {
-        let bytes = first_of(source, identification);
-        let packet = Ipv4Packet::new_checked(&bytes[..]).unwrap();
-        fragments.take(Datagram::of(NodeId(1), &packet), &packet, (1, 2), 3, at)
-    };
-    let outcomes: Vec<_> = (0..33u32)
-        .flat_map(|source| (0..128).map(move |id| (source, id)))
-        .map(|(source, id)| take(source, id, Instant::ZERO))
-        .collect();
-    let (passed, refused) = outcomes.split_at(4096);
-    assert!(passed.iter().all(|it| *it == Outcome::Pass((1, 2), 3)));
-    assert!(
-        refused.iter().all(|it| *it == Outcome::Refuse(DropReason::FragmentLimit)) && refused.len() == 128
-    );
-    fragments.expire(Instant::ZERO + TIMEOUT);
-    assert_eq!(fragments.next_expiry(), None);
-}
-
-/// Of the frames that wait for a first fragment no more than a quarter are one source's.
-#[test]
-fn the_frames_of_one_source_that_wait_are_bounded() {
-    let config =
-        EngineConfig { workers: 1, small_buffers: 4096, large_buffers: 2, ..EngineConfig::default() };
-    let mut lab = Lab::build(&config);
-    let late = |from, identification, number: usize| {
-        let packet = udp_packet(from, BACKEND, (5000, 7), &data(1600), 64);
-        let at = 8 + 8 * number;
-        with_identification(fragment_of(&packet, at..at + 8, true, at), identification)
-    };
-    for (identification, number) in (0..4).flat_map(|id| (0..100).map(move |number| (id, number))) {
-        lab.send(
-            APP2,
-            &ethernet(lab.machines[&APP2].gateway, mac(APP2), &late(APP2, identification, number)),
-        );
-    }
-    assert_eq!((lab.ledger(lab.node1).held, lab.drops(DropReason::FragmentLimit)), (256, 400 - 256));
-    lab.send(APP1, &ethernet(lab.machines[&APP1].gateway, mac(APP1), &late(APP1, 0, 0)));
-    assert_eq!(lab.ledger(lab.node1).held, 257, "another's");
-    lab.pass(TIMEOUT);
-    assert_eq!((lab.ledger(lab.node1).held, lab.drops(DropReason::FragmentTimeout)), (0, 257));
-    lab.check();
 }
 
 /// An error that a router sends a node about one of its tunnel's datagrams.
@@ -409,176 +280,6 @@ fn what_workers_make_of_one_address_differs_in_its_identification() {
             }
         }
         lab.check();
-    }
-}
-
-/// A network with large buffers, for datagrams of more than 2 KB.
-fn with_large_buffers(workers: u8) -> Lab {
-    Lab::build(&EngineConfig { workers, small_buffers: 4096, large_buffers: 32, ..EngineConfig::default() })
-}
-
-/// An echo request of 3,000 bytes.
-fn long_ping(from: Ipv4Addr, to: Ipv4Addr) -> Vec<u8> {
-    let mut message = vec![8, 0, 0, 0, 0, 77, 0, 1];
-    message.extend(data(3000));
-    IcmpPacket::new_unchecked(&mut message[..]).fill_checksum();
-    ipv4_packet(from, to, IpProtocol::Icmp, 64, &message)
-}
-
-/// RFC 1122, 3.3.2: what is for the node itself is put together, in any order, and what is too long to go back goes back
-/// in fragments; at the point where it came in a capture shows the fragments.
-#[test]
-fn a_node_answers_a_ping_that_comes_in_fragments() {
-    for workers in [1, 2, 3] {
-        let flannel0 = Ipv4Addr::new(10, 1, 15, 0);
-        let docker0 = Ipv4Addr::new(10, 1, 15, 1);
-        let isp = Ipv4Addr::new(192, 168, 66, 1);
-        for (from, to) in
-            [(APP2, docker0), (APP2, flannel0), (APP2, NODE1), (USER, NODE1), (BACKEND, docker0), (USER, isp)]
-        {
-            let mut lab = with_large_buffers(workers);
-            let mac_to = if from == USER { mac(to) } else { lab.machines[&from].gateway };
-            let hello = echo_packet(from, to, IcmpType::EchoRequest, 77, 64);
-            lab.send(from, &ethernet(mac_to, mac(from), &hello));
-            // It may have to answer ARP first.
-            let answered = lab.receive(from).len() + lab.receive(from).len();
-            assert_eq!(answered, 1, "{from} {to}");
-            let point = if from == APP2 { Point::Bridge } else { Point::Interface(0) };
-            let node = if to == isp { lab.isp } else { lab.node1 };
-            lab.workers.iter_mut().for_each(|worker| worker.listen(1, node, point));
-            let ping = long_ping(from, to);
-            for fragment in cut(&ping, &[1440, 2880]).iter().rev() {
-                assert_eq!(lab.receive(from), Vec::<Vec<u8>>::new());
-                lab.send(from, &ethernet(mac_to, mac(from), fragment));
-            }
-            let answer = lab.receive(from);
-            let payload = whole(&answer);
-            let icmp = IcmpPacket::new_checked(&payload[..]).unwrap();
-            assert_eq!((icmp.icmp_type(), icmp.identifier()), (IcmpType::EchoReply, 77), "{from} {to}");
-            assert!(icmp.verify_checksum() && payload[8..] == data(3000));
-            let seen: usize = lab.workers.iter_mut().map(|it| it.observer.take(1).frames.len()).sum();
-            assert_eq!(seen, 3 + answer.len(), "{from} {to}: each fragment once");
-            let ledger = lab.ledger(node);
-            assert_eq!(ledger.term(Term::Merged), 2);
-            assert_eq!(ledger.term(Term::Split), answer.len() as u64 - 1);
-            lab.check();
-        }
-    }
-}
-
-/// RFC 1122, 3.3.2: a port that nobody has, of a datagram in fragments, is a port unreachable that quotes the whole;
-/// damage of any fragment is found.
-#[test]
-fn a_datagram_in_fragments_for_the_node_is_refused_as_a_whole_one_is() {
-    let mut lab = with_large_buffers(1);
-    let packet = udp_packet(APP2, NODE1, (5000, 7), &data(2000), 64);
-    let gateway = lab.machines[&APP2].gateway;
-    for fragment in cut(&packet, &[1440]) {
-        lab.send(APP2, &ethernet(gateway, mac(APP2), &fragment));
-    }
-    let (source, _, _, payload) = common::packet(&lab.receive(APP2)[0]);
-    assert_eq!((source, payload[0], payload[1]), (NODE1, 3, 3));
-    assert_eq!((payload.len(), &payload[28..]), (556, &packet[20..548]), "as much of it as 576 bytes take");
-    let mut damaged = cut(&with_identification(packet, 2), &[1440]);
-    *damaged[1].last_mut().unwrap() ^= 1;
-    for fragment in damaged {
-        lab.send(APP2, &ethernet(gateway, mac(APP2), &fragment));
-    }
-    assert_eq!(lab.receive(APP2), Vec::<Vec<u8>>::new());
-    assert_eq!((lab.drops(DropReason::HostClosed), lab.drops(DropReason::TransportChecksum)), (1, 1));
-    lab.check();
-}
-
-/// RFC 1122, 3.3.2 and RFC 792: who sent a first fragment is told that the rest did not come; of others nobody is.
-#[test]
-fn a_sender_is_told_of_fragments_that_did_not_come() {
-    for (missing, told) in [(0, 0), (1, 1), (2, 1)] {
-        let mut lab = with_large_buffers(1);
-        let ping = long_ping(APP2, NODE1);
-        for (number, fragment) in cut(&ping, &[1440, 2880]).iter().enumerate() {
-            if number != missing {
-                lab.send(APP2, &ethernet(lab.machines[&APP2].gateway, mac(APP2), fragment));
-            }
-        }
-        assert_eq!(lab.ledger(lab.node1).held, 2);
-        lab.pass(Duration::from_secs(31));
-        let answers = lab.receive(APP2);
-        assert_eq!(answers.len(), told);
-        for answer in answers {
-            let (source, _, _, payload) = common::packet(&answer);
-            let docker0 = Ipv4Addr::new(10, 1, 15, 1);
-            assert_eq!((source, payload[0], payload[1]), (docker0, 11, 1), "reassembly time exceeded");
-            assert_eq!(payload[8 + 6..][..2], [0x20, 0], "the first is quoted");
-        }
-        assert_eq!((lab.drops(DropReason::FragmentTimeout), lab.ledger(lab.node1).held), (2, 0));
-        lab.check();
-    }
-}
-
-/// RFC 1858, 4; RFC 5722 in spirit: an overlap ends the datagram, all that waited of it too, and a copy ends nothing.
-#[test]
-fn an_overlap_ends_what_a_node_was_putting_together() {
-    let mut lab = with_large_buffers(1);
-    let gateway = lab.machines[&APP2].gateway;
-    let ping = long_ping(APP2, NODE1);
-    let fragments = cut(&ping, &[1440, 2880]);
-    let lie = fragment_of(&ping, 1432..1448, true, 1432);
-    for fragment in [&fragments[0], &fragments[0], &lie, &fragments[1], &fragments[2]] {
-        lab.send(APP2, &ethernet(gateway, mac(APP2), fragment));
-    }
-    assert_eq!(lab.receive(APP2), Vec::<Vec<u8>>::new());
-    assert_eq!((lab.drops(DropReason::FragmentOverlap), lab.ledger(lab.node1).held), (5, 0));
-    for fragment in cut(&with_identification(ping, 2), &[1440, 2880]) {
-        lab.send(APP2, &ethernet(gateway, mac(APP2), &fragment));
-        lab.send(APP2, &ethernet(gateway, mac(APP2), &fragment));
-    }
-    assert_eq!(whole(&lab.receive(APP2)).len(), 3008, "each of its fragments came twice");
-    lab.check();
-}
-
-/// RFC 4963, 2: a flood of fragments for a node takes nothing from others.
-#[test]
-fn what_a_source_has_put_together_is_bounded() {
-    let mut lab = with_large_buffers(1);
-    let fragments = cut(&long_ping(APP1, NODE1), &[1440, 2880]);
-    let flood = cut(&long_ping(APP2, NODE1), &[1440, 2880]);
-    for number in 0..400 {
-        for fragment in &flood[..2] {
-            let fragment = with_identification(fragment.clone(), number);
-            lab.send(APP2, &ethernet(lab.machines[&APP2].gateway, mac(APP2), &fragment));
-        }
-    }
-    assert!(lab.ledger(lab.node1).held <= 256, "{}", lab.ledger(lab.node1).held);
-    assert!(lab.drops(DropReason::FragmentLimit) >= 544);
-    for fragment in &fragments {
-        lab.send(APP1, &ethernet(lab.machines[&APP1].gateway, mac(APP1), fragment));
-    }
-    assert_eq!(whole(&lab.receive(APP1)).len(), 3008);
-    lab.check();
-}
-
-/// RFC 791, 3.2: flannel's own datagrams, cut on their way through the node network, are put together before they are
-/// unwrapped; the inner packet is as it was.
-#[test]
-fn tunnel_datagrams_that_come_in_fragments_are_unwrapped() {
-    for workers in [1, 2, 3] {
-        for to in [BACKEND, APP3] {
-            let mut lab = Lab::new(workers);
-            let inner = udp_packet(APP2, to, (5000, 7), &data(1300), 63);
-            let outer = udp_packet(NODE1, NODE2, (8285, 8285), &inner, 64);
-            for fragment in cut(&outer, &[576, 1152]).iter().rev() {
-                assert_eq!(lab.receive(to), Vec::<Vec<u8>>::new());
-                lab.send(USER, &ethernet(mac(NODE2), mac(USER), fragment));
-            }
-            assert_eq!(check(&lab.receive(to), APP2, to, &data(1300)), (5000, 7));
-            // A foreign source is one in fragments, too.
-            let outer = udp_packet(USER, NODE2, (8285, 8285), &inner, 64);
-            for fragment in cut(&outer, &[576, 1152]) {
-                lab.send(USER, &ethernet(mac(NODE2), mac(USER), &fragment));
-            }
-            assert_eq!((lab.receive(to).len(), lab.drops(DropReason::TunnelForeignSource)), (0, 1));
-            lab.check();
-        }
     }
 }
 

@@ -6,6 +6,7 @@ mod common;
 
 use common::*;
 use flatnet_engine::ledger::DropReason;
+use flatnet_engine::trace::Point;
 use flatnet_engine::worker::Worker;
 use std::net::Ipv4Addr;
 
@@ -88,4 +89,49 @@ fn a_known_flow_out_of_the_tunnel_keeps_its_outer_source() {
     lab.send(BACKEND, &frame);
     assert_eq!((lab.take(APP1).len(), decisions(&lab)), (1, before), "the cache still answers who does");
     lab.check();
+}
+
+/// Traces and captures are free when they are off: a known flow is decided no more than if there had never been one, and nothing
+/// is noted. A traced frame of the flow, and a capture elsewhere, change nothing for its other frames.
+#[test]
+fn a_trace_costs_the_frames_that_are_traced_and_a_capture_those_that_pass_it() {
+    for workers in [1, 2] {
+        let mut lab = Lab::new(workers);
+        let frame = known(&mut lab, APP2, BACKEND, 9);
+        let events = |lab: &mut Lab| -> usize {
+            lab.workers.iter_mut().map(|worker| std::mem::take(&mut worker.observer.events).len()).sum()
+        };
+        let ten = |lab: &mut Lab| {
+            let before = decisions(lab);
+            (0..10).for_each(|_| lab.send(APP2, &frame));
+            assert_eq!(lab.take(BACKEND).len(), 10);
+            decisions(lab) - before
+        };
+        assert_eq!((ten(&mut lab), events(&mut lab)), (0, 0), "never on");
+
+        let before = decisions(&lab);
+        lab.send_marked(APP2, &frame, 5);
+        assert!(decisions(&lab) > before && events(&mut lab) > 0, "a traced frame is decided and tells");
+        assert_eq!(lab.take(BACKEND).len(), 1);
+        assert_eq!((ten(&mut lab), events(&mut lab)), (0, 0), "after a trace");
+
+        let (on_the_way, elsewhere) = (lab.node1, lab.isp);
+        let listen = |lab: &mut Lab, node| {
+            lab.workers.iter_mut().for_each(|worker| worker.listen(1, node, Point::Interface(0)));
+        };
+        let ignore = |lab: &mut Lab, node| -> usize {
+            let taken = lab.workers.iter_mut().map(|worker| worker.ignore(1, node, Point::Interface(0)));
+            taken.map(|taken| taken.frames.len()).sum()
+        };
+        listen(&mut lab, elsewhere);
+        ten(&mut lab);
+        assert_eq!(ten(&mut lab), 0, "a capture that the flow does not pass");
+        assert_eq!(ignore(&mut lab, elsewhere), 0);
+        listen(&mut lab, on_the_way);
+        assert!(ten(&mut lab) >= 10, "a capture that it passes");
+        assert_eq!(ignore(&mut lab, on_the_way), 10);
+        ten(&mut lab);
+        assert_eq!((ten(&mut lab), events(&mut lab)), (0, 0), "after a capture");
+        lab.check();
+    }
 }

@@ -8,7 +8,6 @@
 //! Above 400 lines because all paths and what they take stand in one list.
 
 use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::io;
 use std::os::unix::net::UnixListener;
 use std::thread::JoinHandle;
@@ -242,14 +241,14 @@ async fn trace(
     }
 }
 
-type Pieces = mpsc::Sender<Frame<Bytes>>;
+type Pieces = mpsc::Sender<Result<Frame<Bytes>, RequestError>>;
 
-/// Makes a body of what is sent.
+/// Makes a body of what is sent; an error breaks it off, so that its reader knows that it is not whole.
 fn streamed() -> (Pieces, Body) {
-    let (sender, receiver) = mpsc::channel::<Frame<Bytes>>(STREAM_LIMIT);
-    let pieces = stream::unfold(receiver, |mut receiver| async {
+    let (sender, receiver) = mpsc::channel(STREAM_LIMIT);
+    let pieces = stream::unfold(receiver, |mut receiver: mpsc::Receiver<_>| async {
         let frame = receiver.recv().await?;
-        Some((Ok::<_, Infallible>(frame), receiver))
+        Some((frame, receiver))
     });
     (sender, Body::new(StreamBody::new(pieces)))
 }
@@ -259,8 +258,10 @@ async fn exec(State(desk): State<Desk>, Json(request): Json<ExecRequest>) -> Res
     let number = desk.ask(move |instance| instance.start_program(&pod, command)).await??;
     let (pieces, body) = streamed();
     tokio::spawn(async move {
-        // Whatever keeps it from going on, nobody is left to be told.
-        let _ = follow_program(&desk, number, &pieces).await;
+        if let Err(error) = follow_program(&desk, number, &pieces).await {
+            // The reader may have gone as well.
+            let _ = pieces.send(Err(error)).await;
+        }
         let _ = desk.ask(move |instance| instance.forget_program(number)).await;
     });
     let mut response = body.into_response();
@@ -273,14 +274,14 @@ async fn follow_program(desk: &Desk, number: u64, pieces: &Pieces) -> Result<(),
     loop {
         let output = desk.ask(move |instance| instance.program_output(number)).await??;
         let written = !output.bytes.is_empty();
-        if written && pieces.send(Frame::data(Bytes::from(output.bytes))).await.is_err() {
+        if written && pieces.send(Ok(Frame::data(Bytes::from(output.bytes)))).await.is_err() {
             return Ok(());
         }
         if let Some(code) = output.exit_code {
             let mut trailers = HeaderMap::new();
             trailers.insert(EXIT_CODE, HeaderValue::from(code));
             // The reader has gone; the program has ended anyway.
-            let _ = pieces.send(Frame::trailers(trailers)).await;
+            let _ = pieces.send(Ok(Frame::trailers(trailers))).await;
             return Ok(());
         }
         if rest(pieces).await.is_none() {
@@ -331,11 +332,11 @@ async fn capture(
     let (number, mut recorder) = desk.ask(move |instance| instance.open_capture(&point)).await??;
     let (pieces, body) = streamed();
     tokio::spawn(async move {
-        // As for programs.
-        let _ = follow_capture(&desk, number, &mut recorder, count.unwrap_or(u64::MAX), &pieces).await;
+        let followed = follow_capture(&desk, number, &mut recorder, count.unwrap_or(u64::MAX), &pieces).await;
         let _ = desk.ask(move |instance| instance.close_capture(number)).await;
         let lost = HeaderMap::from_iter([(HeaderName::from_static(LOST), recorder.all_lost.into())]);
-        let _ = pieces.send(Frame::trailers(lost)).await;
+        // As for programs.
+        let _ = pieces.send(followed.map(|()| Frame::trailers(lost))).await;
     });
     let mut response = body.into_response();
     let headers = response.headers_mut();
@@ -360,7 +361,7 @@ async fn follow_capture(
     let mut is_last = false;
     loop {
         let bytes = recorder.take();
-        if !bytes.is_empty() && pieces.send(Frame::data(Bytes::from(bytes))).await.is_err() {
+        if !bytes.is_empty() && pieces.send(Ok(Frame::data(Bytes::from(bytes)))).await.is_err() {
             return Ok(());
         }
         if left == 0 || is_last || rest(pieces).await.is_none() {
@@ -454,4 +455,25 @@ async fn feed(
         tokio::time::sleep(POLL).await;
     }
     Ok((packets, done))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_that_fails_is_broken_off_and_does_not_just_end() {
+        let collected = |last: Result<Frame<Bytes>, RequestError>| {
+            futures::executor::block_on(async {
+                let (pieces, body) = streamed();
+                pieces.send(Ok(Frame::data(Bytes::from_static(b"some")))).await.unwrap();
+                pieces.send(last).await.unwrap();
+                drop(pieces);
+                body.collect().await
+            })
+        };
+        assert!(collected(Ok(Frame::trailers(HeaderMap::new()))).is_ok());
+        let broken = collected(Err(RequestError::Setting("a worker does not answer".into())));
+        assert!(broken.unwrap_err().to_string().contains("does not answer"));
+    }
 }

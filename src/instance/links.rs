@@ -48,6 +48,9 @@ impl Instance {
     /// [`RequestError::Link`], [`RequestError::Setting`], [`RequestError::Drive`].
     pub fn change_link(&mut self, request: &LinkRequest) -> Result<Vec<LinkEntry>, RequestError> {
         let LinkRequest { from, to, one_way, settings } = request;
+        if let Some(problem) = impairment::conflict(settings) {
+            return Err(RequestError::Setting(problem));
+        }
         let publisher = &mut self.drive.network.publisher;
         let directions = if *one_way { vec![(from, to)] } else { vec![(from, to), (to, from)] };
         let mut changed = Vec::new();

@@ -43,6 +43,7 @@ pub(crate) fn check(spec: &Spec, findings: &mut Vec<Finding>) -> Topology {
         backend: spec.backend,
         port: spec.port,
         nat: spec.nat,
+        nat_quota: spec.nat_quota,
         nodes: spec.nodes.iter().filter_map(|machine| node(spec, machine)).collect(),
         hosts: spec.hosts.iter().filter_map(|machine| host(spec, machine)).collect(),
         routers: spec.routers.iter().map(router).collect(),

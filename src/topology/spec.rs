@@ -25,6 +25,8 @@ use crate::topology::{
 
 /// The most workers that can be asked for.
 const MOST_WORKERS: u64 = 64;
+/// The most translated flows that one client can be given: all that a worker has.
+const MOST_FLOWS: u64 = 1 << 18;
 
 /// The document as written.
 #[derive(Debug)]
@@ -36,6 +38,7 @@ pub(crate) struct Spec {
     pub(crate) backend: BackendKind,
     pub(crate) port: u16,
     pub(crate) nat: Profile,
+    pub(crate) nat_quota: Option<u32>,
     pub(crate) nodes: Vec<Machine>,
     pub(crate) hosts: Vec<Machine>,
     pub(crate) routers: Vec<Machine>,
@@ -80,6 +83,9 @@ pub(crate) fn read(document: &Node, findings: &mut Vec<Finding>) -> Spec {
         backend,
         port,
         nat: fields.optional("nat", nat).map_or(Profile::Linux, |nat| nat.value),
+        nat_quota: fields
+            .optional("natQuota", |node| number(node, 1, MOST_FLOWS))
+            .and_then(|quota| u32::try_from(quota.value).ok()),
         nodes: machines(&mut fields, "nodes", node),
         hosts: machines(&mut fields, "hosts", host),
         routers: machines(&mut fields, "routers", router),

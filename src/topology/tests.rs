@@ -305,6 +305,47 @@ fn all_errors_of_links_come_at_once() {
 }
 
 #[test]
+fn numbers_that_a_link_cannot_have_are_refused_and_not_rounded() {
+    let text = with_links(&[
+        "between: [a, b], loss: 0.00001%, corrupt: NaN%, duplicate: -5, reorder: 5, delay: infs, jitter: 0.5ns",
+        "between: [a, p], rate: 1e9, queue: -1, mtu: 70000, delay: 18446744073.709551616s",
+    ]);
+    let duration = |text| format!("{text:?} is not a duration; write for example 250us, 1.5ms or 2s");
+    let share = "must be a share such as 0.1% (0% to 100%)";
+    assert_eq!(
+        findings(&text),
+        [
+            "7:31 loss: must be a multiple of 0.0001%, not 0.00001%".to_owned(),
+            format!("7:50 corrupt: {share}"),
+            format!("7:67 duplicate: {share}"),
+            format!("7:80 reorder: {share}"),
+            format!("7:90 delay: {}", duration("infs")),
+            "7:104 jitter: must be a multiple of 1ns, not 0.5ns".to_owned(),
+            "8:31 rate: \"1000000000\" is not a rate; write for example 64kbit, 10Mbit or 1.5Gbit (up to 1Tbit)".to_owned(),
+            "8:43 queue: \"-1\" is no queue; write frames such as 100 (up to 16384) or bytes such as 64kB or 1MiB".to_owned(),
+            "8:52 mtu: must be between 96 and 65535 bytes, not 70000".to_owned(),
+            format!("8:66 delay: {}", duration("18446744073.709551616s")),
+        ]
+    );
+}
+
+/// RFC 6888, REQ-4: the limit of each subscriber is the administrator's.
+#[test]
+fn a_quota_of_translated_flows_is_read() {
+    let quota = |text: &str| {
+        let (topology, _) = parse(&file(&format!("{SHORT}  natQuota: {text}\n"))).unwrap();
+        topology.nat_quota
+    };
+    assert_eq!([quota("1"), quota("262144"), quota("null")], [Some(1), Some(262_144), None]);
+    for wrong in ["0", "-1", "262145"] {
+        let expected = "5:13 natQuota: must be between 1 and 262144";
+        assert_eq!(findings(&format!("{SHORT}  natQuota: {wrong}\n")), [expected], "{wrong}");
+    }
+    let expected = "5:13 natQuota: must be a whole number, not a number";
+    assert_eq!(findings(&format!("{SHORT}  natQuota: 1.5\n")), [expected]);
+}
+
+#[test]
 fn all_errors_of_a_topology_come_at_once() {
     let text = "apiVersion: flatnet.dev/v1
 kind: Topology
@@ -642,7 +683,7 @@ fn what_is_known_is_listed_once() {
                 busybox}]}\n";
     let errors = parse(&file(text)).unwrap_err().errors;
     let advice: Vec<&str> = errors.iter().filter_map(Finding::advice).collect();
-    let spec = "known are backend, hosts, links, nat, nodes, podNetwork, routers, seed, serviceNetwork, time, workers";
+    let spec = "known are backend, hosts, links, nat, natQuota, nodes, podNetwork, routers, seed, serviceNetwork, time, workers";
     assert_eq!(advice, [spec, "known are a, b, p", "known are a, b"]);
 }
 

@@ -48,6 +48,8 @@ struct Row {
     about: &'static str,
     /// A file in `topologies/`.
     topology: &'static str,
+    /// Pods that are not silent: they run what the topology says.
+    alive: &'static [&'static str],
     /// What happens before the recording.
     before: Deed,
     /// What the machines send.
@@ -85,6 +87,7 @@ const PLAIN: Row = Row {
     name: "",
     about: "",
     topology: "tour",
+    alive: &[],
     before: |_| {},
     frames: |_| {},
     deeds: &[],
@@ -101,7 +104,7 @@ struct Outcome {
 }
 
 fn run(row: &Row, sent: &[Recorded], workers: u16, decided: bool) -> Outcome {
-    let mut network = Network::start(row.topology, workers);
+    let mut network = Network::start(row.topology, workers, row.alive);
     (row.before)(&mut network);
     if decided {
         network.decide_always();

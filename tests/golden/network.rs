@@ -36,8 +36,8 @@ pub struct Network {
 }
 
 impl Network {
-    /// Brings a topology up, makes its machines silent, and lets its hosts and neighbours know each other.
-    pub fn start(name: &str, workers: u16) -> Self {
+    /// Brings a topology up, makes its machines silent but for those that stay alive, and lets its hosts and neighbours know each other.
+    pub fn start(name: &str, workers: u16, alive: &[&str]) -> Self {
         let path =
             PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/topologies/{name}.yaml"));
         let text = std::fs::read_to_string(&path).unwrap();
@@ -52,7 +52,7 @@ impl Network {
             .places()
             .map(|(name, place)| (name.to_owned(), place.clone()))
             .collect();
-        for (name, place) in places {
+        for (name, place) in places.into_iter().filter(|(name, _)| !alive.contains(&name.as_str())) {
             network.take_over(&name, place.port, place.worker);
         }
         network.introduce(&topology);
@@ -89,6 +89,7 @@ impl Network {
                 others.map(|(_, other)| (name.clone(), echo(*own, Ipv4Addr::new(a, b, c, 1), *other))),
             );
         }
+        frames.retain(|(machine, _)| self.machines.contains_key(machine));
         frames.iter().for_each(|(machine, bytes)| self.send(machine, bytes));
     }
 
@@ -169,6 +170,23 @@ impl Network {
     pub fn close(mut self) -> (Vec<Recorded>, LedgerReport) {
         self.collect();
         (self.seen, ledger::close(self.drive))
+    }
+
+    /// Has a pod begin to end, as Kubernetes does when somebody deletes it: it serves until it is gone.
+    pub fn terminate(&mut self, pod: &str) {
+        use flatnet_agents::objects;
+        use flatnet_agents::store::Store as _;
+        use k8s_openapi::api::core::v1::Pod;
+        let store = self.drive.network.store.clone();
+        futures::executor::block_on(async {
+            let key = objects::key::<Pod>("default", pod);
+            let mut pod: Pod = objects::decode(&store.get(&key).await.unwrap().unwrap()).unwrap();
+            pod.metadata.deletion_timestamp = serde_json::from_value("2026-01-01T00:00:00Z".into()).unwrap();
+            let (compare, write) = objects::write_op(&pod).unwrap();
+            let outcome = store.transact(vec![compare], vec![write]).await.unwrap();
+            assert!(matches!(outcome, flatnet_agents::store::Outcome::Done(_)));
+        });
+        self.drive.settle();
     }
 
     /// Says who holds a subnet, as another node's lease in the store would.

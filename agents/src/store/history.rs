@@ -284,11 +284,13 @@ fn judge(stores: impl Iterator<Item = Embedded>) -> usize {
     met
 }
 
+/// etcd API guarantees, linearizability: reads and writes of all clients have one order, and it is that of time.
 #[test]
 fn histories_of_concurrent_clients_are_linearizable() {
     assert!(judge((0..300).map(|_| Embedded::new())) > 100, "the clients never met");
 }
 
+/// etcd API guarantees, linearizability: on disk, too.
 #[test]
 fn histories_are_linearizable_on_disk() {
     let directories: Vec<_> = (0..8).map(|_| tempfile::tempdir().unwrap()).collect();

@@ -1,6 +1,7 @@
 //! Pods back to back over an in-memory link, in virtual time.
 
 mod squid;
+mod time_wait;
 
 use super::*;
 use crate::frame::{Arena, Frame, Pool};
@@ -472,51 +473,6 @@ fn nc_ends_by_an_error_about_its_own_peer_only() {
         let output = segment.pods[0].output(id);
         assert_eq!((&output.bytes[..], output.exit_code), (&b"hello"[..], code), "{port}");
     }
-}
-
-/// RFC 1122, 4.2.2.13, RFC 9293, 3.10.7.4 and Linux' `tcp_timewait_state_process`: a SYN beyond the last sequence number
-/// replaces a connection in TIME-WAIT, if somebody accepts it; any other is answered by an ACK of what was.
-#[test]
-fn a_connection_in_time_wait_gives_way_to_a_newer_syn_only() {
-    let mut segment = Segment::pair();
-    segment.pods[1].start_container(container("web", Image::Httpd, "")).unwrap();
-    segment.exec(0, "curl -s -H Connection:close http://10.1.15.3/");
-    let read = |frame: &[u8]| {
-        let frame = EthernetFrame::new_checked(frame).unwrap();
-        let packet = Ipv4Packet::new_checked(frame.payload()).unwrap();
-        let segment = TcpSegment::new_checked(packet.payload()).unwrap();
-        let ports = (segment.source_port(), segment.destination_port());
-        (packet.source(), ports, segment.flags(), segment.sequence(), segment.acknowledgement())
-    };
-    segment.run(Duration::from_secs(1));
-    let tcp = segment.log.iter().filter(|frame| frame.len() > 50 && frame[23] == 6);
-    let fins: Vec<_> = tcp.map(|frame| read(frame)).filter(|(_, _, flags, ..)| flags.fin()).collect();
-    assert_eq!(fins.iter().map(|fin| fin.0).collect::<Vec<_>>(), [SECOND, FIRST], "the server ends it");
-    let (_, (port, _), _, end, _) = fins[1];
-    let own_end = fins[0].3.wrapping_add(1);
-    let ask = |segment: &mut Segment, sequence: u32| {
-        let mut frame = syn(FIRST, port, 80);
-        let mut ethernet = EthernetFrame::new_unchecked(&mut frame[..]);
-        let mut packet = Ipv4Packet::new_unchecked(ethernet.payload_mut());
-        let mut tcp = TcpSegment::new_unchecked(packet.payload_mut());
-        tcp.set_sequence(sequence);
-        tcp.fill_checksum(FIRST, SECOND);
-        segment.log.clear();
-        segment.with(1, |pod, now, out| pod.receive(&frame, now, out));
-        let (_, _, flags, sequence, acknowledged) = read(&segment.log[0]);
-        let is_beyond = sequence.wrapping_sub(own_end) as i32 > 0;
-        (flags.syn() && is_beyond, flags.rst(), acknowledged.wrapping_sub(end))
-    };
-    assert_eq!(ask(&mut segment, end), (false, false, 1), "not beyond the FIN");
-    assert_eq!(ask(&mut segment, end.wrapping_add(1)), (false, false, 1), "the next expected");
-    segment.pods[1].stop_container("web", 0, segment.now).unwrap();
-    assert_eq!(ask(&mut segment, end.wrapping_add(100)), (false, false, 1), "nobody accepts");
-    segment.pods[1].start_container(container("web", Image::Httpd, "")).unwrap();
-    // Each is beyond the one before, too; the answers are all beyond what was, and not by luck.
-    for newer in 100..116 {
-        assert_eq!(ask(&mut segment, end.wrapping_add(newer)), (true, false, newer + 1));
-    }
-    assert_eq!(ask(&mut segment, end), (false, false, 1), "and an old one is still old");
 }
 
 /// RFC 4987, 2.2 and 3.4.

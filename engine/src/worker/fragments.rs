@@ -17,7 +17,8 @@ use crate::wire::{IpProtocol, Ipv4Packet};
 impl Worker {
     /// Decides about a fragment when it is known whose it is; one whose first is still to come waits.
     pub(super) fn decide_fragment(&mut self, frame: Frame, parsed: &Parsed, now: Instant) {
-        let node = NodeId(self.arena.record(&frame).node);
+        let record = self.arena.record(&frame);
+        let (node, port) = (NodeId(record.node), PortId(record.ingress));
         let translates =
             self.tables.node(node).is_some_and(|node| node.services || node.masquerade.is_some());
         if !translates {
@@ -25,7 +26,7 @@ impl Worker {
         }
         let arena = std::sync::Arc::clone(&self.arena);
         let packet = Ipv4Packet::new_unchecked(&arena.bytes(&frame)[usize::from(parsed.network_offset)..]);
-        let (datagram, is_first) = (Datagram::of(node, &packet), packet.fragment_offset() == 0);
+        let (datagram, is_first) = (Datagram::of(node, port, &packet), packet.fragment_offset() == 0);
         let found = parsed.tuple();
         let ports = (found.source_port, found.destination_port);
         // Where its source is translated, others may have its identification at the new one (RFC 6864, 5.3.1).
@@ -103,7 +104,7 @@ impl Worker {
         let point = self.ingress_point(port);
         self.watch(&mut frame, point, Action::Receive, now);
         let packet = Ipv4Packet::new_unchecked(&arena.bytes(&frame)[network..]);
-        let datagram = Datagram::of(node, &packet).collected();
+        let datagram = Datagram::of(node, port, &packet).collected();
         match self.fragments.collect(&datagram, &packet, now) {
             Ok(is_whole) => {
                 self.hold(node);

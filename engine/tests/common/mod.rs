@@ -6,6 +6,8 @@
     reason = "a test stops at the first surprise; a network takes its lines"
 )]
 
+pub mod fragments;
+
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;

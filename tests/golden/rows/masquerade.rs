@@ -403,6 +403,43 @@ pub const ROWS: &[Row] = &[
         ..PLAIN
     },
     Row {
+        name: "masquerade-quota-of-the-topology",
+        about: "RFC 6888, REQ-4: with natQuota 2 a pod's third flow waits until one ends; its known flows and others' go on",
+        topology: "tour-quota",
+        frames: |script| {
+            let ask = |script: &mut Script, pod: Machine, port| {
+                script.send(pod, &Packet::udp((pod.address, port), (INTERNET.address, DNS), b"question"));
+            };
+            for port in [40_001, 40_002, 40_003, 40_001] {
+                ask(script, APP1, port);
+            }
+            script
+                .send(APP1, &Packet::tcp((APP1.address, 1), (USER.address, 80), TcpFlags::SYN, (1, 0), b""));
+            for port in [50_001, 50_002] {
+                ask(script, APP2, port);
+            }
+            // What has ended by itself leaves the table when the worker next has something to do.
+            script.wait(Duration::from_secs(31));
+            ask(script, APP2, 50_001);
+            for port in [40_003, 40_004, 40_005] {
+                ask(script, APP1, port);
+            }
+        },
+        seen: &[
+            "internet 192.168.66.11 40001 203.0.113.10 53 62",
+            "internet 192.168.66.11 40002 203.0.113.10 53 62",
+            "internet 192.168.66.11 40001 203.0.113.10 53 62",
+            "internet 192.168.66.11 50001 203.0.113.10 53 62",
+            "internet 192.168.66.11 50002 203.0.113.10 53 62",
+            "internet 192.168.66.11 50001 203.0.113.10 53 62",
+            "internet 192.168.66.11 40003 203.0.113.10 53 62",
+            "internet 192.168.66.11 40004 203.0.113.10 53 62",
+        ],
+        differs: Some("each worker has ports of its own"),
+        drops: &[("node-1", "binding-quota", 3)],
+        ..PLAIN
+    },
+    Row {
         name: "rfc-endpoint-independent",
         about: "RFC 4787, REQ-1 and REQ-8: one outside port towards all; who was asked may answer, from any port",
         topology: "tour-rfc",

@@ -8,6 +8,8 @@ mod links;
 
 mod masquerade;
 
+mod pods;
+
 mod services;
 
 mod tunnel;
@@ -17,5 +19,6 @@ use crate::Row;
 /// All rows.
 pub fn all() -> Vec<&'static Row> {
     let parts = [masquerade::ROWS, fragments::ROWS, bridge::ROWS, tunnel::ROWS, services::ROWS, links::ROWS];
-    parts.into_iter().flatten().collect()
+    let parts = parts.into_iter().chain([pods::ROWS]);
+    parts.flatten().collect()
 }

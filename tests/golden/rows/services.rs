@@ -392,4 +392,63 @@ pub const ROWS: &[Row] = &[
         ],
         ..PLAIN_SERVICE
     },
+    Row {
+        name: "service-backend-terminates",
+        about: "kube-proxy, CategorizeEndpoints: an ending backend keeps connections, and gets flows only when all are; UDP flows choose again",
+        deeds: &[
+            (3, |network| network.terminate("web-app-1")),
+            (9, |network| ["web-app-2", "web-app-3"].iter().for_each(|pod| network.terminate(pod))),
+        ],
+        frames: |script| {
+            segment(script, (BACKEND, 5000), vip(10), TcpFlags::SYN);
+            segment(script, (BACKEND, 5000), vip(10), TcpFlags::ACK);
+            ask(script, BACKEND, 5000, vip(10));
+            // web-app-1 ends.
+            segment(script, (BACKEND, 5000), vip(10), TcpFlags::ACK);
+            (5000..5005).for_each(|port| ask(script, BACKEND, port, vip(10)));
+            // They all do.
+            (5000..5008).for_each(|port| ask(script, BACKEND, port, vip(10)));
+        },
+        seen: &[
+            "4 x web-app-1 10.1.20.3 5000 10.1.15.3 80 62",
+            "web-app-3 10.1.20.3 5000 10.1.20.2 80 63",
+            "web-app-2 10.1.20.3 5001 10.1.15.2 80 62",
+            "web-app-3 10.1.20.3 5002 10.1.20.2 80 63",
+            "web-app-2 10.1.20.3 5003 10.1.15.2 80 62",
+            "web-app-3 10.1.20.3 5004 10.1.20.2 80 63",
+            "web-app-3 10.1.20.3 5000 10.1.20.2 80 63",
+            "web-app-3 10.1.20.3 5001 10.1.20.2 80 63",
+            "web-app-3 10.1.20.3 5002 10.1.20.2 80 63",
+            "web-app-1 10.1.20.3 5003 10.1.15.3 80 62",
+            "web-app-3 10.1.20.3 5004 10.1.20.2 80 63",
+            "web-app-2 10.1.20.3 5005 10.1.15.2 80 62",
+            "web-app-3 10.1.20.3 5006 10.1.20.2 80 63",
+            "web-app-1 10.1.20.3 5007 10.1.15.3 80 62",
+        ],
+        ..PLAIN_SERVICE
+    },
+    Row {
+        name: "service-random",
+        about: "LVS has no such scheduler; iptables' statistic mode random: any backend, the same for all of a flow's packets",
+        frames: |script| {
+            flows(script, BACKEND, vip(24), 12);
+            answer(script, APP2, (BACKEND.address, 5000));
+        },
+        seen: &[
+            "3 x web-app-2 10.1.20.3 5000 10.1.15.2 80 62",
+            "3 x web-app-1 10.1.20.3 5001 10.1.15.3 80 62",
+            "3 x web-app-1 10.1.20.3 5002 10.1.15.3 80 62",
+            "3 x web-app-1 10.1.20.3 5003 10.1.15.3 80 62",
+            "3 x web-app-3 10.1.20.3 5004 10.1.20.2 80 63",
+            "3 x web-app-3 10.1.20.3 5005 10.1.20.2 80 63",
+            "3 x web-app-2 10.1.20.3 5006 10.1.15.2 80 62",
+            "3 x web-app-2 10.1.20.3 5007 10.1.15.2 80 62",
+            "3 x web-app-1 10.1.20.3 5008 10.1.15.3 80 62",
+            "3 x web-app-2 10.1.20.3 5009 10.1.15.2 80 62",
+            "3 x web-app-2 10.1.20.3 5010 10.1.15.2 80 62",
+            "3 x web-app-2 10.1.20.3 5011 10.1.15.2 80 62",
+            "backend 10.96.0.24 80 10.1.20.3 5000 62",
+        ],
+        ..PLAIN_SERVICE
+    },
 ];

@@ -20,11 +20,13 @@ fn conforms(store: &Embedded, steps: &[Step]) {
 }
 
 proptest! {
+    /// etcd API, Txn, Watch, Lease and Compact: whatever is done in whatever order.
     #[test]
     fn embedded_store_follows_the_model(steps in steps()) {
         conforms(&Embedded::new(), &steps);
     }
 
+    /// etcd API, Range and Watch by prefix: the keys of others are not seen.
     #[test]
     fn a_shared_store_follows_the_model_beside_foreign_keys(before in 1u64..20, steps in steps()) {
         let store = Embedded::new();
@@ -51,6 +53,7 @@ proptest! {
     }
 }
 
+/// etcd API, Watch: the answer names the compacted revision.
 #[test]
 fn watch_that_falls_behind_ends_with_compacted() {
     block_on(async {
@@ -68,6 +71,7 @@ fn watch_that_falls_behind_ends_with_compacted() {
     });
 }
 
+/// etcd API, Compact: only what is forgotten cannot be watched.
 #[test]
 fn compaction_of_read_history_does_not_end_a_watch() {
     block_on(async {
@@ -97,6 +101,7 @@ fn progress_of_a_quiet_watch_outlives_a_compaction() {
     });
 }
 
+/// etcd API, Txn: a key may be written once, and what is refused changes nothing.
 #[test]
 fn oversized_values_duplicate_keys_and_dead_leases_are_refused() {
     block_on(async {
@@ -113,6 +118,7 @@ fn oversized_values_duplicate_keys_and_dead_leases_are_refused() {
     });
 }
 
+/// etcd API, Lease: its keys are deleted when it expires, which is a revision.
 #[test]
 fn keys_of_a_lease_go_to_the_nanosecond_and_watches_see_it() {
     block_on(async {
@@ -138,6 +144,7 @@ fn keys_of_a_lease_go_to_the_nanosecond_and_watches_see_it() {
     });
 }
 
+/// etcd API, Lease: a new leader extends all leases.
 #[test]
 fn leases_have_all_their_time_again_when_a_store_is_opened() {
     block_on(async {

@@ -15,7 +15,8 @@ const INITIAL_TRIES: u32 = 64;
 
 impl TcpTable {
     /// Answers for a connection in TIME-WAIT; false when there is none or a SYN may replace it, as Linux'
-    /// `tcp_timewait_state_process` has it: one beyond the last sequence number, while somebody accepts (RFC 1122, 4.2.2.13).
+    /// `tcp_timewait_state_process` has it: one beyond the last sequence number, while somebody accepts (RFC 1122, 4.2.2.13). A
+    /// reset at the very next sequence number ends it (`rfc1337=0`).
     pub(super) fn receive_ended(
         &mut self,
         tuple: Tuple,
@@ -28,6 +29,9 @@ impl TcpTable {
         let is_accepted = self.listeners.contains_key(&tuple.local.port());
         if flags.syn() && !flags.ack() && !flags.rst() && is_newer && is_accepted {
             return false;
+        }
+        if flags.rst() && segment.sequence() == last.acknowledged {
+            self.time_wait.remove(&tuple);
         }
         let has_content = flags.fin() || flags.syn() || !segment.payload().is_empty();
         if !flags.rst() && has_content {

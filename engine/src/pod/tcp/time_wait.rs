@@ -1,8 +1,8 @@
 //! Connections that ended here first and whose last segments may still be on the way.
 //!
 //! The table puts them in without buffers and asks about segments that belong to no connection.
-//! A newer SYN may take one's place here, where it ended. A pod that connects takes no port of one towards the same peer: Linux
-//! would (`tcp_tw_reuse`) by timestamps alone (RFC 6191), which our segments do not have.
+//! A newer SYN may take one's place here, where it ended, and a reset ends it. A pod that connects takes no port of one towards
+//! the same peer: Linux would (`tcp_tw_reuse`) by timestamps alone (RFC 6191), which our segments do not have.
 //! Invariants: an entry lives [`LIFETIME`]; at most [`LIMIT`] entries, the oldest gives way.
 //! Allowed dependencies: `clock`. Read first: RFC 9293 section 3.6.1, RFC 6191, RFC 1337.
 
@@ -41,7 +41,7 @@ impl TimeWait {
         self.entries.get(tuple).filter(|&&(_, until)| now < until).map(|&(last, _)| last)
     }
 
-    /// Forgets a connection, because a new one takes its place.
+    /// Forgets a connection: a new one takes its place, or its other side reset it.
     pub(super) fn remove(&mut self, tuple: &Tuple) {
         self.entries.remove(tuple);
     }

@@ -1,0 +1,187 @@
+//! How many fragments a node follows, lets wait and puts together, and from whom.
+
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+mod common;
+
+use common::fragments::*;
+use common::*;
+use flatnet_engine::clock::Instant;
+use flatnet_engine::control::EngineConfig;
+use flatnet_engine::fragment::{Datagram, Fragments, Outcome, TIMEOUT};
+use flatnet_engine::ledger::DropReason;
+use flatnet_engine::tables::{NodeId, PortId};
+use flatnet_engine::wire::Ipv4Packet;
+use std::net::Ipv4Addr;
+
+/// One source's flood of fragments takes nothing from another's.
+/// RFC 4787, REQ-14; RFC 4963, 2 for what a flood of fragments is.
+#[test]
+fn a_flood_of_fragments_ends_the_floods_own() {
+    let mut lab = Lab::new(1);
+    let packet = udp_packet(APP1, VIP, (5000, 80), &data(200), 64);
+    let flood = udp_packet(APP2, VIP, (5000, 80), &data(200), 64);
+    let fragments = cut(&packet, &[64, 128]);
+    lab.send(APP1, &ethernet(lab.machines[&APP1].gateway, mac(APP1), &fragments[2]));
+    for number in 0..5000 {
+        let fragment = with_identification(cut(&flood, &[64, 128])[1].clone(), number);
+        lab.send(APP2, &ethernet(lab.machines[&APP2].gateway, mac(APP2), &fragment));
+    }
+    assert_eq!(lab.ledger(lab.node1).held, 129);
+    assert_eq!(lab.drops(DropReason::FragmentLimit), 5000 - 128);
+    for fragment in &fragments[..2] {
+        lab.send(APP1, &ethernet(lab.machines[&APP1].gateway, mac(APP1), fragment));
+    }
+    let arrived: usize = [APP1, APP2, APP3].iter().map(|&at| lab.receive(at).len()).sum();
+    assert_eq!(arrived, 3);
+    lab.check();
+}
+
+fn first_of(source: u32, identification: u16) -> Vec<u8> {
+    let packet = udp_packet(source.into(), BACKEND, (5000, 7), &data(200), 64);
+    with_identification(fragment_of(&packet, 0..64, true, 0), identification)
+}
+
+/// RFC 4787, REQ-14a: who sends many fragments has bounded room; others have theirs.
+#[test]
+fn the_datagrams_that_are_followed_are_bounded() {
+    let mut fragments = Fragments::default();
+    let mut take = |source: u32, identification, at| {
+        let bytes = first_of(source, identification);
+        let packet = Ipv4Packet::new_checked(&bytes[..]).unwrap();
+        let datagram = Datagram::of(NodeId(1), PortId(9), &packet);
+        assert_eq!(fragments.take(datagram, &packet, (1, 2), 3, at), Outcome::Pass((1, 2), 3));
+        datagram
+    };
+    let taken: Vec<_> = (0..33u32)
+        .flat_map(|source| (0..128).map(move |id| (source, id)))
+        .map(|(source, id)| take(source, id, Instant::ZERO))
+        .collect();
+    let (ended, followed) = taken.split_at(128);
+    assert_eq!(followed.len(), 4096);
+    assert!(followed.iter().all(|datagram| fragments.follows(datagram)), "the oldest give way");
+    assert!(!ended.iter().any(|datagram| fragments.follows(datagram)));
+    fragments.expire(Instant::ZERO + TIMEOUT);
+    assert_eq!(fragments.next_expiry(), None);
+}
+
+/// Of the frames that wait for a first fragment no more than a quarter are one source's.
+#[test]
+fn the_frames_of_one_source_that_wait_are_bounded() {
+    let config =
+        EngineConfig { workers: 1, small_buffers: 4096, large_buffers: 2, ..EngineConfig::default() };
+    let mut lab = Lab::build(&config);
+    let late = |from, identification, number: usize| {
+        let packet = udp_packet(from, BACKEND, (5000, 7), &data(1600), 64);
+        let at = 8 + 8 * number;
+        with_identification(fragment_of(&packet, at..at + 8, true, at), identification)
+    };
+    for (identification, number) in (0..4).flat_map(|id| (0..100).map(move |number| (id, number))) {
+        lab.send(
+            APP2,
+            &ethernet(lab.machines[&APP2].gateway, mac(APP2), &late(APP2, identification, number)),
+        );
+    }
+    assert_eq!((lab.ledger(lab.node1).held, lab.drops(DropReason::FragmentLimit)), (256, 400 - 256));
+    lab.send(APP1, &ethernet(lab.machines[&APP1].gateway, mac(APP1), &late(APP1, 0, 0)));
+    assert_eq!(lab.ledger(lab.node1).held, 257, "another's");
+    lab.pass(TIMEOUT);
+    assert_eq!((lab.ledger(lab.node1).held, lab.drops(DropReason::FragmentTimeout)), (0, 257));
+    lab.check();
+}
+
+/// RFC 4963, 2: a flood of fragments for a node takes nothing from others.
+#[test]
+fn what_a_source_has_put_together_is_bounded() {
+    let mut lab = with_large_buffers(1);
+    let fragments = cut(&long_ping(APP1, NODE1), &[1440, 2880]);
+    let flood = cut(&long_ping(APP2, NODE1), &[1440, 2880]);
+    for number in 0..400 {
+        for fragment in &flood[..2] {
+            let fragment = with_identification(fragment.clone(), number);
+            lab.send(APP2, &ethernet(lab.machines[&APP2].gateway, mac(APP2), &fragment));
+        }
+    }
+    assert!(lab.ledger(lab.node1).held <= 256, "{}", lab.ledger(lab.node1).held);
+    assert!(lab.drops(DropReason::FragmentLimit) >= 544);
+    for fragment in &fragments {
+        lab.send(APP1, &ethernet(lab.machines[&APP1].gateway, mac(APP1), fragment));
+    }
+    assert_eq!(whole(&lab.receive(APP1)).len(), 3008);
+    lab.check();
+}
+
+/// A network whose buffers outlast a flood.
+fn roomy() -> Lab {
+    Lab::build(&EngineConfig { workers: 1, small_buffers: 8192, large_buffers: 2, ..EngineConfig::default() })
+}
+
+/// Frames from a machine on the node network that claims to be many others.
+fn spoofed(sources: u8, identifications: u16, fragment: impl Fn(Ipv4Addr, u16) -> Vec<u8>) -> Vec<Vec<u8>> {
+    let sources = (0..sources).map(|last| Ipv4Addr::new(198, 51, 100, last));
+    let packets = sources.flat_map(|from| (0..identifications).map(move |id| (from, id)));
+    packets.map(|(from, id)| ethernet(mac(NODE1), mac(USER), &fragment(from, id))).collect()
+}
+
+/// RFC 4963, 2: who spoofs many sources at one port takes no room to wait from what comes by another; alone a port has it all.
+#[test]
+fn spoofed_sources_at_one_port_leave_room_to_wait_to_others() {
+    let mut lab = roomy();
+    let late = |from, id| {
+        let packet = udp_packet(from, APP1, (5000, 7), &data(200), 64);
+        with_identification(fragment_of(&packet, 64..128, true, 64), id)
+    };
+    for frames in spoofed(20, 100, late).chunks(500) {
+        lab.send_all(USER, frames);
+    }
+    assert_eq!((lab.ledger(lab.node1).held, lab.drops(DropReason::FragmentLimit)), (1024, 2000 - 1024));
+    let fragments = cut(&udp_packet(APP1, VIP, (5000, 80), &data(200), 64), &[64, 128]);
+    for fragment in fragments.iter().rev() {
+        lab.send(APP1, &ethernet(lab.machines[&APP1].gateway, mac(APP1), fragment));
+    }
+    let arrived: usize = [APP1, APP2, APP3].iter().map(|&at| lab.receive(at).len()).sum();
+    assert_eq!(arrived, 3);
+    assert_eq!(lab.drops(DropReason::FragmentLimit), 2000 - 1024 + 2, "two of the flood's gave way");
+    lab.pass(TIMEOUT);
+    assert_eq!(lab.ledger(lab.node1).held, 0);
+    lab.check();
+}
+
+/// RFC 4963, 2: nor does it end the datagrams that are followed for another port.
+#[test]
+fn spoofed_sources_at_one_port_end_no_other_ports_datagrams() {
+    let mut lab = roomy();
+    let first = |from, id| {
+        let packet = udp_packet(from, APP1, (5000, 7), &data(200), 64);
+        with_identification(fragment_of(&packet, 0..64, true, 0), id)
+    };
+    let fragments = cut(&udp_packet(APP2, VIP, (5000, 80), &data(200), 64), &[64, 128]);
+    lab.send(APP2, &ethernet(lab.machines[&APP2].gateway, mac(APP2), &fragments[0]));
+    let served = [APP1, APP2, APP3].into_iter().find(|&at| !lab.receive(at).is_empty()).unwrap();
+    for frames in spoofed(40, 120, first).chunks(500) {
+        lab.send_all(USER, frames);
+        lab.take(APP1);
+    }
+    for fragment in &fragments[1..] {
+        lab.send(APP2, &ethernet(lab.machines[&APP2].gateway, mac(APP2), fragment));
+        assert_eq!(lab.receive(served).len(), 1, "it is still followed");
+    }
+    lab.check();
+}
+
+/// RFC 2827, 3 for why it matters: what comes by another port is another datagram, whoever it says it is from.
+#[test]
+fn a_stranger_cannot_spoil_a_pods_datagram() {
+    let mut lab = Lab::new(1);
+    let packet = udp_packet(APP2, VIP, (5000, 80), &data(200), 64);
+    let fragments = cut(&packet, &[64, 128]);
+    let overlap = fragment_of(&packet, 56..136, true, 56);
+    lab.send(APP2, &ethernet(lab.machines[&APP2].gateway, mac(APP2), &fragments[0]));
+    lab.send(USER, &ethernet(mac(NODE1), mac(USER), &overlap));
+    for fragment in &fragments[1..] {
+        lab.send(APP2, &ethernet(lab.machines[&APP2].gateway, mac(APP2), fragment));
+    }
+    let arrived: usize = [APP1, APP2, APP3].iter().map(|&at| lab.receive(at).len()).sum();
+    assert_eq!((arrived, lab.drops(DropReason::FragmentOverlap)), (3, 0));
+    lab.check();
+}
