@@ -15,9 +15,9 @@ use std::time::Duration;
 
 use flatnet_proxy::{Affinity, Cursors};
 
-use crate::binding::{Binding, Bindings, Half, HalfKey};
+use crate::binding::{Bindings, Half, HalfKey};
 use crate::bridge::Fdb;
-use crate::clock::{Clock, Instant};
+use crate::clock::{Clock, Instant, prefetch};
 use crate::control::EngineConfig;
 use crate::decide::{World, likely_reply};
 use crate::flow::{FlowCache, NO_BINDING, Slot, flags};
@@ -44,6 +44,7 @@ mod budget;
 mod cables;
 mod exchange;
 mod finish;
+mod forget;
 mod fragments;
 mod grant;
 mod inspect;
@@ -322,6 +323,8 @@ impl Worker {
         let mut moved = 0;
         for _ in 0..self.ready.len() {
             if let Some(port) = self.ready.pop_front() {
+                // Whoever waits until all work by a change waits for a batch of one port at most.
+                self.refresh_tables();
                 moved += self.run_port::<TIMED>(port, least, now);
             }
         }
@@ -408,6 +411,10 @@ impl Worker {
         self.bindings.prefetch(slot.binding);
         if slot.flags & flags::ENCAPSULATE != 0 {
             self.arena.prefetch_headroom(frame);
+            // Of outer headers there are as many as other nodes.
+            if let Some(adjacency) = self.adjacencies.list.get(slot.adjacency as usize) {
+                prefetch(adjacency);
+            }
         }
     }
 
@@ -521,22 +528,6 @@ impl Worker {
             self.drop_frame(frame, DropReason::MtuExceeded, now);
         }
         None
-    }
-
-    /// Ends all bindings that `ends` says so of; their cached flows end with them.
-    pub fn end_bindings(&mut self, ends: impl Fn(&Binding) -> bool) {
-        self.bindings.end_where(ends);
-    }
-
-    /// Ends the UDP bindings by which a Service led to backends, as [`Bindings::end_served`] does.
-    pub fn end_served(&mut self, backends: &[(Ipv4Addr, u16)], is_theirs: impl Fn(&Binding) -> bool) {
-        self.bindings.end_served(backends, is_theirs);
-    }
-
-    /// Forgets what was chosen for a Service: its number may belong to another one now.
-    pub fn forget_service(&mut self, service: u32) {
-        self.cursors.reset(service);
-        self.affinity.forget(service);
     }
 
     fn world(&mut self, now: Instant) -> World<'_> {

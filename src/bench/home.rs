@@ -71,9 +71,14 @@ impl Together {
         Self { filling: AtomicUsize::new(homes), done: AtomicBool::new(done) }
     }
 
-    /// Waits until the rings of all are filled.
+    /// Fills no more, and waits for the others.
     fn begin(&self) {
         self.filling.fetch_sub(1, Ordering::AcqRel);
+        self.await_filled();
+    }
+
+    /// Waits until the rings of all are filled.
+    pub(super) fn await_filled(&self) {
         let mut tries = 0u32;
         while self.filling.load(Ordering::Acquire) > 0 {
             tries += 1;
