@@ -8,6 +8,8 @@
 
 pub mod lab;
 
+mod error;
+
 mod home;
 
 pub mod addresses;
@@ -24,14 +26,12 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use flatnet_engine::clock::timestamp_counter;
-use flatnet_engine::control::{ControlError, ServiceError};
-use flatnet_engine::frame::ArenaError;
 use flatnet_engine::worker::Stage;
-use flatnet_proxy::{PrefixError, TableError};
 use serde::Serialize;
 
 use crate::args::{Bench, BenchEngine, Output};
 use crate::output::{plain_table, print, print_json};
+pub use error::BenchError;
 use lab::{BUFFERS, Round, Waiting};
 use rows::{CASES, Case, Row, Traffic};
 
@@ -49,43 +49,6 @@ const CHANGES: u32 = 100;
 const COLD: usize = 30;
 /// Changes, and frames for a worker that sleeps, whose times are measured.
 const WAITS: usize = 300;
-
-/// Why a row cannot be measured.
-#[derive(Debug, thiserror::Error, miette::Diagnostic)]
-pub enum BenchError {
-    /// No memory.
-    #[error(transparent)]
-    Arena(#[from] ArenaError),
-    /// A part of the network cannot be made.
-    #[error(transparent)]
-    Control(#[from] ControlError),
-    /// A Service cannot be published.
-    #[error(transparent)]
-    Table(#[from] TableError),
-    /// A Service cannot be changed.
-    #[error(transparent)]
-    Service(#[from] ServiceError),
-    /// The row needs more nodes than the pods' network has subnets.
-    #[error(transparent)]
-    Prefix(#[from] PrefixError),
-    /// The generator is out of buffers, or a ring is full.
-    #[error("the generator has no buffer left, or a ring has no room")]
-    NoBuffer,
-    /// The node did not forward all that was sent.
-    #[error("{frames} frames were lost; the node's drops: {reasons}")]
-    Lost {
-        /// How many.
-        frames: usize,
-        /// Names of the reasons that the node's ledger has.
-        reasons: String,
-    },
-    /// A row does not exist at this number of flows.
-    #[error("{flows} flows are too many: a row takes up to 1,900,000")]
-    TooManyFlows {
-        /// What was asked for.
-        flows: u32,
-    },
-}
 
 /// Flows at most: every pod has 60,000 ports.
 const FLOW_LIMIT: u32 = 1_900_000;
