@@ -73,6 +73,15 @@ pub struct BenchEngine {
     /// Flows of each worker, in place of each row's own
     #[arg(long, value_name = "N")]
     pub flows: Option<u32>,
+    /// Bytes of a frame at a pod, from its Ethernet header on, in place of each row's own
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(64..=1486))]
+    pub size: Option<u16>,
+    /// Services, in place of 1,000; not for rows that are about their number
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub services: Option<u32>,
+    /// Leases of nodes, which a node has routes to, in place of 100; not for rows that are about their number
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=30_000))]
+    pub routes: Option<u32>,
     /// Workers that run at once, each with a node, pods and flows of its own
     #[arg(long, value_name = "W", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub workers: u8,

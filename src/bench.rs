@@ -8,6 +8,8 @@
 
 pub mod lab;
 
+mod error;
+
 mod home;
 
 pub mod addresses;
@@ -24,14 +26,12 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use flatnet_engine::clock::timestamp_counter;
-use flatnet_engine::control::{ControlError, ServiceError};
-use flatnet_engine::frame::ArenaError;
 use flatnet_engine::worker::Stage;
-use flatnet_proxy::{PrefixError, TableError};
 use serde::Serialize;
 
 use crate::args::{Bench, BenchEngine, Output};
 use crate::output::{plain_table, print, print_json};
+pub use error::BenchError;
 use lab::{BUFFERS, Round, Waiting};
 use rows::{CASES, Case, Row, Traffic};
 
@@ -49,43 +49,6 @@ const CHANGES: u32 = 100;
 const COLD: usize = 30;
 /// Changes, and frames for a worker that sleeps, whose times are measured.
 const WAITS: usize = 300;
-
-/// Why a row cannot be measured.
-#[derive(Debug, thiserror::Error, miette::Diagnostic)]
-pub enum BenchError {
-    /// No memory.
-    #[error(transparent)]
-    Arena(#[from] ArenaError),
-    /// A part of the network cannot be made.
-    #[error(transparent)]
-    Control(#[from] ControlError),
-    /// A Service cannot be published.
-    #[error(transparent)]
-    Table(#[from] TableError),
-    /// A Service cannot be changed.
-    #[error(transparent)]
-    Service(#[from] ServiceError),
-    /// The row needs more nodes than the pods' network has subnets.
-    #[error(transparent)]
-    Prefix(#[from] PrefixError),
-    /// The generator is out of buffers, or a ring is full.
-    #[error("the generator has no buffer left, or a ring has no room")]
-    NoBuffer,
-    /// The node did not forward all that was sent.
-    #[error("{frames} frames were lost; the node's drops: {reasons}")]
-    Lost {
-        /// How many.
-        frames: usize,
-        /// Names of the reasons that the node's ledger has.
-        reasons: String,
-    },
-    /// A row does not exist at this number of flows.
-    #[error("{flows} flows are too many: a row takes up to 1,900,000")]
-    TooManyFlows {
-        /// What was asked for.
-        flows: u32,
-    },
-}
 
 /// Flows at most: every pod has 60,000 ports.
 const FLOW_LIMIT: u32 = 1_900_000;
@@ -133,14 +96,11 @@ pub fn run(arguments: &Bench) -> miette::Result<ExitCode> {
 fn engine(arguments: &BenchEngine) -> miette::Result<ExitCode> {
     let chosen = |case: &&Case| arguments.row.is_empty() || arguments.row.contains(&case.row);
     let mut cases: Vec<Case> = CASES.iter().filter(chosen).copied().collect();
-    cases.iter_mut().for_each(|case| case.workers = arguments.workers);
-    if let Some(flows) = arguments.flows {
-        if flows > FLOW_LIMIT {
-            return Err(BenchError::TooManyFlows { flows }.into());
-        }
-        cases.iter_mut().filter(|case| case.row != Row::NewFlows).for_each(|case| case.flows = flows.max(1));
-        cases.dedup_by_key(|case| (case.name, case.flows, case.frame_bytes));
+    if let Some(flows) = arguments.flows.filter(|&flows| flows > FLOW_LIMIT) {
+        return Err(BenchError::TooManyFlows { flows }.into());
     }
+    cases.iter_mut().for_each(|case| adapt(case, arguments));
+    cases.dedup_by_key(|case| (case.name, case.flows, case.frame_bytes));
     let rates = Rates::measure();
     let mut figures = Vec::new();
     for case in &cases {
@@ -152,6 +112,25 @@ fn engine(arguments: &BenchEngine) -> miette::Result<ExitCode> {
         Output::Table => print(&table(&figures, &rates, arguments.workers))?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Gives a case what was asked for in place of its own.
+fn adapt(case: &mut Case, arguments: &BenchEngine) {
+    case.workers = arguments.workers;
+    if let Some(flows) = arguments.flows.filter(|_| case.row != Row::NewFlows) {
+        case.flows = flows.max(1);
+    }
+    if let Some(size) = arguments.size {
+        case.frame_bytes = usize::from(size);
+    }
+    if let Some(services) = arguments.services.filter(|_| case.row != Row::ScaleServices) {
+        case.services = services;
+    }
+    if let Some(routes) = arguments.routes.filter(|_| case.row != Row::ScaleRoutes) {
+        case.nodes = routes;
+    }
+    // There is somebody to send to.
+    case.nodes = case.nodes.max(u32::from(case.workers) + 1);
 }
 
 /// Measures a case; `stages` asks for those of its first figure.
@@ -320,7 +299,7 @@ fn table(figures: &[Figure], rates: &Rates, workers: u8) -> String {
         "{}\n{stages}\nCLOCKS are core clocks a packet: TSC clocks times {rate:.2}, the rate of dependent additions in this run.\n\
          {who}from the ingress ring to the egress ring through the whole loop; captures and traces off. 4,096\n\
          buffers in rotation for each, flows in random order, both directions where a row has two. 100 leases, 1,000\n\
-         Services, 250 pods behind them, or as many as the row says. Checksums are known to be right, as between simulated\n\
+         Services, 250 pods behind them, or as many as the row or an option says. Checksums are known to be right, as between simulated\n\
          pods. Generator and sink took {outside:.0} TSC clocks a packet more, in no figure above.\n",
         table.trim_fmt()
     )
@@ -371,5 +350,37 @@ impl Rates {
         let core_clocks_per_tsc = (0..200).map(|_| run()).fold(0.0, f64::max);
         let clocks = (timestamp_counter() - counter) as f64;
         Self { core_clocks_per_tsc, tsc_clocks_per_nano: clocks / start.elapsed().as_nanos() as f64 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_for_takes_the_place_of_all_but_what_a_row_is_about() {
+        let asked = BenchEngine {
+            row: Vec::new(),
+            flows: Some(5),
+            size: Some(512),
+            services: Some(7),
+            routes: Some(3),
+            workers: 4,
+            stages: false,
+            output: Output::Table,
+        };
+        let adapted = CASES.iter().map(|case| {
+            let mut adapted = *case;
+            adapt(&mut adapted, &asked);
+            (case, adapted)
+        });
+        for (own, case) in adapted {
+            let is = |row| own.row == row;
+            assert_eq!(case.flows, if is(Row::NewFlows) { own.flows } else { 5 }, "{}", own.name);
+            assert_eq!(case.services, if is(Row::ScaleServices) { own.services } else { 7 }, "{}", own.name);
+            // Four homes, and a node to send to.
+            assert_eq!(case.nodes, if is(Row::ScaleRoutes) { own.nodes } else { 5 }, "{}", own.name);
+            assert_eq!((case.frame_bytes, case.workers), (512, 4), "{}", own.name);
+        }
     }
 }

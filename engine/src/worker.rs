@@ -15,9 +15,9 @@ use std::time::Duration;
 
 use flatnet_proxy::{Affinity, Cursors};
 
-use crate::binding::{Binding, Bindings, Half, HalfKey};
+use crate::binding::{Bindings, Half, HalfKey};
 use crate::bridge::Fdb;
-use crate::clock::{Clock, Instant};
+use crate::clock::{Clock, Instant, prefetch};
 use crate::control::EngineConfig;
 use crate::decide::{World, likely_reply};
 use crate::flow::{FlowCache, NO_BINDING, Slot, flags};
@@ -44,6 +44,7 @@ mod budget;
 mod cables;
 mod exchange;
 mod finish;
+mod forget;
 mod fragments;
 mod grant;
 mod inspect;
@@ -54,7 +55,7 @@ mod replays;
 mod slow;
 mod stages;
 
-use budget::TokenBucket;
+use budget::{Debt, SMALL_BATCH, TokenBucket};
 
 pub use pods::EndedContainers;
 pub use replays::ReplayState;
@@ -90,6 +91,7 @@ struct Attached {
     waiting: VecDeque<Frame>,
     /// Whether the port is in the list of ports with waiting frames.
     is_ready: bool,
+    debt: Debt,
 }
 
 /// What [`crate::control::Control::build`] gives a worker.
@@ -159,6 +161,8 @@ pub struct Worker {
     /// The time of the present batch.
     now: Instant,
     next_mark: u32,
+    /// Frames that went through the passes.
+    frames: u64,
     /// Frames that the slow path decided about.
     decisions: u64,
     parcels: Vec<Parcel>,
@@ -232,6 +236,7 @@ impl Worker {
             stages: None,
             now: Instant::ZERO,
             next_mark: u32::from(id) << 24,
+            frames: 0,
             decisions: 0,
             parcels: Vec::new(),
             errors: TokenBucket::full(originate::ERRORS),
@@ -262,11 +267,10 @@ impl Worker {
         self.run_timers(now);
         moved += self.run_replays(now);
         Stages::end::<TIMED>(&mut self.stages, Stage::Upkeep);
-        // 3. A batch per port.
-        for _ in 0..self.ready.len() {
-            if let Some(port) = self.ready.pop_front() {
-                moved += self.run_port::<TIMED>(port, now);
-            }
+        // 3. A batch per port; when nobody else has anything, of those that would have to wait for others, too.
+        moved += self.run_ports::<TIMED>(0, now);
+        if moved == 0 {
+            moved += self.run_ports::<TIMED>(SMALL_BATCH, now);
         }
         self.run_woken(now);
         // 4. What can wait.
@@ -315,17 +319,32 @@ impl Worker {
         visits
     }
 
-    fn run_port<const TIMED: bool>(&mut self, port: PortId, now: Instant) -> usize {
+    fn run_ports<const TIMED: bool>(&mut self, least: usize, now: Instant) -> usize {
+        let mut moved = 0;
+        for _ in 0..self.ready.len() {
+            if let Some(port) = self.ready.pop_front() {
+                // Whoever waits until all work by a change waits for a batch of one port at most.
+                self.refresh_tables();
+                moved += self.run_port::<TIMED>(port, least, now);
+            }
+        }
+        moved
+    }
+
+    fn run_port<const TIMED: bool>(&mut self, port: PortId, least: usize, now: Instant) -> usize {
         let mut frames = std::mem::take(&mut self.batch.frames);
-        let Some((node, ingress)) = self.take_batch(port, &mut frames) else {
+        let Some((node, ingress)) = self.take_batch(port, least, &mut frames) else {
             self.batch.frames = frames;
             return 0;
         };
-        let count = frames.len();
+        let (count, before) = (frames.len(), self.decisions);
         self.count(node, Term::Received, count as u64);
         self.watch_arrivals(&mut frames, node, port, now);
         Stages::end::<TIMED>(&mut self.stages, Stage::Take);
         self.run_frames::<TIMED>(&mut frames, node, &ingress, Course::Direct, now);
+        if self.decisions > before {
+            self.charge(port, self.decisions - before);
+        }
         self.batch.frames = frames;
         count
     }
@@ -340,6 +359,7 @@ impl Worker {
         now: Instant,
     ) {
         let mut batch = std::mem::take(&mut self.batch.parsed);
+        self.frames += frames.len() as u64;
         self.parse_pass(frames, &mut batch, node, ingress, course);
         Stages::end::<TIMED>(&mut self.stages, Stage::Parse);
         let all = &batch[..frames.len()];
@@ -391,6 +411,10 @@ impl Worker {
         self.bindings.prefetch(slot.binding);
         if slot.flags & flags::ENCAPSULATE != 0 {
             self.arena.prefetch_headroom(frame);
+            // Of outer headers there are as many as other nodes.
+            if let Some(adjacency) = self.adjacencies.list.get(slot.adjacency as usize) {
+                prefetch(adjacency);
+            }
         }
     }
 
@@ -504,22 +528,6 @@ impl Worker {
             self.drop_frame(frame, DropReason::MtuExceeded, now);
         }
         None
-    }
-
-    /// Ends all bindings that `ends` says so of; their cached flows end with them.
-    pub fn end_bindings(&mut self, ends: impl Fn(&Binding) -> bool) {
-        self.bindings.end_where(ends);
-    }
-
-    /// Ends the UDP bindings by which a Service led to backends, as [`Bindings::end_served`] does.
-    pub fn end_served(&mut self, backends: &[(Ipv4Addr, u16)], is_theirs: impl Fn(&Binding) -> bool) {
-        self.bindings.end_served(backends, is_theirs);
-    }
-
-    /// Forgets what was chosen for a Service: its number may belong to another one now.
-    pub fn forget_service(&mut self, service: u32) {
-        self.cursors.reset(service);
-        self.affinity.forget(service);
     }
 
     fn world(&mut self, now: Instant) -> World<'_> {

@@ -1,13 +1,17 @@
 //! Who has which address in a bench: nodes, their pods, Services and the pods behind them, all counted from 0.
 //!
 //! The first nodes are the *homes*: one for each worker, whose packets are measured. Invariant: whose an address is can be
-//! read back from it. May depend on the proxy's prefixes. Read first: nothing.
+//! read back from it. May depend on the engine's control side and the proxy's prefixes. Read first: nothing.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
+use flatnet_engine::binding::Profile;
+use flatnet_engine::control::NodeSpec;
 use flatnet_proxy::{Frontend, Ipv4Prefix, Protocol};
 
 use super::BenchError;
+use super::lab::TUNNEL_PORT;
 
 /// The bits of an address that tell a node's pods apart.
 const POD_BITS: u32 = 8;
@@ -67,6 +71,21 @@ pub(super) fn subnet(node: u32) -> Result<Ipv4Prefix, BenchError> {
     prefix(bridge_address(node), 32 - POD_BITS as u8)
 }
 
-pub(super) fn prefix(address: Ipv4Addr, length: u8) -> Result<Ipv4Prefix, BenchError> {
+/// Returns what a node is made by, as a real one is; `gateway` is where what is neither pod nor node goes.
+pub(super) fn node_spec(node: u32, gateway: Option<Ipv4Addr>) -> Result<NodeSpec, BenchError> {
+    Ok(NodeSpec {
+        name: Arc::from(format!("node-{}", node + 1)),
+        address: node_address(node),
+        network: prefix(node_address(node), 16)?,
+        gateway,
+        subnet: subnet(node)?,
+        pod_network: prefix(pod_address(0, 0), 9)?,
+        profile: Profile::Linux,
+        tunnel_port: TUNNEL_PORT,
+        mtu: 1500,
+    })
+}
+
+fn prefix(address: Ipv4Addr, length: u8) -> Result<Ipv4Prefix, BenchError> {
     Ok(Ipv4Prefix::containing(address, length)?)
 }

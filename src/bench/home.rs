@@ -9,9 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant as StdInstant};
 
-use flatnet_engine::binding::Profile;
 use flatnet_engine::clock::{Clock, Instant, timestamp_counter};
-use flatnet_engine::control::{Control, NodeSpec};
+use flatnet_engine::control::Control;
 use flatnet_engine::frame::{Arena, ChecksumState, Frame, Pool, Record};
 use flatnet_engine::link::{Link, RingsPeer, rings};
 use flatnet_engine::tables::{Guard, NodeId};
@@ -20,9 +19,9 @@ use flatnet_engine::worker::Worker;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use super::BenchError;
-use super::addresses::{GATEWAY, node_address, pod_address, prefix, subnet};
+use super::addresses::{GATEWAY, node_spec, pod_address};
 use super::datagram::{Datagram, Entrance};
-use super::lab::{BUFFERS, PODS, TUNNEL_PORT};
+use super::lab::{BUFFERS, PODS};
 
 /// Frames that a ring of a pod takes: four times what a round sends it.
 const POD_RING: usize = 512;
@@ -71,9 +70,14 @@ impl Together {
         Self { filling: AtomicUsize::new(homes), done: AtomicBool::new(done) }
     }
 
-    /// Waits until the rings of all are filled.
+    /// Fills no more, and waits for the others.
     fn begin(&self) {
         self.filling.fetch_sub(1, Ordering::AcqRel);
+        self.await_filled();
+    }
+
+    /// Waits until the rings of all are filled.
+    pub(super) fn await_filled(&self) {
         let mut tries = 0u32;
         while self.filling.load(Ordering::Acquire) > 0 {
             tries += 1;
@@ -108,17 +112,7 @@ impl Home {
     /// [`BenchError`].
     pub(super) fn new(control: &mut Control, worker: Worker, number: u8) -> Result<Self, BenchError> {
         let home = u32::from(number);
-        let node = control.add_node(&NodeSpec {
-            name: Arc::from(format!("node-{}", home + 1)),
-            address: node_address(home),
-            network: prefix(node_address(home), 16)?,
-            gateway: Some(GATEWAY),
-            subnet: subnet(home)?,
-            pod_network: prefix(pod_address(0, 0), 9)?,
-            profile: Profile::Linux,
-            tunnel_port: TUNNEL_PORT,
-            mtu: 1500,
-        })?;
+        let node = control.add_node(&node_spec(home, Some(GATEWAY))?)?;
         let mut pods = Vec::new();
         for pod in 0..PODS {
             let (link, peer) = rings(POD_RING);

@@ -145,6 +145,8 @@ impl Lab {
                 self.exchange(some)?;
             }
         }
+        // The flows that these were are of no row: the cache has room where they are.
+        self.control.tables.publish(|tables| tables.touch_all());
         Ok(())
     }
 
@@ -225,7 +227,11 @@ impl Lab {
     ) -> Result<(Round, Duration), BenchError> {
         let service = service(&self.scale, id, version);
         let together = Together::new(self.homes.len(), false);
-        let (spent, changed) = self.round_on_threads(sources, &together, |control| change(control, service));
+        let (spent, changed) = self.round_on_threads(sources, &together, |control| {
+            // A worker that is still filling its rings acknowledges nothing.
+            together.await_filled();
+            change(control, service)
+        });
         Ok((self.sum(spent)?, changed?))
     }
 
@@ -384,7 +390,8 @@ fn change(control: &mut Control, service: Service) -> Result<Duration, BenchErro
     control.set_service(service, vec![service_frontend(id)], Vec::new())?;
     let generation = control.tables.current().generation;
     while control.posts.iter().any(|post| post.acknowledged() < generation) {
-        std::hint::spin_loop();
+        // With fewer cores than threads a worker may need this one.
+        thread::yield_now();
     }
     Ok(start.elapsed())
 }

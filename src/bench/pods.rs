@@ -20,13 +20,10 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use clap::ValueEnum;
-use flatnet_engine::control::{ControlError, ServiceError};
-use flatnet_engine::frame::ArenaError;
-use flatnet_engine::pod::PodError;
-use flatnet_proxy::PrefixError;
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
+use super::BenchError;
 use crate::args::{BenchPods, Output};
 use crate::output::{plain_table, print, print_json};
 
@@ -72,49 +69,6 @@ impl PodRow {
     }
 }
 
-/// Why a row cannot be measured.
-#[derive(Debug, thiserror::Error, miette::Diagnostic)]
-pub enum PodBenchError {
-    /// No memory.
-    #[error(transparent)]
-    Arena(#[from] ArenaError),
-    /// A part of the network cannot be made.
-    #[error(transparent)]
-    Control(#[from] ControlError),
-    /// The Service cannot be published.
-    #[error(transparent)]
-    Service(#[from] ServiceError),
-    /// A container does not start.
-    #[error(transparent)]
-    Pod(#[from] PodError),
-    /// There are more nodes than the pods' network has subnets.
-    #[error(transparent)]
-    Prefix(#[from] PrefixError),
-    /// The generator is out of buffers, or a ring is full.
-    #[error("the generator has no buffer left, or a ring has no room")]
-    NoBuffer,
-    /// The network came to rest, or time was over, before all was done.
-    #[error("{what} did not end; drops: {drops}")]
-    Unfinished {
-        /// What.
-        what: &'static str,
-        /// Names and counts of the reasons that the nodes have.
-        drops: String,
-    },
-    /// The system does not tell how much memory the process has.
-    #[error("/proc/self/status does not tell how much memory is resident")]
-    NoMemoryFigure,
-    /// The process of a run failed.
-    #[error("a run of {row} failed ({status})")]
-    #[diagnostic(help("its message stands above"))]
-    Run {
-        /// The row.
-        row: &'static str,
-        /// How it ended.
-        status: String,
-    },
-}
-
 /// What a row came to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PodFigure {
@@ -133,7 +87,7 @@ fn figure(row: PodRow, value: f64, unit: &str) -> PodFigure {
 /// Runs `flatnet bench pods`.
 ///
 /// # Errors
-/// [`PodBenchError`].
+/// [`BenchError`].
 pub fn run(arguments: &BenchPods) -> miette::Result<ExitCode> {
     let all = PodRow::value_variants();
     let chosen = |row: &&PodRow| arguments.row.is_empty() || arguments.row.contains(row);
@@ -159,8 +113,8 @@ pub fn run(arguments: &BenchPods) -> miette::Result<ExitCode> {
 /// Measures a row once, in this process.
 ///
 /// # Errors
-/// [`PodBenchError`].
-pub fn measure(row: PodRow) -> Result<Vec<PodFigure>, PodBenchError> {
+/// [`BenchError`].
+pub fn measure(row: PodRow) -> Result<Vec<PodFigure>, BenchError> {
     let idle = |pods| {
         let idle::Idle { bytes_a_pod, ready } = idle::measure(pods)?;
         let (bytes, ready) = (bytes_a_pod as f64, ready.as_secs_f64());
@@ -209,7 +163,7 @@ fn measure_apart(row: PodRow) -> miette::Result<Vec<PodFigure>> {
         .output()
         .into_diagnostic()?;
     if !run.status.success() {
-        return Err(PodBenchError::Run { row: row.name(), status: run.status.to_string() }.into());
+        return Err(BenchError::Run { row: row.name(), status: run.status.to_string() }.into());
     }
     serde_json::from_slice(&run.stdout).into_diagnostic()
 }

@@ -1,9 +1,25 @@
 //! How much of something a worker does: a bucket of tokens.
 //!
-//! Asked where a node could be made to do more than it should: errors, floods. Invariant: over any time no more is done
-//! than the rate times that time, and a burst. Read first: RFC 1812, 4.3.2.8.
+//! Asked where a node could be made to do more than it should: errors, floods, decisions. Invariants: over any time no more
+//! is done than the rate times that time, and a burst; while others' frames wait, no port's decisions take more than their
+//! share. Read first: RFC 1812, 4.3.2.8.
 
+use super::BATCH_LIMIT;
 use crate::clock::Instant;
+
+/// What a decision takes, in frames that the cache answers.
+pub(super) const DECISION: u64 = 40;
+/// One of so many parts of a worker's work is what one port's decisions may be while other ports' frames wait. Well below the
+/// twentieth that a flood may cost: a decision now and then finds nothing of the slow path in the processor's caches.
+const SHARE: u64 = 64;
+/// What a port owes for a decision: so much is to be done by the worker until the port has had no more than its share.
+const PRICE: u64 = DECISION * SHARE;
+/// What a port may owe before it waits for others: a full batch of new flows.
+const CREDIT: u64 = BATCH_LIMIT as u64 * PRICE;
+/// Frames taken at once from a port that owes much: others' frames, which come meanwhile, fit their rings.
+pub(super) const SMALL_BATCH: usize = 16;
+/// What a port owes at most: a flood is soon forgotten when it ends.
+const DEBT_LIMIT: u64 = CREDIT + SMALL_BATCH as u64 * PRICE;
 
 /// How fast a bucket fills, and how much it holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +55,41 @@ impl TokenBucket {
     }
 }
 
+/// What the slow path did for the frames of one port and was not paid for yet by work for all. Work is counted in frames that
+/// the cache answers, never in time: so each run does the same.
+#[derive(Debug, Default)]
+pub(super) struct Debt {
+    owed: u64,
+    /// The worker's work when it was last paid for.
+    paid: u64,
+}
+
+impl Debt {
+    /// Returns how many frames may be taken from the port now that the worker has done so much work; 0 while it must wait for
+    /// others.
+    #[inline(always)]
+    pub(super) fn batch_limit(&mut self, work: u64) -> usize {
+        if self.owed == 0 { BATCH_LIMIT } else { self.settle(work) }
+    }
+
+    fn settle(&mut self, work: u64) -> usize {
+        self.owed = self.owed.saturating_sub(work - self.paid);
+        self.paid = work;
+        match self.owed {
+            owed if owed <= CREDIT / 2 => BATCH_LIMIT,
+            owed if owed <= CREDIT => SMALL_BATCH,
+            _ => 0,
+        }
+    }
+
+    /// Adds decisions about the port's frames, which are part of the worker's work by now.
+    #[cold]
+    pub(super) fn charge(&mut self, decisions: u64, work: u64) {
+        self.settle(work);
+        self.owed = (self.owed + decisions * PRICE).min(DEBT_LIMIT);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,5 +117,36 @@ mod tests {
         let given =
             (0..20_000u64).filter(|step| bucket.take(Instant::from_nanos(777 + step * 500_000))).count();
         assert!((9_998..=10_001).contains(&given), "{given}");
+    }
+
+    #[test]
+    fn a_port_whose_frames_all_need_decisions_gets_its_share_of_others_work() {
+        let (mut debt, mut work, mut decisions) = (Debt::default(), 0, 0);
+        for _ in 0..100_000 {
+            work += BATCH_LIMIT as u64;
+            let taken = debt.batch_limit(work) as u64;
+            if taken > 0 {
+                work += taken * DECISION;
+                debt.charge(taken, work);
+                decisions += taken;
+            }
+        }
+        let burst = DEBT_LIMIT / PRICE;
+        assert!(decisions * DECISION <= work / SHARE + burst * DECISION, "{decisions} of {work}");
+        assert!(decisions * DECISION >= work / SHARE * 9 / 10, "{decisions} of {work}");
+    }
+
+    #[test]
+    fn a_port_that_seldom_needs_decisions_never_waits() {
+        let (mut debt, mut work) = (Debt::default(), 0);
+        for batch in 0..100_000u64 {
+            assert_eq!(debt.batch_limit(work), BATCH_LIMIT);
+            work += BATCH_LIMIT as u64;
+            // Nobody else sends.
+            if batch % (PRICE / BATCH_LIMIT as u64) == 0 {
+                work += DECISION;
+                debt.charge(1, work);
+            }
+        }
     }
 }

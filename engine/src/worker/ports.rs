@@ -7,9 +7,10 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::Arc;
 
+use super::budget::{DECISION, Debt};
 use super::{
-    Attached, BATCH_LIMIT, DropReason, Event, Frame, IngressPort, Instant, Link, NodeId, ORIGINATED, PortId,
-    Term, VecDeque, Worker,
+    Attached, DropReason, Event, Frame, IngressPort, Instant, Link, NodeId, ORIGINATED, PortId, Term,
+    VecDeque, Worker,
 };
 use crate::frame::{FrameMut, Record};
 use crate::link::wire::CABLE_LIMIT;
@@ -58,7 +59,8 @@ impl Worker {
         }
         let Some(counters) = self.counters.get(usize::from(node.0)).map(Arc::clone) else { return false };
         let waiting = VecDeque::new();
-        self.links[index] = Some(Attached { link, node, counters, ingress, waiting, is_ready: false });
+        let debt = Debt::default();
+        self.links[index] = Some(Attached { link, node, counters, ingress, waiting, is_ready: false, debt });
         true
     }
 
@@ -94,20 +96,28 @@ impl Worker {
         Some(ingress_port(port, entry, self.tables.node(entry.node)?))
     }
 
-    /// Takes up to a batch of frames that came in by a port.
+    /// Takes up to a batch of frames that came in by a port; fewer or none if much was decided for the port, but `least` in any
+    /// case.
     pub(super) fn take_batch(
         &mut self,
         port: PortId,
+        least: usize,
         frames: &mut Vec<Frame>,
     ) -> Option<(NodeId, IngressPort)> {
+        let work = self.work();
         let attached = self.links.get_mut(port.0 as usize)?.as_mut()?;
+        let limit = attached.debt.batch_limit(work).max(least);
+        if limit == 0 {
+            self.ready.push_back(port);
+            return None;
+        }
         attached.is_ready = false;
         match &mut attached.link {
             Link::Rings(rings) => {
-                rings.incoming.pop(BATCH_LIMIT, |frame| frames.push(frame));
+                rings.incoming.pop(limit, |frame| frames.push(frame));
             }
             Link::Wire { .. } | Link::Pod(_) => {
-                let count = attached.waiting.len().min(BATCH_LIMIT);
+                let count = attached.waiting.len().min(limit);
                 frames.extend(attached.waiting.drain(..count));
             }
         }
@@ -116,6 +126,22 @@ impl Worker {
             self.make_ready(port);
         }
         (!frames.is_empty()).then_some((node, ingress))
+    }
+
+    /// Charges a port of a node's bridge for decisions about its frames. What comes in by interfaces and switches is from many.
+    pub(super) fn charge(&mut self, port: PortId, decisions: u64) {
+        let work = self.work();
+        if let Some(attached) = self.links.get_mut(port.0 as usize).and_then(Option::as_mut)
+            && attached.ingress.side == Side::Bridge
+        {
+            attached.debt.charge(decisions, work);
+        }
+    }
+
+    /// What the worker has done so far, in frames that the cache answers.
+    #[inline(always)]
+    fn work(&self) -> u64 {
+        self.frames + self.decisions * DECISION
     }
 
     pub(super) fn make_ready(&mut self, port: PortId) {

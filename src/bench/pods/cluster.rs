@@ -10,20 +10,20 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flatnet_engine::binding::Profile;
 use flatnet_engine::clock::{Clock, Instant};
-use flatnet_engine::control::{Control, EngineConfig, NodeSpec};
+use flatnet_engine::control::{Control, EngineConfig};
 use flatnet_engine::ledger::DropReason;
 use flatnet_engine::link::{Link, RingsPeer, rings};
 use flatnet_engine::pod::{ContainerConfig, Image, Pod, PodConfig};
 use flatnet_engine::tables::{Guard, Lease, NodeId, PortId};
 use flatnet_engine::wire::MacAddress;
 use flatnet_engine::worker::Worker;
-use flatnet_proxy::{Backend, Frontend, Ipv4Prefix, Protocol, Service};
+use flatnet_proxy::{Backend, Frontend, Protocol, Service};
 
-use super::PodBenchError;
-use crate::bench::addresses::{bridge_address, node_address, pod_address, service_address};
-use crate::bench::lab::TUNNEL_PORT;
+use crate::bench::BenchError;
+use crate::bench::addresses::{
+    bridge_address, node_address, node_spec, pod_address, service_address, subnet,
+};
 
 /// How long anything may take.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -52,29 +52,19 @@ impl Cluster {
     /// Makes a cluster without pods.
     ///
     /// # Errors
-    /// [`PodBenchError`].
-    pub fn new(nodes: u32) -> Result<Self, PodBenchError> {
+    /// [`BenchError`].
+    pub fn new(nodes: u32) -> Result<Self, BenchError> {
         let config = EngineConfig { workers: 1, ..EngineConfig::default() };
         let (mut control, mut workers) = Control::build(&config)?;
         let worker = workers.remove(0);
         let switch = control.add_switch("172.16.0.0/16")?;
         let mut cluster = Self { control, worker, clock: Clock::start(), nodes: Vec::new(), visits: 0 };
         for node in 0..nodes {
-            let subnet = Ipv4Prefix::containing(bridge_address(node), 24)?;
-            let id = cluster.control.add_node(&NodeSpec {
-                name: Arc::from(format!("node-{node}")),
-                address: node_address(node),
-                network: Ipv4Prefix::containing(node_address(0), 16)?,
-                gateway: None,
-                subnet,
-                pod_network: Ipv4Prefix::containing(bridge_address(0), 9)?,
-                profile: Profile::Linux,
-                tunnel_port: TUNNEL_PORT,
-                mtu: 1500,
-            })?;
+            let id = cluster.control.add_node(&node_spec(node, None)?)?;
             cluster.control.connect(id, 0, switch, 0)?;
             cluster.nodes.push(id);
             let lease = Some(Lease { public_ip: node_address(node) });
+            let subnet = subnet(node)?;
             cluster.control.tables.publish(|tables| tables.set_lease(subnet, lease));
             cluster.visit();
         }
@@ -84,14 +74,14 @@ impl Cluster {
     /// Adds a pod with one container.
     ///
     /// # Errors
-    /// [`PodBenchError`].
+    /// [`BenchError`].
     pub fn add_pod(
         &mut self,
         node: u32,
         number: u32,
         image: Image,
         args: &[&str],
-    ) -> Result<PortId, PodBenchError> {
+    ) -> Result<PortId, BenchError> {
         let (address, mtu) = (pod_address(node, number), self.mtu(node));
         let mac = MacAddress::for_ipv4(address);
         let name = format!("pod-{node}-{number}");
@@ -121,8 +111,8 @@ impl Cluster {
     /// Adds a pod that is a pair of rings.
     ///
     /// # Errors
-    /// [`PodBenchError`].
-    pub fn add_rings(&mut self, node: u32, number: u32) -> Result<RingsPeer, PodBenchError> {
+    /// [`BenchError`].
+    pub fn add_rings(&mut self, node: u32, number: u32) -> Result<RingsPeer, BenchError> {
         let (link, peer) = rings(RING);
         let address = pod_address(node, number);
         let guard = Some(Guard { mac: MacAddress::for_ipv4(address), address, vip: None });
@@ -135,8 +125,8 @@ impl Cluster {
     /// Puts one pod behind a Service and returns its VIP.
     ///
     /// # Errors
-    /// [`PodBenchError`].
-    pub fn add_service(&mut self, pod: Ipv4Addr, port: u16) -> Result<Ipv4Addr, PodBenchError> {
+    /// [`BenchError`].
+    pub fn add_service(&mut self, pod: Ipv4Addr, port: u16) -> Result<Ipv4Addr, BenchError> {
         let service = Service {
             id: 0,
             name: Arc::from("default/server"),
@@ -159,19 +149,19 @@ impl Cluster {
     /// Runs the worker until `done`, which is asked now and then.
     ///
     /// # Errors
-    /// [`PodBenchError::Unfinished`] after five minutes.
+    /// [`BenchError::Unfinished`] after five minutes.
     pub fn run_until(
         &mut self,
         what: &'static str,
-        mut done: impl FnMut(&mut Self) -> Result<bool, PodBenchError>,
-    ) -> Result<(), PodBenchError> {
+        mut done: impl FnMut(&mut Self) -> Result<bool, BenchError>,
+    ) -> Result<(), BenchError> {
         let until = self.now() + LIMIT;
         while !done(self)? {
             for _ in 0..BATCHES {
                 self.run_batch();
             }
             if self.now() > until {
-                return Err(PodBenchError::Unfinished { what, drops: self.drops() });
+                return Err(BenchError::Unfinished { what, drops: self.drops() });
             }
         }
         Ok(())

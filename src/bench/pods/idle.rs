@@ -14,8 +14,9 @@ use flatnet_engine::pod::Image;
 use flatnet_engine::wire::{MacAddress, TcpFlags};
 
 use super::cluster::Cluster;
+use super::core_time;
 use super::segment::Segment;
-use super::{PodBenchError, core_time};
+use crate::bench::BenchError;
 use crate::bench::addresses::pod_address;
 
 /// Pods of a node.
@@ -42,8 +43,8 @@ pub struct Idle {
 /// Makes so many pods and waits until all have answered.
 ///
 /// # Errors
-/// [`PodBenchError`].
-pub fn measure(pods: u32) -> Result<Idle, PodBenchError> {
+/// [`BenchError`].
+pub fn measure(pods: u32) -> Result<Idle, BenchError> {
     let before = resident()?;
     let start = core_time();
     let mut cluster = Cluster::new(pods.div_ceil(PER_NODE))?;
@@ -72,11 +73,11 @@ pub fn measure(pods: u32) -> Result<Idle, PodBenchError> {
 }
 
 /// Bytes of memory that the process holds.
-fn resident() -> Result<u64, PodBenchError> {
-    let status = fs::read_to_string("/proc/self/status").map_err(|_| PodBenchError::NoMemoryFigure)?;
+fn resident() -> Result<u64, BenchError> {
+    let status = fs::read_to_string("/proc/self/status").map_err(|_| BenchError::NoMemoryFigure)?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-    kilobytes.map(|kilobytes| kilobytes * 1024).ok_or(PodBenchError::NoMemoryFigure)
+    kilobytes.map(|kilobytes| kilobytes * 1024).ok_or(BenchError::NoMemoryFigure)
 }
 
 /// What asks the pods of a node.
@@ -90,7 +91,7 @@ struct Prober {
 
 impl Prober {
     /// Asks a batch of pods and hears who has answered.
-    fn probe(&mut self, cluster: &mut Cluster) -> Result<(), PodBenchError> {
+    fn probe(&mut self, cluster: &mut Cluster) -> Result<(), BenchError> {
         let Self { node, ring, asked, count, answered } = self;
         let control = &mut cluster.control;
         let from = SocketAddrV4::new(pod_address(*node, PROBER), PROBER_PORT);

@@ -14,8 +14,9 @@ use flatnet_engine::pod::Image;
 use flatnet_engine::wire::{MacAddress, TcpFlags};
 
 use super::cluster::{Cluster, IDLE_LIMIT};
+use super::core_time;
 use super::segment::Segment;
-use super::{PodBenchError, core_time};
+use crate::bench::BenchError;
 use crate::bench::addresses::{bridge_address, pod_address};
 
 /// Where nginx listens.
@@ -55,8 +56,8 @@ impl Requests {
     /// Makes the network and the connections.
     ///
     /// # Errors
-    /// [`PodBenchError`].
-    pub fn new(connections: u16) -> Result<Self, PodBenchError> {
+    /// [`BenchError`].
+    pub fn new(connections: u16) -> Result<Self, BenchError> {
         let mut cluster = Cluster::new(2)?;
         let ring = cluster.add_rings(0, 0)?;
         cluster.add_pod(1, 0, Image::Nginx, &[])?;
@@ -82,18 +83,18 @@ impl Requests {
     /// Has so many requests answered; returns how long it took.
     ///
     /// # Errors
-    /// [`PodBenchError::Unfinished`].
-    pub fn answer(&mut self, count: u64) -> Result<Duration, PodBenchError> {
+    /// [`BenchError::Unfinished`].
+    pub fn answer(&mut self, count: u64) -> Result<Duration, BenchError> {
         let (goal, start) = (self.answered + count, core_time());
         self.run_until("the requests", |requests| requests.answered >= goal)?;
         if self.length == 0 {
-            return Err(PodBenchError::Unfinished { what: "an answer of HTTP", drops: self.cluster.drops() });
+            return Err(BenchError::Unfinished { what: "an answer of HTTP", drops: self.cluster.drops() });
         }
         Ok(core_time() - start)
     }
 
     /// Opens some connections, each with its first request.
-    fn open(&mut self, some: std::ops::Range<u16>) -> Result<(), PodBenchError> {
+    fn open(&mut self, some: std::ops::Range<u16>) -> Result<(), BenchError> {
         for connection in some.clone() {
             let syn = self.segment(connection, TcpFlags::SYN, &[]);
             syn.send(gateway(), &mut self.cluster.control, &mut self.ring)?;
@@ -104,7 +105,7 @@ impl Requests {
         self.run_until("the connections", done)
     }
 
-    fn run_until(&mut self, what: &'static str, done: impl Fn(&Self) -> bool) -> Result<(), PodBenchError> {
+    fn run_until(&mut self, what: &'static str, done: impl Fn(&Self) -> bool) -> Result<(), BenchError> {
         let mut idle = 0;
         while !done(self) {
             let moved = self.cluster.run_batch();
@@ -121,7 +122,7 @@ impl Requests {
             }
             self.ready = ready;
             if idle > IDLE_LIMIT {
-                return Err(PodBenchError::Unfinished { what, drops: self.cluster.drops() });
+                return Err(BenchError::Unfinished { what, drops: self.cluster.drops() });
             }
         }
         Ok(())

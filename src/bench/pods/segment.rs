@@ -12,7 +12,7 @@ use flatnet_engine::wire::{
     EtherType, EthernetFrame, IpProtocol, Ipv4Packet, MacAddress, TcpFlags, TcpSegment, ethernet, ipv4, tcp,
 };
 
-use super::PodBenchError;
+use crate::bench::BenchError;
 
 /// A segment to be sent, or one that came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,35 +58,35 @@ impl<'a> Segment<'a> {
     /// Sends it into a ring in a buffer of the generator's, to the machine on docker0 that has this MAC.
     ///
     /// # Errors
-    /// [`PodBenchError::NoBuffer`].
+    /// [`BenchError::NoBuffer`].
     pub fn send(
         &self,
         mac: MacAddress,
         control: &mut Control,
         ring: &mut RingsPeer,
-    ) -> Result<(), PodBenchError> {
-        let frame = control.pool.allocate(0).ok_or(PodBenchError::NoBuffer)?;
+    ) -> Result<(), BenchError> {
+        let frame = control.pool.allocate(0).ok_or(BenchError::NoBuffer)?;
         self.send_in(frame, mac, control, ring)
     }
 
     /// Sends it in a buffer that came with another one: the pods' buffers go back to where they are from.
     ///
     /// # Errors
-    /// [`PodBenchError::NoBuffer`].
+    /// [`BenchError::NoBuffer`].
     pub fn send_in(
         &self,
         mut frame: Frame,
         mac: MacAddress,
         control: &mut Control,
         ring: &mut RingsPeer,
-    ) -> Result<(), PodBenchError> {
+    ) -> Result<(), BenchError> {
         let mut open = control.arena().open(&mut frame);
         open.reset(ethernet::HEADER_LENGTH + ipv4::HEADER_LENGTH + tcp::HEADER_LENGTH + self.payload.len());
         self.write(mac, open.bytes_mut());
         open.record.checksum = ChecksumState::Verified;
         ring.to_node.push(frame).map_err(|frame| {
             control.pool.free(frame);
-            PodBenchError::NoBuffer
+            BenchError::NoBuffer
         })
     }
 

@@ -14,7 +14,8 @@ use flatnet_engine::pod::Image;
 use flatnet_engine::tables::PortId;
 
 use super::cluster::Cluster;
-use super::{PodBenchError, core_time};
+use super::core_time;
+use crate::bench::BenchError;
 use crate::bench::addresses::pod_address;
 
 pub use bare::Bare;
@@ -34,8 +35,8 @@ impl Stream {
     /// Makes the network.
     ///
     /// # Errors
-    /// [`PodBenchError`].
-    pub fn new() -> Result<Self, PodBenchError> {
+    /// [`BenchError`].
+    pub fn new() -> Result<Self, BenchError> {
         let mut cluster = Cluster::new(2)?;
         let client = cluster.add_pod(0, 0, Image::Client, &[])?;
         cluster.add_pod(1, 0, Image::Client, &["iperf", "-s"])?;
@@ -47,18 +48,18 @@ impl Stream {
     /// Sends so many octets; returns how long it took.
     ///
     /// # Errors
-    /// [`PodBenchError::Unfinished`].
-    pub fn carry(&mut self, octets: u64) -> Result<Duration, PodBenchError> {
+    /// [`BenchError::Unfinished`].
+    pub fn carry(&mut self, octets: u64) -> Result<Duration, BenchError> {
         let Self { cluster, client, vip } = self;
         let words = ["iperf", "-c", &vip.to_string(), "-n", &octets.to_string()].map(str::to_owned);
         let start = core_time();
         let program = cluster.worker.with_pod(*client, |pod, now| pod.exec(&words, now));
-        let program = program.ok_or(PodBenchError::Unfinished { what: "iperf", drops: String::new() })?;
+        let program = program.ok_or(BenchError::Unfinished { what: "iperf", drops: String::new() })?;
         cluster.run_until("the stream", |cluster| {
             let output = cluster.worker.with_pod(*client, |pod, _| pod.output(program));
             let code = output.and_then(|output| output.exit_code);
             if code.is_some_and(|code| code != 0) {
-                return Err(PodBenchError::Unfinished { what: "iperf", drops: cluster.drops() });
+                return Err(BenchError::Unfinished { what: "iperf", drops: cluster.drops() });
             }
             Ok(code.is_some())
         })?;

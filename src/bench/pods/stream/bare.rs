@@ -13,7 +13,8 @@ use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp::{Socket, SocketBuffer};
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr};
 
-use super::super::{PodBenchError, core_time};
+use super::super::core_time;
+use crate::bench::BenchError;
 
 /// What a node's docker0 gives its pods.
 const MTU: usize = 1472;
@@ -94,8 +95,8 @@ impl Bare {
     /// Sends so many octets; returns how long it took until the last was read.
     ///
     /// # Errors
-    /// [`PodBenchError::Unfinished`].
-    pub fn carry(&mut self, octets: u64) -> Result<Duration, PodBenchError> {
+    /// [`BenchError::Unfinished`].
+    pub fn carry(&mut self, octets: u64) -> Result<Duration, BenchError> {
         let Self { sender, receiver, to_receiver, to_sender, spare, start } = self;
         let chunk = [0x55; CHUNK];
         let (mut sent, mut received, mut idle) = (0, 0, 0);
@@ -118,10 +119,7 @@ impl Bare {
             }
             idle = if received > before { 0 } else { idle + 1 };
             if idle > IDLE_LIMIT {
-                return Err(PodBenchError::Unfinished {
-                    what: "the bare stream",
-                    drops: String::from("none"),
-                });
+                return Err(BenchError::Unfinished { what: "the bare stream", drops: String::from("none") });
             }
         }
         Ok(core_time() - begin)
