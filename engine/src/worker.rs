@@ -17,7 +17,7 @@ use flatnet_proxy::{Affinity, Cursors};
 
 use crate::binding::{Bindings, Half, HalfKey};
 use crate::bridge::Fdb;
-use crate::clock::{Clock, Instant, prefetch};
+use crate::clock::{Clock, Instant};
 use crate::control::EngineConfig;
 use crate::decide::{World, likely_reply};
 use crate::flow::{FlowCache, NO_BINDING, Slot, flags};
@@ -411,10 +411,6 @@ impl Worker {
         self.bindings.prefetch(slot.binding);
         if slot.flags & flags::ENCAPSULATE != 0 {
             self.arena.prefetch_headroom(frame);
-            // Of outer headers there are as many as other nodes.
-            if let Some(adjacency) = self.adjacencies.list.get(slot.adjacency as usize) {
-                prefetch(adjacency);
-            }
         }
     }
 
