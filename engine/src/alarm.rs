@@ -2,57 +2,75 @@
 //!
 //! Invariant: no wake-up is lost. The sender writes what it sends, then looks whether the worker sleeps; the worker says that it
 //! sleeps, then looks for what was sent; a fence on both sides, so that one of them sees the other. Model-checked by loom.
-//! Allowed dependencies: none. Read first: nothing.
+//! Allowed dependencies: mio. Read first: nothing.
 
 #[cfg(loom)]
-use loom::{
-    sync::atomic::{AtomicBool, Ordering, fence},
-    thread::{Thread, current},
-};
+pub use bell::Bell;
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicBool, Ordering, fence};
 #[cfg(not(loom))]
-use std::{
-    sync::atomic::{AtomicBool, Ordering, fence},
-    thread::{Thread, current, park_timeout as park},
-};
-
-use std::sync::OnceLock;
-use std::time::Duration;
+pub use mio::Waker as Bell;
+#[cfg(not(loom))]
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 /// Wakes a worker that sleeps; costs its sender a fence and a load when it does not, once per batch.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Alarm {
     asleep: AtomicBool,
-    thread: OnceLock<Thread>,
+    bell: Bell,
 }
 
 impl Alarm {
+    /// Makes the alarm of a worker that sleeps where this bell is heard.
+    #[must_use]
+    pub fn new(bell: Bell) -> Self {
+        Self { asleep: AtomicBool::new(false), bell }
+    }
+
     /// Wakes the worker if it sleeps; whatever was sent before is seen by it.
     pub fn ring(&self) {
         fence(Ordering::SeqCst);
-        // Acquires the thread, too, that the worker noted before.
-        if self.asleep.load(Ordering::Acquire)
-            && let Some(thread) = self.thread.get()
-        {
-            thread.unpark();
+        if self.asleep.load(Ordering::Relaxed) {
+            // Fails only where the system has no memory left; the worker looks up by itself soon.
+            let _ = self.bell.wake();
         }
     }
 
-    /// Sleeps the calling worker for at most `limit` unless `busy` says that there is work.
-    pub fn sleep(&self, limit: Duration, busy: impl FnOnce() -> bool) {
-        self.thread.get_or_init(current);
-        self.asleep.store(true, Ordering::Release);
+    /// Says that the calling worker sleeps. It looks for what was sent once more before it does.
+    pub fn fall_asleep(&self) {
+        self.asleep.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
-        if !busy() {
-            park(limit);
-        }
+    }
+
+    /// Says that it does not.
+    pub fn get_up(&self) {
         self.asleep.store(false, Ordering::Relaxed);
     }
 }
 
-/// In the model nobody wakes by himself: a lost wake-up is a thread that never ends.
+/// A bell of the model's: in it nobody wakes by himself, so that a lost wake-up is a thread that never ends.
 #[cfg(loom)]
-fn park(_: Duration) {
-    loom::thread::park();
+mod bell {
+    /// What the model's worker waits for.
+    #[derive(Debug)]
+    pub struct Bell(pub loom::sync::Notify);
+
+    impl Default for Bell {
+        fn default() -> Self {
+            Self(loom::sync::Notify::new())
+        }
+    }
+
+    impl Bell {
+        /// Rings; never fails.
+        ///
+        /// # Errors
+        /// None.
+        pub fn wake(&self) -> std::io::Result<()> {
+            self.0.notify();
+            Ok(())
+        }
+    }
 }
 
 #[cfg(all(test, loom))]
@@ -64,13 +82,17 @@ mod model {
     #[test]
     fn no_order_of_steps_loses_a_wake_up() {
         loom::model(|| {
-            let (alarm, sent) = (Arc::new(Alarm::default()), Arc::new(AtomicUsize::new(0)));
+            let (alarm, sent) = (Arc::new(Alarm::new(Bell::default())), Arc::new(AtomicUsize::new(0)));
             let worker = {
                 let (alarm, sent) = (Arc::clone(&alarm), Arc::clone(&sent));
                 loom::thread::spawn(move || {
                     for taken in 0..2 {
                         while sent.load(Ordering::Relaxed) <= taken {
-                            alarm.sleep(Duration::MAX, || sent.load(Ordering::Relaxed) > taken);
+                            alarm.fall_asleep();
+                            if sent.load(Ordering::Relaxed) <= taken {
+                                alarm.bell.0.wait();
+                            }
+                            alarm.get_up();
                         }
                     }
                 })

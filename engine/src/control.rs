@@ -100,21 +100,22 @@ impl Control {
         let (arena, mut pools) = Arena::new(workers + 1, config.small_buffers, config.large_buffers)?;
         let tables = Writer::default();
         let random = Random::new(config.seed);
-        let posts: Vec<Post> = (0..workers).map(|_| Post::default()).collect();
+        let pairs = (0..workers).map(|_| Post::pair()).collect::<Result<Vec<_>, _>>()?;
+        let (posts, mailboxes): (Vec<Post>, Vec<_>) = pairs.into_iter().unzip();
         let counters: Vec<Arc<[Arc<NodeCounters>]>> =
             (0..workers).map(|_| (0..NODE_LIMIT).map(|_| Arc::default()).collect()).collect();
         let (mut outgoing, mut incoming, homecoming) = mesh(&posts);
         let pool = pools.pop().ok_or(ArenaError::TooManyBuffers)?;
         let loads = Loads::new(workers);
-        let parts = pools.into_iter().zip(&posts).zip(&counters).enumerate();
-        let made = parts.map(|(id, ((pool, post), counters))| {
+        let parts = pools.into_iter().zip(mailboxes).zip(&counters).enumerate();
+        let made = parts.map(|(id, ((pool, mailbox), counters))| {
             Worker::new(
                 id as u8,
                 config,
                 Parts {
                     pool,
                     reader: tables.reader(),
-                    mailbox: post.mailbox(),
+                    mailbox,
                     counters: Arc::clone(counters),
                     loads: loads.of(id as u8),
                     outgoing: std::mem::take(&mut outgoing[id]),
@@ -569,7 +570,7 @@ fn mesh(posts: &[Post]) -> Mesh {
             }
             let (producer, consumer) = ring::ring(RING_LIMIT);
             let notices = Arc::new(ArrayQueue::new(RING_LIMIT));
-            let alarm = posts.get(to).map(|post| Arc::clone(&post.alarm)).unwrap_or_default();
+            let alarm = posts.get(to).map(|post| Arc::clone(&post.alarm));
             ways.push(Some(Outgoing {
                 parcels: producer,
                 notices: Arc::clone(&notices),

@@ -13,6 +13,7 @@ use crossbeam::queue::ArrayQueue;
 use crate::alarm::Alarm;
 use crate::binding::HalfKey;
 use crate::frame::Frame;
+use crate::link::watch::Watch;
 use crate::masquerade::Pool;
 use crate::neighbor::Neighbor;
 use crate::ring::{Consumer, Popped, Producer, Word};
@@ -83,8 +84,8 @@ pub struct Outgoing {
     pub parcels: Producer<Parcel>,
     /// The notices: whoever takes a frame has heeded what was told before it.
     pub notices: Arc<ArrayQueue<Notice>>,
-    /// To wake the other.
-    pub alarm: Arc<Alarm>,
+    /// To wake the other; the control side never sleeps.
+    pub alarm: Option<Arc<Alarm>>,
     /// Whether something was sent since it was last woken.
     pub unannounced: bool,
 }
@@ -155,8 +156,10 @@ impl Post {
 #[derive(Debug)]
 pub struct Mailbox {
     visits: Arc<ArrayQueue<Visit>>,
-    /// To sleep on.
+    /// Tells that it sleeps.
     pub alarm: Arc<Alarm>,
+    /// What it sleeps on: the alarm's bell and its links' files.
+    pub watch: Watch,
     acknowledged: Arc<AtomicU64>,
     has_news: Arc<AtomicBool>,
 }
@@ -184,26 +187,26 @@ impl Mailbox {
     }
 }
 
-impl Default for Post {
-    fn default() -> Self {
-        Self {
+impl Post {
+    /// Makes a worker's post and mailbox.
+    ///
+    /// # Errors
+    /// The system's, when it gives no more files.
+    pub fn pair() -> std::io::Result<(Self, Mailbox)> {
+        let watch = Watch::new()?;
+        let post = Self {
             visits: Arc::new(ArrayQueue::new(MAILBOX_LIMIT)),
-            alarm: Arc::default(),
+            alarm: Arc::new(Alarm::new(watch.bell()?)),
             acknowledged: Arc::default(),
             has_news: Arc::default(),
-        }
-    }
-}
-
-impl Post {
-    /// Returns the worker's side.
-    #[must_use]
-    pub fn mailbox(&self) -> Mailbox {
-        Mailbox {
-            visits: Arc::clone(&self.visits),
-            alarm: Arc::clone(&self.alarm),
-            acknowledged: Arc::clone(&self.acknowledged),
-            has_news: Arc::clone(&self.has_news),
-        }
+        };
+        let mailbox = Mailbox {
+            visits: Arc::clone(&post.visits),
+            alarm: Arc::clone(&post.alarm),
+            watch,
+            acknowledged: Arc::clone(&post.acknowledged),
+            has_news: Arc::clone(&post.has_news),
+        };
+        Ok((post, mailbox))
     }
 }

@@ -1,14 +1,19 @@
-//! System calls of the engine: memory for buffers and tables.
+//! System calls of the engine that no library makes safe: memory for buffers and tables, TAPs.
 //!
-//! `frame` maps its arena here, `flow` asks for large pages. Invariants: nothing here is called per packet; advice
-//! that the system does not take changes speed only. Allowed dependencies: rustix. Read first: madvise(2).
+//! `frame` maps its arena here, `flow` asks for large pages, `link::tap` opens its device. Invariants: nothing here is called
+//! per packet; advice that the system does not take changes speed only. Allowed dependencies: rustix. Read first: madvise(2),
+//! the kernel's `Documentation/networking/tuntap.rst`.
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
+use std::io;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
+use std::os::fd::OwnedFd;
 use std::ptr::{NonNull, null_mut};
 
+use rustix::fs::{Mode, OFlags, open};
+use rustix::ioctl::{IntegerSetter, Setter, ioctl, opcode};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
 /// Bytes of a large page.
@@ -178,6 +183,49 @@ impl<T: Copy> DerefMut for Spread<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         &mut self.0
     }
+}
+
+/// Bytes of the virtio-net header in front of a TAP's frames: the version with `num_buffers`.
+pub const VNET_HEADER: usize = 12;
+/// Bytes of an interface's name, the 0 at its end among them.
+const NAME: usize = 16;
+
+/// What TUNSETIFF takes: `struct ifreq`, of which only the flags of its union are used.
+#[repr(C)]
+struct InterfaceRequest {
+    name: [u8; NAME],
+    flags: i16,
+    rest: [u8; 22],
+}
+
+const _: () = assert!(size_of::<InterfaceRequest>() == 40);
+
+/// Opens the TAP of this name, and makes it where there is none: it goes with the file then. Reads and writes do not wait; each
+/// is one frame behind [`VNET_HEADER`] bytes, whole, with all its checksums.
+///
+/// # Errors
+/// The system's; `InvalidInput` for what cannot be an interface's name.
+pub fn open_tap(name: &str) -> io::Result<OwnedFd> {
+    const IFF_TAP: i16 = 0x0002;
+    const IFF_NO_PI: i16 = 0x1000;
+    const IFF_VNET_HDR: i16 = 0x4000;
+    const TUNSETIFF: u32 = opcode::write::<i32>(b'T', 202);
+    const TUNSETOFFLOAD: u32 = opcode::write::<u32>(b'T', 208);
+    const TUNSETVNETHDRSZ: u32 = opcode::write::<i32>(b'T', 216);
+    if name.is_empty() || name.len() >= NAME {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut request =
+        InterfaceRequest { name: [0; NAME], flags: IFF_TAP | IFF_NO_PI | IFF_VNET_HDR, rest: [0; 22] };
+    request.name[..name.len()].copy_from_slice(name.as_bytes());
+    let file = open("/dev/net/tun", OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
+    // SAFETY: the three take a `struct ifreq`, no more than its number, and an int; all outlive their calls.
+    unsafe {
+        ioctl(&file, Setter::<TUNSETIFF, InterfaceRequest>::new(request))?;
+        ioctl(&file, IntegerSetter::<TUNSETOFFLOAD>::new_usize(0))?;
+        ioctl(&file, Setter::<TUNSETVNETHDRSZ, i32>::new(VNET_HEADER as i32))?;
+    }
+    Ok(file)
 }
 
 #[cfg(test)]

@@ -43,6 +43,7 @@ mod arp;
 mod budget;
 mod cables;
 mod exchange;
+mod files;
 mod finish;
 mod forget;
 mod fragments;
@@ -266,6 +267,7 @@ impl Worker {
         self.expire_fragments(now);
         self.run_timers(now);
         moved += self.run_replays(now);
+        self.look_at_files();
         Stages::end::<TIMED>(&mut self.stages, Stage::Upkeep);
         // 3. A batch per port; when nobody else has anything, of those that would have to wait for others, too.
         moved += self.run_ports::<TIMED>(0, now);
@@ -284,8 +286,7 @@ impl Worker {
         moved
     }
 
-    /// Runs batches on this thread until `stop` is set; sleeps while there is nothing to do. It is woken on the thread on which
-    /// it first slept: run it on one only.
+    /// Runs batches on this thread until `stop` is set; sleeps while there is nothing to do.
     pub fn run(&mut self, clock: &Clock, stop: &AtomicBool) {
         let mut idle = 0;
         while !stop.load(Ordering::Acquire) {
@@ -294,8 +295,7 @@ impl Worker {
             if idle > SPINS {
                 let next =
                     self.next_event(now).map_or(SLEEP_LIMIT, |next| next.saturating_duration_since(now));
-                let alarm = Arc::clone(&self.mailbox.alarm);
-                alarm.sleep(next.min(SLEEP_LIMIT), || self.next_event(now) == Some(now));
+                self.sleep(now, next.min(SLEEP_LIMIT));
             }
         }
     }

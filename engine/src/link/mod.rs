@@ -12,6 +12,10 @@ pub mod pod_ring;
 
 pub mod replay;
 
+pub mod tap;
+
+pub mod watch;
+
 use std::collections::VecDeque;
 
 use crate::clock::Instant;
@@ -19,6 +23,7 @@ use crate::frame::Frame;
 use crate::pod::Pod;
 use crate::ring::{Consumer, Producer};
 use crate::tables::PortId;
+use tap::Tap;
 use wire::Wire;
 
 /// A link, by kind.
@@ -35,6 +40,8 @@ pub enum Link {
     Rings(Rings),
     /// A simulated pod, or a host: the worker polls it.
     Pod(Box<PodLink>),
+    /// An interface of the system's, whose other end is here.
+    Tap(Box<Tap>),
 }
 
 /// A simulated pod at its port.

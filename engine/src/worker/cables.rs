@@ -37,7 +37,7 @@ impl Worker {
                     self.tell_of_waiting(port);
                 }
             }
-            (Link::Rings(_), _) | (Link::Wire { .. }, Direction::In) => return false,
+            (Link::Rings(_) | Link::Tap(_), _) | (Link::Wire { .. }, Direction::In) => return false,
         }
         true
     }
@@ -54,7 +54,7 @@ impl Worker {
             (Some(Link::Pod(link)), Direction::In) => {
                 link.uplink.as_ref().map(|uplink| uplink.wire.counts(None)).unwrap_or_default()
             }
-            (Some(Link::Rings(_) | Link::Wire { .. }) | None, _) => LinkCounts::default(),
+            (Some(Link::Rings(_) | Link::Wire { .. } | Link::Tap(_)) | None, _) => LinkCounts::default(),
         }
     }
 
@@ -68,7 +68,9 @@ impl Worker {
         let (wire, peer) = match &mut attached.link {
             Link::Wire { wire, peer } => (wire, Some(*peer)),
             Link::Pod(link) => (&mut link.wire, None),
-            Link::Rings(_) => return self.refuse_to_send(frame, egress, DropReason::LinkDown, now),
+            Link::Rings(_) | Link::Tap(_) => {
+                return self.refuse_to_send(frame, egress, DropReason::LinkDown, now);
+            }
         };
         let origin = PortId(self.arena.record(&frame).ingress);
         let before = wire.next_arrival();

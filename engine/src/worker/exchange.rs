@@ -148,8 +148,10 @@ impl Worker {
     /// Wakes the workers that something was sent to, once per batch.
     pub(super) fn announce(&mut self) {
         for way in self.outgoing.iter_mut().flatten() {
-            if std::mem::take(&mut way.unannounced) {
-                way.alarm.ring();
+            if std::mem::take(&mut way.unannounced)
+                && let Some(alarm) = &way.alarm
+            {
+                alarm.ring();
             }
         }
     }

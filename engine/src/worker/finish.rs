@@ -35,6 +35,7 @@ impl Worker {
                 Link::Rings(rings) => {
                     rings.incoming.pop(usize::MAX, |frame| found.push(frame));
                 }
+                Link::Tap(_) => {}
             }
         }
         found.extend(self.replays.iter_mut().flat_map(Replay::drain));

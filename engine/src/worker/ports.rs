@@ -8,6 +8,7 @@ use std::collections::BinaryHeap;
 use std::sync::Arc;
 
 use super::budget::{DECISION, Debt};
+use super::files::read_batch;
 use super::{
     Attached, DropReason, Event, Frame, IngressPort, Instant, Link, NodeId, ORIGINATED, PortId, Term,
     VecDeque, Worker,
@@ -58,6 +59,11 @@ impl Worker {
             self.timers.set(self.now, port);
         }
         let Some(counters) = self.counters.get(usize::from(node.0)).map(Arc::clone) else { return false };
+        if let Link::Tap(tap) = &link
+            && self.mailbox.watch.add(port, tap.as_ref()).is_err()
+        {
+            return false;
+        }
         let waiting = VecDeque::new();
         let debt = Debt::default();
         self.links[index] = Some(Attached { link, node, counters, ingress, waiting, is_ready: false, debt });
@@ -81,6 +87,8 @@ impl Worker {
             Link::Rings(mut rings) => {
                 rings.incoming.pop(usize::MAX, |frame| left.push(frame));
             }
+            // What waits in it the interface drops.
+            Link::Tap(tap) => self.mailbox.watch.remove(tap.as_ref()),
         }
         for mut frame in left {
             self.count(node, Term::Received, 1);
@@ -115,6 +123,12 @@ impl Worker {
         match &mut attached.link {
             Link::Rings(rings) => {
                 rings.incoming.pop(limit, |frame| frames.push(frame));
+            }
+            Link::Tap(tap) => {
+                let (left, lost) = read_batch(tap, limit, &mut self.pool, frames);
+                let (node, ingress) = (attached.node, attached.ingress);
+                self.after_batch(port, node, left, lost);
+                return (!frames.is_empty()).then_some((node, ingress));
             }
             Link::Wire { .. } | Link::Pod(_) => {
                 let count = attached.waiting.len().min(limit);
@@ -177,6 +191,13 @@ impl Worker {
             Link::Rings(rings) => {
                 rings.outgoing.push(frame).map_err(|frame| (frame, DropReason::LinkQueueFull))
             }
+            Link::Tap(tap) => match tap.write(&self.arena, &frame) {
+                Ok(()) => {
+                    self.pool.free(frame);
+                    Ok(())
+                }
+                Err(reason) => Err((frame, reason)),
+            },
             Link::Wire { wire, peer } if wire.is_clear() => {
                 let peer = *peer;
                 self.arrive(peer, frame)
@@ -231,7 +252,7 @@ impl Worker {
             };
             match &mut attached.link {
                 Link::Wire { .. } => self.run_cable(port, now),
-                Link::Rings(_) => {}
+                Link::Rings(_) | Link::Tap(_) => {}
                 Link::Pod(_) => self.poll_pod(port, now),
             }
         }
