@@ -86,6 +86,12 @@ impl FlowKey {
         self.low as u8
     }
 
+    /// Returns the port that the flow comes in by.
+    #[must_use]
+    pub const fn ingress(self) -> u32 {
+        (self.low as u32 & !(TUNNELED as u32)) >> 8
+    }
+
     /// Tells, by half of the key, whether it may be the same as another: for a guess that costs little.
     #[inline(always)]
     #[must_use]
@@ -235,6 +241,8 @@ pub struct FlowCache {
     secret: [u64; 2],
     /// How often it was cleared: part of every slot's epoch, so that nothing is written to forget all.
     cleared: u32,
+    /// Which of several decisions that are not old is given up, by its upper bits: another one each time.
+    lot: u64,
 }
 
 impl FlowCache {
@@ -243,7 +251,12 @@ impl FlowCache {
     /// # Errors
     /// The system's, when there is no memory.
     pub fn new(slots: usize, secret: [u64; 2]) -> std::io::Result<Self> {
-        Ok(Self { slots: Spread::filled(slots.max(2).next_multiple_of(2), Slot::EMPTY)?, secret, cleared: 0 })
+        Ok(Self {
+            slots: Spread::filled(slots.max(2).next_multiple_of(2), Slot::EMPTY)?,
+            secret,
+            cleared: 0,
+            lot: secret[0],
+        })
     }
 
     /// Hashes a key and starts to fetch the slot that it is most likely in.
@@ -298,7 +311,7 @@ impl FlowCache {
     }
 
     /// Stores a decision, over the flow's own slot, an unused or outdated one, the oldest if it is old, one whose flow can be
-    /// moved, or any that the flow may have.
+    /// moved, one of the same ingress port, or any that the flow may have: a flood gives up its own decisions.
     pub fn insert(&mut self, hash: u64, slot: Slot, epochs: &[u32; EPOCH_BUCKETS], now: Instant) {
         let decided = (now.as_nanos() >> STEP) as u8;
         let slot = Slot { epoch: self.epoch(epochs, slot.buckets), decided, ..slot };
@@ -308,8 +321,17 @@ impl FlowCache {
             .or_else(|| self.free(places, epochs))
             .or_else(|| self.old(places, decided))
             .or_else(|| self.make_room(places, epochs))
-            .unwrap_or(places[(hash >> 62) as usize]);
+            .unwrap_or_else(|| self.give_up(places, slot.key.ingress()));
         self.slots[place] = slot;
+    }
+
+    /// Chooses by lot, so that no two flows take one place from each other again and again.
+    fn give_up(&mut self, mut places: [usize; 4], ingress: u32) -> usize {
+        // Knuth's MMIX generator.
+        self.lot = self.lot.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        places.rotate_left((self.lot >> 62) as usize);
+        let own = places.into_iter().find(|&place| self.slots[place].key.ingress() == ingress);
+        own.unwrap_or(places[0])
     }
 
     fn free(&self, places: [usize; 4], epochs: &[u32; EPOCH_BUCKETS]) -> Option<usize> {
@@ -435,6 +457,50 @@ mod tests {
             assert!(knows(&cache, key));
             assert_eq!(known, (0..4).map(|old| old > number).collect::<Vec<_>>(), "the oldest goes first");
         }
+    }
+
+    /// What a flow of a port is found by.
+    fn key_of(ingress: u32, flow: u32) -> FlowKey {
+        FlowKey::ipv4(
+            &Tuple { source: flow, destination: !flow, ..Tuple::default() },
+            ingress,
+            flow.is_multiple_of(2),
+        )
+    }
+
+    #[test]
+    fn a_flood_gives_up_its_own_decisions() {
+        let epochs = [0; EPOCH_BUCKETS];
+        let mut cache = FlowCache::new(4096, [5, 7]).unwrap();
+        let mut store = |cache: &mut FlowCache, key: FlowKey| {
+            let slot = Slot { key, flags: flags::USED, ..Slot::EMPTY };
+            cache.insert(cache.hash(key), slot, &epochs, Instant::ZERO);
+        };
+        let known: Vec<_> = (0..100).map(|flow| key_of(1, flow)).collect();
+        known.iter().for_each(|&key| store(&mut cache, key));
+        (0..200_000).for_each(|flow| store(&mut cache, key_of((1 << 23) - 1, flow)));
+        let is_kept = |key: &&FlowKey| cache.lookup(cache.hash(**key), **key, &[0; 12], &epochs).is_some();
+        let kept = known.iter().filter(is_kept).count();
+        assert_eq!(kept, 100);
+    }
+
+    /// Five flows that have four places between them: at most times three of them, and each of them at some time, are found.
+    #[test]
+    fn flows_that_compete_for_a_place_all_have_their_turn() {
+        let epochs = [0; EPOCH_BUCKETS];
+        let mut cache = FlowCache::new(4, [5, 7]).unwrap();
+        let mut found = [0; 5];
+        for round in 0..1000 {
+            let flow = round % 5;
+            let key = key_of(1, flow);
+            let hash = cache.hash(key);
+            if cache.lookup(hash, key, &[0; 12], &epochs).is_some() {
+                found[flow as usize] += 1;
+            } else {
+                cache.insert(hash, Slot { key, flags: flags::USED, ..Slot::EMPTY }, &epochs, Instant::ZERO);
+            }
+        }
+        assert!(found.iter().all(|&hits| hits > 50), "{found:?} of 200 each");
     }
 
     #[test]

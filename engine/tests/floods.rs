@@ -35,8 +35,11 @@ struct Flooded {
 
 impl Flooded {
     fn new(to: Ipv4Addr, port: u16) -> Self {
-        let config =
-            EngineConfig { workers: 1, small_buffers: 8192, large_buffers: 2, ..EngineConfig::default() };
+        Self::with(to, port, EngineConfig::default())
+    }
+
+    fn with(to: Ipv4Addr, port: u16, config: EngineConfig) -> Self {
+        let config = EngineConfig { workers: 1, small_buffers: 8192, large_buffers: 2, ..config };
         let mut lab = Lab::build(&config);
         lab.set_backends(vec![on("node-1", APP2, 1)]);
         let known: Vec<_> =
@@ -118,6 +121,38 @@ impl Flooded {
 
     fn decisions(&self) -> u64 {
         self.lab.workers[0].decisions()
+    }
+}
+
+/// The worker has time to spare, which the flood gets: fifteen times as many new flows as the cache has slots.
+#[test]
+fn a_flood_that_fills_the_cache_takes_no_known_flow_out_of_it() {
+    const SLOTS: usize = 4096;
+    for (name, to, port) in ELSEWHERE {
+        let config =
+            EngineConfig { cache_slots: SLOTS, client_bindings: u32::MAX, ..EngineConfig::default() };
+        let mut flooded = Flooded::with(to, port, config);
+        let mut new = 0;
+        while new < 15 * SLOTS as u64 {
+            new += flooded.exchange();
+            for _ in 0..4 {
+                flooded.offer_new(Some(APP1));
+                flooded.batch();
+                new += flooded.take().1;
+            }
+        }
+        // What is left of the flood first.
+        while new > 0 {
+            flooded.batch();
+            new = flooded.take().1;
+        }
+        let before = flooded.decisions();
+        flooded.offer_known();
+        flooded.batch();
+        assert_eq!(flooded.take().0, u64::from(ESTABLISHED));
+        let decided = flooded.decisions() - before;
+        assert!(decided <= 1, "{name}: {decided} of {ESTABLISHED} known flows are no longer known");
+        flooded.lab.check();
     }
 }
 

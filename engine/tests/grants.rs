@@ -9,6 +9,7 @@ use flatnet_engine::binding::Profile;
 use flatnet_engine::control::EngineConfig;
 use flatnet_engine::ledger::DropReason;
 use flatnet_engine::masquerade::{is_usable, owner};
+use flatnet_engine::random::Random;
 use flatnet_engine::wire::TcpFlags;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -149,6 +150,35 @@ fn a_granted_port_that_no_binding_can_use_goes_back() {
     let others = lab.workers.iter().enumerate().filter(|(worker, _)| *worker != holder);
     let redirects: usize = others.map(|(_, worker)| worker.bindings().len()).sum();
     assert_eq!(redirects, granted);
+    lab.check();
+}
+
+/// While ports are short, each frame of a new flow waits for a grant of its own; frames that come once the flow has its binding
+/// do not.
+#[test]
+fn frames_of_a_flow_that_waits_for_a_port_stay_in_order() {
+    let mut lab = lab();
+    known(&mut lab);
+    ask(&mut lab, 0..45_000);
+    let (now, seed) = (lab.now, 5);
+    let mut random = Random::new(seed);
+    for flow in 0..400u16 {
+        let mut sent = 0u8;
+        for _ in 0..24 {
+            match random.below(usize::from(WORKERS) + 1) {
+                worker if worker < usize::from(WORKERS) => drop(lab.workers[worker].run_batch(now)),
+                _ => {
+                    sent += 1;
+                    let bytes = lab.udp(APP2, INTERNET, (50_000 + flow, 53), &[sent; 4]);
+                    lab.push(APP2, &bytes);
+                }
+            }
+        }
+        lab.run();
+        let frames = lab.take(INTERNET);
+        let seen: Vec<u8> = frames.iter().map(|frame| packet(frame).3[8]).collect();
+        assert_eq!(seen, (1..=sent).collect::<Vec<_>>(), "flow {flow}, seed {seed}");
+    }
     lab.check();
 }
 

@@ -76,8 +76,16 @@ impl Worker {
 
     fn resume_with(&mut self, pool: PortPool, now: Instant) {
         let first = self.waiting_for_ports.iter().position(|(waits_for, _)| *waits_for == pool);
-        if let Some((_, frame)) = first.and_then(|first| self.waiting_for_ports.remove(first)) {
-            self.resume(frame, now);
+        let Some((_, frame)) = first.and_then(|first| self.waiting_for_ports.remove(first)) else { return };
+        let flow = self.flow_of(&frame);
+        self.resume(frame, now);
+        // The next frame of this flow that comes in finds its binding: those that came before go before it.
+        for (pool, frame) in std::mem::take(&mut self.waiting_for_ports) {
+            if flow.is_some() && self.flow_of(&frame) == flow {
+                self.resume(frame, now);
+            } else {
+                self.waiting_for_ports.push_back((pool, frame));
+            }
         }
     }
 

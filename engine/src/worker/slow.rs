@@ -14,7 +14,7 @@ use super::{
 use crate::binding::BindingRef;
 use crate::bridge::News;
 use crate::decide::{Arrival, Decision, Refusal, Verdict, decide};
-use crate::flow::{Slot, Tuple};
+use crate::flow::{FlowKey, Slot, Tuple};
 use crate::frame::{Course, FrameMut};
 use crate::mailbox::{Notice, Parcel};
 use crate::neighbor::Neighbor;
@@ -353,14 +353,22 @@ impl Worker {
         if record.ingress == ORIGINATED {
             return self.send_originated(frame, now);
         }
-        match self.parsed_again(&frame) {
-            // It was taken note of before.
-            Ok(parsed) if parsed.fragment => {
-                self.decide_known(frame, &parsed.with_ports(record.fragment_ports.into()), now);
-            }
+        match self.parsed_known(&frame) {
             Ok(parsed) => self.decide_known(frame, &parsed, now),
             Err(reason) => self.drop_frame(frame, reason, now),
         }
+    }
+
+    /// Returns the flow of a frame that waits; none of one that was made here.
+    pub(super) fn flow_of(&self, frame: &Frame) -> Option<FlowKey> {
+        self.parsed_known(frame).ok().map(|parsed| parsed.key)
+    }
+
+    /// Parses a frame that was decided about before: of a fragment, the ports are known.
+    fn parsed_known(&self, frame: &Frame) -> Result<Parsed, DropReason> {
+        let parsed = self.parsed_again(frame)?;
+        let ports = self.arena.record(frame).fragment_ports;
+        Ok(if parsed.fragment { parsed.with_ports(ports.into()) } else { parsed })
     }
 
     /// A frame is decided about as if it came in now.

@@ -288,12 +288,15 @@ impl Lab {
 
     /// Sends many frames from a machine in one go.
     pub fn send_all(&mut self, from: Ipv4Addr, frames: &[Vec<u8>]) {
-        for bytes in frames {
-            let mut frame = self.control.pool.allocate(bytes.len()).unwrap();
-            self.control.arena().open(&mut frame).bytes_mut().copy_from_slice(bytes);
-            self.machines.get_mut(&from).unwrap().peer.to_node.push(frame).unwrap();
-        }
+        frames.iter().for_each(|bytes| self.push(from, bytes));
         self.run();
+    }
+
+    /// Puts a frame on a machine's way to its node, where it waits until a worker runs.
+    pub fn push(&mut self, from: Ipv4Addr, bytes: &[u8]) {
+        let mut frame = self.control.pool.allocate(bytes.len()).unwrap();
+        self.control.arena().open(&mut frame).bytes_mut().copy_from_slice(bytes);
+        self.machines.get_mut(&from).unwrap().peer.to_node.push(frame).unwrap();
     }
 
     /// Takes what arrived at a machine, and answers ARP requests for it.
