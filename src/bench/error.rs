@@ -59,10 +59,4 @@ pub enum BenchError {
         /// How it ended.
         status: String,
     },
-    /// A row does not exist at this number of flows.
-    #[error("{flows} flows are too many: a row takes up to 1,900,000")]
-    TooManyFlows {
-        /// What was asked for.
-        flows: u32,
-    },
 }

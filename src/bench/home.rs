@@ -23,8 +23,10 @@ use super::addresses::{GATEWAY, node_spec, pod_address};
 use super::datagram::{Datagram, Entrance};
 use super::lab::{BUFFERS, PODS};
 
-/// Frames that a ring of a pod takes: four times what a round sends it.
+/// Frames that a ring of a pod takes, where a round is spread over all pods: four times what it sends each.
 const POD_RING: usize = 512;
+/// Flows at which it is not.
+const FEW_FLOWS: u32 = 4 * PODS;
 /// Batches that may move nothing before a round counts as failed.
 const IDLE_LIMIT: u32 = 10_000;
 
@@ -106,16 +108,22 @@ pub(super) struct Ports {
 }
 
 impl Home {
-    /// Makes a node with pods, all of one worker, which has the same number.
+    /// Makes a node with pods, all of one worker, which has the same number, for so many flows.
     ///
     /// # Errors
     /// [`BenchError`].
-    pub(super) fn new(control: &mut Control, worker: Worker, number: u8) -> Result<Self, BenchError> {
+    pub(super) fn new(
+        control: &mut Control,
+        worker: Worker,
+        number: u8,
+        flows: u32,
+    ) -> Result<Self, BenchError> {
+        let pod_ring = if flows < FEW_FLOWS { BUFFERS } else { POD_RING };
         let home = u32::from(number);
         let node = control.add_node(&node_spec(home, Some(GATEWAY))?)?;
         let mut pods = Vec::new();
         for pod in 0..PODS {
-            let (link, peer) = rings(POD_RING);
+            let (link, peer) = rings(pod_ring);
             let address = pod_address(home, pod);
             let guard = Guard { mac: MacAddress::for_ipv4(address), address, vip: None };
             control.attach(node, &format!("pod-{pod}"), Some(guard), number, Link::Rings(link))?;

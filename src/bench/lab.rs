@@ -104,7 +104,8 @@ impl Lab {
             ..EngineConfig::default()
         };
         let (mut control, workers) = Control::build(&config)?;
-        let homes = workers.into_iter().zip(0..).map(|(worker, id)| Home::new(&mut control, worker, id));
+        let homes =
+            workers.into_iter().zip(0..).map(|(worker, id)| Home::new(&mut control, worker, id, scale.flows));
         let homes = homes.collect::<Result<_, _>>()?;
         let time = Time { clock: Some(Clock::start()), skew: Duration::ZERO };
         let mut lab = Self { control, homes, time, scale, frame_bytes };

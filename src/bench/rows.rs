@@ -285,6 +285,14 @@ mod tests {
     }
 
     #[test]
+    fn one_flow_is_enough_for_a_row() {
+        for case in CASES.iter().filter(|case| case.row != Row::NewFlows) {
+            let mut traffic = Traffic::new(&Case { flows: 1, nodes: 10, services: 20, ..*case }).unwrap();
+            traffic.round().unwrap();
+        }
+    }
+
+    #[test]
     fn services_change_under_traffic_and_no_frame_is_lost() {
         let case =
             Case { flows: 500, nodes: 10, services: 5, ..case(Row::ServiceChange, "service-change", 0) };
