@@ -472,7 +472,7 @@ mod tests {
     fn a_flood_gives_up_its_own_decisions() {
         let epochs = [0; EPOCH_BUCKETS];
         let mut cache = FlowCache::new(4096, [5, 7]).unwrap();
-        let mut store = |cache: &mut FlowCache, key: FlowKey| {
+        let store = |cache: &mut FlowCache, key: FlowKey| {
             let slot = Slot { key, flags: flags::USED, ..Slot::EMPTY };
             cache.insert(cache.hash(key), slot, &epochs, Instant::ZERO);
         };
