@@ -211,6 +211,41 @@ fn known_flows_have_their_rate_again_after_all_had_to_be_decided_anew() {
     flooded.lab.check();
 }
 
+/// What comes in by an interface or a switch is from many, and waits for nobody (ADR 25).
+#[test]
+fn new_flows_from_outside_are_no_ports_debt() {
+    let mut flooded = Flooded::new(APP2, 9);
+    let known = u64::from(ESTABLISHED);
+    // The switch knows the way to the node, and the node to the pod.
+    let from_user = |flow| {
+        let packet = udp_packet(USER, APP1, (flow, 9), b"new", 64);
+        ethernet(mac(NODE1), mac(USER), &packet)
+    };
+    flooded.lab.send(USER, &from_user(1));
+    flooded.lab.take(APP1);
+    // That the known flows were new once is paid for.
+    for _ in 0..2_000 {
+        flooded.offer_known();
+        flooded.lab.run();
+        flooded.take();
+    }
+    let before = flooded.decisions();
+    for round in 0..50u16 {
+        let new: Vec<_> = (0..64).map(|flow| from_user(2 + 64 * round + flow)).collect();
+        assert_eq!(flooded.offer(Some(USER), &new), 0);
+        // Four batches bring it through the switch and the node, while known flows never stop.
+        let mut arrived = 0;
+        for _ in 0..4 {
+            flooded.offer_known();
+            flooded.batch();
+            arrived += flooded.take().0;
+        }
+        assert_eq!(arrived, 64 + 4 * known, "round {round}");
+    }
+    assert!(flooded.decisions() - before >= 50 * 64, "each was decided");
+    flooded.lab.check();
+}
+
 /// RFC 6888, REQ-4.
 #[test]
 fn a_pod_at_its_quota_leaves_other_pods_new_flows_alone() {

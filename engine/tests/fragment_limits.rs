@@ -42,20 +42,22 @@ fn first_of(source: u32, identification: u16) -> Vec<u8> {
     with_identification(fragment_of(&packet, 0..64, true, 0), identification)
 }
 
+/// Takes the first fragment of a datagram that came by a port of node 1.
+fn take_first(fragments: &mut Fragments, port: PortId, source: u32, identification: u16) -> Datagram {
+    let bytes = first_of(source, identification);
+    let packet = Ipv4Packet::new_checked(&bytes[..]).unwrap();
+    let datagram = Datagram::of(NodeId(1), port, &packet);
+    assert_eq!(fragments.take(datagram, &packet, (1, 2), 3, Instant::ZERO), Outcome::Pass((1, 2), 3));
+    datagram
+}
+
 /// RFC 4787, REQ-14a: who sends many fragments has bounded room; others have theirs.
 #[test]
 fn the_datagrams_that_are_followed_are_bounded() {
     let mut fragments = Fragments::default();
-    let mut take = |source: u32, identification, at| {
-        let bytes = first_of(source, identification);
-        let packet = Ipv4Packet::new_checked(&bytes[..]).unwrap();
-        let datagram = Datagram::of(NodeId(1), PortId(9), &packet);
-        assert_eq!(fragments.take(datagram, &packet, (1, 2), 3, at), Outcome::Pass((1, 2), 3));
-        datagram
-    };
     let taken: Vec<_> = (0..33u32)
         .flat_map(|source| (0..128).map(move |id| (source, id)))
-        .map(|(source, id)| take(source, id, Instant::ZERO))
+        .map(|(source, id)| take_first(&mut fragments, PortId(9), source, id))
         .collect();
     let (ended, followed) = taken.split_at(128);
     assert_eq!(followed.len(), 4096);
@@ -63,6 +65,39 @@ fn the_datagrams_that_are_followed_are_bounded() {
     assert!(!ended.iter().any(|datagram| fragments.follows(datagram)));
     fragments.expire(Instant::ZERO + TIMEOUT);
     assert_eq!(fragments.next_expiry(), None);
+}
+
+/// RFC 2827, 3 for why it matters: who spoofs a source elsewhere takes nothing of what that source may have followed.
+#[test]
+fn the_datagrams_of_a_source_are_bounded_port_by_port() {
+    let mut fragments = Fragments::default();
+    let mut taken = [8u32, 9]
+        .map(|port| (0..128).map(|id| take_first(&mut fragments, PortId(port), 1, id)).collect::<Vec<_>>());
+    assert!(taken.iter().flatten().all(|datagram| fragments.follows(datagram)));
+    for (index, port) in [(1, 9), (0, 8)] {
+        taken[index].push(take_first(&mut fragments, PortId(port), 1, 128));
+        let ended = taken[index].remove(0);
+        assert!(!fragments.follows(&ended), "its own oldest gives way");
+        assert!(taken.iter().flatten().all(|datagram| fragments.follows(datagram)), "and no other");
+    }
+}
+
+/// Where two ports have as much, the one that asks gives way (ADR 24): neither can end the other's.
+#[test]
+fn of_two_ports_with_as_many_datagrams_the_one_that_asks_gives_way() {
+    for asking in [8u32, 9] {
+        let mut fragments = Fragments::default();
+        let taken = [8u32, 9].map(|port| {
+            let sources = (0..16).flat_map(|source| (0..128).map(move |id| (source, id)));
+            sources
+                .map(|(source, id)| (port, take_first(&mut fragments, PortId(port), source, id)))
+                .collect::<Vec<_>>()
+        });
+        take_first(&mut fragments, PortId(asking), 99, 0);
+        let ended: Vec<_> =
+            taken.iter().flatten().filter(|(_, datagram)| !fragments.follows(datagram)).collect();
+        assert_eq!(ended, [&taken[asking as usize - 8][0]]);
+    }
 }
 
 /// Of the frames that wait for a first fragment no more than a quarter are one source's.
@@ -85,8 +120,11 @@ fn the_frames_of_one_source_that_wait_are_bounded() {
     assert_eq!((lab.ledger(lab.node1).held, lab.drops(DropReason::FragmentLimit)), (256, 400 - 256));
     lab.send(APP1, &ethernet(lab.machines[&APP1].gateway, mac(APP1), &late(APP1, 0, 0)));
     assert_eq!(lab.ledger(lab.node1).held, 257, "another's");
+    let spoofed = late(APP2, 500, 0);
+    lab.send(USER, &ethernet(mac(NODE1), mac(USER), &spoofed));
+    assert_eq!(lab.ledger(lab.node1).held, 258, "what comes by another port");
     lab.pass(TIMEOUT);
-    assert_eq!((lab.ledger(lab.node1).held, lab.drops(DropReason::FragmentTimeout)), (0, 257));
+    assert_eq!((lab.ledger(lab.node1).held, lab.drops(DropReason::FragmentTimeout)), (0, 258));
     lab.check();
 }
 

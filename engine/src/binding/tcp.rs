@@ -39,7 +39,7 @@ pub struct Segment {
     pub sequence: u32,
     /// Its acknowledgement number.
     pub acknowledgement: u32,
-    /// Its window, unscaled.
+    /// Its window, as it stands there.
     pub window: u16,
     /// Bytes of its payload.
     pub length: u32,
@@ -69,6 +69,7 @@ const UNKNOWN_SCALE: u8 = 14;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Receiver {
     next: u32,
+    /// In units of `1 << scale` bytes.
     window: u16,
     scale: u8,
     is_known: bool,
@@ -82,6 +83,11 @@ impl Receiver {
 
     fn window(&self) -> u32 {
         u32::from(self.window) << self.scale
+    }
+
+    /// Tells whether it may have said that it expects this: not before the largest window that its scale has (RFC 5961, 5).
+    fn has_expected(&self, acknowledgement: u32) -> bool {
+        self.next.wrapping_sub(acknowledgement) <= u32::from(u16::MAX) << self.scale
     }
 
     /// Notes what it says, and tells whether that is believed: an acknowledgement of what the other side may have sent, which
@@ -107,6 +113,8 @@ pub(super) struct Connection {
     pub(super) state: TcpState,
     /// Original, reply.
     receivers: [Receiver; 2],
+    /// Whether every SYN so far had a window scale.
+    is_scaled: bool,
     /// What acknowledges the original side's SYN.
     opening: u32,
 }
@@ -120,7 +128,16 @@ impl Connection {
             false => (TcpState::Established, UNKNOWN_SCALE),
         };
         let receivers = [Receiver { scale, ..Receiver::default() }; 2];
-        Self { state, receivers, opening: first.sequence.wrapping_add(1) }
+        Self { state, receivers, is_scaled: true, opening: first.sequence.wrapping_add(1) }
+    }
+
+    /// Notes the window scale of a SYN: both sides scale, or neither does (RFC 7323, 1.3).
+    fn offer(&mut self, half: Half, scale: Option<u8>) {
+        self.receivers[half as usize].scale = scale.unwrap_or(0);
+        self.is_scaled &= scale.is_some();
+        if !self.is_scaled {
+            self.receivers.iter_mut().for_each(|receiver| receiver.scale = 0);
+        }
     }
 
     /// Tells whether the receiver of a reset would take it: RFC 9293, 3.10.7.3 for one that answers a SYN, else
@@ -131,6 +148,16 @@ impl Connection {
         }
         let receiver = &self.receivers[1 - half as usize];
         receiver.takes(reset.sequence, receiver.window().max(1))
+    }
+
+    /// Tells whether the receiver of a FIN, which was heard, would take it (RFC 9293, 3.10.7.4): a FIN has a place of its own,
+    /// behind the data and at most behind the window, and what it acknowledges may be no news any more.
+    fn takes_fin(&self, half: Half, fin: &Segment) -> bool {
+        let [sender, receiver] = [half as usize, 1 - half as usize].map(|side| &self.receivers[side]);
+        let place = fin.sequence.wrapping_add(fin.length);
+        fin.flags.ack()
+            && sender.has_expected(fin.acknowledgement)
+            && receiver.takes(place, receiver.window() + 1)
     }
 
     /// Notes what a segment says its sender expects; false when that is not believed.
@@ -159,16 +186,16 @@ impl Connection {
         if answers_other {
             return;
         }
-        let receiver = &mut self.receivers[half as usize];
-        if flags.syn() && !receiver.is_known {
-            receiver.scale = segment.scale.unwrap_or(0);
+        // Once a window is known, by its scale, the scales are settled.
+        if flags.syn() && self.receivers.iter().all(|receiver| !receiver.is_known) {
+            self.offer(half, segment.scale);
         }
+        // RFC 7323, 2.2: a SYN's window is in bytes.
+        let unit = if flags.syn() { 1 << self.receivers[half as usize].scale } else { 1 };
         let has_word = flags.ack() && !flags.rst();
-        let is_believed = !has_word || receiver.hear(segment.acknowledgement, segment.window);
-        // A FIN has a place of its own, behind the data and at most behind the window.
-        let receiver = &self.receivers[1 - half as usize];
-        let end = segment.sequence.wrapping_add(segment.length);
-        let counts = if flags.fin() { receiver.takes(end, receiver.window() + 1) } else { is_believed };
+        let is_believed =
+            !has_word || self.hear(half, segment.acknowledgement, segment.window.div_ceil(unit));
+        let counts = if flags.fin() && !flags.rst() { self.takes_fin(half, segment) } else { is_believed };
         if !counts {
             return;
         }
@@ -182,7 +209,7 @@ impl Connection {
             let opening =
                 if half == Half::Original { segment.sequence.wrapping_add(1) } else { self.opening };
             *self = Self { opening, ..Self::before(segment) };
-            self.receivers[half as usize].scale = segment.scale.unwrap_or(0);
+            self.offer(half, segment.scale);
         }
         self.state = next;
     }

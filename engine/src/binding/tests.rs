@@ -340,12 +340,12 @@ fn a_reset_ends_a_binding_only_where_its_receiver_would_take_it() {
         ("beyond it", true, Reply, rst(9000, 0), false),
         ("before it", true, Reply, rst(4999, 0), false),
         ("what the server expects next", true, Original, rst(0, 0), true),
-        ("beyond the server's window, which it did not scale", true, Original, rst(1000, 0), false),
+        ("beyond the server's window, whose scale is 0", true, Original, rst(1000, 0), false),
     ] {
         let mut bindings = Bindings::new(4, 100, [1, 2]).unwrap();
         open(&mut bindings);
         if opened {
-            for (key, segment) in [(reply, says(SYN_ACK, 0, None)), (original, says(ACK, 4000, None))] {
+            for (key, segment) in [(reply, says(SYN_ACK, 0, Some(0))), (original, says(ACK, 4000, None))] {
                 bindings.follow(&key, &segment, Instant::ZERO).unwrap();
             }
             // By the cache: it notes what is acknowledged.

@@ -137,6 +137,22 @@ mod tests {
     }
 
     #[test]
+    fn a_flood_is_soon_forgotten_when_it_ends() {
+        let (mut debt, mut work) = (Debt::default(), 0);
+        // Nobody else sends: it has small batches although it owes.
+        for _ in 0..10_000 {
+            work += SMALL_BATCH as u64 * DECISION;
+            debt.charge(SMALL_BATCH as u64, work);
+        }
+        for (others, limit) in
+            [(0, 0), (DEBT_LIMIT - CREDIT - 1, 0), (1, SMALL_BATCH), (CREDIT / 2, BATCH_LIMIT)]
+        {
+            work += others;
+            assert_eq!(debt.batch_limit(work), limit);
+        }
+    }
+
+    #[test]
     fn a_port_that_seldom_needs_decisions_never_waits() {
         let (mut debt, mut work) = (Debt::default(), 0);
         for batch in 0..100_000u64 {

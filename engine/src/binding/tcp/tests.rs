@@ -8,18 +8,91 @@ fn segment(flags: TcpFlags, sequence: u32, acknowledgement: u32, window: u16) ->
     Segment { flags, sequence, acknowledgement, window, ..Segment::default() }
 }
 
+/// The SYN of the client or the server, which has a window scale or none.
+fn syn(half: Half, window: u16, scale: Option<u8>) -> (Half, Segment) {
+    let said = match half {
+        Half::Original => segment(TcpFlags::SYN, 0, 0, window),
+        Half::Reply => segment(TcpFlags::SYN.with(ACK), 4999, 1, window),
+    };
+    (half, Segment { scale, ..said })
+}
+
+/// What a connection is after these segments.
+fn after(said: &[(Half, Segment)]) -> Connection {
+    let mut connection = Connection::before(&said[0].1);
+    said.iter().for_each(|(half, said)| connection.note(*half, said, Profile::Linux));
+    connection
+}
+
 /// A connection that was opened: the client expects 5000, the server 1; both offer 1000 << 2.
 fn open() -> Connection {
-    let syn = Segment { scale: Some(2), ..segment(TcpFlags::SYN, 0, 0, 1000) };
-    let mut connection = Connection::before(&syn);
-    let syn_ack = Segment { scale: Some(2), ..segment(TcpFlags::SYN.with(ACK), 4999, 1, 1000) };
-    for (half, said) in
-        [(Half::Original, syn), (Half::Reply, syn_ack), (Half::Original, segment(ACK, 1, 5000, 1000))]
-    {
-        connection.note(half, &said, Profile::Linux);
-    }
+    let connection = after(&[
+        syn(Half::Original, 1000, Some(2)),
+        syn(Half::Reply, 1000, Some(2)),
+        (Half::Original, segment(ACK, 1, 5000, 1000)),
+        (Half::Reply, segment(ACK, 5000, 1, 1000)),
+    ]);
     assert_eq!(connection.state, TcpState::Established);
     connection
+}
+
+/// RFC 7323, 2.2: the window of a SYN, and of its answer, is not scaled.
+#[test]
+fn a_syns_window_is_not_scaled() {
+    let mut connection = after(&[
+        syn(Half::Original, 65_535, Some(14)),
+        syn(Half::Reply, 65_535, Some(14)),
+        (Half::Original, segment(ACK, 1, 5000, 4)),
+    ]);
+    let reset = |sequence| segment(TcpFlags::RST, sequence, 0, 0);
+    assert!(connection.takes_reset(Half::Original, &reset(65_535)));
+    assert!(!connection.takes_reset(Half::Original, &reset(1 + (4 << 14))));
+    for (sequence, acknowledgement) in [(5000, 1), (5100, 101)] {
+        connection.note(Half::Reply, &segment(ACK, sequence, acknowledgement, 4), Profile::Linux);
+    }
+    assert!(connection.takes_reset(Half::Original, &reset(100 + (4 << 14))));
+    for beyond in [4 << 14, 500_000_000] {
+        assert!(!connection.takes_reset(Half::Original, &reset(101 + beyond)), "{beyond}");
+    }
+}
+
+/// RFC 7323, 1.3: both sides scale their windows, or neither does.
+#[test]
+fn a_scale_that_one_side_has_alone_does_not_count() {
+    for (client, server, scale) in
+        [(Some(14), None, 0), (None, Some(14), 0), (Some(0), Some(14), 0), (Some(14), Some(0), 14)]
+    {
+        let (open, answer) = (syn(Half::Original, 1000, client), syn(Half::Reply, 1000, server));
+        let last = (Half::Original, segment(ACK, 1, 5000, 1000));
+        for said in [&[open, answer, last][..], &[open, open, answer, open, answer, last]] {
+            let connection = after(said);
+            let resets = [(1000 << scale) - 1, 1000 << scale, 1 << 30].map(|beyond| {
+                connection.takes_reset(Half::Reply, &segment(TcpFlags::RST, 5000 + beyond, 0, 0))
+            });
+            assert_eq!(resets, [true, false, false], "{client:?} {server:?}");
+        }
+    }
+}
+
+/// RFC 9293, 3.5, figure 7: both sides may open; their windows are scaled from the first segment on that is no SYN.
+#[test]
+fn a_simultaneous_open_has_scales_too() {
+    let client = [TcpFlags::SYN, TcpFlags::SYN.with(ACK)]
+        .map(|flags| Segment { scale: Some(7), ..segment(flags, 0, 5000, 1000) });
+    let server = [TcpFlags::SYN, TcpFlags::SYN.with(ACK)]
+        .map(|flags| Segment { scale: Some(7), ..segment(flags, 4999, 1, 1000) });
+    let mut connection = after(&[
+        (Half::Original, client[0]),
+        (Half::Reply, server[0]),
+        (Half::Original, client[1]),
+        (Half::Reply, server[1]),
+    ]);
+    for window in [1000, 1000 << 7] {
+        let [inside, beyond] = [window - 128, window + 128]
+            .map(|at| connection.takes_reset(Half::Original, &segment(TcpFlags::RST, 1 + at, 0, 0)));
+        assert_eq!((inside, beyond), (true, false), "{window}");
+        connection.note(Half::Reply, &segment(ACK, 5000, 1, 1000), Profile::Linux);
+    }
 }
 
 /// RFC 5961, 5; conntrack's `tcp_in_window`: what the receiver would not take changes nothing, whatever it is.
@@ -30,6 +103,14 @@ fn what_an_end_would_not_take_changes_nothing() {
         ("a FIN beyond the client's window", Half::Reply, segment(FIN, 9001, 1, 1000)),
         ("a FIN before it", Half::Reply, segment(FIN, 4999, 1, 1000)),
         ("a FIN beyond the server's", Half::Original, segment(FIN, 4002, 5000, 1000)),
+        ("a FIN that acknowledges what was not sent", Half::Reply, segment(FIN, 5000, 4003, 1000)),
+        ("a FIN that acknowledges anything", Half::Reply, segment(FIN, 5000, 0x7000_0000, 1000)),
+        (
+            "a FIN that acknowledges long ago",
+            Half::Reply,
+            segment(FIN, 5000, 1u32.wrapping_sub(65_536 << 2), 1000),
+        ),
+        ("a FIN that acknowledges nothing", Half::Reply, segment(TcpFlags::FIN, 5000, 1, 1000)),
         ("an acknowledgement of what was not sent", Half::Original, segment(ACK, 1, 9002, 1)),
         ("an acknowledgement of the past", Half::Original, segment(ACK, 1, 4999, 1)),
         ("a SYN without a scale", Half::Original, scaled(TcpFlags::SYN, None)),
@@ -39,10 +120,12 @@ fn what_an_end_would_not_take_changes_nothing() {
         connection.note(half, &blind, Profile::Linux);
         assert_eq!(connection, open(), "{name}");
     }
-    for state in [TcpState::FinWait, TcpState::LastAck, TcpState::SynReceived] {
-        let mut connection = Connection { state, ..open() };
-        connection.note(Half::Original, &segment(ACK, 1, 0x7000_0000, 1000), Profile::Linux);
-        assert_eq!(connection.state, state, "by a blind acknowledgement");
+    for state in [TcpState::FinWait, TcpState::CloseWait, TcpState::LastAck, TcpState::SynReceived] {
+        for flags in [ACK, FIN] {
+            let mut connection = Connection { state, ..open() };
+            connection.note(Half::Original, &segment(flags, 1, 0x7000_0000, 1000), Profile::Linux);
+            assert_eq!(connection.state, state, "by a blind acknowledgement");
+        }
     }
 }
 
@@ -74,6 +157,73 @@ fn a_fin_ends_a_direction_where_its_receiver_takes_it() {
         let fin = Segment { length, ..segment(FIN, sequence, 1, 1000) };
         connection.note(Half::Reply, &fin, Profile::Linux);
         assert_eq!(connection.state, TcpState::FinWait, "{name}");
+    }
+}
+
+/// RFC 5961, 5 and RFC 9293, 3.10.7.4: an acknowledgement of the past is no news, but its FIN is one.
+#[test]
+fn a_fin_that_comes_late_still_ends_its_direction() {
+    let mut connection = open();
+    // The server closed, then acknowledged data of the client, which overtook its FIN.
+    for (half, said) in [
+        (Half::Original, Segment { length: 3000, ..segment(ACK, 1, 5000, 1000) }),
+        (Half::Reply, segment(ACK, 5001, 3001, 0)),
+        (Half::Reply, segment(FIN, 5000, 1, 1000)),
+    ] {
+        connection.note(half, &said, Profile::Linux);
+    }
+    assert_eq!(connection.state, TcpState::FinWait);
+    assert_eq!(connection.receivers[1].next, 3001, "what it acknowledges is no news");
+}
+
+/// Segments, and the state after each.
+type Way = [(Half, Segment, TcpState)];
+
+/// RFC 9293, 3.6: one side closes, or both, one after the other or at once; a FIN may have to be sent again.
+#[test]
+fn each_way_to_close_ends_in_time_wait() {
+    use Half::{Original, Reply};
+    use TcpState::{CloseWait, FinWait, LastAck, TimeWait};
+    let data = Segment { length: 100, ..segment(ACK, 5000, 2, 1000) };
+    let ways: [(&str, &Way); 3] = [
+        (
+            "half-closed",
+            &[
+                (Original, segment(FIN, 1, 5000, 1000), FinWait),
+                (Reply, segment(ACK, 5000, 2, 1000), CloseWait),
+                (Original, segment(FIN, 1, 5000, 1000), CloseWait),
+                (Reply, data, CloseWait),
+                (Original, segment(ACK, 2, 5100, 1000), CloseWait),
+                (Reply, segment(FIN, 5100, 2, 1000), LastAck),
+                (Reply, segment(FIN, 5100, 2, 1000), LastAck),
+                (Original, segment(ACK, 2, 5101, 1000), TimeWait),
+                (Reply, segment(FIN, 5100, 2, 1000), TimeWait),
+            ],
+        ),
+        (
+            "one after the other",
+            &[
+                (Original, segment(FIN, 1, 5000, 1000), FinWait),
+                (Reply, segment(FIN, 5000, 2, 1000), LastAck),
+                (Original, segment(ACK, 2, 5001, 1000), TimeWait),
+            ],
+        ),
+        (
+            "at once",
+            &[
+                (Original, segment(FIN, 1, 5000, 1000), FinWait),
+                (Reply, segment(FIN, 5000, 1, 1000), LastAck),
+                (Reply, segment(ACK, 5001, 2, 1000), TimeWait),
+                (Original, segment(ACK, 2, 5001, 1000), TimeWait),
+            ],
+        ),
+    ];
+    for (name, way) in ways {
+        let mut connection = open();
+        for (half, said, state) in way {
+            connection.note(*half, said, Profile::Linux);
+            assert_eq!(connection.state, *state, "{name}: {half:?} {said:?}");
+        }
     }
 }
 
