@@ -40,7 +40,7 @@ mod route;
 mod service;
 mod translate;
 
-pub use error::Relayed;
+pub use error::{Relayed, sender};
 pub use route::{Hop, Reach, is_local, reach, route};
 pub use service::inner_mtu;
 pub use translate::likely_reply;
@@ -285,8 +285,10 @@ fn home(world: &mut World<'_>, arrival: &Arrival<'_>) -> Option<(u8, Option<Bind
     } else {
         arrival.parsed.tuple()
     };
-    if let Some((redirect, worker)) = world.bindings.elsewhere(&HalfKey { node: arrival.ingress.node, tuple })
-    {
+    let elsewhere = |tuple| world.bindings.elsewhere(&HalfKey { node: arrival.ingress.node, tuple });
+    // A backend's own answer does not pass here, an error about it may: the others know of that half only.
+    let about_answer = || elsewhere(tuple.reversed()).filter(|_| arrival.parsed.icmp_error);
+    if let Some((redirect, worker)) = elsewhere(tuple).or_else(about_answer) {
         return Some((worker, Some(redirect)));
     }
     if arrival.course == Course::Steered {
@@ -418,12 +420,9 @@ fn leave(
     if packet.time_to_live() <= 1 {
         return Err(DropReason::TtlExpired.into());
     }
-    let wrap = service::wrap(world, arrival, leaving.plan.direct, hop);
-    let link = hop.mtu(world, arrival.ingress.node, arrival.node);
-    let mtu = match wrap {
-        Some(_) => service::inner_mtu(world, arrival.ingress.node, leaving.destination, link),
-        None => link,
-    };
+    let at = (arrival.ingress.node, arrival.node);
+    let wrap = service::wrap(world, at, leaving.plan.direct, hop);
+    let mtu = mtu(world, at, (hop, leaving.destination), wrap);
     let too_long = packet.total_length() > mtu;
     if too_long && packet.dont_fragment() {
         return Err(Refusal { reason: DropReason::FragmentationNeeded, mtu });
@@ -483,15 +482,49 @@ fn entry(arrival: &Arrival<'_>) -> Point {
     }
 }
 
-/// Returns the steps by which a packet that the node itself made leaves, in fragments if it is too long.
-#[must_use]
-pub fn originate(reach: &Reach, mtu: u16, too_long: bool) -> Transform {
+/// Returns the largest packet that goes this way to a destination, bytes: into another packet, when it is wrapped.
+fn mtu(
+    world: &World<'_>,
+    (id, node): (NodeId, &Node),
+    (hop, destination): (Hop, Ipv4Addr),
+    wrap: Option<Step>,
+) -> u16 {
+    let link = hop.mtu(world, id, node);
+    wrap.map_or(link, |_| service::inner_mtu(world, id, destination, link))
+}
+
+/// Returns the steps by which a packet that the node itself made leaves, in fragments if it is too long: by its destination,
+/// or to a backend (see [`sender`]). The inner error is the neighbour whose MAC must be asked for.
+///
+/// # Errors
+/// [`DropReason`] when there is no way.
+pub fn originate(
+    world: &World<'_>,
+    id: NodeId,
+    packet: &Ipv4Packet<&[u8]>,
+    direct: Option<Served>,
+) -> Result<Result<Transform, Neighbor>, DropReason> {
+    let node = world.tables.node(id).ok_or(DropReason::LinkDown)?;
+    let destination = direct.map_or(packet.destination(), |served| served.address);
+    let hop = route(world.tables, node, destination)?;
+    service::may_go(direct, hop)?;
+    let wrap = service::wrap(world, (id, node), direct, hop);
+    let mtu = mtu(world, (id, node), (hop, destination), wrap);
+    let reach = match reach(world, id, node, hop, destination)? {
+        Ok(reach) => reach,
+        Err(neighbor) => return Ok(Err(neighbor)),
+    };
     let mut transform = Transform::new();
-    if too_long {
+    transform.push(Step::Pass(hop.point(), Action::Originate));
+    if packet.total_length() > mtu {
         transform.push(Step::Fragment(mtu));
     }
-    exit(&mut transform, reach, mtu);
-    transform
+    if let Some(step) = wrap {
+        transform.push(step);
+        transform.push(Step::Pass(hop.point(), Action::Wrap));
+    }
+    exit(&mut transform, &reach, mtu);
+    Ok(Ok(transform))
 }
 
 /// The points where a packet leaves, and its new headers.

@@ -124,9 +124,16 @@ pub fn may_answer(frame: &[u8], network: usize) -> bool {
     let sent_to_one = !EthernetFrame::new_unchecked(frame).destination().is_multicast()
         && !packet.destination().is_multicast()
         && !packet.destination().is_broadcast();
-    let is_error = packet.protocol() == IpProtocol::Icmp
-        && IcmpPacket::new_checked(packet.payload()).is_ok_and(|icmp| !icmp.is_query());
-    sender_is_one && sent_to_one && !is_error && packet.fragment_offset() == 0
+    sender_is_one && sent_to_one && !is_error(&frame[network..]) && packet.fragment_offset() == 0
+}
+
+/// Tells whether a packet, whole or quoted, is an ICMP error.
+#[must_use]
+pub fn is_error(packet: &[u8]) -> bool {
+    Ipv4Packet::new_quoted(packet).is_ok_and(|packet| {
+        packet.protocol() == IpProtocol::Icmp
+            && IcmpPacket::new_checked(packet.payload()).is_ok_and(|icmp| !icmp.is_query())
+    })
 }
 
 /// Returns how long the error about a packet is.

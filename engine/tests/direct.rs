@@ -43,8 +43,12 @@ fn one_hop_on(sent: &[u8]) -> Vec<u8> {
     packet
 }
 
+fn take_all(lab: &mut Lab, at: Ipv4Addr) -> Vec<Vec<u8>> {
+    if [USER, INTERNET].contains(&at) { lab.settle(at) } else { lab.receive(at) }
+}
+
 fn receive_one(lab: &mut Lab, at: Ipv4Addr) -> Vec<u8> {
-    let mut frames = if at == USER { lab.settle(at) } else { lab.receive(at) };
+    let mut frames = take_all(lab, at);
     assert_eq!(frames.len(), 1, "at {at}");
     frames.remove(0)
 }
@@ -363,6 +367,171 @@ fn on_a_path_below_the_smallest_mtu_what_is_wrapped_may_be_cut() {
             }
         }
         lab.check();
+    }
+}
+
+/// An ICMP error about a packet; 700 where it names what fits.
+fn error_about(packet: &[u8], (from, to): (Ipv4Addr, Ipv4Addr), (kind, code): (u8, u8)) -> Vec<u8> {
+    let mut error = vec![kind, code, 0, 0, 0, 0];
+    error.extend(u16::to_be_bytes(if (kind, code) == (3, 4) { 700 } else { 0 }));
+    error.extend(packet);
+    IcmpPacket::new_unchecked(&mut error[..]).fill_checksum();
+    ipv4_packet(from, to, IpProtocol::Icmp, 64, &error)
+}
+
+/// Fragmentation needed, port unreachable, time exceeded, parameter problem.
+const ERRORS: [(u8, u8); 4] = [(3, 4), (3, 3), (11, 0), (12, 0)];
+
+/// What an outer packet to a backend holds, or the packet itself by direct routing.
+fn forwarded(frame: &[u8], forwarding: Forwarding, backend: Ipv4Addr) -> &[u8] {
+    assert_eq!(EthernetFrame::new_unchecked(frame).destination(), mac(backend));
+    if forwarding == Forwarding::DirectRouting {
+        return &frame[14..];
+    }
+    let outer = Ipv4Packet::new_checked(&frame[14..]).unwrap();
+    assert_eq!((outer.protocol(), outer.destination()), (IpProtocol::Unknown(4), backend));
+    &frame[14 + outer.header_length()..]
+}
+
+/// LVS, `ip_vs_in_icmp`, `ip_vs_icmp_xmit`: what a client says of a backend's answer goes the way of its other packets.
+#[test]
+fn a_backend_hears_its_clients_errors() {
+    for (forwarding, server) in
+        [(Forwarding::DirectRouting, NEAR), (Forwarding::Tunnel, NEAR), (Forwarding::Tunnel, FAR)]
+    {
+        for mut lab in labs(forwarding, server) {
+            let gateway = lab.machines[&APP2].gateway;
+            let question = udp_packet(APP2, VIP, (1000, 80), b"ask", 64);
+            lab.send(APP2, &ethernet(gateway, mac(APP2), &question));
+            receive_one(&mut lab, server);
+            let answer = udp_packet(VIP, APP2, (80, 1000), b"answer", 62);
+            for kind in ERRORS {
+                let error = error_about(&answer, (APP2, VIP), kind);
+                lab.send(APP2, &ethernet(gateway, mac(APP2), &error));
+                let frame = receive_one(&mut lab, server);
+                assert_eq!(forwarded(&frame, forwarding, server), one_hop_on(&error), "{kind:?}");
+            }
+            // Of a connection that nobody knows nothing is told.
+            let stranger = udp_packet(VIP, APP2, (80, 1001), b"answer", 62);
+            let error = error_about(&stranger, (APP2, VIP), (3, 4));
+            lab.send(APP2, &ethernet(gateway, mac(APP2), &error));
+            assert!(lab.receive(server).is_empty());
+            lab.settle(INTERNET);
+            lab.check();
+        }
+    }
+}
+
+/// A director outside that was asked, whose clients are behind another of its interfaces, and another worker, than its
+/// backends.
+fn directors(forwarding: Forwarding) -> impl Iterator<Item = Lab> {
+    (1..=3).map(move |workers| {
+        let mut lab = Lab::new(workers);
+        let (isp, outside) = (lab.isp, lab.control.tables.current().ports.get(&lab.wires[3].1).unwrap().node);
+        let (near, far) = lab.wires[3];
+        lab.control.detach(near).unwrap();
+        lab.control.detach(far).unwrap();
+        lab.control.connect(isp, 1, outside, workers - 1).unwrap();
+        lab.control.serve_on(isp).unwrap();
+        lab.control.set_route(isp, prefix("10.1.20.0/24"), Some(NODE2)).unwrap();
+        lab.server(lab.node2, FAR, Ipv4Addr::new(10, 1, 20, 1), workers - 1);
+        let backend = if forwarding == Forwarding::Tunnel { FAR } else { USER };
+        lab.serve(|service| {
+            service.forwarding = forwarding;
+            service.backends = [on("", backend, 9)].into();
+        });
+        let question = udp_packet(INTERNET, VIP, (1000, 80), b"ask", 64);
+        let gateway = lab.machines[&INTERNET].gateway;
+        lab.send(INTERNET, &ethernet(gateway, mac(INTERNET), &question));
+        lab
+    })
+}
+
+/// LVS, `ip_vs_in_icmp`, `ip_vs_icmp_xmit`: what a router says of a backend's answer, which never passed the director.
+#[test]
+fn a_director_sends_errors_about_a_backends_answer_to_the_backend() {
+    let (director, router) = (Ipv4Addr::new(192, 168, 66, 1), Ipv4Addr::new(192, 168, 66, 77));
+    for (forwarding, backend) in [(Forwarding::DirectRouting, USER), (Forwarding::Tunnel, FAR)] {
+        for mut lab in directors(forwarding) {
+            assert_eq!(take_all(&mut lab, backend).len(), 1, "what was asked");
+            let answer = udp_packet(VIP, INTERNET, (80, 1000), b"answer", 62);
+            for kind in ERRORS {
+                let error = error_about(&answer, (router, VIP), kind);
+                lab.send(USER, &ethernet(mac(director), mac(USER), &error));
+                let frame = receive_one(&mut lab, backend);
+                assert_eq!(forwarded(&frame, forwarding, backend), one_hop_on(&error), "{kind:?}");
+            }
+            assert_eq!(lab.drops(DropReason::NoRoute), 0);
+            lab.check();
+        }
+    }
+}
+
+/// A director that is its backends' gateway too makes such errors itself (Linux: `ip_vs_in_icmp` on the way out of the host).
+#[test]
+fn a_director_on_the_answers_way_tells_the_backend() {
+    let director = Ipv4Addr::new(192, 168, 66, 1);
+    for (forwarding, backend) in [(Forwarding::DirectRouting, USER), (Forwarding::Tunnel, FAR)] {
+        for mut lab in directors(forwarding) {
+            // The last hop that its TTL allows is the director.
+            let ttl = if backend == USER { 1 } else { 2 };
+            let answer = udp_packet(VIP, INTERNET, (80, 1000), b"answer", ttl);
+            let gateway = if backend == USER { mac(director) } else { lab.machines[&FAR].gateway };
+            lab.send(backend, &ethernet(gateway, mac(backend), &answer));
+            // What was asked comes first, where the backend's MAC must be asked for: the error waits as well.
+            let frames = take_all(&mut lab, backend);
+            assert_eq!(frames.len(), 2);
+            let frame = &frames[1];
+            let (from, to, ttl, error) = packet(&[&[0; 14], forwarded(frame, forwarding, backend)].concat());
+            assert_eq!((from, to, ttl), (director, VIP, 64));
+            let error = IcmpPacket::new_checked(&error[..]).unwrap();
+            assert!(error.verify_checksum());
+            assert_eq!((error.icmp_type(), error.code()), (IcmpType::TimeExceeded, 0));
+            assert_eq!(Ipv4Packet::new_quoted(error.payload()).unwrap().source(), VIP);
+            lab.check();
+        }
+    }
+}
+
+/// RFC 1191: a node tells its own pod what fits, though other pods answer from the same VIP and the way to it leads elsewhere.
+#[test]
+fn a_node_tells_its_pod_that_an_answer_is_too_long() {
+    for forwarding in [Forwarding::Tunnel, Forwarding::DirectRouting] {
+        for client in [APP2, USER, INTERNET] {
+            for mut lab in labs(forwarding, FAR) {
+                let node2 = lab.node2;
+                lab.control.tables.publish(|tables| {
+                    let mut node = (**tables.node(node2).unwrap()).clone();
+                    let next = [NODE1, USER, Ipv4Addr::new(192, 168, 66, 1)];
+                    node.link_mtus = next.map(|hop| (hop, 700)).into_iter().collect();
+                    tables.set_node(node2, Some(node));
+                });
+                let fits = if client == APP2 { 672 } else { 700 };
+                for (length, is_told) in [(fits, false), (fits + 1, true)] {
+                    let mut answer = udp_packet(VIP, client, (80, 1000), &vec![7; length - 28], 64);
+                    let mut header = Ipv4Packet::new_unchecked(&mut answer[..]);
+                    header.set_fragmentation(true, false, 0);
+                    header.fill_header_checksum();
+                    from_server(&mut lab, FAR, &answer);
+                    assert_eq!(take_all(&mut lab, client).len(), usize::from(!is_told));
+                    let told = lab.receive(FAR);
+                    assert_eq!(told.len(), usize::from(is_told), "{client} {length}");
+                    for frame in told {
+                        assert_eq!(
+                            EthernetFrame::new_unchecked(&frame[..]).source(),
+                            lab.machines[&FAR].gateway
+                        );
+                        let (from, to, _, error) = packet(&frame);
+                        assert_eq!((from, to), (Ipv4Addr::new(10, 1, 20, 1), VIP));
+                        let error = IcmpPacket::new_checked(&error[..]).unwrap();
+                        assert_eq!((error.icmp_type(), error.code()), (IcmpType::DestinationUnreachable, 4));
+                        assert_eq!(usize::from(error.next_hop_mtu()), fits);
+                        assert_eq!(&error.payload()[20..28], &answer[20..28]);
+                    }
+                }
+                lab.check();
+            }
+        }
     }
 }
 

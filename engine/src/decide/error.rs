@@ -2,16 +2,20 @@
 //! just routed.
 //!
 //! `decide` asks for every error. Invariants: nobody is believed about a packet that is not this node's own, to a peer that it
-//! has; what is relayed or believed has a right checksum. Allowed dependencies: as `decide`. Read first: RFC 5508, 4 and 7;
-//! RFC 2003, 4; LVS, `ip_vs_in_icmp`.
+//! has; what is relayed or believed has a right checksum; what is about an answer from a VIP goes to who gave it, and not
+//! where the VIP's route leads. Allowed dependencies: as `decide`. Read first: RFC 5508, 4 and 7; RFC 2003, 4; LVS,
+//! `ip_vs_in_icmp`, `ip_vs_icmp_xmit`.
 
 use flatnet_proxy::{Forwarding, Protocol};
 
 use super::{
-    Arrival, Course, DropReason, HalfKey, Hop, IpProtocol, Ipv4Addr, Leaving, Plan, Refusal, Step, Transform,
-    Tuple, Verdict, World, enter, entry, icmp, is_local, leave, parse, route,
+    Arrival, Course, DropReason, Half, HalfKey, Hop, IpProtocol, Ipv4Addr, Leaving, NodeId, Plan, PortId,
+    Refusal, Role, Served, Step, Transform, Tuple, Verdict, World, enter, entry, icmp, is_local, leave,
+    parse, route,
 };
 use crate::icmp::ErrorTranslation;
+use crate::load::UNCOUNTED;
+use crate::tables::Guard;
 use crate::trace::Action;
 use crate::tunnel::IP_IN_IP;
 use crate::wire::icmpv4::{self, code};
@@ -93,7 +97,30 @@ fn is_too_long(kind: IcmpType, code: u8) -> bool {
     kind == IcmpType::DestinationUnreachable && code == code::FRAGMENTATION_NEEDED
 }
 
-/// An ICMP error about a translated packet is translated like an answer to it; others are just routed.
+/// Finds the backend that gave an answer by itself, from its VIP: by the binding of what was asked.
+fn answering(world: &mut World<'_>, node: NodeId, answer: &Tuple) -> Option<Served> {
+    let (binding, half, _) = world.bindings.find(&HalfKey { node, tuple: answer.reversed() }, world.now)?;
+    let served = world.bindings.served(binding)?;
+    (half == Half::Original && served.forwarding != Forwarding::Nat).then_some(served)
+}
+
+/// Finds who is to hear of a packet from a VIP, which no route says: the pod whose port it came in by, when that has the VIP;
+/// else the backend that gave it as an answer. None of a packet whose source is the way to its sender.
+#[must_use]
+pub fn sender(world: &mut World<'_>, node: NodeId, ingress: Option<PortId>, packet: &[u8]) -> Option<Served> {
+    let (tuple, _) = parse::quoted_tuple(packet)?;
+    let port = ingress.and_then(|ingress| world.tables.ports.get(&ingress));
+    if let Some(Role::Bridge(Some(Guard { address, vip, .. }))) = port.map(|port| port.role)
+        && vip.is_some_and(|vip| vip.to_bits() == tuple.source)
+    {
+        let (forwarding, port) = (Forwarding::DirectRouting, tuple.source_port);
+        return Some(Served { forwarding, address, port, counter: UNCOUNTED });
+    }
+    answering(world, node, &tuple)
+}
+
+/// An ICMP error about a translated packet is translated like an answer to it, one about a backend's own answer goes to the
+/// backend as its clients' packets do; others are just routed.
 pub(super) fn forward(
     world: &mut World<'_>,
     arrival: &Arrival<'_>,
@@ -106,6 +133,9 @@ pub(super) fn forward(
         return Ok(Verdict::Relay(relayed));
     }
     let Some((quoted, _)) = quoted else { return super::forward(world, arrival, untranslated, transform) };
+    if let Some(served) = answering(world, arrival.ingress.node, &quoted) {
+        return super::forward(world, arrival, Plan { direct: Some(served), ..untranslated }, transform);
+    }
     let key = HalfKey { node: arrival.ingress.node, tuple: quoted.reversed() };
     let Some((_, half, binding)) = world.bindings.find(&key, world.now) else {
         if let Some(mtu) = told_mtu(world, arrival, &quoted) {

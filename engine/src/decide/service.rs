@@ -12,8 +12,8 @@ use flatnet_proxy::{Backend, Balancer, Forwarding, Pool, Request, Session, Traff
 
 use super::translate::{bound, insert, leaves_pod_network, masqueraded, reason, with_free_port};
 use super::{
-    Arrival, DropReason, Half, Hop, Ipv4Addr, NodeId, Plan, Protocol, Refusal, Refused, Step, Translation,
-    Tuple, World, ipv4, is_local, route,
+    Arrival, DropReason, Half, Hop, Ipv4Addr, Node, NodeId, Plan, Protocol, Refusal, Refused, Step,
+    Translation, Tuple, World, ipv4, is_local, route,
 };
 use crate::binding::Served;
 use crate::load::UNCOUNTED;
@@ -140,13 +140,13 @@ pub(super) fn may_go(direct: Option<Served>, hop: Hop) -> Result<(), DropReason>
 /// is believed it may be cut (Linux, `ip_dont_fragment`).
 pub(super) fn wrap(
     world: &World<'_>,
-    arrival: &Arrival<'_>,
+    (id, node): (NodeId, &Node),
     direct: Option<Served>,
     hop: Hop,
 ) -> Option<Step> {
     let served = direct.filter(|served| served.forwarding == Forwarding::Tunnel)?;
-    let may_cut = world.path_mtu.is_locked((arrival.ingress.node, served.address), world.now);
-    Some(Step::Wrap { source: hop.address(arrival.node)?, destination: served.address, may_cut })
+    let may_cut = world.path_mtu.is_locked((id, served.address), world.now);
+    Some(Step::Wrap { source: hop.address(node)?, destination: served.address, may_cut })
 }
 
 /// Returns the largest packet that fits into one to a backend, bytes, where the way there begins with a link of `link` bytes

@@ -7,12 +7,13 @@
 use std::net::Ipv4Addr;
 
 use super::budget::Rate;
-use super::{ChecksumState, DropReason, Frame, Instant, NodeId, ORIGINATED, Parsed, Term, Worker};
-use crate::decide::{Hop, Refusal, Relayed, inner_mtu, is_local, originate, reach, route};
-use crate::icmp::{self, LINK_LENGTH, RESET_LENGTH};
+use super::{ChecksumState, DropReason, Frame, Instant, NodeId, ORIGINATED, Parsed, PortId, Term, Worker};
+use crate::binding::Served;
+use crate::decide::{Refusal, Relayed, inner_mtu, is_local, originate, route, sender};
+use crate::flow::Tuple;
+use crate::icmp::{self, LINK_LENGTH, RESET_LENGTH, is_error};
 use crate::link::pod_ring::take_mark;
 use crate::neighbor::Neighbor;
-use crate::rewrite::Transform;
 use crate::trace::{Action, Point};
 use crate::wire::{IcmpPacket, IcmpType, IpProtocol, Ipv4Packet, TcpSegment, UdpDatagram};
 
@@ -76,7 +77,7 @@ impl Worker {
             let (to, asked) = (packet.source(), arena.record(&frame).mark);
             let mark = if self.observer.is_tracing() { self.answer_mark(asked) } else { asked };
             let length = icmp::echo_reply_length(request);
-            self.originate(node, to, length, mark, now, |reply, _, identification| {
+            self.originate(node, (to, None), length, mark, now, |reply, _, identification| {
                 icmp::write_echo_reply(reply, request, identification);
             });
         }
@@ -112,7 +113,8 @@ impl Worker {
                 if icmp::write_reset(&mut made, quoted, identification).is_some() {
                     let node = NodeId(arena.record(frame).node);
                     let mark = self.answer_mark(arena.record(frame).mark);
-                    self.originate(node, to, RESET_LENGTH, mark, now, |packet, _, _| {
+                    let direct = self.sender(frame, network, now);
+                    self.originate(node, (to, direct), RESET_LENGTH, mark, now, |packet, _, _| {
                         packet.copy_from_slice(&made)
                     });
                 }
@@ -139,9 +141,17 @@ impl Worker {
         let quoted = &arena.bytes(frame)[network..];
         let (node, to) = (NodeId(record.node), Ipv4Packet::new_unchecked(quoted).source());
         let mark = self.answer_mark(record.mark);
-        self.originate(node, to, icmp::error_length(quoted), mark, now, |packet, source, identification| {
+        let (direct, length) = (self.sender(frame, network, now), icmp::error_length(quoted));
+        self.originate(node, (to, direct), length, mark, now, |packet, source, identification| {
             icmp::write_error(packet, from.unwrap_or(source), quoted, (kind, code, mtu), identification);
         });
+    }
+
+    /// Finds who sent the packet at `network` of a frame, where its source is not the way there.
+    fn sender(&mut self, frame: &Frame, network: usize, now: Instant) -> Option<Served> {
+        let arena = std::sync::Arc::clone(&self.arena);
+        let (node, ingress) = (NodeId(arena.record(frame).node), PortId(arena.record(frame).ingress));
+        sender(&mut self.world(now), node, Some(ingress), &arena.bytes(frame)[network..])
     }
 
     /// Tells a client what somebody said of its packet to a backend, on whose way it was inside another one (LVS,
@@ -169,12 +179,12 @@ impl Worker {
         if traced { take_mark(&mut self.next_mark) } else { 0 }
     }
 
-    /// Makes a packet at a node and sends it on its way: `write` gets room for `length` bytes, the address of
-    /// the interface it leaves by, and an identification.
+    /// Makes a packet at a node and sends it on its way, by the route to an address or to a backend: `write` gets room for
+    /// `length` bytes, the address of the interface it leaves by, and an identification.
     fn originate(
         &mut self,
         node: NodeId,
-        to: Ipv4Addr,
+        (to, direct): (Ipv4Addr, Option<Served>),
         length: usize,
         mark: u32,
         now: Instant,
@@ -182,7 +192,8 @@ impl Worker {
     ) {
         let tables = std::sync::Arc::clone(&self.tables);
         let Some(at) = tables.node(node) else { return };
-        let Ok(hop) = route(&tables, at, to) else { return };
+        let next = direct.map_or(to, |served| served.address);
+        let Ok(hop) = route(&tables, at, next) else { return };
         let Some(source) = hop.address(at) else { return };
         self.count(node, Term::Originated, 1);
         let Some(mut frame) = self.pool.allocate(LINK_LENGTH + length) else {
@@ -196,7 +207,7 @@ impl Worker {
         open.record.checksum = ChecksumState::Verified;
         open.record.mark = mark;
         write(&mut open.bytes_mut()[LINK_LENGTH..], source, identification);
-        self.send_originated(frame, now);
+        self.send_originated(frame, direct, now);
     }
 
     /// What a node makes may be cut on its way: no other worker may give the same identification from the same address
@@ -208,34 +219,27 @@ impl Worker {
         self.originated_identification
     }
 
-    /// Routes a packet that the node made.
-    pub(super) fn send_originated(&mut self, frame: Frame, now: Instant) {
-        let tables = std::sync::Arc::clone(&self.tables);
-        let node = NodeId(self.arena.record(&frame).node);
-        let network = usize::from(self.arena.record(&frame).network_offset);
-        let to = Ipv4Packet::new_unchecked(&self.arena.bytes(&frame)[network..]).destination();
-        let way = tables.node(node).ok_or(DropReason::LinkDown).and_then(|at| {
-            let hop = route(&tables, at, to)?;
-            if hop == Hop::Local {
-                return Err(DropReason::NoRoute);
-            }
-            Ok((hop, hop.mtu(&self.world(now), node, at), reach(&self.world(now), node, at, hop, to)?))
-        });
-        match way {
-            Ok((hop, mtu, Ok(reach))) => {
-                let packet = Ipv4Packet::new_unchecked(&self.arena.bytes(&frame)[network..]);
-                let transform = originate(&reach, mtu, packet.total_length() > mtu);
-                self.forward_originated(frame, hop.point(), &transform, now);
-            }
-            Ok((.., Err(neighbor))) => self.wait(frame, neighbor, now),
+    /// Sends a packet that the node made by its route, or to a backend.
+    fn send_originated(&mut self, frame: Frame, direct: Option<Served>, now: Instant) {
+        let arena = std::sync::Arc::clone(&self.arena);
+        let (node, network) = (NodeId(arena.record(&frame).node), arena.record(&frame).network_offset);
+        let packet = Ipv4Packet::new_unchecked(&arena.bytes(&frame)[usize::from(network)..]);
+        match originate(&self.world(now), node, &packet, direct) {
+            Ok(Ok(transform)) => self.forward(frame, Tuple::default(), &transform, now),
+            Ok(Err(neighbor)) => self.wait(frame, neighbor, now),
             Err(reason) => self.drop_frame(frame, reason, now),
         }
     }
 
-    fn forward_originated(&mut self, mut frame: Frame, point: Point, transform: &Transform, now: Instant) {
-        self.watch(&mut frame, point, Action::Originate, now);
-        let tuple = crate::flow::Tuple::default();
-        self.forward(frame, tuple, transform, now);
+    /// Sends a packet that the node made and that waited for a neighbour. An error tells by what it quotes whom it is for.
+    pub(super) fn send_originated_again(&mut self, frame: Frame, now: Instant) {
+        let network = usize::from(self.arena.record(&frame).network_offset);
+        let arena = std::sync::Arc::clone(&self.arena);
+        let packet = &arena.bytes(&frame)[network..];
+        let quoted = icmp::quote(packet).filter(|_| is_error(packet));
+        let node = NodeId(arena.record(&frame).node);
+        let direct = quoted.and_then(|quoted| sender(&mut self.world(now), node, None, quoted));
+        self.send_originated(frame, direct, now);
     }
 
     /// A frame's next hop stayed silent: its sender is told, if it is not the node itself.

@@ -351,7 +351,7 @@ impl Worker {
         let record = *self.arena.record(&frame);
         self.release(NodeId(record.node));
         if record.ingress == ORIGINATED {
-            return self.send_originated(frame, now);
+            return self.send_originated_again(frame, now);
         }
         match self.parsed_known(&frame) {
             Ok(parsed) => self.decide_known(frame, &parsed, now),

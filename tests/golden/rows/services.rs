@@ -372,6 +372,43 @@ pub const ROWS: &[Row] = &[
         ..PLAIN_SERVICE
     },
     Row {
+        name: "director-errors",
+        about: "ip_vs_in_icmp and ip_vs_icmp_xmit: errors about a backend's own answer reach the backend, from a client, from a pod \
+                and from its own node",
+        topology: "director",
+        frames: |script| {
+            for (client, number, backend) in [(USER, 20, APP3), (APP2, 20, APP3), (APP2, 19, APP1)] {
+                ask(script, client, 5000, vip(number));
+                let answer = Packet::udp(vip(number), (client.address, 5000), b"answer");
+                for kind in [(3, 3), (3, 4), (11, 1)] {
+                    let error = Packet::error(client.address, vip(number).0, kind, 700, &answer);
+                    script.to(client, client.gateway, &error);
+                }
+                script.to(backend, backend.gateway, &answer.ttl(1));
+            }
+        },
+        differs: Some("each worker counts identifications by itself"),
+        seen: &[
+            "web-app-3 192.168.66.1,192.168.66.50 5000 10.1.20.2,10.96.0.20 80 63,63",
+            "web-app-3 192.168.66.1,192.168.66.50,10.96.0.20 80 10.1.20.2,10.96.0.20,192.168.66.50 5000 63,63,64 3 3",
+            "web-app-3 192.168.66.1,192.168.66.50,10.96.0.20 80 10.1.20.2,10.96.0.20,192.168.66.50 5000 63,63,64 3 4",
+            "web-app-3 192.168.66.1,192.168.66.50,10.96.0.20 80 10.1.20.2,10.96.0.20,192.168.66.50 5000 63,63,64 11 1",
+            "web-app-3 10.1.20.1,10.96.0.20 80 10.96.0.20,192.168.66.50 5000 64,1 11 0",
+            "web-app-3 10.1.15.0,10.1.15.2 5000 10.1.20.2,10.96.0.20 80 63,63",
+            "web-app-3 10.1.15.0,10.1.15.2,10.96.0.20 80 10.1.20.2,10.96.0.20,10.1.15.2 5000 63,63,64 3 3",
+            "web-app-3 10.1.15.0,10.1.15.2,10.96.0.20 80 10.1.20.2,10.96.0.20,10.1.15.2 5000 63,63,64 3 4",
+            "web-app-3 10.1.15.0,10.1.15.2,10.96.0.20 80 10.1.20.2,10.96.0.20,10.1.15.2 5000 63,63,64 11 1",
+            "web-app-3 10.1.20.1,10.96.0.20 80 10.96.0.20,10.1.15.2 5000 64,1 11 0",
+            "web-app-1 10.1.15.2 5000 10.96.0.19 80 63",
+            "web-app-1 10.1.15.2,10.96.0.19 80 10.96.0.19,10.1.15.2 5000 63,64 3 3",
+            "web-app-1 10.1.15.2,10.96.0.19 80 10.96.0.19,10.1.15.2 5000 63,64 3 4",
+            "web-app-1 10.1.15.2,10.96.0.19 80 10.96.0.19,10.1.15.2 5000 63,64 11 1",
+            "web-app-1 10.1.15.1,10.96.0.19 80 10.96.0.19,10.1.15.2 5000 64,1 11 0",
+        ],
+        drops: &[("node-1", "ttl-expired", 1), ("node-2", "ttl-expired", 2)],
+        ..PLAIN_SERVICE
+    },
+    Row {
         name: "service-backend-goes",
         about: "a gone backend's flows choose again, TCP's too: whoever gets its address is another machine",
         deeds: &[(4, |network| {
