@@ -80,12 +80,16 @@ impl Together {
 
     /// Waits until the rings of all are filled.
     pub(super) fn await_filled(&self) {
-        let mut tries = 0u32;
-        while self.filling.load(Ordering::Acquire) > 0 {
-            tries += 1;
-            // With fewer cores than homes the others need this one.
-            if tries.is_multiple_of(1 << 14) { thread::yield_now() } else { std::hint::spin_loop() }
-        }
+        spin_while(|| self.filling.load(Ordering::Acquire) > 0);
+    }
+}
+
+/// Waits for other threads at full speed; now and then it gives its core away, which they need where there are few.
+pub(super) fn spin_while(waits: impl Fn() -> bool) {
+    let mut tries = 0u32;
+    while waits() {
+        tries += 1;
+        if tries.is_multiple_of(1 << 14) { thread::yield_now() } else { std::hint::spin_loop() }
     }
 }
 

@@ -24,7 +24,7 @@ use flatnet_proxy::{Backend, Service};
 use super::BenchError;
 use super::addresses::{endpoint, node_address, pod_address, service_frontend, subnet};
 use super::datagram::{Datagram, Entrance};
-use super::home::{Home, Spent, Time, Together, answer, pin, spin};
+use super::home::{Home, Spent, Time, Together, answer, pin, spin, spin_while};
 
 /// Pods on the bridge of a home.
 pub const PODS: u32 = 32;
@@ -390,9 +390,6 @@ fn change(control: &mut Control, service: Service) -> Result<Duration, BenchErro
     let (start, id) = (StdInstant::now(), service.id);
     control.set_service(service, vec![service_frontend(id)], Vec::new())?;
     let generation = control.tables.current().generation;
-    while control.posts.iter().any(|post| post.acknowledged() < generation) {
-        // With fewer cores than threads a worker may need this one.
-        thread::yield_now();
-    }
+    spin_while(|| control.posts.iter().any(|post| post.acknowledged() < generation));
     Ok(start.elapsed())
 }
