@@ -54,7 +54,13 @@ fuzz_target!(|data: &[u8]| {
             lab.receive(at);
         }
     }
-    // What is on a slow link is a buffer that no node holds.
+    // What is on a slow link is a buffer that no node holds; what arrives may ask, and the answer sets out on such a link again.
+    for _ in 0..4 {
+        lab.pass(Duration::from_secs(60));
+        for &at in machines {
+            lab.receive(at);
+        }
+    }
     lab.pass(Duration::from_secs(60));
     lab.check();
 });
