@@ -134,7 +134,7 @@ pub struct Worker {
     bindings: Bindings,
     masquerade: Masquerade,
     /// Frames whose source cannot be translated before another worker has granted a port.
-    waiting_for_ports: VecDeque<(PortPool, Frame)>,
+    waiting_for_ports: VecDeque<grant::Waiting>,
     /// Notices that must not be lost and found no room yet.
     unsent: VecDeque<(u8, Notice)>,
     fragments: Fragments,

@@ -30,6 +30,17 @@ fn labs(forwarding: Forwarding, server: Ipv4Addr) -> impl Iterator<Item = Lab> {
     })
 }
 
+/// A network whose router answers for the VIP and leads to a machine on the node network.
+fn directed(workers: u8, forwarding: Forwarding) -> Lab {
+    let mut lab = Lab::new(workers);
+    lab.control.serve_on(lab.isp).unwrap();
+    lab.serve(|service| {
+        service.forwarding = forwarding;
+        service.backends = [on("", USER, 9)].into();
+    });
+    lab
+}
+
 fn from_server(lab: &mut Lab, server: Ipv4Addr, packet: &[u8]) {
     lab.send(server, &ethernet(lab.machines[&server].gateway, mac(server), packet));
 }
@@ -194,13 +205,7 @@ fn node_ports_are_translated() {
 fn a_director_outside_the_cluster_serves_by_all_three_ways() {
     let director = Ipv4Addr::new(192, 168, 66, 1);
     for forwarding in [Forwarding::Nat, Forwarding::DirectRouting, Forwarding::Tunnel] {
-        let mut lab = Lab::new(2);
-        let isp = lab.isp;
-        lab.control.serve_on(isp).unwrap();
-        lab.serve(|service| {
-            service.forwarding = forwarding;
-            service.backends = [on("", USER, 9)].into();
-        });
+        let mut lab = directed(2, forwarding);
         let question = tcp_packet(INTERNET, VIP, (1000, 80), TcpFlags::SYN);
         lab.send(INTERNET, &ethernet(lab.machines[&INTERNET].gateway, mac(INTERNET), &question));
         let frame = receive_one(&mut lab, USER);
@@ -285,13 +290,7 @@ fn a_director_tells_its_client_what_a_router_said_of_the_wrapped_packet() {
 fn a_director_relays_errors_about_its_own_tunnel_only() {
     let director = Ipv4Addr::new(192, 168, 66, 1);
     for workers in [1, 2] {
-        let mut lab = Lab::new(workers);
-        let isp = lab.isp;
-        lab.control.serve_on(isp).unwrap();
-        lab.serve(|service| {
-            service.forwarding = Forwarding::Tunnel;
-            service.backends = [on("", USER, 9)].into();
-        });
+        let mut lab = directed(workers, Forwarding::Tunnel);
         let other = Ipv4Addr::new(192, 168, 66, 51);
         let inner = |port| udp_packet(INTERNET, VIP, (1000, port), b"ask", 63);
         for (outer, port, damaged, is_told) in [
@@ -327,13 +326,7 @@ fn a_director_relays_errors_about_its_own_tunnel_only() {
 fn on_a_path_below_the_smallest_mtu_what_is_wrapped_may_be_cut() {
     let director = Ipv4Addr::new(192, 168, 66, 1);
     for workers in [1, 2] {
-        let mut lab = Lab::new(workers);
-        let isp = lab.isp;
-        lab.control.serve_on(isp).unwrap();
-        lab.serve(|service| {
-            service.forwarding = Forwarding::Tunnel;
-            service.backends = [on("", USER, 9)].into();
-        });
+        let mut lab = directed(workers, Forwarding::Tunnel);
         let ask = |may_cut: bool| {
             let mut packet = udp_packet(INTERNET, VIP, (1000, 80), &[7; 500], 64);
             let mut header = Ipv4Packet::new_unchecked(&mut packet[..]);

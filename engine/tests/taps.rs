@@ -125,10 +125,11 @@ impl Running {
         [self.lab.node1, self.lab.node2].iter().map(|&node| self.lab.control.ledger(node).drops(reason)).sum()
     }
 
-    fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
-        let deadline = Instant::now() + PATIENCE;
-        while !is_so(self) {
-            assert!(Instant::now() < deadline, "{what}");
+    /// Waits until more frames are dropped because an interface is down.
+    fn await_drops(&self) {
+        let (before, deadline) = (self.drops(DropReason::LinkDown), Instant::now() + PATIENCE);
+        while self.drops(DropReason::LinkDown) <= before + 100 {
+            assert!(Instant::now() < deadline, "no drop");
             std::thread::yield_now();
         }
     }
@@ -242,14 +243,27 @@ fn programs_talk_through_taps() {
     }
 }
 
-/// Sends datagrams until told to stop, no more than go through: none is left in a queue at the end.
+/// Sends datagrams until told to stop, or nobody can wait for them any more; no more than go through, so that none is left in a
+/// queue at the end.
 fn flood(address: Ipv4Addr, stop: &AtomicBool) {
     let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-    while !stop.load(Ordering::Acquire) {
+    let end = Instant::now() + 3 * PATIENCE;
+    while !stop.load(Ordering::Acquire) && Instant::now() < end {
         // The interface may be down, and nobody may listen.
         (0..10).for_each(|_| drop(socket.send_to(&[7; 100], (address, 9))));
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Does something while a pod sends another one datagrams.
+fn while_flooded(from: &Namespace, task: impl FnOnce()) {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let flood = within(scope, from, || flood(APP3, &stop));
+        task();
+        stop.store(true, Ordering::Release);
+        flood.join().unwrap();
+    });
 }
 
 #[test]
@@ -258,28 +272,18 @@ fn an_interface_that_goes_down_or_away_drops_by_name_and_comes_back() {
     let (node1, node2) = (running.lab.node1, running.lab.node2);
     let (near, _) = running.pod(node1, APP1, 0);
     let (far, port) = running.pod(node2, APP3, 1);
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let flood = within(scope, &near, || flood(APP3, &stop));
+    while_flooded(&near, || {
         far.run("ip link set eth0 down");
-        let before = running.drops(DropReason::LinkDown);
-        running.until("a drop", |it| it.drops(DropReason::LinkDown) > before + 100);
+        running.await_drops();
         far.run("ip link set eth0 up && ip route add default via 10.1.20.1");
-        stop.store(true, Ordering::Release);
-        flood.join().unwrap();
     });
     talk(&far, &near, APP3, 100_000);
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let flood = within(scope, &near, || flood(APP3, &stop));
+    while_flooded(&near, || {
         far.run("ip link delete eth0");
-        let before = running.drops(DropReason::LinkDown);
-        running.until("a drop", |it| it.drops(DropReason::LinkDown) > before + 100);
+        running.await_drops();
         // The same pod at a new interface; the old one's link is taken away first.
         running.lab.control.detach(port).unwrap();
         running.taps.retain(|&other| other != port);
-        stop.store(true, Ordering::Release);
-        flood.join().unwrap();
     });
     running.end();
 }

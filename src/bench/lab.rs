@@ -202,15 +202,15 @@ impl Lab {
     /// [`BenchError::Lost`] when not all come out.
     pub fn round<S: Iterator<Item = Datagram> + Send>(
         &mut self,
-        mut sources: Vec<S>,
+        sources: Vec<S>,
     ) -> Result<Round, BenchError> {
         let together = Together::new(self.homes.len(), true);
-        let spent = match (&mut self.homes[..], sources.pop()) {
-            ([home], Some(source)) => vec![home.round(source, self.frame_bytes, &self.time, &together)],
-            (_, last) => {
-                sources.extend(last);
-                self.round_on_threads(sources, &together, |_| ()).0
+        let Self { homes, time, frame_bytes, .. } = self;
+        let spent = match &mut homes[..] {
+            [home] => {
+                sources.into_iter().map(|source| home.round(source, *frame_bytes, time, &together)).collect()
             }
+            _ => self.round_on_threads(sources, &together, |_| ()).0,
         };
         self.sum(spent)
     }

@@ -53,10 +53,8 @@ pub enum Read {
     NoBuffer,
     /// A frame is lost, because no large buffer was free.
     Lost,
-    /// Nothing is there.
+    /// Nothing is there, or the interface is gone.
     Empty,
-    /// The interface is gone.
-    Gone,
 }
 
 /// A TAP, open.
@@ -106,9 +104,9 @@ impl Tap {
         ];
         let length = match readv(&self.file, parts) {
             Ok(length) => length.saturating_sub(VNET_HEADER),
-            Err(error) => {
+            Err(_) => {
                 pool.free(frame);
-                return if error == Errno::AGAIN || error == Errno::INTR { Read::Empty } else { Read::Gone };
+                return Read::Empty;
             }
         };
         if length <= SMALL_CAPACITY {

@@ -6,20 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{DropReason, Frame, Instant, Link, NodeId, PortId, Term, Worker};
+use super::{DropReason, Frame, Instant, NodeId, Term, Worker};
 use crate::frame::Pool;
 use crate::link::tap::{Read, Tap};
-
-/// What a batch left behind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Left {
-    /// Nothing.
-    Nothing,
-    /// There may be more.
-    More,
-    /// The interface is gone.
-    Gone,
-}
 
 impl Worker {
     /// Hears which links have something.
@@ -46,44 +35,30 @@ impl Worker {
         }
     }
 
-    /// Does with a port what its batch left to do; counts the frames that no buffer was free for.
-    pub(super) fn after_batch(&mut self, port: PortId, node: NodeId, left: Left, lost: u64) {
-        match left {
-            Left::Nothing => {}
-            Left::More => self.make_ready(port),
-            Left::Gone => {
-                if let Some(Some(attached)) = self.links.get(port.0 as usize)
-                    && let Link::Tap(tap) = &attached.link
-                {
-                    self.mailbox.watch.remove(tap.as_ref());
-                }
-            }
-        }
-        if lost > 0
-            && let Some(counters) = self.counters.get(usize::from(node.0))
-        {
+    /// Counts frames of a port's that no buffer was free for.
+    pub(super) fn count_lost(&self, node: NodeId, lost: u64) {
+        if let Some(counters) = self.counters.get(usize::from(node.0)) {
             counters.count(Term::Received, lost);
             (0..lost).for_each(|_| counters.drop_frame(DropReason::PoolEmpty));
         }
     }
 }
 
-/// Reads up to `limit` frames; returns what is left, and how many frames were lost for want of a buffer.
+/// Reads up to `limit` frames; returns whether there may be more, and how many were lost for want of a buffer.
 pub(super) fn read_batch(
     tap: &mut Tap,
     limit: usize,
     pool: &mut Pool,
     frames: &mut Vec<Frame>,
-) -> (Left, u64) {
+) -> (bool, u64) {
     let mut lost = 0;
     for _ in 0..limit {
         match tap.read(pool) {
             Read::Frame(frame) => frames.push(frame),
             Read::Lost => lost += 1,
-            Read::NoBuffer => return (Left::More, lost),
-            Read::Empty => return (Left::Nothing, lost),
-            Read::Gone => return (Left::Gone, lost),
+            Read::NoBuffer => break,
+            Read::Empty => return (false, lost),
         }
     }
-    (Left::More, lost)
+    (true, lost)
 }

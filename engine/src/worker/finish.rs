@@ -41,7 +41,7 @@ impl Worker {
         found.extend(self.replays.iter_mut().flat_map(Replay::drain));
         found.extend(self.neighbors.drain().into_iter().map(|(_, frame)| frame));
         found.extend(self.fragments.drain());
-        found.extend(self.waiting_for_ports.drain(..).map(|(_, frame)| frame));
+        found.extend(self.waiting_for_ports.drain(..).map(|waiting| waiting.frame));
         for incoming in &mut self.incoming {
             incoming.parcels.pop(usize::MAX, |parcel| match parcel {
                 Parcel::Ingress(frame) | Parcel::Egress(frame) => found.push(frame),

@@ -6,10 +6,20 @@
 
 use super::{DropReason, Frame, Instant, NodeId, Notice, PortPool, Worker};
 use crate::binding::{Answers, News};
+use crate::flow::FlowKey;
 use crate::masquerade::Choice;
 
 /// Frames that wait for a port at most.
 const WAITING_LIMIT: usize = 256;
+
+/// A frame whose source cannot be translated before another worker has granted a port.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pool: PortPool,
+    /// None of a frame that was made here.
+    flow: Option<FlowKey>,
+    pub(super) frame: Frame,
+}
 
 impl Worker {
     /// Tells the other workers what they must hear of this one's bindings.
@@ -40,7 +50,8 @@ impl Worker {
             return self.drop_frame(frame, DropReason::TuplesExhausted, now);
         }
         self.hold(NodeId(self.arena.record(&frame).node));
-        self.waiting_for_ports.push_back((pool, frame));
+        let flow = self.flow_of(&frame);
+        self.waiting_for_ports.push_back(Waiting { pool, flow, frame });
         self.notify(self.next_worker(), Notice::PortWanted(pool, self.id));
     }
 
@@ -75,16 +86,16 @@ impl Worker {
     }
 
     fn resume_with(&mut self, pool: PortPool, now: Instant) {
-        let first = self.waiting_for_ports.iter().position(|(waits_for, _)| *waits_for == pool);
-        let Some((_, frame)) = first.and_then(|first| self.waiting_for_ports.remove(first)) else { return };
-        let flow = self.flow_of(&frame);
+        let first = self.waiting_for_ports.iter().position(|waiting| waiting.pool == pool);
+        let first = first.and_then(|first| self.waiting_for_ports.remove(first));
+        let Some(Waiting { flow, frame, .. }) = first else { return };
         self.resume(frame, now);
         // The next frame of this flow that comes in finds its binding: those that came before go before it.
-        for (pool, frame) in std::mem::take(&mut self.waiting_for_ports) {
-            if flow.is_some() && self.flow_of(&frame) == flow {
-                self.resume(frame, now);
+        for waiting in std::mem::take(&mut self.waiting_for_ports) {
+            if flow.is_some() && waiting.flow == flow {
+                self.resume(waiting.frame, now);
             } else {
-                self.waiting_for_ports.push_back((pool, frame));
+                self.waiting_for_ports.push_back(waiting);
             }
         }
     }

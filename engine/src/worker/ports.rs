@@ -125,9 +125,14 @@ impl Worker {
                 rings.incoming.pop(limit, |frame| frames.push(frame));
             }
             Link::Tap(tap) => {
-                let (left, lost) = read_batch(tap, limit, &mut self.pool, frames);
+                let (is_more, lost) = read_batch(tap, limit, &mut self.pool, frames);
                 let (node, ingress) = (attached.node, attached.ingress);
-                self.after_batch(port, node, left, lost);
+                if is_more {
+                    self.make_ready(port);
+                }
+                if lost > 0 {
+                    self.count_lost(node, lost);
+                }
                 return (!frames.is_empty()).then_some((node, ingress));
             }
             Link::Wire { .. } | Link::Pod(_) => {
