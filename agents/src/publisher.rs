@@ -390,7 +390,9 @@ impl Publisher {
         let Some((port, name)) = self.pods.remove(&view.identity) else { return Ok(()) };
         let failed = |source| PublishError::Control { what: format!("the removal of pod {name}"), source };
         self.control.detach(port).map_err(failed)?;
-        self.places.remove(&name);
+        if let (Some(place), Some(&node)) = (self.places.remove(&name), self.nodes.get(&*view.node)) {
+            self.set_link_mtu(node, place.address, None);
+        }
         self.missing.remove(&name);
         Ok(())
     }

@@ -485,12 +485,12 @@ fn entry(arrival: &Arrival<'_>) -> Point {
 /// Returns the largest packet that goes this way to a destination, bytes: into another packet, when it is wrapped.
 fn mtu(
     world: &World<'_>,
-    (id, node): (NodeId, &Node),
+    at: (NodeId, &Node),
     (hop, destination): (Hop, Ipv4Addr),
     wrap: Option<Step>,
 ) -> u16 {
-    let link = hop.mtu(world, id, node);
-    wrap.map_or(link, |_| service::inner_mtu(world, id, destination, link))
+    let link = hop.mtu(world, at, destination);
+    wrap.map_or(link, |_| service::inner_mtu(world, at.0, destination, link))
 }
 
 /// Returns the steps by which a packet that the node itself made leaves, in fragments if it is too long: by its destination,

@@ -78,7 +78,7 @@ pub struct Node {
     pub bridge: Option<Bridge>,
     /// eth0 and further ones.
     pub interfaces: Vec<Interface>,
-    /// Neighbours whose links take less than the interface towards them, bytes of an IP packet.
+    /// Neighbours, pods among them, whose links take less than the interface towards them, bytes of an IP packet.
     pub link_mtus: BTreeMap<Ipv4Addr, u16>,
     /// flannel0.
     pub tunnel: Option<Tunnel>,

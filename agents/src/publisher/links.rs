@@ -8,11 +8,11 @@
 
 use flatnet_engine::{
     link::{Direction, impairment::Impairment},
-    tables::{Node, PortId},
+    tables::{Node, NodeId, PortId},
 };
 use std::net::Ipv4Addr;
 
-use super::{PublishError, Publisher};
+use super::{Place, PublishError, Publisher};
 
 /// The settings of one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -94,34 +94,63 @@ impl Publisher {
         self.visit(worker, move |worker| {
             worker.impair(port, direction, impairment);
         })?;
-        if let Direction::OutFrom(_) = direction {
-            self.tell_mtu(from, to, impairment.mtu);
-        }
+        self.tell_mtu(from, to, impairment.mtu)?;
         let ends = self.ends(from, to);
         self.links.entry(ends).or_default().present = impairment;
         Ok(())
     }
 
-    /// A node or router knows what its link to a neighbour takes, as if it were the interface's MTU: it tells senders, or
-    /// cuts. Hosts do not: their link drops what is too long.
-    fn tell_mtu(&mut self, from: &str, to: &str, mtu: Option<u16>) {
+    /// Who sends knows what the link takes, as if it were the interface's MTU: a node or router tells its senders, or cuts; a
+    /// pod or host makes nothing longer.
+    fn tell_mtu(&mut self, from: &str, to: &str, mtu: Option<u16>) -> Result<(), PublishError> {
+        let Some(place) = self.place(from) else {
+            if let (Some(id), Some(address)) = (self.forwarder(from), self.address_beside(to, from)) {
+                self.set_link_mtu(id, address, mtu);
+            }
+            return Ok(());
+        };
+        // A pod has one link, and all its ways begin with it; a host has one to each of its neighbours.
+        let neighbor = if place.node.is_some() { None } else { self.address_beside(to, from) };
+        let Place { worker, port, .. } = *place;
+        self.visit(worker, move |worker| {
+            worker.with_pod(port, |pod, _| pod.set_mtu(neighbor, mtu));
+        })
+    }
+
+    /// Sets what a node's or router's link to a neighbour takes, where that is less than its interface or bridge does.
+    pub(super) fn set_link_mtu(&mut self, id: NodeId, neighbor: Ipv4Addr, mtu: Option<u16>) {
         let tables = self.control.tables.current();
-        let node = |name: &str| self.nodes.get(name).or_else(|| self.routers.get(name)).copied();
-        let Some((id, near)) = node(from).and_then(|id| Some((id, tables.node(id)?))) else { return };
-        let on_network = |address: &Ipv4Addr| near.interfaces.iter().any(|it| it.network.contains(*address));
-        let far = match node(to).and_then(|id| tables.node(id)) {
-            Some(far) => far.interfaces.iter().map(|it| it.address).find(on_network),
-            None => self.place(to).map(|place| place.address),
+        let Some(node) = tables.node(id).filter(|node| node.link_mtus.get(&neighbor).copied() != mtu) else {
+            return;
         };
-        let Some(address) = far else { return };
-        let mut node = Node::clone(near);
-        let before = match mtu {
-            Some(mtu) => node.link_mtus.insert(address, mtu),
-            None => node.link_mtus.remove(&address),
+        let mut node = Node::clone(node);
+        match mtu {
+            Some(mtu) => node.link_mtus.insert(neighbor, mtu),
+            None => node.link_mtus.remove(&neighbor),
         };
-        if before != mtu {
-            self.control.tables.publish(|tables| tables.set_node(id, Some(node)));
+        self.control.tables.publish(|tables| tables.set_node(id, Some(node)));
+    }
+
+    fn forwarder(&self, name: &str) -> Option<NodeId> {
+        self.nodes.get(name).or_else(|| self.routers.get(name)).copied()
+    }
+
+    /// Returns the address that a machine has on a network of another one.
+    fn address_beside(&self, name: &str, other: &str) -> Option<Ipv4Addr> {
+        if let Some(place) = self.place(name) {
+            return Some(place.address);
         }
+        let tables = self.control.tables.current();
+        let node = |name: &str| tables.node(self.forwarder(name)?);
+        let mut addresses = node(name)?.interfaces.iter().map(|it| (it.network, it.address));
+        let shared = match self.place(other) {
+            Some(place) => addresses.find(|(network, _)| network.contains(place.address)),
+            None => {
+                let others = &node(other)?.interfaces;
+                addresses.find(|(network, _)| others.iter().any(|it| network.contains(it.address)))
+            }
+        };
+        shared.map(|(_, address)| address)
     }
 
     /// Sets what the topology says of one direction; a pod may come later.

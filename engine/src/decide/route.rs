@@ -40,25 +40,28 @@ pub enum Hop {
 }
 
 impl Hop {
-    /// Returns the largest packet this way takes, bytes: into the tunnel, one that fits the peer's path with its outer
-    /// headers.
+    /// Returns the largest packet for a destination this way takes, bytes: into the tunnel, one that fits the peer's path with
+    /// its outer headers.
     #[must_use]
-    pub fn mtu(self, world: &World<'_>, id: NodeId, node: &Node) -> u16 {
+    pub fn mtu(self, world: &World<'_>, (id, node): (NodeId, &Node), destination: Ipv4Addr) -> u16 {
+        let link = |neighbor| node.link_mtus.get(&neighbor).copied().unwrap_or(u16::MAX);
         match self {
             Self::Local => u16::MAX,
-            Self::Bridge { .. } => node.bridge.as_ref().map_or(u16::MAX, |bridge| bridge.mtu),
+            Self::Bridge { .. } => {
+                node.bridge.as_ref().map_or(u16::MAX, |bridge| bridge.mtu).min(link(destination))
+            }
             Self::Tunnel { peer, .. } => {
                 let tunnel = node.tunnel.map_or(u16::MAX, |tunnel| tunnel.mtu);
                 let link = match self::route(world.tables, node, peer) {
-                    Ok(hop @ Self::Interface { .. }) => hop.mtu(world, id, node),
+                    Ok(hop @ Self::Interface { .. }) => hop.mtu(world, (id, node), peer),
                     Ok(Self::Local | Self::Bridge { .. } | Self::Tunnel { .. }) | Err(_) => u16::MAX,
                 };
                 let path = world.path_mtu.get((id, peer), world.now).and_then(|mtu| u16::try_from(mtu).ok());
                 tunnel.min(link.min(path.unwrap_or(u16::MAX)).saturating_sub(OUTER_LENGTH as u16))
             }
             Self::Interface { index, next_hop, .. } => {
-                let link = node.link_mtus.get(&next_hop).copied().unwrap_or(u16::MAX);
-                node.interfaces.get(usize::from(index)).map_or(link, |interface| interface.mtu.min(link))
+                let interface = node.interfaces.get(usize::from(index));
+                interface.map_or(u16::MAX, |interface| interface.mtu).min(link(next_hop))
             }
         }
     }

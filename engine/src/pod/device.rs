@@ -15,7 +15,7 @@ use crate::link::pod_ring::{Outbox, Trace};
 use crate::path_mtu::PathMtu;
 use crate::random::Random;
 use crate::wire::{ArpOperation, ArpPacket, EtherType, EthernetFrame, MacAddress, arp, ethernet};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv4Addr;
 
 /// Packets that may wait on `lo`.
@@ -68,6 +68,8 @@ pub(super) struct Device {
     pub(super) prefix_length: u8,
     pub(super) gateway: Option<Ipv4Addr>,
     pub(super) mtu: usize,
+    /// Neighbours whose links take less.
+    link_mtus: BTreeMap<Ipv4Addr, u16>,
     pub(super) neighbors: Neighbors,
     pub(super) path_mtu: PathMtu<Ipv4Addr>,
     pub(super) drops: PodDrops,
@@ -90,6 +92,7 @@ impl Device {
             prefix_length: config.prefix_length.min(32),
             gateway: config.gateway,
             mtu: usize::from(config.mtu),
+            link_mtus: BTreeMap::new(),
             neighbors: Neighbors::default(),
             path_mtu: PathMtu::default(),
             drops: PodDrops::default(),
@@ -123,7 +126,19 @@ impl Device {
         if self.is_local(destination) {
             return LO_MTU;
         }
-        self.path_mtu.get(destination, now).map_or(self.mtu, |mtu| mtu.min(self.mtu))
+        let link = match self.route(destination) {
+            Route::Via(hop) => self.link_mtus.get(&hop).map_or(self.mtu, |&mtu| self.mtu.min(usize::from(mtu))),
+            Route::Loopback | Route::Group(_) | Route::None => self.mtu,
+        };
+        self.path_mtu.get(destination, now).map_or(link, |mtu| mtu.min(link))
+    }
+
+    /// Sets what the link to one neighbour takes, if less than the interface.
+    pub(super) fn set_link_mtu(&mut self, neighbor: Ipv4Addr, mtu: Option<u16>) {
+        match mtu {
+            Some(mtu) => self.link_mtus.insert(neighbor, mtu),
+            None => self.link_mtus.remove(&neighbor),
+        };
     }
 
     /// Says whether what goes to a destination may have to be cut on its way, though its sender would rather not (Linux,

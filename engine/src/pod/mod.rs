@@ -54,6 +54,7 @@ use socket::{Event, Owner};
 use sockets::Sockets;
 use stack::Stack;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::Ipv4Addr;
 
 /// Steps one call does before it leaves the rest to the next.
 pub const WORK_LIMIT: usize = 16_384;
@@ -248,6 +249,16 @@ impl Pod {
     #[must_use]
     pub fn config(&self) -> &PodConfig {
         &self.config
+    }
+
+    /// Sets the longest IPv4 packet, bytes, that the way to one neighbour takes, or the way to all; `None`: what the pod was made
+    /// with. Connections heed it from their next segment on, but grow no longer ones (as with a path MTU).
+    pub fn set_mtu(&mut self, neighbor: Option<Ipv4Addr>, mtu: Option<u16>) {
+        let device = &mut self.stack.device;
+        match neighbor {
+            Some(neighbor) => device.set_link_mtu(neighbor, mtu),
+            None => device.mtu = usize::from(mtu.unwrap_or(u16::MAX).min(self.config.mtu)),
+        }
     }
 
     /// Says whether the pod lives.
