@@ -17,6 +17,11 @@
 //! - [`mod@bench`]: what the engine takes for a packet.
 //! - [`get`], [`exec`], [`show`], [`capture`], [`replay`], [`link`], [`status`], [`down`]: the commands that ask it.
 
+/// Has all memory in large pages where the system has them to give: the tables of 100,000 Services are then as near as a
+/// few, not a walk of page tables for each entry away (`docs/performance.md`).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 pub mod args;
 
 pub mod topology;
