@@ -127,7 +127,9 @@ impl Device {
             return LO_MTU;
         }
         let link = match self.route(destination) {
-            Route::Via(hop) => self.link_mtus.get(&hop).map_or(self.mtu, |&mtu| self.mtu.min(usize::from(mtu))),
+            Route::Via(hop) => {
+                self.link_mtus.get(&hop).map_or(self.mtu, |&mtu| self.mtu.min(usize::from(mtu)))
+            }
             Route::Loopback | Route::Group(_) | Route::None => self.mtu,
         };
         self.path_mtu.get(destination, now).map_or(link, |mtu| mtu.min(link))
