@@ -6,12 +6,14 @@
 //!
 //! May depend on engine and [`crate::network`]. Read first: `docs/architecture.md`, "Time".
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use flatnet_agents::Embedded;
+use flatnet_agents::objects::{self, pod_name};
 use flatnet_agents::publisher::{Publisher, start_container};
 use flatnet_engine::clock::{Clock, Instant};
 use flatnet_engine::control::{Control, EngineConfig};
@@ -21,7 +23,7 @@ use flatnet_engine::pod::Pod;
 use flatnet_engine::worker::Worker;
 
 use crate::network::{Network, NetworkError};
-use crate::topology::{TimeMode, Topology};
+use crate::topology::{TimeMode, Topology, is_real};
 
 /// Workers when the topology does not say: the same on any machine, for the same bytes.
 const DEFAULT_WORKERS: u8 = 2;
@@ -38,6 +40,10 @@ pub enum DriveError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Network(#[from] NetworkError),
+    /// A pod whose programs are the host's own cannot wait for virtual time.
+    #[error("pod {0} runs programs of this host, which do not wait for virtual time")]
+    #[diagnostic(help("take `time: virtual` out of the topology, or `runtimeClassName` out of the pod"))]
+    RealPod(String),
     /// A worker's thread cannot be started.
     #[error("a worker cannot be started")]
     Thread(#[from] std::io::Error),
@@ -64,14 +70,23 @@ impl Drive {
     /// # Errors
     /// [`DriveError`].
     pub fn start(topology: &Topology, time: TimeMode) -> Result<Self, DriveError> {
-        Self::start_on(topology, time, Embedded::new())
+        let directory = std::env::temp_dir().join(format!("flatnet-{}", std::process::id()));
+        Self::start_on(topology, time, (Embedded::new(), directory))
     }
 
-    /// Brings a topology up on what a store holds from before.
+    /// Brings a topology up on what a store holds from before; real pods' files go below the directory.
     ///
     /// # Errors
     /// [`DriveError`].
-    pub fn start_on(topology: &Topology, time: TimeMode, store: Embedded) -> Result<Self, DriveError> {
+    pub fn start_on(
+        topology: &Topology,
+        time: TimeMode,
+        (store, directory): (Embedded, PathBuf),
+    ) -> Result<Self, DriveError> {
+        let real = topology.pods.iter().find(|pod| time == TimeMode::Virtual && is_real(pod));
+        if let Some(pod) = real {
+            return Err(DriveError::RealPod(pod_name(objects::namespace(pod), objects::name(pod))));
+        }
         let workers =
             topology.workers.and_then(|workers| u8::try_from(workers).ok()).unwrap_or(DEFAULT_WORKERS);
         let usual = EngineConfig::default();
@@ -82,7 +97,7 @@ impl Drive {
             TimeMode::Virtual => Engine::Virtual { workers, now: Instant::ZERO },
             TimeMode::Real => start_threads(workers)?,
         };
-        let network = Network::bring_up(topology, Publisher::new(control, topology.seed), store)?;
+        let network = Network::bring_up(topology, Publisher::new(control, topology.seed, directory), store)?;
         let mut drive = Self { network, engine };
         drive.settle();
         Ok(drive)
@@ -104,7 +119,7 @@ impl Drive {
     /// Hears of containers that ended and starts those whose time it is; tells whether there were any.
     fn look_after_containers(&mut self) -> bool {
         let now = self.now();
-        let mut happened = false;
+        let mut happened = self.network.take_runtime_news(now);
         for worker in 0..self.workers() {
             let post = self.network.publisher.control.posts.get(usize::from(worker));
             // A worker that does not answer is told of by whoever needs its answer.
@@ -118,8 +133,8 @@ impl Drive {
         while let Some(restart) = self.network.take_restart(now) {
             let (port, container) = (restart.place.port, restart.container.clone());
             let visit = move |pod: &mut Pod, _| start_container(pod, &container);
-            let start = match restart.refused.clone() {
-                Some(refused) => Ok(Some(refused)),
+            let start = match restart.start.clone() {
+                Some(start) => Ok(Some(start)),
                 None => self.ask(restart.place.worker, move |worker| worker.with_pod(port, visit)),
             };
             if let Ok(Some(start)) = start {
@@ -221,8 +236,13 @@ impl Drive {
         self.network.publisher.control.posts.len() as u8
     }
 
-    /// Ends the workers and gives back what they hold; the ledger is final then.
-    pub fn stop(self) -> (Network, Vec<Worker>) {
+    /// Ends real pods, and the workers, and gives back what they hold; the ledger is final then.
+    pub fn stop(mut self) -> (Network, Vec<Worker>) {
+        self.network.publisher.runtime.stop_all();
+        while !self.network.publisher.runtime.is_empty() {
+            std::thread::sleep(REST);
+            self.network.publisher.runtime.take_news();
+        }
         match self.engine {
             Engine::Virtual { workers, .. } => (self.network, workers),
             Engine::Real { threads, stop, .. } => {

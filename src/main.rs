@@ -5,8 +5,15 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use flatnet::args::{Arguments, Command};
 use flatnet::{bench, capture, down, exec, get, link, output, replay, show, status, trace, up};
+use flatnet_agents::runtime::init::{self, Role};
 
 fn main() -> miette::Result<ExitCode> {
+    let mut words = std::env::args().skip(1);
+    if words.next().as_deref() == Some(init::COMMAND)
+        && let Some(role) = words.next().as_deref().and_then(Role::from_name)
+    {
+        return Ok(init::run(role));
+    }
     output::keep_names_whole()?;
     match Arguments::parse().command {
         Command::Up(arguments) => up::run(&arguments),

@@ -38,6 +38,8 @@ mod policies;
 
 mod volumes;
 
+mod real;
+
 mod findings;
 
 use std::{net::Ipv4Addr, path::PathBuf, sync::Arc};
@@ -49,6 +51,7 @@ use flatnet_proxy::Ipv4Prefix;
 use k8s_openapi::api::core::v1::{Pod, Service};
 
 pub use crate::topology::findings::{Finding, Findings, Place, Warning};
+pub use crate::topology::real::is_real;
 use crate::topology::{findings::Source, manifests::Documents};
 
 /// The `apiVersion` of flatnet's own kinds.

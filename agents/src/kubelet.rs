@@ -173,6 +173,11 @@ impl Kubelet {
         self.unreported.insert(name.to_owned());
     }
 
+    /// Returns a pod's uid.
+    pub fn uid(&self, name: &str) -> Option<String> {
+        self.pods.get(name).map(|life| life.view.uid.clone())
+    }
+
     /// Returns when a container is to start again.
     pub fn next(&self) -> Option<Instant> {
         self.waiting.first().map(|&(when, _, _)| when)

@@ -14,6 +14,8 @@
 //! - [`services`]: Service and EndpointSlices as the proxy's plain data; pure.
 //! - [`cluster`]: all of it as a stream of plain changes for the publisher.
 //! - [`kubelet`]: a pod's life on its node: which containers start again and when, and the status; pure.
+//! - [`volumes`]: what a pod's containers can mount.
+//! - [`runtime`]: pods whose programs are the host's own.
 //! - [`publisher`]: the owner of the engine's control side.
 //! - [`seed`]: numbers and uids that a seed determines.
 
@@ -38,6 +40,8 @@ pub mod cluster;
 pub mod kubelet;
 
 pub mod volumes;
+
+pub mod runtime;
 
 pub mod publisher;
 

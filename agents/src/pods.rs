@@ -8,9 +8,9 @@
 //!
 //! Read first: the pod lifecycle of Kubernetes.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
 
-use k8s_openapi::api::core::v1::{Container, Pod, Volume};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSecurityContext, Volume};
 
 use crate::{objects, seed};
 
@@ -83,6 +83,12 @@ pub fn restart_policy(pod: &Pod) -> RestartPolicy {
     }
 }
 
+/// Gives how long a pod's programs may take to stop: 30 seconds if it does not say.
+pub fn grace(pod: &Pod) -> Duration {
+    let said = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
+    Duration::from_secs(said.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(30))
+}
+
 /// A pod that can be put on the network.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PodView {
@@ -108,6 +114,12 @@ pub struct PodView {
     pub volumes: Vec<Volume>,
     /// What starts again once it ended.
     pub restart_policy: RestartPolicy,
+    /// What runs it: nothing for a simulated pod.
+    pub runtime_class: Option<String>,
+    /// Who its programs run as.
+    pub security: Option<PodSecurityContext>,
+    /// How long its programs may take to stop.
+    pub grace: Duration,
 }
 
 impl PodView {
@@ -129,6 +141,9 @@ impl PodView {
             containers: pod.spec.iter().flat_map(|spec| spec.containers.iter().cloned()).collect(),
             volumes: pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten().cloned()).collect(),
             restart_policy: restart_policy(pod),
+            runtime_class: pod.spec.as_ref().and_then(|spec| spec.runtime_class_name.clone()),
+            security: pod.spec.as_ref().and_then(|spec| spec.security_context.clone()),
+            grace: grace(pod),
         })
     }
 }

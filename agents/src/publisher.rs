@@ -14,9 +14,11 @@
 
 mod links;
 
+mod real;
+
 pub use links::LinkPlace;
 
-use std::{collections::BTreeMap, error::Error, net::Ipv4Addr, sync::Arc};
+use std::{collections::BTreeMap, error::Error, net::Ipv4Addr, path::PathBuf, sync::Arc};
 
 use flatnet_engine::{
     control::{Control, ControlError, InterfaceSpec, NodeSpec, ServiceError},
@@ -33,6 +35,7 @@ use crate::{
     kubelet::{Exit, Start},
     objects::{self, DEFAULT_NAMESPACE},
     pods::{PodView, VIP_ANNOTATION},
+    runtime::{RUNTIME_CLASS, Runtime, RuntimeError},
     seed,
     volumes::{self, HostError},
 };
@@ -65,6 +68,15 @@ pub enum PublishError {
         pod: String,
         /// The node's name.
         node: String,
+    },
+    /// A real pod cannot be made.
+    #[error("real pod {pod} cannot be made")]
+    Runtime {
+        /// The pod, as `[NAMESPACE/]POD`.
+        pod: String,
+        /// Why.
+        #[source]
+        source: RuntimeError,
     },
     /// A Service is refused.
     #[error("{service} cannot be published")]
@@ -135,13 +147,17 @@ pub struct Publisher {
     stations: BTreeMap<Arc<str>, Vec<(NodeId, PortId, u8)>>,
     places: BTreeMap<String, Place>,
     pods: BTreeMap<u64, (PortId, String)>,
+    /// The pods that are real.
+    pub runtime: Runtime,
+    /// Ports of those that were told to stop, by uid.
+    stopping: BTreeMap<String, PortId>,
     /// What differs from perfect links, by the ends of each direction.
     links: BTreeMap<(String, String), links::Settings>,
 }
 
 impl Publisher {
-    /// Takes the control side of an engine without nodes.
-    pub fn new(control: Control, seed: u64) -> Self {
+    /// Takes the control side of an engine without nodes; real pods' files go below the directory.
+    pub fn new(control: Control, seed: u64, directory: PathBuf) -> Self {
         Self {
             workers: control.posts.len() as u8,
             control,
@@ -155,6 +171,8 @@ impl Publisher {
             stations: BTreeMap::new(),
             places: BTreeMap::new(),
             pods: BTreeMap::new(),
+            runtime: Runtime::new(directory),
+            stopping: BTreeMap::new(),
             links: BTreeMap::new(),
         }
     }
@@ -346,10 +364,13 @@ impl Publisher {
         Ok(None)
     }
 
-    fn add_pod(&mut self, view: &PodView) -> Result<Vec<Start>, PublishError> {
+    fn add_pod(&mut self, view: &Arc<PodView>) -> Result<Vec<Start>, PublishError> {
         let name = objects::pod_name(&view.namespace, &view.name);
         let node = self.nodes.get(view.node.as_str()).copied();
         let node = node.ok_or_else(|| PublishError::Node { pod: name.clone(), node: view.node.clone() })?;
+        if view.runtime_class.as_deref() == Some(RUNTIME_CLASS) {
+            return self.add_real_pod(view, node, name);
+        }
         let tables = self.control.tables.current();
         let bridge = tables.node(node).and_then(|node| node.bridge.as_ref());
         let (mtu, router) = bridge.map_or((1500, None), |bridge| (bridge.mtu, bridge.router));
@@ -388,8 +409,14 @@ impl Publisher {
 
     fn remove_pod(&mut self, view: &PodView) -> Result<(), PublishError> {
         let Some((port, name)) = self.pods.remove(&view.identity) else { return Ok(()) };
-        let failed = |source| PublishError::Control { what: format!("the removal of pod {name}"), source };
-        self.control.detach(port).map_err(failed)?;
+        if self.runtime.has(&view.uid) {
+            self.runtime.stop(&view.uid);
+            self.stopping.insert(view.uid.clone(), port);
+        } else {
+            let failed =
+                |source| PublishError::Control { what: format!("the removal of pod {name}"), source };
+            self.control.detach(port).map_err(failed)?;
+        }
         if let (Some(place), Some(&node)) = (self.places.remove(&name), self.nodes.get(&*view.node)) {
             self.set_link_mtu(node, place.address, None);
         }

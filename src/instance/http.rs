@@ -143,7 +143,9 @@ impl IntoResponse for RequestError {
             Self::Setting(_) | Self::NoMachine(_) | Self::Replay(_) | Self::Kept(_) => {
                 StatusCode::BAD_REQUEST
             }
-            Self::Drive(_) | Self::Store(_) | Self::Capture(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Drive(_) | Self::Store(_) | Self::Capture(_) | Self::Exec { .. } => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
             Self::Ending | Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
         };
         (status, Json(Problem { error: self.to_string(), help: self.help() })).into_response()

@@ -119,6 +119,14 @@ pub enum RequestError {
         /// What has links.
         known: Vec<String>,
     },
+    /// A program cannot be started in a real pod.
+    #[error("no program can be started in {pod}: {why}")]
+    Exec {
+        /// The pod.
+        pod: String,
+        /// Why.
+        why: String,
+    },
     /// A link's setting is wrong.
     #[error("{0}")]
     Setting(String),
@@ -202,6 +210,7 @@ impl RequestError {
             Self::NoNode { node: None, .. }
             | Self::Link { .. }
             | Self::Program(_)
+            | Self::Exec { .. }
             | Self::Drive(_)
             | Self::Store(_)
             | Self::Capture(_)

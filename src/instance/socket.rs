@@ -71,6 +71,11 @@ pub fn directory() -> PathBuf {
     base.unwrap_or_else(|| PathBuf::from(format!("/tmp/flatnet-{user}"))).join("flatnet")
 }
 
+/// Returns the directory of the files of a network's real pods, which need not exist.
+pub fn pods(name: &str) -> PathBuf {
+    state_directory().join(format!("{name}.pods"))
+}
+
 /// Returns the directory of logs and durable state of this user, which need not exist.
 pub fn state_directory() -> PathBuf {
     let given = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());

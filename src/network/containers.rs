@@ -9,12 +9,13 @@ use flatnet_agents::kubelet::{Exit, Start};
 use flatnet_agents::objects::pod_name;
 use flatnet_agents::pods::PodView;
 use flatnet_agents::publisher::Place;
+use flatnet_agents::runtime::News;
 use flatnet_engine::clock::Instant;
 use flatnet_engine::pod::ContainerState;
 use flatnet_engine::worker::EndedContainers;
 use k8s_openapi::api::core::v1::Container;
 
-use super::{Agent, Network};
+use super::{Agent, Network, with_sources};
 
 /// A container that is to start again.
 #[derive(Debug)]
@@ -23,8 +24,8 @@ pub struct Restart {
     pub place: Place,
     /// What it runs.
     pub container: Container,
-    /// Why it cannot start, if that is known without trying.
-    pub refused: Option<Start>,
+    /// How that went, if it was not for the pod's worker to try.
+    pub start: Option<Start>,
     pod: String,
     index: usize,
 }
@@ -50,13 +51,43 @@ impl Network {
         }
     }
 
+    /// Returns the uid of a pod, as `[NAMESPACE/]POD`, if it is a real one that lives.
+    pub fn real_pod(&self, name: &str) -> Option<String> {
+        self.kubelet.borrow().uid(name).filter(|uid| self.publisher.runtime.has(uid))
+    }
+
+    /// Takes what became of real pods; tells whether there was anything.
+    pub fn take_runtime_news(&mut self, now: Instant) -> bool {
+        let news = match self.publisher.take_runtime_news() {
+            Ok(news) => news,
+            Err(error) => {
+                self.warnings.push(with_sources(&error));
+                return true;
+            }
+        };
+        let mut kubelet = self.kubelet.borrow_mut();
+        for piece in &news {
+            match piece {
+                News::Ended { pod, container, exit } => {
+                    kubelet.ended(&pod_name(&pod.namespace, &pod.name), container, exit.clone(), now);
+                }
+                News::Died { pod } => kubelet.died(&pod_name(&pod.namespace, &pod.name)),
+                News::Stopped { .. } => {}
+            }
+        }
+        !news.is_empty()
+    }
+
     /// Takes the next container that is to start again by now.
     pub fn take_restart(&mut self, now: Instant) -> Option<Restart> {
         loop {
             let (pod, index, container) = self.kubelet.borrow_mut().take_due(now)?;
             if let Some(place) = self.publisher.place(&pod).cloned() {
-                let refused = self.publisher.without_volume(&pod, &container);
-                return Some(Restart { place, container, refused, pod, index });
+                let start = match self.real_pod(&pod) {
+                    Some(uid) => Some(self.publisher.runtime.start(&uid, index)),
+                    None => self.publisher.without_volume(&pod, &container),
+                };
+                return Some(Restart { place, container, start, pod, index });
             }
         }
     }

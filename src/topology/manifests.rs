@@ -11,6 +11,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use flatnet_agents::runtime::RUNTIME_CLASS;
 use k8s_openapi::{
     Resource,
     api::core::v1::{Pod, Service},
@@ -33,6 +34,7 @@ const POD_FIELDS: &[&str] = &[
     "metadata.labels.*",
     "metadata.annotations.*",
     "spec.nodeName",
+    "spec.runtimeClassName",
     "spec.restartPolicy",
     "spec.nodeSelector.*",
     "spec.containers.*.name",
@@ -51,6 +53,18 @@ const POD_FIELDS: &[&str] = &[
     "spec.volumes.*.emptyDir.sizeLimit",
     "spec.volumes.*.hostPath.path",
     "spec.volumes.*.hostPath.type",
+];
+
+/// The fields that have one too where a pod's programs are the host's own.
+const REAL_POD_FIELDS: &[&str] = &[
+    "spec.terminationGracePeriodSeconds",
+    "spec.securityContext.runAsUser",
+    "spec.securityContext.runAsGroup",
+    "spec.containers.*.env.*.name",
+    "spec.containers.*.env.*.value",
+    "spec.containers.*.workingDir",
+    "spec.containers.*.securityContext.runAsUser",
+    "spec.containers.*.securityContext.runAsGroup",
 ];
 
 /// The fields of a Service that have an effect.
@@ -140,7 +154,12 @@ impl Documents {
                 check_version(&node, "Topology", API_VERSION, findings);
                 self.topologies.push(node);
             }
-            "Pod" => self.pods.extend(manifest(node, POD_FIELDS, warned, findings)),
+            "Pod" => {
+                let class =
+                    node.get("spec").and_then(|spec| spec.get("runtimeClassName")).and_then(Node::text);
+                let more = if class == Some(RUNTIME_CLASS) { REAL_POD_FIELDS } else { &[] };
+                self.pods.extend(manifest(node, &[POD_FIELDS, more].concat(), warned, findings));
+            }
             "Service" => self.services.extend(manifest(node, SERVICE_FIELDS, warned, findings)),
             other => {
                 let finding = Finding::error(

@@ -32,7 +32,7 @@ use crate::topology::{
     findings::{Finding, Place, listed},
     manifests::{Documents, Manifest},
     network::unique,
-    policies, volumes,
+    policies, real, volumes,
     yaml::Node,
 };
 
@@ -51,6 +51,7 @@ pub(crate) fn check(documents: &Documents, topology: Option<&Topology>, findings
         check_machine_name(pod, topology, findings);
         check_annotations(pod, &[ADDRESS_ANNOTATION, VIP_ANNOTATION, WEIGHT_ANNOTATION], findings);
         policies::check_pod(pod, findings);
+        real::check(pod, findings);
         check_containers(pod, findings);
         volumes::check(pod, findings);
         check_pod_address(pod, topology, &mut addresses, findings);
@@ -128,7 +129,9 @@ fn check_containers(pod: &Manifest<Pod>, findings: &mut Vec<Finding>) {
             let message = format!("container name {:?} is not a name", container.name);
             findings.push(Finding::error(node.place_of(&["name"]).clone(), message));
         }
-        check_image(container, node, findings);
+        if !real::is_real(&pod.object) {
+            check_image(container, node, findings);
+        }
         for (key, place) in wanted_ports(container, node, findings) {
             match ports.get(&key) {
                 Some((other, first)) if *other != container.name => {

@@ -34,7 +34,8 @@ pub(super) fn run(arguments: &Up, topology: &Topology, name: &str) -> miette::Re
     }
     let claim = socket::claim(name)?;
     let store = if arguments.keep { open_store(name)? } else { Embedded::new() };
-    let mut drive = Drive::start_on(topology, topology.time.unwrap_or(TimeMode::Real), store)?;
+    let mut drive =
+        Drive::start_on(topology, topology.time.unwrap_or(TimeMode::Real), (store, socket::pods(name)))?;
     for fault in &arguments.fault {
         break_something(&mut drive, fault)?;
     }

@@ -1,0 +1,394 @@
+//! Pods that are real: their programs are the host's own, in namespaces of the pod's, behind a TAP.
+//!
+//! The publisher asks for one when a pod's `runtimeClassName` is [`RUNTIME_CLASS`], and looks in now and then for what
+//! became of it: nothing here has a thread, or waits for a program. Files, in the order of a pod's life:
+//!
+//! - [`sandbox`]: its namespaces, held by a process;
+//! - [`link`]: its eth0 in them;
+//! - [`container`]: its programs;
+//! - [`output`]: what they write, as files;
+//! - [`exec`]: programs that somebody runs there besides;
+//! - [`init`]: what those processes of ours do.
+//!
+//! Invariants: a pod that is told to stop keeps its network until its programs have ended, or its time is over; whatever ends
+//! this process ends all pods' programs, and leaves files in the pods' directories only.
+//!
+//! May depend on the engine's TAP, `mio`, `rustix`, and [`crate::pods`]. Read first: the pod lifecycle of Kubernetes, "Pod
+//! termination"; namespaces(7).
+
+pub mod sandbox;
+
+pub mod link;
+
+pub mod container;
+
+pub mod output;
+
+pub mod exec;
+
+pub mod init;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use flatnet_engine::link::tap::Tap;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use rustix::process::Signal;
+use thiserror::Error;
+
+use crate::kubelet::{Exit, Start};
+use crate::pods::PodView;
+use crate::volumes::{self, HostKind, Source};
+use container::Container;
+use exec::Exec;
+use init::ContainerSpec;
+use link::LinkConfig;
+use sandbox::{Sandbox, SandboxError};
+
+/// The `runtimeClassName` of pods that are real.
+pub const RUNTIME_CLASS: &str = "netns";
+/// Exit code of a container whose program cannot be started, as Kubernetes has it.
+const NOT_STARTED: i32 = 128;
+/// The directory in a pod's that its `emptyDir` volumes are in.
+const VOLUMES: &str = "volumes";
+/// Pods that ended whose logs are kept.
+const LOGS_KEPT: usize = 100;
+/// Files that are heard of at once.
+const EVENTS: usize = 256;
+
+/// Why a real pod cannot be had.
+#[derive(Debug, Error)]
+pub enum RuntimeError {
+    /// Its namespaces or its interface.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// Its files.
+    #[error("{} cannot be used", path.display())]
+    File {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A volume of it.
+    #[error("volume {name}: {why}")]
+    Volume {
+        /// Its name.
+        name: String,
+        /// Why.
+        why: String,
+    },
+}
+
+/// What became of a real pod.
+#[derive(Debug, Clone, PartialEq)]
+pub enum News {
+    /// A container's program ended that nobody had told to.
+    Ended {
+        /// The pod.
+        pod: Arc<PodView>,
+        /// The container.
+        container: String,
+        /// How.
+        exit: Exit,
+    },
+    /// All processes of a pod ended that nobody had told to.
+    Died {
+        /// The pod.
+        pod: Arc<PodView>,
+    },
+    /// A pod that was told to stop has.
+    Stopped {
+        /// The pod.
+        pod: Arc<PodView>,
+    },
+}
+
+/// The real pods of this process.
+#[derive(Debug)]
+pub struct Runtime {
+    directory: PathBuf,
+    ear: Option<Ear>,
+    /// By uid.
+    pods: BTreeMap<String, RealPod>,
+    /// Pods that were told to stop.
+    stopping: BTreeSet<String>,
+    /// Files of pods that ended, the first to end first.
+    ended: VecDeque<PathBuf>,
+    /// Containers that have more to say, and pods of which something ended.
+    left: BTreeSet<Owner>,
+}
+
+/// Whose file it is: a pod's, that says when all has ended, or one of the container at this place in its manifest.
+type Owner = (String, Option<usize>);
+
+/// Where the system tells of files.
+#[derive(Debug)]
+struct Ear {
+    poll: Poll,
+    events: Events,
+    owners: HashMap<Token, Owner>,
+    next: usize,
+}
+
+#[derive(Debug)]
+struct RealPod {
+    view: Arc<PodView>,
+    directory: PathBuf,
+    // Before the containers: when it ends, their programs have.
+    sandbox: Sandbox,
+    token: Token,
+    volumes: BTreeMap<String, PathBuf>,
+    containers: BTreeMap<usize, (Token, Container)>,
+    /// How often its containers started.
+    starts: u32,
+    /// When programs that were told to stop are ended.
+    deadline: Option<Instant>,
+}
+
+impl Runtime {
+    /// Makes one that keeps its pods' files below a directory, which need not be there.
+    #[must_use]
+    pub fn new(directory: PathBuf) -> Self {
+        Self {
+            directory,
+            ear: None,
+            pods: BTreeMap::new(),
+            stopping: BTreeSet::new(),
+            ended: VecDeque::new(),
+            left: BTreeSet::new(),
+        }
+    }
+
+    /// Makes a pod's namespaces with an eth0 in them; its containers are started one by one.
+    ///
+    /// # Errors
+    /// [`RuntimeError`].
+    pub fn add(&mut self, view: &Arc<PodView>, config: &LinkConfig) -> Result<Tap, RuntimeError> {
+        let directory = self.directory.join(format!("{}_{}_{}", view.namespace, view.name, view.uid));
+        let failed = |source| RuntimeError::File { path: directory.clone(), source };
+        self.ear().map_err(failed)?;
+        fs::create_dir_all(&directory).map_err(failed)?;
+        let volumes = volumes_of(view, &directory)?;
+        let (sandbox, tap) = Sandbox::make(&directory, &view.name, config)?;
+        let owner = (view.uid.clone(), None);
+        let token = self.ear().and_then(|ear| ear.watch([sandbox.as_fd()], owner)).map_err(failed)?;
+        let pod = RealPod {
+            view: Arc::clone(view),
+            directory,
+            sandbox,
+            token,
+            volumes,
+            containers: BTreeMap::new(),
+            starts: 0,
+            deadline: None,
+        };
+        self.pods.insert(view.uid.clone(), pod);
+        Ok(tap)
+    }
+
+    /// Tells whether a pod is one of these.
+    #[must_use]
+    pub fn has(&self, uid: &str) -> bool {
+        self.pods.contains_key(uid)
+    }
+
+    /// Starts the container at a place in a pod's manifest.
+    pub fn start(&mut self, uid: &str, index: usize) -> Start {
+        match self.try_start(uid, index) {
+            Ok(()) => Start::Runs,
+            Err(message) => Start::Failed(Exit { code: NOT_STARTED, message }),
+        }
+    }
+
+    fn try_start(&mut self, uid: &str, index: usize) -> Result<(), String> {
+        let pod = self.pods.get_mut(uid).ok_or("the pod is gone")?;
+        let container = pod.view.containers.get(index).ok_or("there is no such container")?;
+        let state = pod.directory.join(&container.name);
+        fs::create_dir_all(&state).map_err(|error| format!("{}: {error}", state.display()))?;
+        let holder = (pod.sandbox.holder, &*state);
+        let spec = container::spec(container, pod.view.security.as_ref(), &pod.volumes, holder)?;
+        let log = state.join(format!("{}.log", pod.starts));
+        pod.starts += 1;
+        let started = Container::start(&spec, &container.name, log).map_err(|error| error.to_string())?;
+        let ear = self.ear.as_mut().ok_or("the pod is gone")?;
+        let token =
+            ear.watch(started.files(), (uid.to_owned(), Some(index))).map_err(|error| error.to_string())?;
+        pod.containers.insert(index, (token, started));
+        Ok(())
+    }
+
+    /// Starts a program in a pod, as its first container would.
+    ///
+    /// # Errors
+    /// Why not, for people.
+    pub fn exec(&mut self, uid: &str, command: Vec<String>) -> Result<Exec, String> {
+        let pod = self.pods.get_mut(uid).ok_or("the pod is gone")?;
+        let first = pod.view.containers.first().ok_or("the pod has no container")?;
+        let state = pod.directory.join(format!("exec-{}", pod.starts));
+        pod.starts += 1;
+        fs::create_dir_all(&state).map_err(|error| format!("{}: {error}", state.display()))?;
+        let holder = (pod.sandbox.holder, &*state);
+        let spec = container::spec(first, pod.view.security.as_ref(), &pod.volumes, holder)?;
+        Exec::start(&ContainerSpec { command, reads: true, ..spec }).map_err(|error| error.to_string())
+    }
+
+    /// Tells a pod's programs to stop; those that have not when its time is over are ended.
+    pub fn stop(&mut self, uid: &str) {
+        let Some(pod) = self.pods.get_mut(uid) else { return };
+        pod.containers.values_mut().for_each(|(_, container)| container.signal(Signal::TERM));
+        pod.deadline = Some(Instant::now() + pod.view.grace);
+        self.stopping.insert(uid.to_owned());
+    }
+
+    /// Tells all pods' programs to stop.
+    pub fn stop_all(&mut self) {
+        let all: Vec<String> = self.pods.keys().cloned().collect();
+        all.iter().for_each(|uid| self.stop(uid));
+    }
+
+    /// Tells whether there is any pod.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.pods.is_empty()
+    }
+
+    /// Takes what became of the pods since the last call.
+    pub fn take_news(&mut self) -> Vec<News> {
+        let Some(ear) = &mut self.ear else { return Vec::new() };
+        ear.hear(&mut self.left);
+        let mut news = Vec::new();
+        for (uid, index) in std::mem::take(&mut self.left) {
+            match index {
+                Some(index) => news.extend(self.look_at_container(uid, index)),
+                None => news.extend(self.look_at_pod(uid)),
+            }
+        }
+        for uid in self.stopping.clone() {
+            news.extend(self.look_at_pod(uid));
+        }
+        news
+    }
+
+    fn look_at_container(&mut self, uid: String, index: usize) -> Option<News> {
+        let pod = self.pods.get_mut(&uid)?;
+        let (token, container) = pod.containers.get_mut(&index)?;
+        let Some(exit) = container.look() else {
+            if container.has_more() {
+                self.left.insert((uid, Some(index)));
+            }
+            return None;
+        };
+        if let Some(ear) = &mut self.ear {
+            ear.owners.remove(token);
+        }
+        let (_, container) = pod.containers.remove(&index)?;
+        let is_news = pod.deadline.is_none();
+        is_news.then(|| News::Ended { pod: Arc::clone(&pod.view), container: container.name.clone(), exit })
+    }
+
+    fn look_at_pod(&mut self, uid: String) -> Option<News> {
+        let pod = self.pods.get_mut(&uid)?;
+        let is_over =
+            pod.deadline.is_some_and(|deadline| pod.containers.is_empty() || deadline <= Instant::now());
+        if !is_over && !pod.sandbox.has_ended() {
+            return None;
+        }
+        let pod = self.pods.remove(&uid)?;
+        self.stopping.remove(&uid);
+        if let Some(ear) = &mut self.ear {
+            let tokens = pod.containers.values().map(|(token, _)| token).chain([&pod.token]);
+            tokens.for_each(|token| drop(ear.owners.remove(token)));
+        }
+        let view = Arc::clone(&pod.view);
+        if pod.deadline.is_none() {
+            return Some(News::Died { pod: view });
+        }
+        let directory = pod.directory.clone();
+        // Its processes end first: nothing is written any more then.
+        drop(pod);
+        self.forget_files(directory);
+        Some(News::Stopped { pod: view })
+    }
+
+    /// Removes the files of a pod that ended but for its logs, and those of the one that ended first of many.
+    fn forget_files(&mut self, directory: PathBuf) {
+        // What cannot be removed is in nobody's way.
+        for name in [VOLUMES, sandbox::FILES] {
+            let _ = fs::remove_dir_all(directory.join(name));
+        }
+        self.ended.push_back(directory);
+        if self.ended.len() > LOGS_KEPT
+            && let Some(oldest) = self.ended.pop_front()
+        {
+            let _ = fs::remove_dir_all(oldest);
+        }
+    }
+
+    fn ear(&mut self) -> io::Result<&mut Ear> {
+        if self.ear.is_none() {
+            // What is there is of a process that has ended.
+            match fs::remove_dir_all(&self.directory) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+            let (poll, events) = (Poll::new()?, Events::with_capacity(EVENTS));
+            self.ear = Some(Ear { poll, events, owners: HashMap::new(), next: 0 });
+        }
+        self.ear.as_mut().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+impl Ear {
+    /// Watches files of one owner.
+    fn watch<'a>(
+        &mut self,
+        files: impl IntoIterator<Item = BorrowedFd<'a>>,
+        owner: Owner,
+    ) -> io::Result<Token> {
+        let token = Token(self.next);
+        self.next += 1;
+        for file in files {
+            self.poll.registry().register(&mut SourceFd(&file.as_raw_fd()), token, Interest::READABLE)?;
+        }
+        self.owners.insert(token, owner);
+        Ok(token)
+    }
+
+    /// Adds those of whose files there is something.
+    fn hear(&mut self, heard: &mut BTreeSet<Owner>) {
+        // A signal ends the look, which is no fault.
+        if self.poll.poll(&mut self.events, Some(Duration::ZERO)).is_ok() {
+            heard.extend(self.events.iter().filter_map(|event| self.owners.get(&event.token()).cloned()));
+        }
+    }
+}
+
+/// Makes a pod's volumes: where each is on the host.
+fn volumes_of(view: &PodView, directory: &Path) -> Result<BTreeMap<String, PathBuf>, RuntimeError> {
+    let mut made = BTreeMap::new();
+    for volume in &view.volumes {
+        let name = volume.name.clone();
+        let failed = |why: String| RuntimeError::Volume { name: name.clone(), why };
+        let path = match volumes::source(volume).map_err(|(_, why)| failed(why))? {
+            Source::Memory { .. } => directory.join(VOLUMES).join(&name),
+            Source::Host { path, kind: HostKind::DirectoryOrEmpty } => path.into(),
+            Source::Host { path, .. } => {
+                fs::symlink_metadata(&path).map_err(|error| failed(format!("{path}: {error}")))?;
+                made.insert(name, path.into());
+                continue;
+            }
+            Source::Unmodelled => return Err(failed("only emptyDir and hostPath are supported".to_owned())),
+        };
+        fs::create_dir_all(&path).map_err(|error| failed(format!("{}: {error}", path.display())))?;
+        made.insert(name, path);
+    }
+    Ok(made)
+}

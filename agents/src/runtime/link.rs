@@ -1,0 +1,180 @@
+//! A pod's eth0: a TAP made inside its network namespace, with address, routes and MTU.
+//!
+//! [`super::sandbox`] asks once a pod's namespace is there. Nothing of it is ever in the namespace of the caller, so that nothing can
+//! be left behind there: the interface goes when its file is closed.
+//!
+//! May depend on `netlink-packet-route`, `netlink-sys` and the engine's TAP. Read first: rtnetlink(7), network_namespaces(7).
+
+use std::fs::File;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use flatnet_engine::link::tap::{Tap, TapError};
+use flatnet_engine::wire::MacAddress;
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use rustix::net::netdevice::name_to_index;
+use rustix::net::{AddressFamily as SocketFamily, SocketType, socket};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use thiserror::Error;
+
+/// The interface's name inside.
+pub const INTERFACE: &str = "eth0";
+
+/// What a pod's interface is to be.
+#[derive(Debug, Clone, Copy)]
+pub struct LinkConfig {
+    /// Its MAC.
+    pub mac: MacAddress,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// How many bits of it are the network's.
+    pub prefix_length: u8,
+    /// Where all else goes.
+    pub gateway: Option<Ipv4Addr>,
+    /// Bytes of its longest packet.
+    pub mtu: u16,
+}
+
+/// Why a pod has no interface.
+#[derive(Debug, Error)]
+pub enum LinkError {
+    /// There is no such namespace, or it may not be entered.
+    #[error("the network namespace {} cannot be entered", path.display())]
+    Namespace {
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The TAP cannot be had.
+    #[error(transparent)]
+    Tap(#[from] TapError),
+    /// The system refused to set it up.
+    #[error("{what} cannot be set")]
+    Set {
+        /// What.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Makes a pod's eth0 in the network namespace of a file, and has its `lo` up.
+///
+/// # Errors
+/// [`LinkError`].
+pub fn make(namespace: &Path, config: &LinkConfig) -> Result<Tap, LinkError> {
+    // A thread of its own enters: nobody else's next socket may be made there.
+    thread::scope(|scope| {
+        let made = scope.spawn(|| {
+            enter(namespace)?;
+            let tap = Tap::open(INTERFACE)?;
+            configure(config)?;
+            Ok(tap)
+        });
+        made.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+fn enter(path: &Path) -> Result<(), LinkError> {
+    let entered = File::open(path)
+        .and_then(|file| Ok(move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?));
+    entered.map_err(|source| LinkError::Namespace { path: path.to_owned(), source })
+}
+
+fn configure(config: &LinkConfig) -> Result<(), LinkError> {
+    let set = |what| move |source| LinkError::Set { what, source };
+    let any = socket(SocketFamily::INET, SocketType::DGRAM, None).map_err(io::Error::from);
+    let any = any.map_err(set("an interface"))?;
+    let index = |name| name_to_index(&any, name).map_err(io::Error::from);
+    let mut kernel = Kernel::open().map_err(set("an interface"))?;
+    let up = |index, attributes| {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        link.header.flags = LinkFlags::Up;
+        link.header.change_mask = LinkFlags::Up;
+        link.attributes = attributes;
+        RouteNetlinkMessage::SetLink(link)
+    };
+    index("lo").and_then(|lo| kernel.ask(up(lo, Vec::new()), 0)).map_err(set("lo up"))?;
+    let eth0 = index(INTERFACE).map_err(set("eth0"))?;
+    let attributes =
+        vec![LinkAttribute::Address(config.mac.octets().to_vec()), LinkAttribute::Mtu(config.mtu.into())];
+    kernel.ask(up(eth0, attributes), 0).map_err(set("eth0 up"))?;
+    kernel.ask(address(eth0, config), NLM_F_CREATE | NLM_F_EXCL).map_err(set("the address of eth0"))?;
+    if let Some(gateway) = config.gateway {
+        kernel.ask(default_route(gateway), NLM_F_CREATE | NLM_F_EXCL).map_err(set("the default route"))?;
+    }
+    Ok(())
+}
+
+fn address(index: u32, config: &LinkConfig) -> RouteNetlinkMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.prefix_len = config.prefix_length;
+    message.header.index = index;
+    let own = IpAddr::V4(config.address);
+    message.attributes = vec![AddressAttribute::Local(own), AddressAttribute::Address(own)];
+    RouteNetlinkMessage::NewAddress(message)
+}
+
+fn default_route(gateway: Ipv4Addr) -> RouteNetlinkMessage {
+    let mut message = RouteMessage::default();
+    message.header = RouteHeader {
+        address_family: AddressFamily::Inet,
+        table: RouteHeader::RT_TABLE_MAIN,
+        protocol: RouteProtocol::Static,
+        scope: RouteScope::Universe,
+        kind: RouteType::Unicast,
+        ..RouteHeader::default()
+    };
+    message.attributes = vec![RouteAttribute::Gateway(RouteAddress::Inet(gateway))];
+    RouteNetlinkMessage::NewRoute(message)
+}
+
+/// A conversation with the system about the calling thread's network namespace.
+struct Kernel {
+    socket: Socket,
+    sequence: u32,
+}
+
+impl Kernel {
+    fn open() -> io::Result<Self> {
+        let socket = Socket::new(NETLINK_ROUTE)?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        Ok(Self { socket, sequence: 0 })
+    }
+
+    /// Has something done.
+    fn ask(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+        self.sequence += 1;
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+        header.sequence_number = self.sequence;
+        let mut packet = NetlinkMessage::new(header, NetlinkPayload::from(message));
+        packet.finalize();
+        let mut bytes = vec![0; packet.buffer_len()];
+        packet.serialize(&mut bytes);
+        self.socket.send(&bytes, 0)?;
+        let (answer, _) = self.socket.recv_from_full()?;
+        let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer).map_err(io::Error::other)?;
+        let NetlinkPayload::Error(error) = answer.payload else {
+            return Err(io::Error::other("the system answered something else"));
+        };
+        if error.code.is_some() { Err(error.to_io()) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,188 @@
+//! What a container's programs write, as files on disk.
+//!
+//! Lines are written as Kubernetes' container runtimes write them, so that whoever reads node logs reads these: time, stream, `F` for a
+//! whole line or `P` for a part of one, text. Invariants: one file has at most [`FILE_LIMIT`] octets and a line more; of older ones
+//! [`FILES_KEPT`] are kept.
+//!
+//! May depend on std and the clock of `k8s-openapi`. Read first: the CRI logging format of Kubernetes.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use k8s_openapi::jiff::Timestamp;
+
+/// Octets of a file before the next is begun, the kubelet's `containerLogMaxSize`.
+pub const FILE_LIMIT: u64 = 10 << 20;
+/// Older files that are kept beside it: the kubelet's `containerLogMaxFiles` less one.
+pub const FILES_KEPT: u32 = 4;
+/// Octets of one entry; a longer line has several.
+const ENTRY_LIMIT: usize = 16 << 10;
+
+/// A stream of a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// The log of a container.
+#[derive(Debug)]
+pub struct Log {
+    path: PathBuf,
+    file: File,
+    written: u64,
+    limit: u64,
+    /// What of a line has come, by stream.
+    begun: [Vec<u8>; 2],
+}
+
+impl Log {
+    /// Opens a container's log, and goes on with it where there is one.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn open(path: PathBuf) -> io::Result<Self> {
+        Self::with_limit(path, FILE_LIMIT)
+    }
+
+    fn with_limit(path: PathBuf, limit: u64) -> io::Result<Self> {
+        let file = File::options().append(true).create(true).open(&path)?;
+        let written = file.metadata()?.len();
+        Ok(Self { path, file, written, limit, begun: Default::default() })
+    }
+
+    /// Takes what a stream said.
+    ///
+    /// # Errors
+    /// The system's, when the disk takes no more; what was said is lost then.
+    pub fn take(&mut self, stream: Stream, said: &[u8]) -> io::Result<()> {
+        let mut line = std::mem::take(&mut self.begun[stream as usize]);
+        for part in said.split_inclusive(|&byte| byte == b'\n') {
+            line.extend_from_slice(part);
+            let whole = line.last() == Some(&b'\n');
+            if whole {
+                line.pop();
+            }
+            while line.len() > ENTRY_LIMIT {
+                self.entry(stream, 'P', &line[..ENTRY_LIMIT])?;
+                line.drain(..ENTRY_LIMIT);
+            }
+            if whole {
+                self.entry(stream, 'F', &line)?;
+                line.clear();
+            }
+        }
+        self.begun[stream as usize] = line;
+        Ok(())
+    }
+
+    /// Writes what of a line has come when no more will.
+    ///
+    /// # Errors
+    /// As [`Log::take`].
+    pub fn end(&mut self) -> io::Result<()> {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let line = std::mem::take(&mut self.begun[stream as usize]);
+            if !line.is_empty() {
+                self.entry(stream, 'P', &line)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, stream: Stream, tag: char, text: &[u8]) -> io::Result<()> {
+        if self.written >= self.limit {
+            self.rotate()?;
+        }
+        let name = match stream {
+            Stream::Stdout => "stdout",
+            Stream::Stderr => "stderr",
+        };
+        let mut entry = format!("{:.9} {name} {tag} ", now()).into_bytes();
+        entry.extend_from_slice(text);
+        entry.push(b'\n');
+        self.written += entry.len() as u64;
+        self.file.write_all(&entry)
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        let numbered = |number: u32| self.path.with_extension(format!("log.{number}"));
+        for number in (1..FILES_KEPT).rev() {
+            if numbered(number).exists() {
+                fs::rename(numbered(number), numbered(number + 1))?;
+            }
+        }
+        fs::rename(&self.path, numbered(1))?;
+        self.file = File::options().append(true).create(true).open(&self.path)?;
+        self.written = 0;
+        Ok(())
+    }
+}
+
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    // No clock shows a year that it does not take.
+    let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
+    Timestamp::new(seconds, since.subsec_nanos() as i32).unwrap_or(Timestamp::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The entries of a log without their times.
+    fn entries(path: &PathBuf) -> Vec<String> {
+        let text = fs::read_to_string(path).unwrap();
+        let rest = |line: &str| {
+            let (time, rest) = line.split_once(' ').unwrap();
+            assert!(time.parse::<Timestamp>().is_ok() && time.len() == 30, "{time}");
+            rest.to_owned()
+        };
+        text.lines().map(rest).collect()
+    }
+
+    #[test]
+    fn lines_are_whole_however_they_come_and_streams_do_not_mix() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("0.log");
+        let mut log = Log::open(path.clone()).unwrap();
+        log.take(Stream::Stdout, b"one\ntw").unwrap();
+        log.take(Stream::Stderr, b"oops\n").unwrap();
+        log.take(Stream::Stdout, b"o\n\nthree").unwrap();
+        log.take(Stream::Stderr, &[b'x'; ENTRY_LIMIT + 1]).unwrap();
+        log.end().unwrap();
+        let long = "x".repeat(ENTRY_LIMIT);
+        let expected = [
+            "stdout F one",
+            "stderr F oops",
+            "stdout F two",
+            "stdout F ",
+            &format!("stderr P {long}"),
+            "stdout P three",
+            "stderr P x",
+        ];
+        assert_eq!(entries(&path), expected);
+    }
+
+    #[test]
+    fn a_full_file_makes_room_and_four_older_ones_are_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("0.log");
+        let mut log = Log::with_limit(path.clone(), 100).unwrap();
+        for number in 0..30 {
+            log.take(Stream::Stdout, format!("line {number:02}\n").as_bytes()).unwrap();
+        }
+        let mut names: Vec<_> =
+            fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["0.log", "0.log.1", "0.log.2", "0.log.3", "0.log.4"]);
+        assert_eq!(entries(&path).last().unwrap(), "stdout F line 29");
+        let kept: Vec<usize> =
+            (1..=4).map(|n| entries(&path.with_extension(format!("log.{n}"))).len()).collect();
+        assert_eq!(kept, [3; 4], "an entry has 48 octets, and the third goes beyond 100");
+    }
+}

@@ -1,0 +1,132 @@
+//! A real pod's namespaces, seen from outside: made, given an interface, ended.
+//!
+//! [`super::Runtime`] has one for each real pod. Invariants: it is there whole or not at all; it ends with its value.
+//!
+//! May depend on [`super::init`] and [`super::link`]. Read first: `init.rs`.
+
+use std::fs;
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Stdio};
+
+use flatnet_engine::link::tap::Tap;
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use thiserror::Error;
+
+use super::init::{Role, SandboxSpec};
+use super::link::{self, LinkConfig, LinkError};
+
+/// The name server that a pod's `resolv.conf` names, where nobody says another.
+const SEARCH: &str = "search default.svc.cluster.local svc.cluster.local cluster.local";
+
+/// The directory in a pod's that has what it sees in its /etc.
+pub const FILES: &str = "etc";
+
+/// Why a real pod is not there.
+#[derive(Debug, Error)]
+pub enum SandboxError {
+    /// A process of ours cannot be started, or its files cannot be written.
+    #[error("{} cannot be written, or no process started", path.display())]
+    System {
+        /// The pod's directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The namespaces are not there.
+    #[error("the pod's namespaces cannot be made: {0}")]
+    Namespaces(String),
+    /// Its interface is not there.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+}
+
+/// A pod's namespaces.
+#[derive(Debug)]
+pub struct Sandbox {
+    outside: Child,
+    /// Readable when all of the pod's processes have ended.
+    end: OwnedFd,
+    /// The holder's number.
+    pub holder: i32,
+}
+
+impl Sandbox {
+    /// Makes a pod's namespaces and its eth0 in them; `directory` is the pod's own.
+    ///
+    /// # Errors
+    /// [`SandboxError`].
+    pub fn make(directory: &Path, hostname: &str, config: &LinkConfig) -> Result<(Self, Tap), SandboxError> {
+        let failed = |source| SandboxError::System { path: directory.to_owned(), source };
+        let files = directory.join(FILES);
+        write_files(&files, hostname, config).map_err(failed)?;
+        let spec = SandboxSpec { hostname: hostname.to_owned(), files };
+        let (mut outside, _) = start(Role::Sandbox, &spec).map_err(failed)?;
+        let mut said = String::new();
+        if let Some(output) = outside.stdout.take() {
+            BufReader::new(output).read_line(&mut said).map_err(failed)?;
+        }
+        let Ok(holder) = said.trim_end().parse() else {
+            let mut why = String::new();
+            if let Some(mut errors) = outside.stderr.take() {
+                errors.read_to_string(&mut why).map_err(failed)?;
+            }
+            outside.wait().map_err(failed)?;
+            return Err(SandboxError::Namespaces(why.trim_end().to_owned()));
+        };
+        let id = i32::try_from(outside.id()).ok().and_then(Pid::from_raw);
+        let end = id.ok_or(Errno::SRCH).and_then(|id| pidfd_open(id, PidfdFlags::empty()));
+        let sandbox = Self { outside, end: end.map_err(|error| failed(error.into()))?, holder };
+        let tap = link::make(Path::new(&format!("/proc/{holder}/ns/net")), config)?;
+        Ok((sandbox, tap))
+    }
+
+    /// Tells whether all of the pod's processes have ended.
+    pub fn has_ended(&mut self) -> bool {
+        // What cannot be waited for is not there.
+        self.outside.try_wait().map_or(true, |status| status.is_some())
+    }
+}
+
+impl AsFd for Sandbox {
+    /// Gives a file that can be read from when all of the pod's processes have ended.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.end.as_fd()
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        // With the one outside dies the holder, and with that one all.
+        let _ = self.outside.kill();
+        let _ = self.outside.wait();
+    }
+}
+
+/// Starts a process of ours and describes to it what it is to do, in a line; returns also the rest of its standard input.
+pub(super) fn start(role: Role, spec: &impl serde::Serialize) -> io::Result<(Child, ChildStdin)> {
+    let mut command = role.command();
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut input = child.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
+    let mut line = serde_json::to_vec(spec)?;
+    line.push(b'\n');
+    input.write_all(&line)?;
+    Ok((child, input))
+}
+
+/// What pods see as /etc/hosts, /etc/resolv.conf and /etc/hostname.
+fn write_files(directory: &Path, hostname: &str, config: &LinkConfig) -> io::Result<()> {
+    fs::create_dir_all(directory)?;
+    fs::write(
+        directory.join("hosts"),
+        format!(
+            "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{}\t{hostname}\n",
+            config.address
+        ),
+    )?;
+    fs::write(directory.join("resolv.conf"), format!("{SEARCH}\noptions ndots:5\n"))?;
+    fs::write(directory.join("hostname"), format!("{hostname}\n"))
+}

@@ -1,0 +1,257 @@
+//! Pods whose programs are the host's own, beside simulated ones: what they see, what they reach, how they end.
+//!
+//! Needs root, a shell and Python.
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use common::Home;
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+
+/// For whatever must come.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+const NODES: &str = "\
+apiVersion: flatnet.dev/v1
+kind: Topology
+metadata: {name: real}
+spec:
+  nodes:
+    - {name: node-1, address: 192.168.66.11/24}
+    - {name: node-2, address: 192.168.66.12/24}
+  seed: 7
+";
+
+/// A real pod of one container; `rest` are further fields of both.
+fn pod(name: &str, node: &str, command: &str, (of_pod, of_container): (&str, &str)) -> String {
+    let command = serde_json::json!(["sh", "-c", command]);
+    format!(
+        "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {name}}}}}\nspec:\n  nodeName: {node}\n  \
+         runtimeClassName: netns\n{of_pod}  containers:\n    - name: main\n      command: {command}\n{of_container}"
+    )
+}
+
+const SIMULATED: &str = "\
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: simulated, labels: {app: simulated}}
+spec: {nodeName: node-2, containers: [{name: nginx, image: nginx}]}
+";
+
+/// A Service of the pods of a name.
+fn service(name: &str, address: &str) -> String {
+    format!(
+        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec:\n  clusterIP: {address}\n  selector: {{app: \
+         {name}}}\n  ports: [{{port: 80}}]\n"
+    )
+}
+
+/// A home with a network of these documents.
+fn network(documents: &[&str]) -> Home {
+    let home = Home::new();
+    let file = home.file("real.yaml");
+    std::fs::write(&file, documents.concat()).unwrap();
+    home.text(&format!("up -d -f {}", file.display()));
+    home
+}
+
+/// The directory of a pod's files.
+fn files(home: &Home, pod: &str) -> PathBuf {
+    let all = std::fs::read_dir(home.file("flatnet/real.pods")).unwrap();
+    let mut paths = all.map(|entry| entry.unwrap().path());
+    let prefix = format!("default_{pod}_");
+    paths.find(|path| path.file_name().unwrap().to_str().unwrap().starts_with(&prefix)).unwrap()
+}
+
+/// What a pod's container has written, without times.
+fn log(home: &Home, pod: &str) -> String {
+    let text = std::fs::read_to_string(files(home, pod).join("main/0.log")).unwrap_or_default();
+    text.lines().map(|line| format!("{}\n", line.split_once(' ').unwrap().1)).collect()
+}
+
+fn await_that(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The status of a pod as people read it.
+fn status(home: &Home, pod: &str) -> String {
+    let table = home.text("get pods");
+    let line = table.lines().find(|line| line.starts_with(&format!("{pod} "))).unwrap();
+    line.split_whitespace().nth(2).unwrap().to_owned()
+}
+
+/// Asks a web server until it answers, and prints what that says.
+fn fetch(address: &str) -> String {
+    format!(
+        "until python3 -c 'import urllib.request as r; print(r.urlopen(\"http://{address}/\", timeout=5).read().decode())'; do \
+         sleep 0.1; done 2>/dev/null"
+    )
+}
+
+#[test]
+fn real_and_simulated_pods_reach_each_other_through_services_and_tunnel() {
+    let volumes = "  volumes: [{name: site, emptyDir: {}}]\n";
+    let mounts = "      volumeMounts: [{name: site, mountPath: /mnt}]\n      workingDir: /mnt\n";
+    let serve = "echo from a real pod > index.html; exec python3 -m http.server 80";
+    let client = format!("{}; {}; exit 3", fetch("10.96.0.10"), fetch("10.96.0.20"));
+    let home = network(&[
+        NODES,
+        &pod("server", "node-1", serve, (volumes, mounts)),
+        &pod("client", "node-2", &client, ("  restartPolicy: Never\n", "")),
+        SIMULATED,
+        &service("server", "10.96.0.10"),
+        &service("simulated", "10.96.0.20"),
+    ]);
+    // A simulated pod asks a real one on the other node.
+    let asks = "exec simulated -- curl -s http://10.96.0.10/";
+    await_that("the real server answers", || home.run(asks).stdout == b"from a real pod\n");
+    // A real pod asks a real one on the other node, then a simulated one.
+    await_that("the client ends", || status(&home, "client") == "Error");
+    let said = log(&home, "client");
+    assert!(said.starts_with("stdout F from a real pod\n"), "{said}");
+    assert!(said.contains("Welcome to nginx!"), "{said}");
+    let pods = home.json("get pods");
+    let client = pods["items"].as_array().unwrap().iter().find(|pod| pod["metadata"]["name"] == "client");
+    let state = &client.unwrap()["status"]["containerStatuses"][0]["state"];
+    assert_eq!(state["terminated"]["exitCode"], 3, "{state}");
+    assert_eq!(home.json("down")["balances"], true);
+}
+
+#[test]
+fn a_real_pod_has_names_an_interface_and_processes_of_its_own() {
+    let environment =
+        "      env: [{name: GREETING, value: hello there}]\n      securityContext: {runAsUser: 1234}\n";
+    let home = network(&[NODES, &pod("alone", "node-1", "exec sleep 1000", ("", environment))]);
+    let says = |command: &str| {
+        let output = home.command("exec alone --").args(["sh", "-c", command]).output().unwrap();
+        (String::from_utf8(output.stdout).unwrap(), output.status.code())
+    };
+    assert_eq!(
+        says("hostname; echo $GREETING; id -u; exit 7"),
+        ("alone\nhello there\n1234\n".to_owned(), Some(7))
+    );
+    let (hosts, _) = says("cat /etc/hosts /etc/hostname");
+    assert!(hosts.contains("127.0.0.1\tlocalhost\n") && hosts.ends_with("\talone\nalone\n"), "{hosts}");
+    let (interfaces, _) = says("cat /sys/class/net/eth0/address /sys/class/net/eth0/mtu; ls /sys/class/net");
+    let address = home.text("get pods").lines().nth(1).unwrap().split_whitespace().nth(4).unwrap().to_owned();
+    let octets: Vec<String> =
+        address.split('.').map(|it| format!("{:02x}", it.parse::<u8>().unwrap())).collect();
+    assert_eq!(interfaces, format!("02:42:{}\n1472\neth0\nlo\n", octets.join(":")));
+    let (processes, _) = says("cat /proc/1/cmdline | tr '\\0' ' '; ls -d /proc/[0-9]* | wc -l");
+    let (first, count) = processes.split_once("pause ").unwrap();
+    assert!(first.starts_with("flatnet"), "{processes}");
+    assert!(count.trim().parse::<u32>().unwrap() < 10, "only the pod's own processes: {processes}");
+    assert_eq!(home.with_input("exec alone -- sort", "b\na\n").stdout, b"a\nb\n");
+    let missing = home.run("exec alone -- no-such-program");
+    assert_eq!(missing.status.code(), Some(128));
+    let said = String::from_utf8(missing.stdout).unwrap();
+    assert!(said.contains("no-such-program: No such file or directory"), "{said}");
+    assert_eq!(home.json("down")["balances"], true);
+}
+
+#[test]
+fn programs_are_told_to_stop_and_ended_when_their_time_is_over() {
+    let polite = "trap 'echo bye; exit 0' TERM; echo ready; while :; do sleep 0.05; done";
+    let stubborn = "trap '' TERM; echo ready; while :; do sleep 0.05; done";
+    let home = network(&[
+        NODES,
+        &pod("polite", "node-1", polite, ("", "")),
+        &pod("stubborn", "node-2", stubborn, ("  terminationGracePeriodSeconds: 1\n", "")),
+    ]);
+    for name in ["polite", "stubborn"] {
+        await_that("it is ready", || log(&home, name) == "stdout F ready\n");
+    }
+    home.text("delete pod polite");
+    await_that("it says so", || log(&home, "polite") == "stdout F ready\nstdout F bye\n");
+    let before = Instant::now();
+    let process = process(&files(&home, "stubborn").join("main"));
+    home.text("delete pod stubborn");
+    await_that("it is ended", || !is_there(process));
+    assert!(before.elapsed() >= Duration::from_secs(1), "it had a second: {:?}", before.elapsed());
+    assert_eq!(home.json("down")["balances"], true);
+}
+
+#[test]
+fn a_container_that_ends_starts_again_and_one_that_cannot_start_says_why() {
+    let home = network(&[
+        NODES,
+        &pod("again", "node-1", "echo run; sleep 0.1", ("", "")),
+        &pod("never", "node-1", "true", ("  restartPolicy: Never\n", "      workingDir: /no/such/place\n")),
+    ]);
+    await_that("it is started again", || files(&home, "again").join("main/1.log").exists());
+    await_that("it failed", || status(&home, "never") == "Error");
+    let pods = home.json("get pods");
+    let never = pods["items"].as_array().unwrap().iter().find(|pod| pod["metadata"]["name"] == "never");
+    let ended = &never.unwrap()["status"]["containerStatuses"][0]["state"]["terminated"];
+    assert_eq!(ended["exitCode"], 128, "{ended}");
+    assert!(ended["message"].as_str().unwrap().starts_with("working directory /no/such/place: "), "{ended}");
+    home.text("down");
+}
+
+#[test]
+fn nothing_is_left_when_the_network_is_killed() {
+    // One program has left its parent, as daemons do.
+    let daemon = "(setsid sh -c 'sleep 1000 & echo $! > /mnt/daemon' &) ; exec sleep 1000";
+    let volume =
+        ("  volumes: [{name: v, emptyDir: {}}]\n", "      volumeMounts: [{name: v, mountPath: /mnt}]\n");
+    let home = network(&[NODES, &pod("daemon", "node-1", daemon, volume)]);
+    let files = files(&home, "daemon");
+    await_that("the daemon runs", || files.join("volumes/v/daemon").exists());
+    let program = process(&files.join("main"));
+    let children = || {
+        // Processes of the pod: whose network namespace is the program's.
+        let namespace = |id: &str| std::fs::read_link(format!("/proc/{id}/ns/net")).ok();
+        let own = namespace(&program.as_raw_nonzero().to_string());
+        let all = std::fs::read_dir("/proc")
+            .unwrap()
+            .filter_map(|entry| entry.unwrap().file_name().into_string().ok());
+        all.filter(|id| id.parse::<i32>().is_ok() && own.is_some() && namespace(id) == own)
+            .collect::<Vec<_>>()
+    };
+    let before = children();
+    assert!(before.len() >= 3, "pause, the program and the daemon: {before:?}");
+    let mark = files.join("mark");
+    std::fs::write(&mark, "of the first").unwrap();
+    let network: i32 = home.json("status")[0]["pid"].as_i64().unwrap().try_into().unwrap();
+    kill_process(Pid::from_raw(network).unwrap(), Signal::KILL).unwrap();
+    for id in before {
+        let id = Pid::from_raw(id.parse().unwrap()).unwrap();
+        await_that("every process ends", || !is_there(id));
+    }
+    let file = home.file("real.yaml");
+    // The next network of the name finds nothing in its way, and no files of the one before.
+    home.text(&format!("up -d -f {}", file.display()));
+    assert!(!mark.exists());
+    home.text("down");
+}
+
+/// The program of a container's directory.
+fn process(state: &Path) -> Pid {
+    let file = state.join("pid");
+    await_that("it has begun", || file.exists());
+    Pid::from_raw(std::fs::read_to_string(file).unwrap().parse().unwrap()).unwrap()
+}
+
+fn is_there(process: Pid) -> bool {
+    let Ok(file) = pidfd_open(process, PidfdFlags::empty()) else { return false };
+    let mut fds = [rustix::event::PollFd::new(&file, rustix::event::PollFlags::IN)];
+    rustix::event::poll(&mut fds, Some(&rustix::event::Timespec::default())).unwrap() == 0
+}
+
+#[test]
+fn mistakes_are_told_before_anything_runs() {
+    let home = Home::new();
+    let file = home.file("real.yaml");
+    let text = NODES.replace("seed: 7", "time: virtual") + &pod("p", "node-1", "true", ("", ""));
+    std::fs::write(&file, text).unwrap();
+    let said = home.error(&format!("up --check -f {}", file.display()));
+    assert!(said.contains("pod p runs programs of this host, which do not wait for virtual time"), "{said}");
+}
