@@ -23,7 +23,7 @@ use serde::Serialize;
 
 use crate::drive::{Drive, DriveError};
 use crate::hops::{self, by_mark, reason, take_events, until_drop};
-use crate::topology::{Topology, is_real};
+use crate::topology::{Topology, is_simulated};
 
 /// How long a probe waits for its answer.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -145,7 +145,7 @@ struct Ways<'a> {
 impl Ways<'_> {
     fn pods(&self) -> Vec<(String, &Pod)> {
         // What asks is a program of ours: a real pod only answers.
-        let simulated = self.topology.pods.iter().filter(|pod| !is_real(pod));
+        let simulated = self.topology.pods.iter().filter(|pod| is_simulated(pod));
         let mut pods: Vec<_> = simulated.map(|pod| (pod_name(pod), pod)).collect();
         // A pod that no Service selects asks best: it is never its own backend. One that has ended cannot ask.
         pods.sort_by_key(|(name, pod)| {
@@ -174,7 +174,8 @@ impl Ways<'_> {
         let names: Vec<String> = pods.iter().map(pod_name).collect();
         // The last that answers, asked by the last that may ask: in the tour, web-app-2 asks backend.
         for (to, pod) in names.iter().zip(pods).rev() {
-            let askers = names.iter().zip(pods).rev().filter(|(_, pod)| !is_real(pod)).map(|(name, _)| name);
+            let askers =
+                names.iter().zip(pods).rev().filter(|(_, pod)| is_simulated(pod)).map(|(name, _)| name);
             for from in askers.filter(|from| *from != to && has_echo(pod)) {
                 let (near, far) = (self.node(from), self.node(to));
                 if near.is_some()

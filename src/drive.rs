@@ -23,7 +23,7 @@ use flatnet_engine::pod::Pod;
 use flatnet_engine::worker::Worker;
 
 use crate::network::{Network, NetworkError};
-use crate::topology::{TimeMode, Topology, is_real};
+use crate::topology::{TimeMode, Topology, is_simulated};
 
 /// Workers when the topology does not say: the same on any machine, for the same bytes.
 const DEFAULT_WORKERS: u8 = 2;
@@ -83,7 +83,7 @@ impl Drive {
         time: TimeMode,
         (store, directory): (Embedded, PathBuf),
     ) -> Result<Self, DriveError> {
-        let real = topology.pods.iter().find(|pod| time == TimeMode::Virtual && is_real(pod));
+        let real = topology.pods.iter().find(|pod| time == TimeMode::Virtual && !is_simulated(pod));
         if let Some(pod) = real {
             return Err(DriveError::RealPod(pod_name(objects::namespace(pod), objects::name(pod))));
         }

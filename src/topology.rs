@@ -51,7 +51,7 @@ use flatnet_proxy::Ipv4Prefix;
 use k8s_openapi::api::core::v1::{Pod, Service};
 
 pub use crate::topology::findings::{Finding, Findings, Place, Warning};
-pub use crate::topology::real::is_real;
+pub use crate::topology::real::is_simulated;
 use crate::topology::{findings::Source, manifests::Documents};
 
 /// The `apiVersion` of flatnet's own kinds.

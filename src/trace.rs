@@ -42,7 +42,7 @@ pub fn run(arguments: &Trace) -> miette::Result<ExitCode> {
     let nothing_runs = arguments.selection.name.is_none() && Client::all().is_empty();
     let report = if own || nothing_runs { try_out(arguments, question)? } else { ask(arguments)? };
     match arguments.output {
-        Output::Json => print_json(&report.hops)?,
+        Output::Json => print_json(&report)?,
         Output::Table => {
             let color = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
             print(&table::table(&report, color))?;

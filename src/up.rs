@@ -27,7 +27,7 @@ use crate::network::{Network, NetworkError};
 use crate::output::{print, print_json};
 use crate::point;
 use crate::recorder::{self, Recorder};
-use crate::topology::{self, TimeMode, Topology, is_real};
+use crate::topology::{self, TimeMode, Topology, is_simulated};
 
 /// The tour's network, when no file is given.
 const TWO_NODES: &str = include_str!("../scripts/topologies/two-nodes.yaml");
@@ -73,7 +73,11 @@ pub fn run(arguments: &Up) -> miette::Result<ExitCode> {
     let topology = read(&arguments.files)?;
     let captures = captures(&arguments.capture)?;
     if arguments.check {
-        let usual = if topology.pods.iter().any(is_real) { TimeMode::Real } else { TimeMode::Virtual };
+        let usual = if topology.pods.iter().any(|pod| !is_simulated(pod)) {
+            TimeMode::Real
+        } else {
+            TimeMode::Virtual
+        };
         let drive = Drive::start(&topology, topology.time.unwrap_or(usual))?;
         return Ok(if check(arguments, &captures, &topology, drive)? {
             ExitCode::SUCCESS

@@ -88,6 +88,8 @@ pub struct MachineStatus {
     pub address: Ipv4Addr,
     /// A pod's node.
     pub node: Option<String>,
+    /// Whether its programs are ours.
+    pub simulated: bool,
 }
 
 /// The packet ledger of a whole network.

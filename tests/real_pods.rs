@@ -1,6 +1,6 @@
 //! Pods whose programs are the host's own, beside simulated ones: what they see, what they reach, how they end.
 //!
-//! Needs root, a shell and Python.
+//! Needs root, a shell, `ip`, `nsenter`, `unshare` and Python.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 mod common;
@@ -254,4 +254,61 @@ fn mistakes_are_told_before_anything_runs() {
     std::fs::write(&file, text).unwrap();
     let said = home.error(&format!("up --check -f {}", file.display()));
     assert!(said.contains("pod p runs programs of this host, which do not wait for virtual time"), "{said}");
+}
+
+/// A network namespace of nobody but a process that sleeps in it.
+struct Namespace(std::process::Child);
+
+impl Namespace {
+    fn new() -> Self {
+        let mut unshare = std::process::Command::new("unshare");
+        unshare.args(["--net", "sh", "-c", "echo; exec sleep 600"]).stdout(std::process::Stdio::piped());
+        let mut child = unshare.spawn().unwrap();
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0]).unwrap();
+        Self(child)
+    }
+
+    fn path(&self) -> String {
+        format!("/proc/{}/ns/net", self.0.id())
+    }
+
+    /// What a command says there.
+    fn says(&self, command: &str) -> String {
+        let (id, words) = (self.0.id().to_string(), ["--net", "sh", "-ec", command]);
+        let output =
+            std::process::Command::new("nsenter").args(["--target", &id]).args(words).output().unwrap();
+        assert!(output.status.success(), "{command}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+#[test]
+fn a_namespace_of_somebody_else_is_a_pod_while_the_network_runs() {
+    let namespace = Namespace::new();
+    let attached = format!(
+        "---\napiVersion: v1\nkind: Pod\nmetadata:\n  name: lab\n  annotations: {{\"flatnet.dev/attach\": \"netns:{}\", \
+         \"flatnet.dev/mac\": \"02:00:00:00:00:07\"}}\nspec: {{nodeName: node-1, containers: [{{name: c, image: \
+         flatnet/pause}}]}}\n",
+        namespace.path()
+    );
+    let home = network(&[NODES, &attached, SIMULATED, &service("simulated", "10.96.0.20")]);
+    assert!(namespace.says("ip link show eth0").contains("link/ether 02:00:00:00:00:07 "));
+    assert!(namespace.says(&fetch("10.96.0.20")).contains("Welcome to nginx!"));
+    let address = home.text("get pods").lines().nth(1).unwrap().split_whitespace().nth(4).unwrap().to_owned();
+    home.text(&format!("exec simulated -- ping -c 1 -W 5 {address}"));
+    let said = home.error("exec lab -- true");
+    assert!(said.contains("no program can be started in lab: nothing of ours runs there"), "{said}");
+    let said = home.error("trace lab simulated");
+    assert!(said.contains("lab is not simulated: a trace follows a packet of ours"), "{said}");
+    let said = home.error("link lab node-1 delay=1ms");
+    assert!(said.contains("the link of lab is a TAP's and cannot be changed"), "{said}");
+    assert_eq!(home.json("down")["balances"], true);
+    assert_eq!(namespace.says("ip -o link").lines().count(), 1, "what was made there is gone");
 }

@@ -364,8 +364,9 @@ fn what_is_kept_outlives_down_and_kill() {
 fn a_packet_is_followed_through_a_running_network() {
     let home = Home::with_network();
     for _ in 0..3 {
-        let hops = home.json("trace web-app-2 web tcp 80");
-        let hops = hops.as_array().unwrap();
+        let report = home.json("trace web-app-2 web tcp 80");
+        assert!(report["rtt_ns"].as_u64().unwrap() > 0 && report["error"].is_null(), "{report}");
+        let hops = report["hops"].as_array().unwrap();
         let of = |packet: &str| hops.iter().filter(|hop| hop["packet"] == packet).collect::<Vec<_>>();
         let (request, answer) = (of("request"), of("answer"));
         assert_eq!((&request[0]["node"], &request[0]["action"]), (&"web-app-2".into(), &"send".into()));

@@ -72,6 +72,29 @@ fn the_answer_and_the_exit_status_agree() {
     );
     let closed = String::from_utf8(home.run("trace web-app-2 10.96.0.10 udp 99").stdout).unwrap();
     assert!(closed.contains("service-port-closed: Service default/web\n"), "{closed}");
+    let ports = home.file("ports.yaml");
+    let service = |name: &str, port: u16, policy: &str, app: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{type: NodePort, externalTrafficPolicy: {policy}, \
+             selector: {{app: {app}}}, ports: [{{port: 80, nodePort: {port}}}]}}\n"
+        )
+    };
+    let services = service("none", 30180, "Cluster", "nobody") + &service("far", 30181, "Local", "backend");
+    std::fs::write(&ports, include_str!("../scripts/topologies/two-nodes.yaml").to_owned() + &services)
+        .unwrap();
+    for (port, drop) in
+        [(30180, "no-backend: Service default/none:80"), (30181, "no-local-backend: Service default/far:80")]
+    {
+        let command = format!("trace user node-1:{port} -f {}", ports.display());
+        let text = String::from_utf8(home.run(&command).stdout).unwrap();
+        assert!(text.contains(drop), "{text}");
+    }
+    let lost = home.run("trace web-app-2 backend --fault link:node-1:node-2 -o json").stdout;
+    let lost: serde_json::Value = serde_json::from_slice(&lost).unwrap();
+    assert!(lost["rtt_ns"].is_null() && lost["error"] == "host unreachable", "{lost}");
+    let objects: Vec<_> =
+        lost["hops"].as_array().unwrap().iter().filter_map(|hop| hop["drop"]["object"].as_str()).collect();
+    assert!(objects.contains(&"link from node-1 to node-2"), "{objects:?}");
     let refused = home.run("trace web-app-1 10.1.15.3 udp 99");
     let text = String::from_utf8(refused.stdout).unwrap();
     assert!(refused.status.code() == Some(1) && text.contains("icmp unreachable"), "{text}");

@@ -8,7 +8,12 @@
 //!
 //! Read first: the pod lifecycle of Kubernetes.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSecurityContext, Volume};
 
@@ -19,6 +24,62 @@ pub const ADDRESS_ANNOTATION: &str = "flatnet.dev/ip";
 
 /// The annotation with the VIP that a pod has on its `lo`, to answer by itself from.
 pub const VIP_ANNOTATION: &str = "flatnet.dev/vip";
+
+/// The annotation of a pod that is something else on this host: `tap:NAME` or `netns:NAME`.
+pub const ATTACH_ANNOTATION: &str = "flatnet.dev/attach";
+
+/// The annotation with the MAC of a pod that is something else on this host.
+pub const MAC_ANNOTATION: &str = "flatnet.dev/mac";
+
+/// The `runtimeClassName` of pods whose programs are the host's own.
+pub const RUNTIME_CLASS: &str = "netns";
+
+/// Where `ip netns` keeps network namespaces by name.
+const NAMESPACES: &str = "/run/netns";
+
+/// What a pod is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PodKind {
+    /// A stack of ours, and programs of ours.
+    Simulated,
+    /// Programs of this host in namespaces that are made for them.
+    Real,
+    /// Something that somebody else made.
+    Attached(Attachment),
+}
+
+/// What somebody else made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Attachment {
+    /// A TAP, by its name: a virtual machine's, say.
+    Tap(String),
+    /// A network namespace, by its file.
+    Namespace(PathBuf),
+}
+
+impl Attachment {
+    /// Reads the annotation's text.
+    pub fn read(text: &str) -> Option<Self> {
+        match text.split_once(':')? {
+            (_, "") => None,
+            ("tap", name) => Some(Self::Tap(name.to_owned())),
+            ("netns", path) if path.starts_with('/') => Some(Self::Namespace(path.into())),
+            ("netns", name) if !name.contains('/') => Some(Self::Namespace(Path::new(NAMESPACES).join(name))),
+            _ => None,
+        }
+    }
+}
+
+/// Gives what a pod is made of.
+pub fn kind(pod: &Pod) -> PodKind {
+    let attach = pod.metadata.annotations.as_ref().and_then(|all| all.get(ATTACH_ANNOTATION));
+    let class = pod.spec.as_ref().and_then(|spec| spec.runtime_class_name.as_deref());
+    match attach.and_then(|text| Attachment::read(text)) {
+        Some(attachment) => PodKind::Attached(attachment),
+        None if class == Some(RUNTIME_CLASS) => PodKind::Real,
+        None => PodKind::Simulated,
+    }
+}
 
 /// Gives the node that a pod is bound to.
 pub fn node_name(pod: &Pod) -> Option<&str> {
@@ -114,8 +175,8 @@ pub struct PodView {
     pub volumes: Vec<Volume>,
     /// What starts again once it ended.
     pub restart_policy: RestartPolicy,
-    /// What runs it: nothing for a simulated pod.
-    pub runtime_class: Option<String>,
+    /// What it is made of.
+    pub kind: PodKind,
     /// Who its programs run as.
     pub security: Option<PodSecurityContext>,
     /// How long its programs may take to stop.
@@ -141,7 +202,7 @@ impl PodView {
             containers: pod.spec.iter().flat_map(|spec| spec.containers.iter().cloned()).collect(),
             volumes: pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten().cloned()).collect(),
             restart_policy: restart_policy(pod),
-            runtime_class: pod.spec.as_ref().and_then(|spec| spec.runtime_class_name.clone()),
+            kind: kind(pod),
             security: pod.spec.as_ref().and_then(|spec| spec.security_context.clone()),
             grace: grace(pod),
         })

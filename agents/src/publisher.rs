@@ -34,8 +34,8 @@ use crate::{
     cluster::Change,
     kubelet::{Exit, Start},
     objects::{self, DEFAULT_NAMESPACE},
-    pods::{PodView, VIP_ANNOTATION},
-    runtime::{RUNTIME_CLASS, Runtime, RuntimeError},
+    pods::{PodKind, PodView, VIP_ANNOTATION},
+    runtime::{Runtime, RuntimeError, link::LinkError},
     seed,
     volumes::{self, HostError},
 };
@@ -78,6 +78,18 @@ pub enum PublishError {
         #[source]
         source: RuntimeError,
     },
+    /// What a pod is to be cannot be attached.
+    #[error("pod {pod} cannot be attached")]
+    Attach {
+        /// The pod, as `[NAMESPACE/]POD`.
+        pod: String,
+        /// Why.
+        #[source]
+        source: LinkError,
+    },
+    /// A link of something that is not simulated is as it is.
+    #[error("the link of {0} is a TAP's and cannot be changed")]
+    RealLink(String),
     /// A Service is refused.
     #[error("{service} cannot be published")]
     Service {
@@ -111,6 +123,8 @@ pub struct Place {
     pub address: Ipv4Addr,
     /// The node it is on; none for a host.
     pub node: Option<Arc<str>>,
+    /// Whether its stack and programs are ours.
+    pub is_simulated: bool,
 }
 
 /// A host outside the cluster, to be made.
@@ -279,7 +293,8 @@ impl Publisher {
         let failed = |source| PublishError::Control { what: format!("host {}", spec.name), source };
         let port = self.control.attach_pod(switch, &spec.name, None, worker, host).map_err(failed)?;
         self.stations.entry(Arc::from(&*spec.name)).or_default().push((switch, port, worker));
-        self.places.insert(spec.name.clone(), Place { port, worker, address: spec.address, node: None });
+        let place = Place { port, worker, address: spec.address, node: None, is_simulated: true };
+        self.places.insert(spec.name.clone(), place);
         Ok(())
     }
 
@@ -368,8 +383,10 @@ impl Publisher {
         let name = objects::pod_name(&view.namespace, &view.name);
         let node = self.nodes.get(view.node.as_str()).copied();
         let node = node.ok_or_else(|| PublishError::Node { pod: name.clone(), node: view.node.clone() })?;
-        if view.runtime_class.as_deref() == Some(RUNTIME_CLASS) {
-            return self.add_real_pod(view, node, name);
+        match &view.kind {
+            PodKind::Simulated => {}
+            PodKind::Real => return self.add_real_pod(view, node, name),
+            PodKind::Attached(attachment) => return self.add_attached_pod(view, node, name, attachment),
         }
         let tables = self.control.tables.current();
         let bridge = tables.node(node).and_then(|node| node.bridge.as_ref());
@@ -401,7 +418,8 @@ impl Publisher {
         let failed = |source| PublishError::Control { what: format!("pod {name}"), source };
         let port = self.control.attach_pod(node, &name, guard, worker, pod).map_err(failed)?;
         self.pods.insert(view.identity, (port, name.clone()));
-        let place = Place { port, worker, address: view.address, node: Some(Arc::from(&*view.node)) };
+        let node = Some(Arc::from(&*view.node));
+        let place = Place { port, worker, address: view.address, node, is_simulated: true };
         self.places.insert(name.clone(), place);
         self.impair_pod(&name, &view.node)?;
         Ok(starts)

@@ -1,6 +1,6 @@
 //! Pods that are real: their programs are the host's own, in namespaces of the pod's, behind a TAP.
 //!
-//! The publisher asks for one when a pod's `runtimeClassName` is [`RUNTIME_CLASS`], and looks in now and then for what
+//! The publisher asks for one when a pod is [`PodKind::Real`](crate::pods::PodKind), and looks in now and then for what
 //! became of it: nothing here has a thread, or waits for a program. Files, in the order of a pod's life:
 //!
 //! - [`sandbox`]: its namespaces, held by a process;
@@ -51,8 +51,6 @@ use init::ContainerSpec;
 use link::LinkConfig;
 use sandbox::{Sandbox, SandboxError};
 
-/// The `runtimeClassName` of pods that are real.
-pub const RUNTIME_CLASS: &str = "netns";
 /// Exit code of a container whose program cannot be started, as Kubernetes has it.
 const NOT_STARTED: i32 = 128;
 /// The directory in a pod's that its `emptyDir` volumes are in.

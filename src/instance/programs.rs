@@ -51,6 +51,10 @@ impl Instance {
             let exec = self.drive.network.publisher.runtime.exec(&uid, command).map_err(failed)?;
             return Ok(self.keep_program(Running::Real(exec)));
         }
+        if !place.is_simulated {
+            let why = "nothing of ours runs there, or no more".to_owned();
+            return Err(RequestError::Exec { pod: machine.to_owned(), why });
+        }
         let visit = move |pod: &mut Pod, now: Instant| pod.exec(&command, now);
         let id = self.drive.ask(worker, move |worker| worker.with_pod(port, visit))?;
         let id = id.ok_or_else(|| RequestError::Machine { name: machine.to_owned(), known: Vec::new() })?;

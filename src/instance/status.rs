@@ -19,6 +19,7 @@ impl Instance {
                 name: name.to_owned(),
                 address: place.address,
                 node: place.node.as_ref().map(ToString::to_string),
+                simulated: place.is_simulated,
             })
         };
         Status {

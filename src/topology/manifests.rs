@@ -11,7 +11,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use flatnet_agents::runtime::RUNTIME_CLASS;
+use flatnet_agents::pods::RUNTIME_CLASS;
 use k8s_openapi::{
     Resource,
     api::core::v1::{Pod, Service},

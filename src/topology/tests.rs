@@ -429,7 +429,7 @@ spec: {nodeName: n, containers: [{name: c, image: nginx}]}
 ---
 apiVersion: v1
 kind: Pod
-metadata: {name: b, annotations: {flatnet.dev/ip: 10.1.15.1, flatnet.dev/attach: tap}}
+metadata: {name: b, annotations: {flatnet.dev/ip: 10.1.15.1, flatnet.dev/colour: tap}}
 spec: {nodeName: m, containers: [{name: c, image: nginx}, {name: c}]}
 ---
 apiVersion: v1
@@ -449,7 +449,7 @@ spec: {}
         findings(text),
         [
             "9:51 address 10.1.20.2 is not one for pods of n (10.1.15.0/24)",
-            "14:62 annotation flatnet.dev/attach of a Pod is not supported yet",
+            "14:62 annotation flatnet.dev/colour of a Pod is not supported yet",
             "15:18 nodeName m is no node of the topology",
             "15:59 container \"c\" has no image",
             "15:66 container name c is used twice",
@@ -755,4 +755,44 @@ proptest! {
         let end = (at + remove).min(TWO_NODES.len());
         let _ = parse(&file(&format!("{}{insert}{}", &TWO_NODES[..at], &TWO_NODES[end..])));
     }
+}
+
+#[test]
+fn real_and_attached_pods_say_what_they_are() {
+    let pod = |fields: &str, container: &str| {
+        let text = format!(
+            "{SHORT}---\napiVersion: v1\nkind: Pod\nmetadata:\n  name: p\n{fields}  containers:\n    - {{name: c, {container}}}\n"
+        );
+        findings(&text)
+            .into_iter()
+            .map(|found| found.split_once(' ').unwrap().1.to_owned())
+            .collect::<Vec<_>>()
+    };
+    let real = "spec:\n  runtimeClassName: netns\n";
+    let attached = |text: &str| format!("  annotations: {{flatnet.dev/attach: \"{text}\"}}\nspec:\n");
+    assert_eq!(
+        pod(real, "command: ['true'], env: [{name: A, value: b}], workingDir: /tmp"),
+        Vec::<String>::new()
+    );
+    assert_eq!(pod(real, "image: x"), ["container \"c\" of a real pod has no command"]);
+    assert_eq!(
+        pod("spec:\n  runtimeClassName: runc\n", "image: nginx"),
+        ["runtimeClassName \"runc\" is not known"]
+    );
+    assert_eq!(pod(&attached("tap:vm0"), "image: flatnet/pause"), Vec::<String>::new());
+    assert_eq!(
+        pod(&attached("tap:vm0"), "image: nginx"),
+        ["container \"c\" will not run: what is attached runs by itself"]
+    );
+    for nothing in ["vm0", "tap:", "netns:a/b", "vlan:7"] {
+        let expected = format!("{nothing:?} is nothing that can be attached");
+        assert_eq!(pod(&attached(nothing), "image: flatnet/pause"), [expected]);
+    }
+    let both = format!("{}  runtimeClassName: netns\n", attached("netns:lab"));
+    let said = pod(&both, "image: flatnet/pause");
+    assert_eq!(said, ["a pod with flatnet.dev/attach runs nothing of ours"]);
+    let mac = "  annotations: {flatnet.dev/mac: \"01:00:5e:00:00:01\"}\nspec:\n";
+    assert_eq!(pod(mac, "image: nginx"), ["\"01:00:5e:00:00:01\" is not a machine's MAC"]);
+    let mac = "  annotations: {flatnet.dev/mac: \"02:00:00:00:00:01\"}\nspec:\n";
+    assert_eq!(pod(mac, "image: nginx"), ["flatnet.dev/mac is for pods with flatnet.dev/attach"]);
 }

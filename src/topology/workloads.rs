@@ -9,6 +9,8 @@
 //! May depend on [`crate::topology::manifests`], [`crate::topology::policies`] and [`crate::topology::volumes`].
 //!
 //! Read first: `docs/topology.md`.
+//!
+//! Above 400 lines because Pods and Services are checked against each other.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -20,7 +22,7 @@ use flatnet_agents::{
     ipam::is_pod_address,
     lease::NetworkConfig,
     objects::{self, Object},
-    pods::{self, ADDRESS_ANNOTATION, VIP_ANNOTATION},
+    pods::{self, ADDRESS_ANNOTATION, ATTACH_ANNOTATION, MAC_ANNOTATION, PodKind, VIP_ANNOTATION},
     services::{FORWARDING_ANNOTATION, SCHEDULER_ANNOTATION, WEIGHT_ANNOTATION},
 };
 use flatnet_engine::pod::{Image, Transport};
@@ -36,6 +38,9 @@ use crate::topology::{
     yaml::Node,
 };
 
+/// The annotations of a Pod that have an effect.
+const POD_ANNOTATIONS: &[&str] =
+    &[ADDRESS_ANNOTATION, ATTACH_ANNOTATION, MAC_ANNOTATION, VIP_ANNOTATION, WEIGHT_ANNOTATION];
 /// The annotations of flatnet begin so.
 const ANNOTATIONS: &str = "flatnet.dev/";
 
@@ -46,12 +51,13 @@ const RESERVED: &str = "the first two addresses and the last of a subnet are fla
 pub(crate) fn check(documents: &Documents, topology: Option<&Topology>, findings: &mut Vec<Finding>) {
     let mut names = HashMap::new();
     let mut addresses = HashMap::new();
+    let mut attached = HashMap::new();
     for pod in &documents.pods {
         check_name(pod, &mut names, findings);
         check_machine_name(pod, topology, findings);
-        check_annotations(pod, &[ADDRESS_ANNOTATION, VIP_ANNOTATION, WEIGHT_ANNOTATION], findings);
+        check_annotations(pod, POD_ANNOTATIONS, findings);
         policies::check_pod(pod, findings);
-        real::check(pod, findings);
+        real::check(pod, &mut attached, findings);
         check_containers(pod, findings);
         volumes::check(pod, findings);
         check_pod_address(pod, topology, &mut addresses, findings);
@@ -129,7 +135,7 @@ fn check_containers(pod: &Manifest<Pod>, findings: &mut Vec<Finding>) {
             let message = format!("container name {:?} is not a name", container.name);
             findings.push(Finding::error(node.place_of(&["name"]).clone(), message));
         }
-        if !real::is_real(&pod.object) {
+        if pods::kind(&pod.object) != PodKind::Real {
             check_image(container, node, findings);
         }
         for (key, place) in wanted_ports(container, node, findings) {

@@ -44,6 +44,13 @@ pub enum AskError {
         /// All that there are.
         known: Vec<String>,
     },
+    /// It sends by itself.
+    #[error("{name} is not simulated: a trace follows a packet of ours")]
+    #[diagnostic(help("trace to it, from a simulated pod or a host; or `flatnet capture {name}`"))]
+    Real {
+        /// Who was to send.
+        name: String,
+    },
     /// The name means nothing.
     #[error("there is no pod, host, node or Service {name}, and it is no address")]
     #[diagnostic(help("there are {}", known.join(", ")))]
@@ -90,14 +97,23 @@ pub struct Trace {
     probe: Option<ProgramId>,
 }
 
+/// Finds who is to send.
+fn asker(publisher: &Publisher, name: &str) -> Result<Place, AskError> {
+    let missing = || AskError::From { name: name.to_owned(), known: machines(publisher) };
+    let place = publisher.place(name).ok_or_else(missing)?;
+    if place.is_simulated { Ok(place.clone()) } else { Err(AskError::Real { name: name.to_owned() }) }
+}
+
+fn machines(publisher: &Publisher) -> Vec<String> {
+    publisher.places().map(|(name, _)| name.to_owned()).collect()
+}
+
 /// Finds out what a question means.
 ///
 /// # Errors
 /// [`AskError`].
 pub fn resolve(publisher: &Publisher, question: &Question) -> Result<Target, AskError> {
-    let names = || publisher.places().map(|(name, _)| name.to_owned()).collect::<Vec<_>>();
-    let missing = || AskError::From { name: question.from.clone(), known: names() };
-    let from = publisher.place(&question.from).ok_or_else(missing)?.clone();
+    let from = asker(publisher, &question.from)?;
     let tables = publisher.control.tables.current();
     let (name, given) = split_port(&question.to);
     // Nobody listens at port 0, which is reserved (RFC 6335, 6).
@@ -133,7 +149,7 @@ pub fn resolve(publisher: &Publisher, question: &Question) -> Result<Target, Ask
             Some(service.strip_prefix(&format!("{DEFAULT_NAMESPACE}/")).unwrap_or(service).to_owned())
         });
         let services: BTreeSet<String> = services.collect();
-        let known = names().into_iter().chain(services).collect();
+        let known = machines(publisher).into_iter().chain(services).collect();
         return Err(AskError::To { name: name.to_owned(), known });
     }
     // A VIP answers no echo: without a protocol its first port is asked. An address may be asked for what it has not.

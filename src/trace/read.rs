@@ -13,8 +13,9 @@ use std::sync::Arc;
 use flatnet_agents::publisher::{Place, Publisher};
 use flatnet_engine::clock::Instant;
 use flatnet_engine::ledger::DropReason;
-use flatnet_engine::tables::Tables;
+use flatnet_engine::tables::{Node, Tables};
 use flatnet_engine::trace::{Action, Head, Point};
+use flatnet_engine::wire::MacAddress;
 use flatnet_proxy::{Protocol, Row};
 use serde_json::Value;
 
@@ -200,27 +201,22 @@ impl<'a> Reader<'a> {
                 Some(format!("lease of the subnet of {}", machine(to).unwrap_or_else(|| to.to_string())))
             }
             (
-                DropReason::NoBackend | DropReason::ServicePortClosed | DropReason::ServiceNoConnection,
+                DropReason::NoBackend
+                | DropReason::NoLocalBackend
+                | DropReason::DirectRoutingOffSegment
+                | DropReason::ServicePortClosed
+                | DropReason::ServiceNoConnection,
                 Some(to),
-            ) => {
-                let rows = self.tables.services.list();
-                let of = |row: &&&Row| row.frontends.iter().any(|it| it.address == to);
-                let port = headers.transport.as_ref().and_then(asked_port);
-                let is_asked = |row: &&&Row| {
-                    row.frontends.iter().any(|it| it.address == to && Some((it.protocol, it.port)) == port)
-                };
-                // The port that was asked; of a Service that has no such port, its name alone.
-                let exact = rows.iter().find(is_asked).map(|row| row.service.name.to_string());
-                let name = || {
-                    let name = &rows.iter().find(of)?.service.name;
-                    Some(name.rsplit_once(':').map_or(&**name, |(name, _)| name).to_owned())
-                };
-                exact.or_else(name).map(|name| format!("Service {name}"))
-            }
+            ) => self.service(to, headers.transport.as_ref().and_then(asked_port)),
             (
                 DropReason::LinkLoss | DropReason::LinkDown | DropReason::LinkQueueFull | DropReason::LinkMtu,
                 _,
-            ) => Some(format!("link of {node} {point}")),
+            ) => Some(self.link(headers, node).unwrap_or_else(|| format!("link of {node} {point}"))),
+            (DropReason::BindingQuota, _) => field("source").and_then(machine),
+            (DropReason::Martian | DropReason::TunnelForeignSource, _) => {
+                field("source").map(|it| it.to_string())
+            }
+            (DropReason::TunnelForeignDestination, Some(to)) => Some(to.to_string()),
             (DropReason::NeighborUnresolved, Some(to)) => Some(format!("neighbour on the way to {to}")),
             (DropReason::PodStopped | DropReason::HostClosed, Some(to)) => machine(to),
             (DropReason::SpoofedAddress | DropReason::SpoofedMac, _) => field("source").and_then(machine),
@@ -232,6 +228,43 @@ impl<'a> Reader<'a> {
             hint: reason.hint().to_owned(),
             object,
         }
+    }
+
+    /// Names the Service that was asked at an address and port; one that has no such port by its name alone, one of a
+    /// NodePort by the port.
+    fn service(&self, address: Ipv4Addr, port: Option<(Protocol, u16)>) -> Option<String> {
+        let rows = self.tables.services.list();
+        let is_asked = |row: &&&Row| {
+            row.frontends.iter().any(|it| it.address == address && Some((it.protocol, it.port)) == port)
+        };
+        let of = |row: &&&Row| row.frontends.iter().any(|it| it.address == address);
+        let by_node_port = |row: &&&Row| row.node_ports.iter().any(|it| Some((it.protocol, it.port)) == port);
+        let name = |row: &&Row| row.service.name.to_string();
+        let exact = rows.iter().find(is_asked).map(name);
+        let whole = || {
+            let name = name(rows.iter().find(of)?);
+            Some(name.rsplit_once(':').map_or(name.clone(), |(name, _)| name.to_owned()))
+        };
+        let exact = exact.or_else(whole).or_else(|| rows.iter().find(by_node_port).map(name));
+        exact.map(|name| format!("Service {name}"))
+    }
+
+    /// Names the two machines of a link that lost a frame at one of them.
+    fn link(&self, headers: &Headers, lost_at: &str) -> Option<String> {
+        let mac = |end| headers.ethernet.as_ref()?.get(end)?.as_str()?.parse::<MacAddress>().ok();
+        let name = |mac: MacAddress| {
+            let has = |node: &Node| {
+                node.interfaces.iter().any(|it| it.mac == mac)
+                    || node.bridge.as_ref().and_then(|it| it.router).is_some_and(|it| it.mac == mac)
+            };
+            let nodes = self.publisher.nodes();
+            let node = nodes.into_iter().find(|(_, id)| self.tables.node(*id).is_some_and(|node| has(node)));
+            let place = self.publisher.places().find(|(_, place)| MacAddress::for_ipv4(place.address) == mac);
+            node.map(|(name, _)| name).or_else(|| place.map(|(name, _)| name.to_owned()))
+        };
+        let from = name(mac("source")?)?;
+        let to = if from == lost_at { name(mac("destination")?)? } else { lost_at.to_owned() };
+        Some(format!("link from {from} to {to}"))
     }
 }
 

@@ -21,6 +21,8 @@ use crate::views::{NodeKind, Status};
 
 /// How long the network may take to answer.
 const LIMIT: Duration = Duration::from_secs(60);
+/// Warnings that are said again.
+const WARNINGS: usize = 20;
 /// Time between two looks.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -65,6 +67,7 @@ pub(super) fn run(arguments: &Up, name: &str) -> miette::Result<ExitCode> {
         }
         if let Some(status) = answers(name, child.id()) {
             print(&welcome(&status, socket::running().len() > 1))?;
+            repeat_warnings(&log);
             return Ok(ExitCode::SUCCESS);
         }
         std::thread::sleep(POLL);
@@ -95,14 +98,26 @@ fn spawn(arguments: &Up, name: &str, log: &Path) -> miette::Result<Child> {
     command.spawn().into_diagnostic().wrap_err("the background process cannot be started")
 }
 
+/// Says again what the network has warned of so far, as it would have without `-d`.
+fn repeat_warnings(log: &Path) {
+    let said = std::fs::read_to_string(log).unwrap_or_default();
+    let warnings = || said.lines().filter(|line| line.starts_with("warning: "));
+    warnings().take(WARNINGS).for_each(|warning| eprintln!("{warning}"));
+    if let more @ 1.. = warnings().count().saturating_sub(WARNINGS) {
+        eprintln!("{} more in {}", counted(more, "warning"), log.display());
+    }
+}
+
 /// Says what runs and what to do next; with several networks the commands say which.
 fn welcome(status: &Status, several: bool) -> String {
     let Status { name, nodes, pods, hosts, .. } = status;
     let nodes = nodes.iter().filter(|node| node.kind == NodeKind::Node).count();
     let which = if several { format!(" --name {name}") } else { String::new() };
-    let try_it = match &pods[..] {
-        [from, .., to] => format!("exec{which} {} -- ping -c 2 {}", from.name, to.address),
-        [_] | [] => "status".to_owned(),
+    let from = pods.iter().find(|pod| pod.simulated);
+    let to = from.and_then(|from| pods.iter().rfind(|pod| pod.name != from.name));
+    let try_it = match from.zip(to) {
+        Some((from, to)) => format!("exec{which} {} -- ping -c 2 {}", from.name, to.address),
+        None => "status".to_owned(),
     };
     format!(
         "network {name} is up: {}, {}, {}\n  flatnet {try_it}\n  flatnet down{which}\n",
@@ -133,6 +148,7 @@ mod tests {
             name: name.to_owned(),
             address: address.into(),
             node: Some("node-1".to_owned()),
+            simulated: true,
         };
         let mut status = Status {
             name: "lab".to_owned(),

@@ -40,6 +40,10 @@ pub(super) fn run(arguments: &Up, topology: &Topology, name: &str) -> miette::Re
         break_something(&mut drive, fault)?;
     }
     drive.settle();
+    // Before anybody is answered: who started it in the background says them again.
+    for warning in drive.network.warnings.drain(..) {
+        eprintln!("warning: {warning}");
+    }
     let instance = Instance::new(name.to_owned(), drive);
     print(&describe(&instance.status()))?;
     let listener = claim.listener.try_clone().into_diagnostic()?;
@@ -90,7 +94,7 @@ fn describe(status: &Status) -> String {
         text.push('\n');
     }
     let machines = [("pod", &status.pods), ("host", &status.hosts)];
-    for (kind, MachineStatus { name, address, node }) in
+    for (kind, MachineStatus { name, address, node, .. }) in
         machines.into_iter().flat_map(|(kind, machines)| machines.iter().map(move |machine| (kind, machine)))
     {
         let node = node.as_ref().map_or(String::new(), |node| format!(" on {node}"));

@@ -43,11 +43,16 @@ impl Publisher {
     /// Finds the direction of a link from one machine to another.
     ///
     /// # Errors
-    /// [`PublishError::UnknownMachine`], [`PublishError::NoLink`].
+    /// [`PublishError::UnknownMachine`], [`PublishError::NoLink`], [`PublishError::RealLink`].
     pub fn link(&self, from: &str, to: &str) -> Result<LinkPlace, PublishError> {
         for name in [from, to] {
             if !self.stations.contains_key(name) && self.place(name).is_none() {
                 return Err(PublishError::UnknownMachine(name.into()));
+            }
+        }
+        for name in [from, to] {
+            if self.place(name).is_some_and(|place| !place.is_simulated) {
+                return Err(PublishError::RealLink(name.into()));
             }
         }
         let found = match (self.stations.get(from), self.stations.get(to)) {

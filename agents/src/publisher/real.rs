@@ -1,4 +1,4 @@
-//! Pods that are real: put on the network by their TAPs, and what becomes of them.
+//! Pods that are not simulated: put on the network by their TAPs, and what becomes of them.
 //!
 //! Invariant: a pod that is told to stop keeps its port until its programs have ended; its name is free at once.
 //!
@@ -7,11 +7,13 @@
 use std::sync::Arc;
 
 use flatnet_engine::link::Link;
+use flatnet_engine::link::tap::Tap;
 use flatnet_engine::tables::NodeId;
 
 use super::{Guard, MacAddress, Place, PublishError, Publisher, Start, objects};
-use crate::pods::PodView;
-use crate::runtime::{News, link::LinkConfig};
+use crate::pods::{Attachment, MAC_ANNOTATION, PodView};
+use crate::runtime::News;
+use crate::runtime::link::{self, LinkConfig, LinkError};
 
 impl Publisher {
     /// Makes a real pod, puts it on its node's bridge, and starts its containers.
@@ -24,23 +26,53 @@ impl Publisher {
         let config = self.link_config(view, node);
         let failed = |source| PublishError::Runtime { pod: name.clone(), source };
         let tap = self.runtime.add(view, &config).map_err(failed)?;
+        self.attach_tap(view, (node, name), config.mac, tap)?;
+        Ok((0..view.containers.len()).map(|index| self.runtime.start(&view.uid, index)).collect())
+    }
+
+    /// Puts what somebody else made on a node's bridge as a pod. Its containers count as running.
+    pub(super) fn add_attached_pod(
+        &mut self,
+        view: &PodView,
+        node: NodeId,
+        name: String,
+        attachment: &Attachment,
+    ) -> Result<Vec<Start>, PublishError> {
+        let config = self.link_config(view, node);
+        let tap = match attachment {
+            Attachment::Tap(tap) => Tap::open(tap).map_err(LinkError::Tap),
+            Attachment::Namespace(path) => link::make(path, &config),
+        };
+        let tap = tap.map_err(|source| PublishError::Attach { pod: name.clone(), source })?;
+        self.attach_tap(view, (node, name), config.mac, tap)?;
+        Ok(view.containers.iter().map(|_| Start::Runs).collect())
+    }
+
+    fn attach_tap(
+        &mut self,
+        view: &PodView,
+        (id, name): (NodeId, String),
+        mac: MacAddress,
+        tap: Tap,
+    ) -> Result<(), PublishError> {
         let worker = self.worker();
-        let guard = Some(Guard { mac: config.mac, address: view.address, vip: None });
-        let attached = self.control.attach(node, &name, guard, worker, Link::Tap(Box::new(tap)));
+        let guard = Some(Guard { mac, address: view.address, vip: None });
+        let attached = self.control.attach(id, &name, guard, worker, Link::Tap(Box::new(tap)));
         let port =
             attached.map_err(|source| PublishError::Control { what: format!("pod {name}"), source })?;
         self.pods.insert(view.identity, (port, name.clone()));
-        let place = Place { port, worker, address: view.address, node: Some(Arc::from(&*view.node)) };
-        self.places.insert(name, place);
-        Ok((0..view.containers.len()).map(|index| self.runtime.start(&view.uid, index)).collect())
+        let node = Some(Arc::from(&*view.node));
+        self.places.insert(name, Place { port, worker, address: view.address, node, is_simulated: false });
+        Ok(())
     }
 
     fn link_config(&self, view: &PodView, node: NodeId) -> LinkConfig {
         let tables = self.control.tables.current();
         let bridge = tables.node(node).and_then(|node| node.bridge.as_ref());
         let (mtu, router) = bridge.map_or((1500, None), |bridge| (bridge.mtu, bridge.router));
+        let mac = view.annotations.get(MAC_ANNOTATION).and_then(|text| text.parse().ok());
         LinkConfig {
-            mac: MacAddress::for_ipv4(view.address),
+            mac: mac.unwrap_or(MacAddress::for_ipv4(view.address)),
             address: view.address,
             prefix_length: router.map_or(24, |router| router.subnet.length()),
             gateway: router.map(|router| router.address),

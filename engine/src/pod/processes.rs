@@ -25,7 +25,7 @@ pub struct ProgramOutput {
 impl Pod {
     /// Starts a program by its words; it begins with the next [`Pod::poll`].
     pub fn exec(&mut self, argv: &[String], now: Instant) -> ProgramId {
-        self.add_program(Program::new(argv), now)
+        self.add_program(Program::new(argv).with_reader(), now)
     }
 
     /// Starts a probe; it begins with the next [`Pod::poll`].
@@ -47,7 +47,14 @@ impl Pod {
     pub fn output(&mut self, id: ProgramId) -> ProgramOutput {
         match self.programs.get_mut(&id) {
             None => ProgramOutput { bytes: Vec::new(), exit_code: Some(KILLED) },
-            Some(program) => ProgramOutput { bytes: program.take_output(), exit_code: program.exit_code() },
+            Some(program) => {
+                let waits = program.is_full();
+                let output = ProgramOutput { bytes: program.take_output(), exit_code: program.exit_code() };
+                if waits {
+                    self.stack.events.push_back((Owner::Program(id), Event::Input));
+                }
+                output
+            }
         }
     }
 

@@ -527,6 +527,30 @@ fn traceroute_shows_hops_and_what_is_unreachable() {
 
 /// RFC 9293, 3.6: who has closed may still be sent to.
 #[test]
+fn what_a_program_says_waits_for_its_reader_whole_and_the_program_with_it() {
+    let input: Vec<u8> = (0..10u32 << 20).map(|number| number as u8).collect();
+    for line in ["cat", "nc 10.1.15.3 7"] {
+        let mut segment = echo_pair();
+        let id = segment.spawn(0, line);
+        segment.pods[0].input(id, &input);
+        segment.pods[0].close_input(id);
+        // Nobody reads for a minute.
+        segment.run(Duration::from_secs(60));
+        let mut output = segment.pods[0].output(id);
+        let first = output.bytes.len();
+        assert!(line == "cat" || first < 2 << 20, "{line} has gone on reading: {first}");
+        let until = segment.now + Duration::from_secs(600);
+        let mut whole = output.bytes;
+        while output.exit_code.is_none() {
+            assert!(segment.step(until), "{line} never ends");
+            output = segment.pods[0].output(id);
+            whole.extend_from_slice(&output.bytes);
+        }
+        assert!(whole == input && output.exit_code == Some(0), "{line}: {} octets", whole.len());
+    }
+}
+
+#[test]
 fn nc_sends_all_its_input_to_a_listener_that_has_none() {
     let mut segment = echo_pair();
     let listener = segment.spawn(1, "nc -l 5556");

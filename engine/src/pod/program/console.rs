@@ -1,17 +1,24 @@
 //! What a program reads and writes: standard input, output and its exit code.
 //!
-//! Invariants: output waits for its reader, at most [`OUTPUT_LIMIT`] octets (older ones give way, as a terminal scrolls); the first exit code counts.
+//! Invariants: what has a reader waits for it whole, and programs that read from elsewhere do not while [`FULL`] octets wait; without
+//! one the last [`OUTPUT_LIMIT`] octets are kept, as a terminal scrolls. The first exit code counts.
 //! Depends on nothing. Read first: this file.
 
 use std::collections::VecDeque;
 
-/// Octets of output that wait for their reader.
+/// Octets of output that are kept of a program that nobody reads.
 const OUTPUT_LIMIT: usize = 8 * 1024 * 1024;
+/// Octets that wait for a reader before their program reads on.
+const FULL: usize = 1024 * 1024;
 
 /// A program's console.
 #[derive(Debug, Default)]
 pub(in super::super) struct Console {
     output: VecDeque<u8>,
+    /// Whether somebody takes the output.
+    has_reader: bool,
+    /// Whether the one that the output goes to is full.
+    pub(super) is_held: bool,
     input: VecDeque<u8>,
     input_closed: bool,
     exit: Option<i32>,
@@ -21,8 +28,20 @@ impl Console {
     /// Writes octets.
     pub(super) fn write(&mut self, bytes: &[u8]) {
         self.output.extend(bytes);
-        let excess = self.output.len().saturating_sub(OUTPUT_LIMIT);
-        self.output.drain(..excess);
+        if !self.has_reader {
+            let excess = self.output.len().saturating_sub(OUTPUT_LIMIT);
+            self.output.drain(..excess);
+        }
+    }
+
+    /// Keeps all output for somebody who takes it.
+    pub(super) fn await_reader(&mut self) {
+        self.has_reader = true;
+    }
+
+    /// Says whether its program should wait before it reads what it would write.
+    pub(super) fn is_full(&self) -> bool {
+        self.is_held || (self.has_reader && self.output.len() >= FULL)
     }
 
     /// Writes a text.

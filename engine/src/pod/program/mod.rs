@@ -72,6 +72,17 @@ impl Program {
         Program { kind: Kind::New(argv.to_vec()), console: Console::default(), names: Names::default() }
     }
 
+    /// Has its output kept for somebody who takes it, and it wait for that one.
+    pub(super) fn with_reader(mut self) -> Self {
+        self.console.await_reader();
+        self
+    }
+
+    /// Says whether it waits until its output is taken.
+    pub(super) fn is_full(&self) -> bool {
+        self.console.is_full()
+    }
+
     /// Makes the program of a probe.
     pub(super) fn probe(probe: Probe) -> Self {
         Program {
@@ -118,6 +129,7 @@ impl Program {
             Kind::Nslookup(lookup) => lookup.handle(console, sockets),
             Kind::Sleep(until) if *until <= sockets.now => console.exit(0),
             Kind::Sleep(until) => sockets.wake_at(*until),
+            Kind::Cat if console.is_full() => {}
             Kind::Cat => {
                 console.copy_input();
                 if console.input_ended() {

@@ -143,7 +143,7 @@ impl Nc {
                 sockets.tcp_shutdown(id);
             }
         }
-        loop {
+        while !console.is_full() {
             let received = sockets.tcp_read(id, |bytes| {
                 console.write(bytes);
                 bytes.len()

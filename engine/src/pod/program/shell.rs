@@ -125,6 +125,7 @@ impl Shell {
         if console.input_ended() {
             program.close_input();
         }
+        program.console.is_held = self.output == Output::Console && console.is_full();
         program.handle(event, sockets);
         let written = program.take_output();
         let failed = match &self.output {
