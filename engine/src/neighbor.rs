@@ -1,7 +1,8 @@
 //! Next hops' MACs: what is known, who is being asked, and which frames wait for the answer.
 //!
 //! `decide` looks up; the worker lets frames wait, sends the requests and learns from ARP. Invariants: at most
-//! [`WAITING_LIMIT`] frames wait for one neighbour and at most [`REQUESTS`] requests ask for it, one a second.
+//! [`WAITING_LIMIT`] frames wait for one neighbour, [`WAITING_LEAST`] while [`HELD_LIMIT`] wait in all, and at most [`REQUESTS`]
+//! requests ask for it, one a second.
 //! What one worker learns the others are told. Allowed dependencies: `frame`, `tables`, `wire`, `clock`.
 //! Read first: RFC 826; RFC 1122, 2.3.2.
 
@@ -14,8 +15,12 @@ use crate::frame::Frame;
 use crate::tables::NodeId;
 use crate::wire::MacAddress;
 
-/// Frames that wait for one neighbour (RFC 1122 asks for at least one).
-pub const WAITING_LIMIT: usize = 3;
+/// Frames that wait for one neighbour, Linux' `unres_qlen`: a datagram's fragments wait whole.
+pub const WAITING_LIMIT: usize = 101;
+/// Frames that wait for one whatever waits for others (RFC 1122, 2.3.2.2 asks for one).
+pub const WAITING_LEAST: usize = 3;
+/// Frames that wait in all before that is all.
+pub const HELD_LIMIT: usize = 4096;
 /// Neighbours that a worker asks for at once: a scan of a network must not hold all buffers.
 pub const ASKING_LIMIT: usize = 1024;
 /// Neighbours that a worker knows: strangers may claim any address.
@@ -66,6 +71,8 @@ pub struct Waiting {
 pub struct Neighbors {
     states: BTreeMap<Neighbor, State>,
     asking: usize,
+    /// Frames that wait.
+    held: usize,
 }
 
 impl Neighbors {
@@ -84,9 +91,12 @@ impl Neighbors {
         if !asked_for && self.asking >= ASKING_LIMIT {
             return Waiting { request: false, displaced: Some(frame) };
         }
+        let limit = if self.held < HELD_LIMIT { WAITING_LIMIT } else { WAITING_LEAST };
+        self.held += 1;
         match self.states.get_mut(&neighbor) {
             Some(State::Asking { waiting, .. }) => {
-                let displaced = if waiting.len() >= WAITING_LIMIT { waiting.pop_front() } else { None };
+                let displaced = if waiting.len() >= limit { waiting.pop_front() } else { None };
+                self.held -= usize::from(displaced.is_some());
                 waiting.push_back(frame);
                 Waiting { request: false, displaced }
             }
@@ -117,6 +127,7 @@ impl Neighbors {
         match self.states.insert(neighbor, State::Known { mac, since: now }) {
             Some(State::Asking { waiting, .. }) => {
                 self.asking -= 1;
+                self.held -= waiting.len();
                 (waiting, false)
             }
             Some(State::Known { mac: old, .. }) => (VecDeque::new(), old != mac),
@@ -156,6 +167,7 @@ impl Neighbors {
                 *next = now + REQUEST_INTERVAL;
                 again.push(*neighbor);
             } else {
+                self.held -= waiting.len();
                 failed.extend(waiting.drain(..).map(|frame| (*neighbor, frame)));
                 given_up.push(*neighbor);
             }
@@ -190,7 +202,7 @@ impl Neighbors {
 
     /// Takes all waiting frames, to end.
     pub fn drain(&mut self) -> Vec<(Neighbor, Frame)> {
-        self.asking = 0;
+        (self.asking, self.held) = (0, 0);
         let states = std::mem::take(&mut self.states);
         let waiting = states.into_iter().filter_map(|(neighbor, state)| match state {
             State::Asking { waiting, .. } => Some(waiting.into_iter().map(move |frame| (neighbor, frame))),
@@ -224,14 +236,17 @@ mod tests {
     /// RFC 1122, 2.3.2.2: at least the latest packet is kept.
     #[test]
     fn frames_wait_for_the_answer_and_the_oldest_makes_room() {
-        let (_arena, mut pools) = Arena::new(1, 8, 0).unwrap();
+        let (_arena, mut pools) = Arena::new(1, 2 * WAITING_LIMIT as u32, 0).unwrap();
         let mut neighbors = Neighbors::default();
         let mut wait = || {
             let frame = pools[0].allocate(60).unwrap();
             neighbors.wait(NEIGHBOR, frame, Instant::ZERO)
         };
         assert!(wait().request);
-        assert!(!wait().request && wait().displaced.is_none());
+        assert!((1..WAITING_LIMIT).all(|_| {
+            let waiting = wait();
+            !waiting.request && waiting.displaced.is_none()
+        }));
         assert!(wait().displaced.is_some());
         assert_eq!(neighbors.held(NodeId(0)), WAITING_LIMIT);
         let (released, _) = neighbors.learn(NEIGHBOR, MacAddress::BROADCAST, Instant::ZERO);
@@ -261,6 +276,29 @@ mod tests {
         });
         assert_eq!(refused.count(), ASKING_LIMIT);
         assert_eq!(neighbors.held(NodeId(0)), ASKING_LIMIT);
+    }
+
+    /// RFC 1122, 2.3.2.2.
+    #[test]
+    fn who_has_many_frames_waiting_leaves_others_some() {
+        let (_arena, mut pools) = Arena::new(1, 4 * HELD_LIMIT as u32, 0).unwrap();
+        let mut neighbors = Neighbors::default();
+        for number in 0..ASKING_LIMIT as u32 {
+            let neighbor = Neighbor { address: Ipv4Addr::from_bits(number), ..NEIGHBOR };
+            for _ in 0..WAITING_LIMIT {
+                let displaced =
+                    neighbors.wait(neighbor, pools[0].allocate(60).unwrap(), Instant::ZERO).displaced;
+                displaced.into_iter().for_each(|frame| pools[0].free(frame));
+            }
+            assert!(neighbors.waiting(&neighbor).count() >= WAITING_LEAST);
+        }
+        let held = neighbors.held(NodeId(0));
+        assert!(held <= HELD_LIMIT + WAITING_LEAST * ASKING_LIMIT && held == neighbors.held, "{held}");
+        for number in 0..ASKING_LIMIT as u32 {
+            let neighbor = Neighbor { address: Ipv4Addr::from_bits(number), ..NEIGHBOR };
+            neighbors.learn(neighbor, MacAddress::BROADCAST, Instant::ZERO);
+        }
+        assert_eq!((neighbors.held(NodeId(0)), neighbors.held), (0, 0));
     }
 
     /// RFC 1122, 2.3.2.1.

@@ -15,6 +15,7 @@ use flatnet_engine::ledger::{DropReason, Ledger, Term};
 use flatnet_engine::link::Direction;
 use flatnet_engine::link::impairment::Impairment;
 use flatnet_engine::masquerade::is_usable;
+use flatnet_engine::neighbor::WAITING_LIMIT;
 use flatnet_engine::pod::{Pod, PodConfig};
 use flatnet_engine::tables::{Guard, NodeId};
 use flatnet_engine::wire::{
@@ -300,12 +301,13 @@ fn provoke(reason: DropReason, lab: &mut Lab) -> Gained {
             ALONE
         }
         DropReason::NeighborQueueFull => {
-            for _ in 0..4 {
+            let frames = WAITING_LIMIT as u64 + 1;
+            for _ in 0..frames {
                 let frame = lab.udp(BACKEND, NOBODY, (1000, 7), b"");
                 lab.send(BACKEND, &frame);
             }
-            // Each passes two nodes and the switch; three wait; two pods' ports are asked at.
-            Gained { received: 12, sent: 10, originated: 2, held: 3, ..ALONE }
+            // Each passes two nodes and the switch; all but one wait; two pods' ports are asked at.
+            Gained { received: 3 * frames, sent: 2 * frames + 2, originated: 2, held: frames - 1, ..ALONE }
         }
         DropReason::NeighborUnresolved => {
             let frame = lab.udp(BACKEND, NOBODY, (1000, 7), b"");

@@ -2,8 +2,8 @@
 //!
 //! The device asks it for the MAC of a next hop and tells it what ARP brought. It does no I/O: it says what to send.
 //!
-//! Invariants: at most [`QUEUE_LIMIT`] packets wait per neighbour and [`TABLE_LIMIT`] neighbours are known; a neighbour is asked
-//! [`ATTEMPTS`] times, a second apart, then its packets fail as host unreachable.
+//! Invariants: at most [`QUEUE_LIMIT`] packets wait per neighbour, [`QUEUE_LEAST`] while [`WAITING_LIMIT`] wait in all, and
+//! [`TABLE_LIMIT`] neighbours are known; a neighbour is asked [`ATTEMPTS`] times, a second apart, then its packets fail as host unreachable.
 //! Depends on `clock` and `wire`. Read first: RFC 826, RFC 1122 section 2.3.2.
 
 use crate::clock::Instant;
@@ -12,8 +12,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-/// Packets that wait for one neighbour.
-pub(super) const QUEUE_LIMIT: usize = 3;
+/// Packets that wait for one neighbour, Linux' `unres_qlen`: a datagram's fragments wait whole.
+pub(super) const QUEUE_LIMIT: usize = 101;
+/// Packets that wait for one whatever waits for others.
+const QUEUE_LEAST: usize = 3;
+/// Packets that wait in all before that is all.
+const WAITING_LIMIT: usize = 1024;
 /// Neighbours known at once.
 pub(super) const TABLE_LIMIT: usize = 1024;
 /// Requests before a neighbour counts as absent.
@@ -74,6 +78,8 @@ struct Neighbor {
 pub(super) struct Neighbors {
     table: BTreeMap<Ipv4Addr, Neighbor>,
     timers: BTreeSet<(Instant, Ipv4Addr)>,
+    /// Packets that wait.
+    waiting: usize,
 }
 
 impl Neighbors {
@@ -97,9 +103,12 @@ impl Neighbors {
 
     /// Keeps a packet until the neighbour answers; returns the oldest when there are too many.
     pub(super) fn wait(&mut self, address: Ipv4Addr, packet: Waiting) -> Option<Waiting> {
+        let limit = if self.waiting < WAITING_LIMIT { QUEUE_LIMIT } else { QUEUE_LEAST };
         let queue = &mut self.table.entry(address).or_default().queue;
         queue.push(packet);
-        (queue.len() > QUEUE_LIMIT).then(|| queue.remove(0))
+        let displaced = (queue.len() > limit).then(|| queue.remove(0));
+        self.waiting += usize::from(displaced.is_none());
+        displaced
     }
 
     /// Learns an address; a new one only when `create` says that the sender means us (RFC 826). Returns what waited.
@@ -119,6 +128,7 @@ impl Neighbors {
         if let Some((_, due)) = neighbor.asking.take() {
             self.timers.remove(&(due, address));
         }
+        self.waiting -= neighbor.queue.len();
         std::mem::take(&mut neighbor.queue)
     }
 
@@ -139,6 +149,7 @@ impl Neighbors {
             return Some(Expiry::Ask(address, latest_mark(&neighbor.queue)));
         }
         let failed = self.table.remove(&address).map(|neighbor| neighbor.queue).unwrap_or_default();
+        self.waiting -= failed.len();
         Some(Expiry::Failed(failed))
     }
 
@@ -188,13 +199,27 @@ mod tests {
         let mut neighbors = Neighbors::default();
         assert_eq!(neighbors.lookup(ADDRESS, Instant::ZERO), Lookup::Unknown { ask: true });
         assert_eq!(neighbors.lookup(ADDRESS, Instant::ZERO), Lookup::Unknown { ask: false });
-        for number in 0..3 {
-            assert!(neighbors.wait(ADDRESS, packet(number)).is_none());
+        for number in 0..QUEUE_LIMIT {
+            assert!(neighbors.wait(ADDRESS, packet(number as u8)).is_none());
         }
-        assert_eq!(neighbors.wait(ADDRESS, packet(3)).unwrap().packet, [0]);
-        assert_eq!(neighbors.learn(ADDRESS, MAC, false, Instant::ZERO).len(), 3);
+        assert_eq!(neighbors.wait(ADDRESS, packet(200)).unwrap().packet, [0]);
+        assert_eq!(neighbors.learn(ADDRESS, MAC, false, Instant::ZERO).len(), QUEUE_LIMIT);
         assert_eq!(neighbors.lookup(ADDRESS, Instant::ZERO), Lookup::Known { mac: MAC, ask: false });
         assert_eq!(neighbors.next_timer(), None);
+    }
+
+    /// RFC 1122, 2.3.2.2.
+    #[test]
+    fn who_has_many_packets_waiting_leaves_others_some() {
+        let mut neighbors = Neighbors::default();
+        for number in 0..TABLE_LIMIT as u32 {
+            let address = Ipv4Addr::from_bits(number);
+            neighbors.lookup(address, Instant::ZERO);
+            (0..QUEUE_LIMIT).for_each(|_| drop(neighbors.wait(address, packet(1))));
+            assert!(neighbors.table[&address].queue.len() >= QUEUE_LEAST);
+        }
+        let held: usize = neighbors.table.values().map(|neighbor| neighbor.queue.len()).sum();
+        assert!(held <= WAITING_LIMIT + QUEUE_LEAST * TABLE_LIMIT && held == neighbors.waiting, "{held}");
     }
 
     /// RFC 1122, 2.3.2.1 and 3.3.1.4.
