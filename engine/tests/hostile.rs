@@ -10,6 +10,7 @@ use flatnet_engine::wire::{
 };
 use proptest::prelude::*;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 const ISP: Ipv4Addr = Ipv4Addr::new(192, 168, 66, 1);
 /// A machine on docker0 that no guard binds to an address.
@@ -211,4 +212,21 @@ proptest! {
         }
         finish(lab);
     }
+}
+
+/// RFC 1812, 4.3.2.8; Linux, `icmp_msgs_per_sec` and `icmp_msgs_burst`: 50 errors at once, then 1,000 a second.
+#[test]
+fn a_node_sends_no_more_errors_than_it_should() {
+    let mut lab = Lab::new(1);
+    let mut errors = |pass: Duration| {
+        lab.pass(pass);
+        for _ in 0..100 {
+            let echo = lab.echo(APP1, BACKEND, 1);
+            lab.send(APP1, &echo);
+        }
+        lab.receive(APP1).len()
+    };
+    assert_eq!(errors(Duration::ZERO), 50);
+    assert_eq!(errors(Duration::from_millis(10)), 10);
+    assert_eq!(errors(Duration::from_secs(10)), 50);
 }

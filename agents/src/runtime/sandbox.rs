@@ -84,6 +84,12 @@ impl Sandbox {
         Ok((sandbox, tap))
     }
 
+    /// Ends all of the pod's processes.
+    pub fn end(&mut self) {
+        // With the one outside dies the holder, and with that one all; one that has ended already is no fault.
+        let _ = self.outside.kill();
+    }
+
     /// Tells whether all of the pod's processes have ended.
     pub fn has_ended(&mut self) -> bool {
         // What cannot be waited for is not there.
@@ -100,8 +106,7 @@ impl AsFd for Sandbox {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
-        // With the one outside dies the holder, and with that one all.
-        let _ = self.outside.kill();
+        self.end();
         let _ = self.outside.wait();
     }
 }
