@@ -44,7 +44,7 @@ pub enum DriveError {
     #[error("pod {0} runs programs of this host, which do not wait for virtual time")]
     #[diagnostic(help("take `time: virtual` out of the topology, or `runtimeClassName` out of the pod"))]
     RealPod(String),
-    /// A worker's thread cannot be started.
+    /// A worker's thread cannot be started, or the system gives no random number.
     #[error("a worker cannot be started")]
     Thread(#[from] std::io::Error),
     /// A worker does not answer.
@@ -91,7 +91,11 @@ impl Drive {
             topology.workers.and_then(|workers| u8::try_from(workers).ok()).unwrap_or(DEFAULT_WORKERS);
         let usual = EngineConfig::default();
         let client_bindings = topology.nat_quota.unwrap_or(usual.client_bindings);
-        let config = EngineConfig { workers, client_bindings, seed: topology.seed, ..usual };
+        let secret = match time {
+            TimeMode::Virtual => None,
+            TimeMode::Real => Some(secret()?),
+        };
+        let config = EngineConfig { workers, client_bindings, seed: topology.seed, secret, ..usual };
         let (control, workers) = Control::build(&config)?;
         let engine = match time {
             TimeMode::Virtual => Engine::Virtual { workers, now: Instant::ZERO },
@@ -255,6 +259,13 @@ impl Drive {
             }
         }
     }
+}
+
+/// Returns what nobody can know. A topology is a file, and its seed often 0.
+fn secret() -> std::io::Result<u64> {
+    let mut secret = [0; 8];
+    rustix::rand::getrandom(&mut secret, rustix::rand::GetRandomFlags::empty())?;
+    Ok(u64::from_ne_bytes(secret))
 }
 
 fn start_threads(workers: Vec<Worker>) -> Result<Engine, DriveError> {

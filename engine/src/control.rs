@@ -55,6 +55,9 @@ pub struct EngineConfig {
     pub client_bindings: u32,
     /// Where all chance comes from.
     pub seed: u64,
+    /// What the tables that strangers' packets fill are keyed by, if not the seed: whoever knows it can choose flows that
+    /// collide.
+    pub secret: Option<u64>,
 }
 
 impl Default for EngineConfig {
@@ -67,6 +70,7 @@ impl Default for EngineConfig {
             bindings: 1 << 18,
             client_bindings: 1 << 15,
             seed: 7,
+            secret: None,
         }
     }
 }

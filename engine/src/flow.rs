@@ -403,6 +403,27 @@ mod tests {
         assert!(cache.lookup(hash, key, &[0; 12], &epochs).is_none(), "all is forgotten");
     }
 
+    /// Flows that lie in one set under a secret that somebody has found out are spread evenly under any other.
+    #[test]
+    fn flows_that_collide_under_one_secret_do_not_under_another() {
+        const SLOTS: usize = 1 << 10;
+        let first_set = |cache: &FlowCache, key: FlowKey| cache.places(cache.hash(key))[0] / 2;
+        let mut random = crate::random::Random::new(1);
+        let mut secret = || [random.next_u64(), random.next_u64()];
+        let known = FlowCache::new(SLOTS, secret()).unwrap();
+        let all =
+            (0..1 << 20).map(|flow| slot(&Tuple { source: flow, destination: 9, ..Tuple::default() }).0);
+        let colliding: Vec<FlowKey> = all.filter(|&key| first_set(&known, key) == 3).collect();
+        assert!(colliding.len() > 1500, "2,048 are expected: {}", colliding.len());
+        for secret in (0..100).map(|_| secret()) {
+            let other = FlowCache::new(SLOTS, secret).unwrap();
+            let mut sets = vec![0u32; SLOTS / 2];
+            colliding.iter().for_each(|&key| sets[first_set(&other, key)] += 1);
+            // Four are expected in each; chance has more than twenty once in a million times.
+            assert!(sets.iter().max() <= Some(&20), "{secret:x?}: {:?}", sets.iter().max());
+        }
+    }
+
     /// Returns how many of 10,000 flows such a cache does not keep.
     fn lost(slots: usize) -> usize {
         let epochs = [0; EPOCH_BUCKETS];

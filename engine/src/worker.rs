@@ -197,7 +197,9 @@ impl Worker {
     /// The system's, when there is no memory for the cache.
     pub fn new(id: u8, config: &EngineConfig, parts: Parts) -> std::io::Result<Self> {
         let Parts { pool, mut reader, mailbox, counters, loads, outgoing, incoming, mut random } = parts;
-        let secret = [random.next_u64(), random.next_u64()];
+        let own = [random.next_u64(), random.next_u64()];
+        let mut secrets = config.secret.map(|secret| Random::new(secret).fork(u64::from(id)));
+        let secret = secrets.as_mut().map_or(own, |random| [random.next_u64(), random.next_u64()]);
         let mut bindings = Bindings::new(config.bindings, config.client_bindings, secret)?;
         bindings.loads = loads;
         Ok(Self {
