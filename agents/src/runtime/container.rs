@@ -14,7 +14,7 @@ use std::process::Child;
 
 use k8s_openapi::api::core::v1::{self as core, PodSecurityContext};
 use rustix::io::{Errno, ioctl_fionbio};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::init::{Bind, ContainerSpec, FAILURE_FILE, PROCESS_FILE, Role, left};
 use super::output::{Log, Stream};
@@ -106,15 +106,18 @@ impl Container {
 
 /// Sends a signal to the program beside a process of ours; one that has not begun yet is ended.
 pub(super) fn signal(child: &mut Child, state: &Path, kind: Signal) {
-    // It is reaped by that process only, which is there as long as nobody has seen its end.
+    let program = left(state, PROCESS_FILE).and_then(|text| text.parse().ok()).and_then(Pid::from_raw);
+    let program = program.map(|id| pidfd_open(id, PidfdFlags::empty()));
+    // As long as that process is there the number was the program's when it was opened.
     if child.try_wait().is_ok_and(|status| status.is_some()) {
         return;
     }
-    match left(state, PROCESS_FILE).and_then(|text| text.parse().ok()).and_then(Pid::from_raw) {
-        Some(program) => {
+    match program {
+        Some(Ok(program)) => {
             // It may have ended meanwhile.
-            let _ = kill_process(program, kind);
+            let _ = pidfd_send_signal(program, kind);
         }
+        Some(Err(_)) => {}
         None => {
             let _ = child.kill();
         }

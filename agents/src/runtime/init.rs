@@ -14,17 +14,19 @@ use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::fd::AsFd;
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::mount::{
     MountFlags, MountPropagationFlags, mount, mount_bind, mount_bind_recursive, mount_change, mount_remount,
 };
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, set_parent_process_death_signal, wait,
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions, pidfd_open, set_parent_process_death_signal,
+    wait, waitid,
 };
 use rustix::system::sethostname;
 use rustix::thread::{
@@ -198,10 +200,18 @@ fn container() -> Result<ExitCode, Failure> {
         Err(failure) => (FAILURE_FILE, failure.to_string()),
     };
     write_into(&state, name, &text)?;
-    let Ok(mut program) = started else { return Ok(ExitCode::from(NOT_STARTED)) };
-    let status = program.wait()?;
-    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or_default();
-    Ok(ExitCode::from(u8::try_from(code).unwrap_or(NOT_STARTED)))
+    let Ok(program) = started else { return Ok(ExitCode::from(NOT_STARTED)) };
+    let id = i32::try_from(program.id()).ok().and_then(Pid::from_raw).ok_or("the program has no number")?;
+    // It is not buried here: as long as this process is there, its number is nobody else's.
+    let status = loop {
+        match waitid(WaitId::Pid(id), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT) {
+            Err(Errno::INTR) => {}
+            ended => break ended?,
+        }
+    };
+    let status = status.ok_or("the program did not end")?;
+    let code = status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal));
+    Ok(ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(NOT_STARTED)))
 }
 
 fn start(spec: &ContainerSpec) -> Result<std::process::Child, Failure> {
