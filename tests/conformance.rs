@@ -75,25 +75,107 @@ fn tests_of<'a>(name: &str, text: &'a str) -> &'a str {
 
 fn collect(file: &str, text: &str, rows: &mut BTreeSet<Row>) {
     let mut doc = String::new();
-    let mut is_test = false;
+    let (mut is_test, mut is_ignored, mut before) = (false, false, "");
+    // Whether the lines are of a test that does not run.
+    let mut is_skipped = false;
     for line in text.lines().map(str::trim) {
         if let Some(more) = line.strip_prefix("///") {
             doc += more;
         } else if line.starts_with("#[") {
             is_test |= line.starts_with("#[test]");
+            is_ignored |= line.starts_with("#[ignore");
         } else {
             let name = line.split("fn ").nth(1).and_then(|rest| rest.split(['(', '<']).next());
-            if let Some(name) = name.filter(|_| is_test && line.contains("fn ") && !rules(&doc).is_empty()) {
+            if name.is_some() {
+                is_skipped = is_ignored;
+            }
+            if let Some(name) = name.filter(|_| is_test && !is_skipped && !rules(&doc).is_empty()) {
                 let case = name.replace('_', " ");
                 rows.insert(Row { rule: rules(&doc).join("; "), case, file: file.into() });
             }
-            (doc, is_test) = (String::new(), false);
-            for literal in line.split('"').skip(1).step_by(2).filter(|literal| !rules(literal).is_empty()) {
-                let rule = rules(literal).join("; ");
-                rows.insert(Row { rule, case: literal.replace('|', "\\|"), file: file.into() });
-            }
+            (doc, is_test, is_ignored) = (String::new(), false, false);
+            let named = row_names(before, line).filter(|name| !is_skipped && !rules(name).is_empty());
+            rows.extend(named.map(|name| {
+                let (rule, case) = (rules(name).join("; "), name.replace('|', "\\|"));
+                Row { rule, case, file: file.into() }
+            }));
+            before = line;
         }
     }
+}
+
+/// Finds the literals of a line that are names of rows: a golden row says what it is about, an oracle's is a `case`, any other
+/// table's is a tuple that begins with its name. What else is written in a test, as why a row differs, is none.
+fn row_names<'a>(before: &str, line: &'a str) -> impl Iterator<Item = &'a str> {
+    let mut left = before;
+    let mut parts = line.split('"');
+    std::iter::from_fn(move || {
+        loop {
+            let ahead = parts.next()?.trim();
+            let literal = parts.next()?;
+            let ahead = if ahead.is_empty() { left } else { ahead };
+            left = "";
+            let tuple = ahead.strip_suffix('(').is_some_and(|callee| {
+                !callee.ends_with(|last: char| last.is_alphanumeric() || "_!>".contains(last))
+            });
+            if tuple || ahead.ends_with("case(") || ahead.ends_with("about:") {
+                return Some(literal);
+            }
+        }
+    })
+}
+
+#[test]
+fn only_names_of_tests_and_of_rows_are_cases() {
+    let text = r#"
+        /// RFC 1: holds.
+        #[test]
+        fn a_test() {
+            let rows = [("a row (RFC 2)", 1, "why (RFC 90)"), ("RFC 3: another", 2, "")];
+            differs(
+                "why it differs (RFC 91)",
+                case("side by side (RFC 4)", 1),
+                case(
+                    "side by side as well (RFC 5)",
+                    1,
+                ),
+            );
+            assert!(true, "RFC 92");
+            let text = "RFC 93";
+            print("RFC 94");
+        }
+
+        /// RFC 95, when somebody asks for it.
+        #[test]
+        #[ignore = "RFC 96"]
+        fn an_ignored_test() {
+            let rows = [("a row of it (RFC 97)", 1)];
+        }
+
+        /// RFC 98, by nobody.
+        fn no_test() {}
+
+        const ROWS: [Row; 2] = [
+            Row { name: "RFC 99", about: "RFC 6: golden" },
+            (
+                "RFC 7: a long one",
+                2,
+            ),
+        ];
+    "#;
+    let mut rows = BTreeSet::new();
+    collect("file", text, &mut rows);
+    let cases: Vec<&str> = rows.iter().map(|row| &*row.case).collect();
+    let expected = [
+        "a test",
+        "a row (RFC 2)",
+        "RFC 3: another",
+        "side by side (RFC 4)",
+        "side by side as well (RFC 5)",
+        "RFC 6: golden",
+        "RFC 7: a long one",
+    ];
+    assert_eq!(cases, expected);
 }
 
 /// Finds the rules that a text names, each up to where a sentence goes on.

@@ -337,6 +337,96 @@ fn a_client_with_affinity_keeps_its_backend_until_the_timeout_or_its_end() {
     }
 }
 
+/// `ip_vs_sched_persist`, without `expire_quiescent_template`: a quiesced backend keeps its clients and gets no others.
+#[test]
+fn a_client_with_affinity_stays_at_a_quiesced_backend() {
+    for local in [false, true] {
+        for mut lab in labs() {
+            let serve = |lab: &mut Lab, weights: [u16; 2]| {
+                lab.serve(|service| {
+                    if local {
+                        service.internal = TrafficPolicy::Local;
+                    }
+                    service.affinity = Some(Duration::from_secs(100));
+                    let on_node_2 = everyone().into_iter().skip(2).zip(weights);
+                    let weighed = on_node_2.map(|(backend, weight)| Backend { weight, ..backend });
+                    service.backends = weighed.collect();
+                });
+            };
+            let mut port = 1000;
+            let mut ask = |lab: &mut Lab, client| {
+                port += 1;
+                open(lab, Flow::new(client, port, (VIP, 80))).map(|got| got.0)
+            };
+            serve(&mut lab, [1, 0]);
+            assert_eq!(ask(&mut lab, APP3), Some(2));
+            serve(&mut lab, [0, 1]);
+            for _ in 0..3 {
+                lab.pass(Duration::from_secs(60));
+                assert_eq!(ask(&mut lab, APP3), Some(2), "and each flow renews it");
+                assert_eq!(ask(&mut lab, BACKEND), Some(3), "others go elsewhere");
+            }
+            serve(&mut lab, [0, 0]);
+            lab.pass(Duration::from_secs(60));
+            assert_eq!(ask(&mut lab, APP3), Some(2), "also where all are quiesced");
+            assert_eq!(ask(&mut lab, BACKEND), Some(3));
+            let refused = lab.drops(DropReason::NoBackend);
+            lab.pass(Duration::from_secs(100));
+            assert_eq!(ask(&mut lab, APP3), None, "it was silent too long");
+            assert_eq!(lab.drops(DropReason::NoBackend), refused + 1);
+            lab.check();
+        }
+    }
+}
+
+/// A Service's number is given again: the next one that has it begins with no clients and at the first of its backends.
+#[test]
+fn a_service_that_comes_with_the_number_of_another_knows_none_of_its_clients() {
+    for mut lab in labs() {
+        let serve = |lab: &mut Lab, backends: Vec<Backend>, affinity| {
+            lab.serve(|service| {
+                service.affinity = affinity;
+                service.backends = backends.clone().into();
+            });
+        };
+        let timeout = Some(Duration::from_secs(100));
+        let client = |port| Flow::new(APP3, port, (VIP, 80));
+        serve(&mut lab, everyone(), timeout);
+        let first = open(&mut lab, client(1000)).unwrap().0;
+        for id in [0, 1] {
+            lab.control.remove_service(id).unwrap();
+        }
+        lab.run();
+        // In the other order: the same turn is another pod's.
+        serve(&mut lab, everyone().into_iter().rev().collect(), timeout);
+        assert_eq!(open(&mut lab, client(1001)).unwrap().0, PODS.len() - 1 - first);
+        lab.check();
+    }
+}
+
+/// kube-proxy, session affinity: a session is a node's. A client outside that asks two nodes is two clients.
+#[test]
+fn a_client_has_a_session_at_each_node() {
+    for mut lab in labs() {
+        lab.serve(|service| {
+            service.affinity = Some(Duration::from_secs(100));
+            service.backends = everyone().into();
+        });
+        let mut port = 1000;
+        let mut ask = |node| {
+            port += 1;
+            open(&mut lab, Flow::new(USER, port, (node, NODE_PORT))).unwrap().0
+        };
+        let (first, second) = (ask(NODE1), ask(NODE2));
+        // By one worker in turn, by two from the places where each begins.
+        assert_ne!(first, second);
+        for _ in 0..3 {
+            assert_eq!((ask(NODE1), ask(NODE2)), (first, second));
+        }
+        lab.check();
+    }
+}
+
 /// Two VIPs' flows from one port cannot both have the reply tuple: the source port gives way, not the affinity.
 #[test]
 fn affinity_holds_when_the_reply_tuple_is_taken() {

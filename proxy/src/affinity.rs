@@ -3,9 +3,9 @@
 //! One table per worker, asked and told by the engine for the first packet of each flow to a Service that has it. A
 //! client's packets enter a node by one port, so that one worker decides about all its new flows.
 //!
-//! Invariants: at most [`MAX_CLIENTS`] are remembered; when there are more, the longest known is forgotten first, as the
-//! kernel's `xt_recent` does, and its next flow is scheduled anew. An entry whose backend may get no flows any more is
-//! for nothing: who asks tries it against the Service.
+//! Invariants: at most [`MAX_CLIENTS`] are remembered; when there are more, the one whose last new flow is longest ago is
+//! forgotten first, as the kernel's `xt_recent` does, and its next flow is scheduled anew. An entry whose backend may get
+//! no flows any more is for nothing: who asks tries it against the Service.
 //!
 //! May depend on [`crate::service`]. Time is a parameter: since any fixed moment.
 //!
@@ -13,7 +13,7 @@
 //! timeout from the client's last new flow.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap},
     net::Ipv4Addr,
     time::Duration,
 };
@@ -38,14 +38,20 @@ pub struct Session {
 #[derive(Clone, Debug, Default)]
 pub struct Affinity {
     sessions: HashMap<Session, Remembered>,
-    /// Every session once, in the order in which the sweep looks at them.
-    order: VecDeque<Session>,
+    /// Every session once, by the number of its last new flow.
+    order: BTreeMap<u64, Session>,
+    /// New flows so far.
+    flows: u64,
+    /// The number that the sweep looks at next.
+    swept: u64,
 }
 
 #[derive(Clone, Debug)]
 struct Remembered {
     backend: Backend,
     expires: Duration,
+    /// Its place in the order.
+    flow: u64,
 }
 
 impl Affinity {
@@ -56,25 +62,27 @@ impl Affinity {
 
     /// Notes whom a client's new flow goes to, for as long as the Service says.
     pub fn remember(&mut self, session: Session, backend: &Backend, timeout: Duration, now: Duration) {
-        let remembered = Remembered { backend: backend.clone(), expires: now + timeout };
-        if self.sessions.insert(session, remembered).is_some() {
-            return;
-        }
-        if self.order.len() >= MAX_CLIENTS
-            && let Some(oldest) = self.order.pop_front()
+        let flow = self.flows;
+        self.flows += 1;
+        let remembered = Remembered { backend: backend.clone(), expires: now + timeout, flow };
+        if let Some(before) = self.sessions.insert(session, remembered) {
+            self.order.remove(&before.flow);
+        } else if self.order.len() >= MAX_CLIENTS
+            && let Some((_, oldest)) = self.order.pop_first()
         {
             self.sessions.remove(&oldest);
         }
-        self.order.push_back(session);
+        self.order.insert(flow, session);
     }
 
     /// Looks at up to `sessions` sessions and forgets those that have expired.
     pub fn sweep(&mut self, sessions: usize, now: Duration) {
         for _ in 0..sessions.min(self.order.len()) {
-            let Some(session) = self.order.pop_front() else { return };
-            if self.lookup(&session, now).is_some() {
-                self.order.push_back(session);
-            } else {
+            let next = self.order.range(self.swept..).next().or_else(|| self.order.first_key_value());
+            let Some((&flow, &session)) = next else { return };
+            self.swept = flow + 1;
+            if self.lookup(&session, now).is_none() {
+                self.order.remove(&flow);
                 self.sessions.remove(&session);
             }
         }
@@ -82,7 +90,7 @@ impl Affinity {
 
     /// Forgets a Service's clients: its id may come back with another.
     pub fn forget(&mut self, service: u32) {
-        self.order.retain(|session| session.service != service);
+        self.order.retain(|_, session| session.service != service);
         self.sessions.retain(|session, _| session.service != service);
     }
 }
@@ -128,15 +136,32 @@ mod tests {
         }
     }
 
+    /// `recent_entry_update` of xt_recent: who asks again is the last to be forgotten.
     #[test]
-    fn the_longest_known_is_forgotten_at_the_limit() {
+    fn who_was_silent_longest_is_forgotten_at_the_limit() {
         let mut affinity = Affinity::default();
-        for client in 0..=MAX_CLIENTS as u32 {
-            affinity.remember(session(0, client), &backend(1), SECOND, Duration::ZERO);
+        let mut ask = |client| affinity.remember(session(0, client), &backend(1), SECOND, Duration::ZERO);
+        (0..MAX_CLIENTS as u32).for_each(&mut ask);
+        ask(0);
+        ask(MAX_CLIENTS as u32);
+        assert_eq!((affinity.sessions.len(), affinity.order.len()), (MAX_CLIENTS, MAX_CLIENTS));
+        let known = |client| affinity.lookup(&session(0, client), Duration::ZERO).is_some();
+        assert_eq!([0, 1, 2, MAX_CLIENTS as u32].map(known), [true, false, true, true]);
+    }
+
+    /// A sweep goes on where it was, so that some at a time come to all, however often others ask meanwhile.
+    #[test]
+    fn sweeps_come_to_every_session() {
+        let mut affinity = Affinity::default();
+        for client in 0..100 {
+            let timeout = SECOND * if client % 3 == 0 { 1 } else { 9 };
+            affinity.remember(session(0, client), &backend(1), timeout, Duration::ZERO);
         }
-        assert_eq!(affinity.sessions.len(), MAX_CLIENTS);
-        assert!(affinity.lookup(&session(0, 0), Duration::ZERO).is_none());
-        assert!(affinity.lookup(&session(0, 1), Duration::ZERO).is_some());
+        for _ in 0..25 {
+            affinity.remember(session(0, 1), &backend(1), SECOND * 9, SECOND);
+            affinity.sweep(5, SECOND);
+        }
+        assert_eq!(affinity.sessions.len(), 66);
     }
 
     #[test]

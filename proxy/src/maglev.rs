@@ -136,51 +136,118 @@ mod tests {
         counts
     }
 
-    /// The definition, slowly: whole permutations, and turns one by one.
-    fn model(candidates: &[Candidate]) -> Vec<u16> {
-        let of = preferences(candidates);
-        let permutations: Vec<Vec<usize>> = of
-            .iter()
-            .map(|it| (0..PLACES).map(|step| (it.next + step * it.skip) % PLACES).collect())
-            .collect();
-        let mut places = vec![None; PLACES];
-        for turn in (0..of.len()).cycle().flat_map(|who| std::iter::repeat_n(who, of[who].turns.into())) {
-            if places.iter().all(Option::is_some) {
-                break;
-            }
-            let free = permutations[turn].iter().find(|&&place| places[place].is_none()).unwrap();
-            places[*free] = Some(of[turn].index);
-        }
-        places.into_iter().flatten().collect()
+    /// `ip_vs_mh_permutate` and `ip_vs_mh_populate`: every destination's whole permutation, and turns as its weight says. Only
+    /// what hashes is the code's.
+    struct Model {
+        permutation: Vec<usize>,
+        turns: usize,
+        index: u16,
     }
 
-    #[test]
-    fn table_is_that_of_the_paper() {
-        for weights in [&[1, 1, 1][..], &[3, 0, 1], &[600, 200, 7], &[1]] {
-            assert_eq!(populate(&candidates(weights)).to_vec(), model(&candidates(weights)), "{weights:?}");
+    impl Model {
+        fn all(candidates: &[Candidate]) -> Vec<Self> {
+            let weights = || candidates.iter().map(|candidate| usize::from(candidate.weight));
+            let most = weights().max().unwrap_or_default();
+            let common = (1..=most).rev().find(|by| weights().all(|weight| weight % by == 0));
+            // `ip_vs_mh_shift_weight`: what is left of the largest takes six bits at most.
+            let shift = (0..).find(|shift| (most / common.unwrap_or(1)) >> shift < 64).unwrap();
+            let permuted = candidates.iter().filter(|candidate| candidate.weight > 0).map(|candidate| {
+                let hash = |key: u64| {
+                    let address = u64::from(candidate.address.to_bits());
+                    u128::from(mix((address * 65_536 + u64::from(candidate.port)) ^ key))
+                };
+                let (offset, skip) = (hash(OFFSET_KEY) % 4093, 1 + hash(SKIP_KEY) % 4092);
+                let turns = (usize::from(candidate.weight) / common.unwrap()) >> shift;
+                Self {
+                    permutation: (0..4093).map(|step| ((offset + step * skip) % 4093) as usize).collect(),
+                    turns: if turns == 0 { 1 } else { turns },
+                    index: candidate.index,
+                }
+            });
+            permuted.collect()
         }
-        assert!(populate(&candidates(&[0, 0])).is_empty() && populate(&[]).is_empty());
+
+        fn table(candidates: &[Candidate]) -> Vec<u16> {
+            let of = Self::all(candidates);
+            let mut places = vec![None; 4093];
+            let turns = of.iter().cycle().flat_map(|who| std::iter::repeat_n(who, who.turns));
+            for who in turns.take(4093) {
+                let free = who.permutation.iter().find(|&&place| places[place].is_none());
+                places[*free.unwrap()] = Some(who.index);
+            }
+            places.into_iter().flatten().collect()
+        }
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
+        /// `ip_vs_mh.c`, whatever the weights and addresses.
         #[test]
-        fn places_are_shared_out_by_weight(weights in prop::collection::vec(0u16..40, 1..60)) {
-            let table = populate(&candidates(&weights));
-            if weights.iter().all(|&weight| weight == 0) {
-                return Ok(());
-            }
-            prop_assert_eq!(table.len(), PLACES);
-            let of = preferences(&candidates(&weights));
-            let turns: usize = of.iter().map(|it| usize::from(it.turns)).sum();
-            let counts = counts(&table, weights.len());
-            for it in &of {
-                let (share, got) = (usize::from(it.turns), counts[usize::from(it.index)]);
-                let rounds = PLACES / turns;
-                prop_assert!((share * rounds..=share * (rounds + 1)).contains(&got), "{} of {}", got, share);
+        fn table_is_that_of_lvs(
+            servers in prop::collection::vec((0u32..300, 79u16..82, 0u16..100), 0..60),
+            // In common to all, or too much for six bits.
+            times in prop_oneof![Just(1u16), 1u16..600],
+        ) {
+            let numbered = servers.iter().zip(0..);
+            let candidates: Vec<Candidate> = numbered
+                .map(|(&(address, port, weight), index)| Candidate {
+                    index,
+                    address: Ipv4Addr::from_bits(0x0a01_0000 + address),
+                    port,
+                    weight: weight * times,
+                })
+                .collect();
+            prop_assert_eq!(populate(&candidates).to_vec(), Model::table(&candidates));
+        }
+    }
+
+    /// `ip_vs_mh_gcd_weight` and `ip_vs_mh_shift_weight`, by hand: each row is weights and turns.
+    #[test]
+    fn places_are_shared_out_by_weight() {
+        let rows: [(&[u16], &[usize]); 9] = [
+            (&[1, 1, 1], &[1, 1, 1]),
+            (&[3, 0, 1], &[3, 0, 1]),
+            (&[100, 300], &[1, 3]),
+            (&[63, 1], &[63, 1]),
+            // 7 bits: halved. 10 bits: by 16, and nobody gets less than a turn.
+            (&[64, 63], &[32, 31]),
+            (&[600, 200, 7], &[37, 12, 1]),
+            // What is in common is taken out before anything is halved.
+            (&[640, 10], &[32, 1]),
+            (&[6300, 100], &[63, 1]),
+            (&[u16::MAX, 1], &[63, 1]),
+        ];
+        for (weights, turns) in rows {
+            let counts = counts(&populate(&candidates(weights)), weights.len());
+            let round: usize = turns.iter().sum();
+            // Whole rounds, and of the last one what is left in the order of the backends.
+            let mut left = 4093 % round;
+            for (turns, got) in turns.iter().zip(counts) {
+                let last = left.min(*turns);
+                left -= last;
+                assert_eq!(got, 4093 / round * turns + last, "{weights:?}");
             }
         }
+        assert!(populate(&candidates(&[0, 0])).is_empty() && populate(&[]).is_empty());
+    }
+
+    /// Maglev, 3.4: each begins where its own hash says; neighbours by address or port do not meet.
+    #[test]
+    fn backends_prefer_different_places() {
+        let begins = (0..100).map(|number: u16| {
+            let address = Ipv4Addr::new(10, 1, 0, number as u8 / 10);
+            let only = Candidate { index: 0, address, port: 80 + number % 10, weight: 1 };
+            let preferred = &preferences(&[only])[0];
+            (preferred.next, preferred.skip)
+        });
+        let begins: Vec<_> = begins.collect();
+        let different =
+            |values: Vec<usize>| values.into_iter().collect::<std::collections::BTreeSet<_>>().len();
+        // Of 100 in 4,093 places some two meet by chance.
+        assert!(different(begins.iter().map(|begin| begin.0).collect()) > 90);
+        assert!(different(begins.iter().map(|begin| begin.1).collect()) > 90);
+        assert!(begins.iter().filter(|(offset, skip)| offset + 1 == *skip).count() < 5, "two hashes");
     }
 
     /// Maglev, 3.4 and 5.3: balance is exact, disruption small. Measured: of the places that the leaving one did not have.

@@ -95,7 +95,8 @@ pub struct Backend {
     pub identity: u64,
     /// The node it runs on, by name, for traffic policies; none when nobody said so.
     pub node: Option<Arc<str>>,
-    /// Its share of new flows against the others'; 0 is quiesced: it keeps its flows and gets no new ones.
+    /// Its share of new flows against the others'; 0 is quiesced: it keeps its flows and its clients with session affinity,
+    /// and gets no others.
     pub weight: u16,
     /// Whether it is about to end: it gets new flows only where no other backend is left.
     pub terminating: bool,

@@ -45,24 +45,23 @@ pub(super) fn asked(world: &World<'_>, arrival: &Arrival<'_>) -> Result<Option<A
 }
 
 impl Asked {
-    /// Finds the backends that may get the packet. What pods of this node send to a NodePort is under neither policy, as if
-    /// it went out and came back through a load balancer (kube-proxy).
-    fn pool(&self, arrival: &Arrival<'_>) -> Result<&Pool, DropReason> {
+    /// Finds the backends of the policy that the packet is under, the quiesced included. What pods of this node send to a
+    /// NodePort is under neither, as if it went out and came back through a load balancer (kube-proxy).
+    fn pool(&self, arrival: &Arrival<'_>) -> Option<&Pool> {
         let policy = match self.node_port {
             true if arrival.is_from_outside() => self.balancer.external,
             true => TrafficPolicy::Cluster,
             false => self.balancer.internal,
         };
-        let everywhere = self.balancer.cluster();
-        let pool = match policy {
-            TrafficPolicy::Cluster => Some(everywhere),
+        match policy {
+            TrafficPolicy::Cluster => Some(self.balancer.cluster()),
             TrafficPolicy::Local => self.balancer.local(&arrival.node.name),
-        };
-        match pool.filter(|pool| !pool.is_empty()) {
-            Some(pool) => Ok(pool),
-            None if everywhere.is_empty() => Err(DropReason::NoBackend),
-            None => Err(DropReason::NoLocalBackend),
         }
+    }
+
+    /// Says why a packet gets no backend.
+    fn refusal(&self) -> DropReason {
+        if self.balancer.cluster().is_empty() { DropReason::NoBackend } else { DropReason::NoLocalBackend }
     }
 
     /// Tells whether the client's address is translated too, so that the answer comes back through this node.
@@ -85,16 +84,20 @@ pub(super) fn balance(
     asked: &Asked,
 ) -> Result<Translation, Refusal> {
     let balancer = &*asked.balancer;
-    let pool = asked.pool(arrival)?;
+    let pool = asked.pool(arrival).ok_or_else(|| asked.refusal())?;
+    let session = balancer.affinity.map(|timeout| (session(arrival, balancer.id), timeout));
+    let now = Duration::from_nanos(world.now.as_nanos());
+    let before = session.and_then(|(session, _)| pool.find(balancer, world.affinity.lookup(&session, now)?));
+    // As `ip_vs_sched_persist`: a quiesced backend keeps its clients, also when nobody else is served.
+    if before.is_none() && pool.is_empty() {
+        return Err(asked.refusal().into());
+    }
     let tuple = arrival.parsed.tuple();
     // As LVS has it: another backend would not know the connection (net.ipv4.vs.sloppy_tcp is 0).
     let is_tcp = Protocol::from_number(tuple.protocol) == Some(Protocol::Tcp);
     if is_tcp && !arrival.parsed.fragment && !arrival.segment().flags.syn() {
         return Err(DropReason::ServiceNoConnection.into());
     }
-    let session = balancer.affinity.map(|timeout| (session(arrival, balancer.id), timeout));
-    let now = Duration::from_nanos(world.now.as_nanos());
-    let before = session.and_then(|(session, _)| pool.find(balancer, world.affinity.lookup(&session, now)?));
     let scheduled = before.is_none().then(|| {
         let (client, destination) = (tuple.source.into(), tuple.destination.into());
         let request = Request { client, destination, random: world.random.next_u64() };

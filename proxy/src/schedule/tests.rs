@@ -197,6 +197,18 @@ proptest! {
     }
 }
 
+/// `ip_vs_mh.c`: of many clients each backend gets what its weight says.
+#[test]
+fn maglev_shares_clients_out_by_weight() {
+    let balancer = balancer(Scheduler::Maglev, &[100, 0, 300]);
+    let mut counts = [0; 3];
+    for client in 0..20_000 {
+        counts[first(&balancer, &mut Cursors::new(0), &request(client, 0), &[]).unwrap()] += 1;
+    }
+    assert_eq!(counts[1], 0);
+    assert!((4_750..5_250).contains(&counts[0]), "{counts:?}");
+}
+
 #[test]
 fn random_covers_all_evenly() {
     let balancer = balancer(Scheduler::Random, &[1, 0, 1, 1]);

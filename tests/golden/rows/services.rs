@@ -152,7 +152,7 @@ pub const ROWS: &[Row] = &[
     },
     Row {
         name: "service-maglev",
-        about: "ip_vs_mh: a flow's backend is a hash's, the same for the same client and port in every run",
+        about: "ip_vs_mh: a client's backend is its address's, the same for all its flows in every run",
         frames: |script| {
             for client in [BACKEND, APP2] {
                 flows(script, client, vip(16), 3);

@@ -101,6 +101,52 @@ fn progress_of_a_quiet_watch_outlives_a_compaction() {
     });
 }
 
+/// etcd API, Watch: events of one revision belong together. Progress names the last revision that was delivered whole, so that
+/// a watch that is broken off anywhere within one gets all of it again.
+#[test]
+fn a_watch_broken_off_within_a_revision_gets_all_of_it_again() {
+    block_on(async {
+        let store = Embedded::new();
+        let mut watch = store.watch("/", Revision(1)).await.unwrap();
+        let mut events = Vec::new();
+        // Batches of a watch end within revisions, at their ends, and one revision is more than two batches.
+        for (count, at) in [3, 100, 25, 64, 1, 150, 1].into_iter().zip(1..) {
+            let put =
+                |number| Op::Put { key: format!("/{number:03}").into(), value: (*b"1").into(), lease: None };
+            store.transact(vec![], (0..count).map(put).collect()).await.unwrap();
+            events.extend((0..count).map(|number| (format!("/{number:03}"), Revision(at))));
+        }
+        let read = |event: Event| (event.key.to_string(), event.mod_revision);
+        for (at, expected) in events.iter().enumerate() {
+            assert_eq!(&read(watch.next().await.unwrap().unwrap()), expected);
+            let whole = events.get(at + 1).map_or(store.revision(), |next| Revision(next.1.0 - 1));
+            assert_eq!(watch.progress(), whole, "after event {at}");
+            let mut again = store.watch("/", whole.next()).await.unwrap();
+            let missing = events.iter().find(|event| event.1 > whole);
+            let first = again.next().now_or_never().map(|event| read(event.unwrap().unwrap()));
+            assert_eq!(first.as_ref(), missing);
+        }
+        assert!(watch.next().now_or_never().is_none());
+    });
+}
+
+#[test]
+fn time_never_goes_back() {
+    block_on(async {
+        let store = Embedded::new();
+        let second = |number| Instant::ZERO + Duration::from_secs(number);
+        store.advance(second(10)).unwrap();
+        let lease = store.grant(Duration::from_secs(5)).await.unwrap();
+        let remaining = async || store.lease(lease).await.map(|lease| lease.remaining);
+        for (now, left) in [(3, 5), (12, 3), (11, 3), (0, 3)] {
+            store.advance(second(now)).unwrap();
+            assert_eq!(remaining().await, Ok(Duration::from_secs(left)), "told {now}");
+        }
+        store.keep_alive(lease).await.unwrap();
+        assert_eq!(store.next_expiry(), Some(second(17)), "it counts from the latest");
+    });
+}
+
 /// etcd API, Txn: a key may be written once, and what is refused changes nothing.
 #[test]
 fn oversized_values_duplicate_keys_and_dead_leases_are_refused() {

@@ -2,15 +2,20 @@
 
 use std::{
     collections::BTreeMap,
+    os::unix::fs::FileExt,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
-use flatnet_engine::random::Random;
+use flatnet_engine::{clock::Instant, random::Random};
+use futures::{FutureExt, StreamExt, executor::block_on};
 use redb::StorageBackend;
 
 use super::*;
-use crate::store::Op;
+use crate::store::{Embedded, Op, Outcome, Store, embedded::Options};
 
 /// Bytes that a disk writes whole or not at all.
 const SECTOR: usize = 512;
@@ -98,6 +103,56 @@ fn platter(bytes: Vec<u8>, left: u32, seed: u64) -> Platter {
     let random = Random::new(seed);
     let sectors = Sectors { synced: bytes.clone(), now: bytes, unsynced: BTreeMap::new(), left, random };
     Platter(Arc::new(Mutex::new(sectors)))
+}
+
+/// A file whose system refuses writes and syncs after so many; what was written is there nevertheless.
+#[derive(Debug)]
+struct Refusing {
+    file: File,
+    left: Arc<AtomicU32>,
+}
+
+impl Refusing {
+    fn spend(&self) -> io::Result<()> {
+        let spent = self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        spent.map(|_| ()).map_err(|_| io::ErrorKind::StorageFull.into())
+    }
+}
+
+impl StorageBackend for Refusing {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(out, offset)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.spend()?;
+        self.file.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.spend()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.spend()?;
+        self.file.write_all_at(data, offset)
+    }
+}
+
+/// Has the system refuse what a store does to its file after so many writes and syncs, until it opens the file again.
+fn refuse_after(store: &Embedded, writes: u32) {
+    let mut inner = store.lock();
+    let disk = inner.disk.as_mut().unwrap();
+    disk.database = None;
+    let left = Arc::new(AtomicU32::new(u32::MAX));
+    let file = File::options().read(true).write(true).open(&disk.file).unwrap();
+    let refusing = Refusing { file, left: Arc::clone(&left) };
+    disk.database = Some(builder().create_with_backend(refusing).unwrap());
+    left.store(writes, Ordering::SeqCst);
 }
 
 /// The change number so many: two keys at once, and now and then one goes.
@@ -190,6 +245,70 @@ fn is_whole_or_refused(directory: &Path, bytes: &[u8], what: &str) -> bool {
             false
         }
     }
+}
+
+/// ADR 17: a change whose writing failed happens late if it is on disk, and never if it is not.
+#[test]
+fn what_is_in_memory_is_on_disk_whichever_write_fails() {
+    let (mut late, mut never) = (0, 0);
+    for writes in 0.. {
+        let directory = store(3);
+        let opened = || Embedded::open(directory.path(), Options::default()).unwrap();
+        let store = opened();
+        let list = |store: &Embedded| block_on(store.list("")).unwrap();
+        let before = list(&store);
+        let mut watch = block_on(store.watch("", before.revision.next())).unwrap();
+        refuse_after(&store, writes);
+        match block_on(store.put("/doubtful", *b"1")) {
+            Ok(_) => break,
+            Err(error) => assert!(matches!(error, StoreError::ReadOnly { .. }), "{error}"),
+        }
+        assert_eq!(list(&store), before, "nobody sees it yet");
+        assert!(watch.next().now_or_never().is_none());
+
+        let Outcome::Done(at) = block_on(store.put("/next", *b"2")).unwrap() else { panic!("it conflicts") };
+        let mut seen = Vec::new();
+        while let Some(event) = watch.next().now_or_never() {
+            let event = event.unwrap().unwrap();
+            seen.push((event.key.to_string(), event.mod_revision));
+        }
+        let next = ("/next".to_owned(), at);
+        if block_on(store.get("/doubtful")).unwrap().is_some() {
+            late += 1;
+            assert_eq!(seen, [("/doubtful".to_owned(), before.revision.next()), next]);
+        } else {
+            never += 1;
+            assert_eq!((at, seen), (before.revision.next(), vec![next]));
+        }
+        let found = list(&store);
+        drop((watch, store));
+        assert_eq!(list(&opened()), found, "{writes} writes");
+    }
+    assert!(late > 0 && never > 0, "{late} happened late, {never} never");
+}
+
+/// etcd API, Lease: one that has expired cannot be kept alive, also while the disk is too full to end it.
+#[test]
+fn an_expired_lease_is_none_while_the_disk_is_full() {
+    block_on(async {
+        let directory = store(3);
+        let store = Embedded::open(directory.path(), Options::default()).unwrap();
+        let lease = store.grant(Duration::from_secs(5)).await.unwrap();
+        let put = |key: &str| vec![Op::Put { key: key.into(), value: (*b"1").into(), lease: Some(lease) }];
+        store.transact(vec![], put("/leased")).await.unwrap();
+        refuse_after(&store, 0);
+        let over = Instant::ZERO + Duration::from_secs(5);
+        assert!(matches!(store.advance(over), Err(StoreError::ReadOnly { .. })));
+        assert!(store.get("/leased").await.unwrap().is_some(), "its end is not on disk");
+        let none = StoreError::NoLease { lease };
+        assert_eq!(store.keep_alive(lease).await, Err(none.clone()));
+        assert_eq!(store.lease(lease).await, Err(none.clone()));
+        // The disk has room again, and the lease has not ended yet.
+        assert_eq!(store.transact(vec![], put("/other")).await, Err(none));
+        store.advance(over).unwrap();
+        assert_eq!(store.get("/leased").await, Ok(None));
+        assert_eq!(store.next_expiry(), None);
+    });
 }
 
 #[test]
