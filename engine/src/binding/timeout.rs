@@ -15,7 +15,7 @@ pub enum Traffic {
     Unreplied,
     /// An answer.
     Replied,
-    /// More than one: conntrack's ASSURED. TCP is open, UDP goes both ways for longer than [`STREAM_AGE`].
+    /// More than one: conntrack's ASSURED. TCP is open, UDP goes both ways for more than two seconds.
     Assured,
 }
 
