@@ -124,7 +124,7 @@ fn flow(row: &FlowEntry) -> String {
         format!("src={source} dst={destination} {ports}")
     };
     let unreplied = if row.answered { "" } else { " [UNREPLIED]" };
-    let assured = if row.answered { " [ASSURED]" } else { "" };
+    let assured = if row.assured { " [ASSURED]" } else { "" };
     let _ = write!(line, " {}{unreplied} {}{assured}", half(&row.original), half(&row.reply));
     line
 }

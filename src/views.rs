@@ -285,6 +285,8 @@ pub struct FlowEntry {
     pub reply: Half,
     /// Whether an answer was seen.
     pub answered: bool,
+    /// Whether it is more than a question and its answer: TCP that is open, or UDP both ways for two seconds.
+    pub assured: bool,
 }
 
 /// A change of a link's settings.

@@ -11,7 +11,6 @@
 
 use std::collections::{HashMap, hash_map};
 use std::net::Ipv4Addr;
-use std::time::Duration;
 
 use flatnet_proxy::Forwarding;
 
@@ -33,6 +32,7 @@ mod translation;
 
 pub use mapping::{inside_key, outside_key};
 pub use tcp::{Segment, TcpState};
+pub use timeout::Traffic;
 pub use translation::{Binding, Opening, Served};
 
 /// Places looked at for each binding made: of a table that new flows fill as fast as old ones expire, no more than a
@@ -214,7 +214,7 @@ impl Bindings {
         }
         let was_active = binding.is_active();
         if binding.served.is_some_and(|served| served.forwarding != Forwarding::Nat) {
-            binding.connection.presume(half, segment);
+            binding.presume(half, segment);
         }
         binding.note(half, segment, now);
         if let Some(served) = binding.served.filter(|_| binding.is_active() != was_active) {
@@ -338,15 +338,18 @@ impl Bindings {
         let Entry::Here(binding) = &mut place.entry else { return false };
         // Other protocols stay in the state of a connection that was open before: steady.
         let steady = binding.connection.state.is_steady();
-        if place.generation != generation || binding.expires <= now || !steady {
+        if place.generation != generation || binding.has_ended(now) || !steady {
             return false;
         }
-        if half == Half::Reply && !binding.answered {
-            binding.answered = true;
+        let changes_nothing = binding.traffic == Traffic::Assured
+            || binding.traffic == Traffic::Unreplied && half == Half::Original;
+        if !changes_nothing {
             binding.live_on(now);
+            if half == Half::Reply {
+                binding.reply();
+            }
         } else if binding.last_seen != now {
-            binding.last_seen = now;
-            binding.expires = now + Duration::from_secs(u64::from(binding.lifetime));
+            binding.renew(now);
         }
         true
     }
@@ -365,11 +368,13 @@ impl Bindings {
         self.halves.prefetch(key.hash(self.secret));
     }
 
-    /// Notes what a TCP segment that the cache answered says its sender expects; its binding has been renewed.
+    /// Notes what a TCP segment that the cache answered says its sender expects, and the sequence number behind its data; its
+    /// binding has been renewed.
     #[inline(always)]
-    pub fn hear(&mut self, index: u32, half: Half, acknowledgement: u32, window: u16) {
+    pub fn hear(&mut self, index: u32, half: Half, end: u32, acknowledgement: u32, window: u16) {
         if let Some(Place { entry: Entry::Here(binding), .. }) = self.places.get_mut(index as usize) {
             binding.connection.hear(half, acknowledgement, window);
+            binding.connection.send(half, end);
         }
     }
 

@@ -249,12 +249,17 @@ fn martian(world: &World<'_>, arrival: &Arrival<'_>) -> Result<(), DropReason> {
     if bad_source || bad_destination { Err(DropReason::Martian) } else { Ok(()) }
 }
 
-/// The outer source must hold the lease of the inner source, and the inner destination must be ours.
+/// The outer source is another node, which must hold the lease of the inner source, and the inner destination must be ours.
 fn tunnel_peer(world: &World<'_>, arrival: &Arrival<'_>) -> Result<(), DropReason> {
     let tuple = arrival.parsed.tuple();
     let [.., a, b, c, d, _, _] = arrival.parsed.guard;
+    let outer = Ipv4Addr::new(a, b, c, d);
+    // It holds its own pods' lease; who sends from its address, to itself as it seems, is somebody else.
+    if is_local(arrival.node, outer) {
+        return Err(DropReason::Martian);
+    }
     let lease = world.tables.leases.lookup(Ipv4Addr::from_bits(tuple.source));
-    let is_from = |lease: &Lease| lease.public_ip.octets() == [a, b, c, d];
+    let is_from = |lease: &Lease| lease.public_ip == outer;
     // A backend may answer from its VIP, wherever it is.
     let is_backend =
         || is_direct(world, arrival) && world.tables.leases.list().iter().any(|(_, it)| is_from(it));

@@ -512,7 +512,7 @@ impl Worker {
                 return Some(frame);
             }
             if slot.key.protocol() == u8::from(IpProtocol::Tcp) {
-                hear(&mut self.bindings, slot, &open.bytes()[usize::from(parsed.transport_offset)..]);
+                hear(&mut self.bindings, slot, parsed, open.bytes());
             }
         }
         Stages::end::<TIMED>(&mut self.stages, Stage::LookUp);
@@ -587,9 +587,12 @@ fn renew(bindings: &mut Bindings, slot: &Slot, now: Instant) -> bool {
 
 /// Has the binding, which was renewed, hear what the segment says.
 #[inline(never)]
-fn hear(bindings: &mut Bindings, slot: &Slot, transport: &[u8]) {
-    let segment = TcpSegment::new_unchecked(transport);
-    bindings.hear(slot.binding, half_of(slot), segment.acknowledgement(), segment.window());
+fn hear(bindings: &mut Bindings, slot: &Slot, parsed: &Parsed, frame: &[u8]) {
+    let segment = TcpSegment::new_unchecked(&frame[usize::from(parsed.transport_offset)..]);
+    // By the packet's own length: the frame's may be padded.
+    let headers = parsed.transport_offset - parsed.network_offset + segment.header_length() as u16;
+    let end = segment.sequence().wrapping_add(u32::from(parsed.length.wrapping_sub(headers)));
+    bindings.hear(slot.binding, half_of(slot), end, segment.acknowledgement(), segment.window());
 }
 
 #[inline(always)]

@@ -5,9 +5,10 @@
 mod common;
 
 use common::*;
+use flatnet_engine::binding::Traffic;
 use flatnet_engine::clock::Instant;
 use flatnet_engine::masquerade::{NODE_PORTS, is_usable, owner};
-use flatnet_engine::wire::{IcmpPacket, IcmpType, IpProtocol, Ipv4Packet, TcpFlags};
+use flatnet_engine::wire::{IcmpPacket, IcmpType, IpProtocol, Ipv4Packet, TcpFlags, TcpSegment};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -39,8 +40,27 @@ struct Outside {
 #[derive(Debug, Clone, Copy)]
 struct Live {
     question: Question,
-    answered: bool,
+    begun: Instant,
+    traffic: Traffic,
     expires: Instant,
+}
+
+impl Live {
+    /// A packet of it at a time, as conntrack notes it: an answer counts from the next packet on.
+    fn note(&mut self, is_answer: bool, now: Instant) {
+        let is_stream = match self.question.protocol {
+            6 => true,
+            17 => now > self.begun + Duration::from_secs(2),
+            _ => false,
+        };
+        if self.traffic == Traffic::Replied && is_stream {
+            self.traffic = Traffic::Assured;
+        }
+        self.expires = now + lifetime(self.question.protocol, self.traffic);
+        if self.traffic == Traffic::Unreplied && is_answer {
+            self.traffic = Traffic::Replied;
+        }
+    }
 }
 
 fn question() -> impl Strategy<Value = Question> {
@@ -69,7 +89,7 @@ fn deed() -> impl Strategy<Value = Deed> {
     prop_oneof![
         5 => (question(), 1u8..4).prop_map(|(question, times)| Deed::Ask(question, times)),
         4 => any::<prop::sample::Index>().prop_map(Deed::Answer),
-        1 => prop::sample::select(vec![1u64, 9, 31, 119, 121]).prop_map(Deed::Pass),
+        1 => prop::sample::select(vec![1u64, 3, 9, 31, 119, 121, 299, 301]).prop_map(Deed::Pass),
     ]
 }
 
@@ -108,10 +128,11 @@ fn answer(lab: &Lab, outside: &Outside) -> Vec<u8> {
 }
 
 /// How long a flow lives after a packet, as conntrack has it.
-fn lifetime(protocol: u8, answered: bool) -> Duration {
-    Duration::from_secs(match (protocol, answered) {
-        (6, _) => 432_000,
-        (17, true) => 120,
+fn lifetime(protocol: u8, traffic: Traffic) -> Duration {
+    Duration::from_secs(match (protocol, traffic) {
+        (6, Traffic::Assured) => 432_000,
+        (6, Traffic::Unreplied | Traffic::Replied) => 300,
+        (17, Traffic::Assured) => 120,
         _ => 30,
     })
 }
@@ -152,9 +173,13 @@ fn run(workers: u8, deeds: &[Deed]) -> Result<(), TestCaseError> {
                     prop_assert!(own.is_none_or(|own| own == outside), "a live flow changed its look");
                     let holder = live.get(&outside).map(|flow| flow.question);
                     prop_assert!(holder.is_none_or(|holder| holder == *question), "two flows are one");
-                    let answered = live.get(&outside).is_some_and(|flow| flow.answered);
-                    let expires = lab.now + lifetime(question.protocol, answered);
-                    live.insert(outside, Live { question: *question, answered, expires });
+                    let new = Live {
+                        question: *question,
+                        begun: lab.now,
+                        traffic: Traffic::Unreplied,
+                        expires: lab.now,
+                    };
+                    live.entry(outside).or_insert(new).note(false, lab.now);
                     known.push(outside);
                 }
             }
@@ -176,8 +201,7 @@ fn run(workers: u8, deeds: &[Deed]) -> Result<(), TestCaseError> {
                     };
                     prop_assert_eq!((seen.from, seen.to), (question.to, question.pod));
                     prop_assert_eq!((seen.port, seen.to_port), (port, to_port));
-                    flow.answered = true;
-                    flow.expires = lab.now + lifetime(question.protocol, true);
+                    flow.note(true, lab.now);
                 }
                 // Who answers nobody's question is told so.
                 lab.receive(outside.to);
@@ -272,4 +296,51 @@ fn errors_of_every_type_are_translated_both_ways() {
         }
         lab.check();
     }
+}
+
+/// Conntrack's `tcp_timeout_unacknowledged`: what a known flow's segment carries is read from the packet, whatever options it has
+/// and however the frame is padded.
+#[test]
+fn a_known_connection_is_at_rest_once_its_data_are_acknowledged() {
+    let mut lab = Lab::new(1);
+    let ports = (40_000, 80);
+    for (from, flags) in
+        [(APP2, TcpFlags::SYN), (USER, TcpFlags::SYN.with(TcpFlags::ACK)), (APP2, TcpFlags::ACK)]
+    {
+        let (to, ports) = if from == APP2 { (USER, ports) } else { (NODE1, (ports.1, ports.0)) };
+        let frame = lab.tcp(from, to, ports, flags);
+        lab.send(from, &frame);
+        lab.settle(if from == APP2 { USER } else { APP2 });
+    }
+    let said = |from, place: (u32, u32), payload: usize, padding: usize| {
+        let (to, ports) = if from == APP2 { (USER, ports) } else { (NODE1, (ports.1, ports.0)) };
+        let mut bytes = vec![1; 32 + payload];
+        bytes[..20].copy_from_slice(&tcp_packet(from, to, ports, TcpFlags::ACK)[20..]);
+        let mut segment = TcpSegment::new_unchecked(&mut bytes[..]);
+        segment.set_header_length(32);
+        segment.set_sequence(place.0);
+        segment.set_acknowledgement(place.1);
+        segment.fill_checksum(from, to);
+        let next = if from == APP2 { lab.machines[&APP2].gateway } else { mac(NODE1) };
+        let mut frame = ethernet(next, mac(from), &ipv4_packet(from, to, IpProtocol::Tcp, 64, &bytes));
+        frame.extend(vec![0; padding]);
+        frame
+    };
+    let talk = [
+        ("nothing is sent", said(USER, (1001, 1001), 0, 0), 432_000),
+        ("a question", said(APP2, (1001, 1001), 100, 0), 300),
+        ("and another", said(APP2, (1101, 1001), 10, 0), 300),
+        ("the first is acknowledged", said(USER, (1001, 1101), 0, 0), 300),
+        ("the second is", said(USER, (1001, 1111), 0, 6), 432_000),
+        ("an answer", said(USER, (1001, 1111), 1, 0), 300),
+        ("is acknowledged", said(APP2, (1111, 1002), 0, 6), 432_000),
+    ];
+    for (what, frame, seconds) in talk {
+        let to = if frame[6..12] == mac(APP2).octets() { USER } else { APP2 };
+        lab.send(if to == USER { APP2 } else { USER }, &frame);
+        assert_eq!(lab.receive(to).len(), 1, "{what}");
+        let binding = lab.workers[0].bindings().iter(lab.node1).next().unwrap();
+        assert_eq!(binding.ends().saturating_duration_since(binding.last_seen).as_secs(), seconds, "{what}");
+    }
+    lab.check();
 }

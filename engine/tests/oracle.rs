@@ -741,7 +741,7 @@ fn what_differs_is_written_down() {
          Written by `engine/tests/oracle.rs`, which sends the same frames through a kernel's bridge, routes, MASQUERADE and \
          Services\n(kube-proxy's rules in nftables) and through a node of ours. {same} cases come out the same, byte for byte but \
          for what a node\nmay choose (the identification of its own packets and of fragments that it translates; whether its own packets may be \
-         cut).\nThese do not, on purpose; what NAT does otherwise is in [ADR 15](adr/0015-two-ways-to-translate.md).\n\n| case | why |\n| --- | --- |\n"
+         cut).\nThese do not, on purpose; what NAT does otherwise, and for how long, is in [ADR 15](adr/0015-two-ways-to-translate.md).\n\n| case | why |\n| --- | --- |\n"
     );
     for (case, why) in cases.iter().filter_map(|case| Some((case, case.differs?))) {
         page += &format!("| {} | {why} |\n", case.name);

@@ -34,6 +34,8 @@ fn hostile_datagrams_come_to_nothing() {
     let inner = udp_packet(BACKEND, APP1, (1, 7), b"hello", 64);
     let sent_by = |outer: Ipv4Addr, inner: &[u8]| udp_packet(outer, NODE1, (8285, 8285), inner, 64);
     let from = |source, destination| udp_packet(source, destination, (1, 7), b"hello", 64);
+    // The node holds the lease of its own pods, but sends itself nothing through the tunnel.
+    let of_own = |outer| sent_by(outer, &from(APP2, APP1));
     let mut version_six = inner.clone();
     version_six[0] = 0x65;
     let mut bad_header = inner.clone();
@@ -46,6 +48,8 @@ fn hostile_datagrams_come_to_nothing() {
     let foreign_destination = DropReason::TunnelForeignDestination;
     for (name, datagram, reason) in [
         ("not a node, RFC 2827, 3", sent_by(USER, &inner), foreign_source),
+        ("the node itself, RFC 1812, 5.3.7", of_own(NODE1), DropReason::Martian),
+        ("its other address", of_own(Ipv4Addr::new(10, 1, 15, 1)), DropReason::Martian),
         ("another node's pod, RFC 2827, 3", sent_by(NODE2, &from(APP2, APP1)), foreign_source),
         ("nobody's pod", sent_by(NODE2, &from(Ipv4Addr::new(10, 1, 99, 2), APP1)), foreign_source),
         ("a machine outside", sent_by(NODE2, &from(USER, APP1)), foreign_source),

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use flatnet_engine::binding::{Binding, TcpState};
+use flatnet_engine::binding::{Binding, TcpState, Traffic};
 use flatnet_engine::clock::Instant;
 use flatnet_engine::flow::Tuple;
 use flatnet_engine::ledger::DropReason;
@@ -159,7 +159,7 @@ impl Instance {
     fn bindings(&mut self, id: NodeId) -> Result<Vec<(Binding, Instant)>, RequestError> {
         let of_workers = self.drive.ask_all(move |worker| {
             let now = worker.now();
-            let live = worker.bindings().iter(id).filter(|binding| binding.expires > now);
+            let live = worker.bindings().iter(id).filter(|binding| binding.ends() > now);
             live.map(|binding| (*binding, now)).collect::<Vec<_>>()
         })?;
         Ok(of_workers.concat())
@@ -297,11 +297,12 @@ fn flow(binding: &Binding, now: Instant) -> FlowEntry {
     FlowEntry {
         protocol: protocol.to_owned(),
         number,
-        timeout: binding.expires.saturating_duration_since(now).as_secs(),
+        timeout: binding.ends().saturating_duration_since(now).as_secs(),
         state,
         original: half(binding.original.tuple),
         reply: half(binding.reply.tuple),
-        answered: binding.answered,
+        answered: binding.traffic != Traffic::Unreplied,
+        assured: binding.traffic == Traffic::Assured,
     }
 }
 

@@ -43,7 +43,7 @@ impl Place {
     }
 
     pub(super) fn has_expired(&self, now: Instant) -> bool {
-        self.binding().is_some_and(|binding| binding.expires <= now)
+        self.binding().is_some_and(|binding| binding.has_ended(now))
     }
 
     /// The key of a half; a redirect has that of the answers only.

@@ -60,6 +60,12 @@ impl Segment {
             scale: segment.window_scale(),
         }
     }
+
+    /// Returns the sequence number behind it. What a SYN may carry is not counted: it need not be taken.
+    fn end(&self) -> u32 {
+        let length = if self.flags.syn() { 1 } else { self.length + u32::from(self.flags.fin()) };
+        self.sequence.wrapping_add(length)
+    }
 }
 
 /// The largest scale (RFC 7323, 2.3), of a connection whose beginning nobody saw.
@@ -113,10 +119,10 @@ pub(super) struct Connection {
     pub(super) state: TcpState,
     /// Original, reply.
     receivers: [Receiver; 2],
+    /// The sequence numbers behind what they sent last, whether that was believed or not.
+    sent: [u32; 2],
     /// Whether every SYN so far had a window scale.
     is_scaled: bool,
-    /// What acknowledges the original side's SYN.
-    opening: u32,
 }
 
 impl Connection {
@@ -128,7 +134,7 @@ impl Connection {
             false => (TcpState::Established, UNKNOWN_SCALE),
         };
         let receivers = [Receiver { scale, ..Receiver::default() }; 2];
-        Self { state, receivers, is_scaled: true, opening: first.sequence.wrapping_add(1) }
+        Self { state, receivers, sent: [first.end(), 0], is_scaled: true }
     }
 
     /// Notes the window scale of a SYN: both sides scale, or neither does (RFC 7323, 1.3).
@@ -144,7 +150,7 @@ impl Connection {
     /// RFC 5961, 3.2 as far as a middlebox can tell, which is the window.
     pub(super) fn takes_reset(&self, half: Half, reset: &Segment) -> bool {
         if self.state == TcpState::SynSent && half == Half::Reply {
-            return reset.flags.ack() && reset.acknowledgement == self.opening;
+            return reset.flags.ack() && reset.acknowledgement == self.opening();
         }
         let receiver = &self.receivers[1 - half as usize];
         receiver.takes(reset.sequence, receiver.window().max(1))
@@ -166,11 +172,31 @@ impl Connection {
         self.receivers[half as usize].hear(acknowledgement, window)
     }
 
-    /// Presumes the answer that is not seen here: a client that acknowledges was answered (LVS's table for
-    /// `IP_VS_DIR_INPUT_ONLY`).
-    pub(super) fn presume(&mut self, half: Half, segment: &Segment) {
-        let acknowledges = half == Half::Original && segment.flags.ack() && !segment.flags.syn();
-        if self.state == TcpState::SynSent && acknowledges {
+    /// Notes the sequence number behind a segment.
+    #[inline(always)]
+    pub(super) fn send(&mut self, half: Half, end: u32) {
+        self.sent[half as usize] = end;
+    }
+
+    /// Returns what acknowledges the original side's SYN, before that is answered.
+    fn opening(&self) -> u32 {
+        self.sent[Half::Original as usize]
+    }
+
+    /// Tells whether nobody waits for the other side: all that was sent is acknowledged, and more would be taken. Only what
+    /// lies in the receiver's window, or is a FIN or a probe right behind it, can have been sent.
+    pub(super) fn is_at_rest(&self) -> bool {
+        [Half::Original, Half::Reply].into_iter().all(|half| {
+            let [sender, receiver] = [half as usize, 1 - half as usize].map(|side| &self.receivers[side]);
+            let in_flight = self.sent[half as usize].wrapping_sub(receiver.next);
+            let is_sent = sender.is_known && (1..=receiver.window() + 1).contains(&in_flight);
+            !receiver.is_known || receiver.window > 0 && !is_sent
+        })
+    }
+
+    /// Presumes that a SYN was answered.
+    pub(super) fn presume(&mut self) {
+        if self.state == TcpState::SynSent {
             self.state = TcpState::SynReceived;
         }
     }
@@ -182,7 +208,7 @@ impl Connection {
             && half == Half::Reply
             && flags.syn()
             && flags.ack()
-            && segment.acknowledgement != self.opening;
+            && segment.acknowledgement != self.opening();
         if answers_other {
             return;
         }
@@ -206,10 +232,14 @@ impl Connection {
         }
         let next = self.state.next(half, flags);
         if flags.syn() && !flags.ack() && next == TcpState::SynSent {
-            let opening =
-                if half == Half::Original { segment.sequence.wrapping_add(1) } else { self.opening };
-            *self = Self { opening, ..Self::before(segment) };
+            *self = Self { sent: self.sent, ..Self::before(segment) };
             self.offer(half, segment.scale);
+        }
+        // A SYN has a place only where a connection opens; until it is answered, nothing else moves the original side's.
+        let opens = matches!(next, TcpState::SynSent | TcpState::SynSentBoth | TcpState::SynReceived);
+        let has_place = if flags.syn() { opens } else { half == Half::Reply || next != TcpState::SynSent };
+        if has_place {
+            self.send(half, segment.end());
         }
         self.state = next;
     }

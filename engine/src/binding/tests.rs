@@ -3,12 +3,15 @@
 use super::*;
 use crate::wire::TcpFlags;
 use proptest::prelude::*;
+use std::time::Duration;
 
 /// What a binding of UDP is in a plain list.
 #[derive(Debug, Clone, Copy)]
 struct Plain {
     halves: [HalfKey; 2],
+    begun: Instant,
     answered: bool,
+    is_stream: bool,
     expires: Instant,
 }
 
@@ -26,7 +29,7 @@ pub(crate) fn opening(original: HalfKey, reply: HalfKey) -> Opening {
 /// A segment without data, of ends that both begin with sequence number 0.
 fn with(flags: TcpFlags) -> Segment {
     let (sequence, acknowledgement) = (u32::from(!flags.syn()), u32::from(flags.ack()));
-    Segment { flags, sequence, acknowledgement, ..Segment::default() }
+    Segment { flags, sequence, acknowledgement, window: 500, ..Segment::default() }
 }
 
 /// Makes a binding and has it follow its first packet.
@@ -55,7 +58,7 @@ fn deed() -> impl Strategy<Value = Deed> {
     prop_oneof![
         3 => (0u32..6, 0u32..6).prop_map(|(original, reply)| Deed::Insert(original, reply)),
         5 => (0u32..6).prop_map(Deed::Follow),
-        2 => prop::sample::select(vec![1u64, 29, 30, 31, 119, 120, 500]).prop_map(Deed::Pass),
+        2 => prop::sample::select(vec![1u64, 2, 3, 29, 30, 31, 119, 120, 500]).prop_map(Deed::Pass),
         1 => (0usize..5).prop_map(Deed::Sweep),
         1 => (0u32..6).prop_map(Deed::EndAll),
     ]
@@ -76,7 +79,9 @@ proptest! {
                     match bind(&mut bindings, halves[0], halves[1], TcpFlags::default(), now) {
                         Ok(_) => {
                             prop_assert!(!taken);
-                            plain.push(Plain { halves, answered: false, expires: now + Duration::from_secs(30) });
+                            let (answered, is_stream) = (false, false);
+                            let expires = now + Duration::from_secs(30);
+                            plain.push(Plain { halves, begun: now, answered, is_stream, expires });
                         }
                         Err(Refused::TupleTaken) => prop_assert!(taken),
                         Err(Refused::Quota) => prop_assert!(false, "nobody has a hundred"),
@@ -89,8 +94,9 @@ proptest! {
                     let found = bindings.follow(&asked, &none, now).unwrap().map(|(_, half, tuple)| (half, tuple));
                     let model = plain.iter_mut().find(|it| it.halves.contains(&asked)).map(|it| {
                         let half = if it.halves[0] == asked { Half::Original } else { Half::Reply };
+                        it.is_stream |= it.answered && now > it.begun + Duration::from_secs(2);
                         it.answered |= half == Half::Reply;
-                        it.expires = now + Duration::from_secs(if it.answered { 120 } else { 30 });
+                        it.expires = now + Duration::from_secs(if it.is_stream { 120 } else { 30 });
                         (half, it.halves[1 - half as usize].tuple.reversed())
                     });
                     prop_assert_eq!(found, model);
@@ -170,7 +176,7 @@ fn a_connection_opened_anew_is_established_although_the_cache_knows_it() {
     let mut bindings = Bindings::new(1, 100, [1, 2]).unwrap();
     let (syn, ack) = (TcpFlags::SYN, TcpFlags::ACK);
     let first = bind(&mut bindings, original, reply, ack, Instant::ZERO).unwrap();
-    for (key, flags) in [(reply, TcpFlags::RST), (original, syn), (reply, syn.with(ack))] {
+    for (key, flags) in [(reply, ack), (reply, TcpFlags::RST), (original, syn), (reply, syn.with(ack))] {
         bindings.follow(&key, &with(flags), Instant::ZERO).unwrap().unwrap();
     }
     assert!(!bindings.renew(first.index, first.generation, Half::Original, Instant::ZERO));
@@ -185,11 +191,12 @@ type Way = &'static [(Half, TcpFlags, TcpState, u64)];
 const SYN: TcpFlags = TcpFlags::SYN;
 const ACK: TcpFlags = TcpFlags::ACK;
 const SYN_ACK: TcpFlags = TcpFlags::SYN.with(TcpFlags::ACK);
+const RST: TcpFlags = TcpFlags::RST.with(TcpFlags::ACK);
 const FIN: TcpFlags = TcpFlags::FIN.with(TcpFlags::ACK);
 use Half::{Original, Reply};
 
 /// `tcp_conntracks` and `tcp_timeouts` of Linux's `nf_conntrack_proto_tcp.c`.
-const WAYS: [(&str, Way); 6] = [
+const WAYS: [(&str, Way); 8] = [
     (
         "open, close by the client, open anew from the same port (RFC 5382, REQ-2)",
         &[
@@ -234,7 +241,7 @@ const WAYS: [(&str, Way); 6] = [
     (
         "simultaneous close (RFC 9293, figure 14)",
         &[
-            (Original, ACK, TcpState::Established, 432_000),
+            (Original, ACK, TcpState::Established, 300),
             (Original, FIN, TcpState::FinWait, 120),
             (Reply, FIN, TcpState::LastAck, 30),
             (Original, ACK, TcpState::TimeWait, 120),
@@ -244,21 +251,41 @@ const WAYS: [(&str, Way); 6] = [
     (
         "a SYN into an open connection changes nothing (RFC 5961, 4)",
         &[
-            (Original, ACK, TcpState::Established, 432_000),
+            (Original, ACK, TcpState::Established, 300),
+            (Reply, ACK, TcpState::Established, 300),
+            (Reply, ACK, TcpState::Established, 432_000),
             (Reply, SYN, TcpState::Established, 432_000),
+            (Original, ACK, TcpState::Established, 432_000),
             (Original, SYN, TcpState::Established, 432_000),
+            (Original, ACK, TcpState::Established, 432_000),
             (Reply, SYN_ACK, TcpState::Established, 432_000),
         ],
     ),
     (
-        "refused, and asked again from the same port",
+        "picked up in the middle: the other side is believed with its second segment",
+        &[
+            (Original, ACK, TcpState::Established, 300),
+            (Original, ACK, TcpState::Established, 300),
+            (Reply, ACK, TcpState::Established, 300),
+            (Original, ACK, TcpState::Established, 432_000),
+        ],
+    ),
+    ("refused", &[(Original, SYN, TcpState::SynSent, 120), (Reply, RST, TcpState::Closed, 0)]),
+    (
+        "given up once it was answered, and asked again from the same port",
         &[
             (Original, SYN, TcpState::SynSent, 120),
-            (Reply, TcpFlags::RST.with(TcpFlags::ACK), TcpState::Closed, 10),
+            (Reply, SYN_ACK, TcpState::SynReceived, 60),
+            (Original, RST, TcpState::Closed, 10),
             (Original, SYN, TcpState::SynSent, 120),
+            (Reply, RST, TcpState::Closed, 0),
         ],
     ),
 ];
+
+fn seconds_left(binding: &Binding, now: Instant) -> u64 {
+    binding.ends().saturating_duration_since(now).as_secs()
+}
 
 #[test]
 fn tcp_goes_through_conntracks_states_with_its_timeouts() {
@@ -271,10 +298,150 @@ fn tcp_goes_through_conntracks_states_with_its_timeouts() {
             bindings.follow(&key, &with(flags), Instant::ZERO).unwrap().unwrap();
             let binding = bindings.iter(NodeId(0)).next().unwrap();
             assert_eq!(
-                (binding.tcp_state(), binding.timeout().as_secs()),
+                (binding.tcp_state(), seconds_left(binding, Instant::ZERO)),
                 (state, seconds),
                 "{name}: step {number}"
             );
+        }
+    }
+}
+
+fn at(milliseconds: u64) -> Instant {
+    Instant::ZERO + Duration::from_millis(milliseconds)
+}
+
+/// `tcp_timeout_unacknowledged` of conntrack's `tcp_in_window`, and its `last_win`: an open connection lives for days only where
+/// nobody waits for the other side, whether the cache knows it or not.
+#[test]
+fn an_open_connection_lives_long_only_while_nobody_waits() {
+    use Half::{Original, Reply};
+    let data = |sequence, length, acknowledgement, window| Segment {
+        flags: ACK,
+        sequence,
+        length,
+        acknowledgement,
+        window,
+        scale: None,
+    };
+    let talk: [(&str, Half, Segment, u64); 12] = [
+        ("the server's window is shut since its SYN", Original, data(1, 0, 1, 500), 300),
+        ("it opens it", Reply, data(1, 0, 1, 500), 432_000),
+        ("the client asks", Original, data(1, 100, 1, 500), 300),
+        ("and goes on", Original, data(101, 50, 1, 500), 300),
+        ("half of it is acknowledged", Reply, data(1, 0, 101, 500), 300),
+        ("the server answers", Reply, data(1, 200, 151, 500), 300),
+        ("the client acknowledges", Original, data(151, 0, 201, 500), 432_000),
+        ("it asks whether the server is there: RFC 9293, 3.8.4", Original, data(150, 0, 201, 500), 432_000),
+        ("nobody can have sent that: RFC 5961, 5", Original, data(70_000, 10, 201, 500), 432_000),
+        ("the server fills the client's window", Reply, data(201, 500, 151, 500), 300),
+        ("which is acknowledged, and shut", Original, data(151, 0, 701, 0), 300),
+        ("and opened", Original, data(151, 0, 701, 500), 432_000),
+    ];
+    for by_the_cache in [false, true] {
+        let (original, reply) = masqueraded(6);
+        let mut bindings = Bindings::new(4, 100, [1, 2]).unwrap();
+        let made = bind(&mut bindings, original, reply, SYN, Instant::ZERO).unwrap();
+        let answer = Segment { window: 0, ..with(SYN_ACK) };
+        bindings.follow(&reply, &answer, Instant::ZERO).unwrap().unwrap();
+        for (number, (what, half, said, seconds)) in talk.iter().enumerate() {
+            let now = at(1000 * number as u64);
+            if by_the_cache && number > 0 {
+                assert!(bindings.renew(made.index, made.generation, *half, now));
+                let end = said.sequence + said.length;
+                bindings.hear(made.index, *half, end, said.acknowledgement, said.window);
+            } else {
+                let key = if *half == Original { original } else { reply };
+                bindings.follow(&key, said, now).unwrap().unwrap();
+            }
+            let binding = bindings.iter(NodeId(0)).next().unwrap();
+            assert_eq!(seconds_left(binding, now), *seconds, "{what}");
+        }
+        // It lives as long as is said: who is swept, asked for, or renewed late.
+        let last = 1000 * (talk.len() as u64 - 1);
+        bindings.sweep(1, at(last + 431_999_999));
+        assert!(bindings.renew(made.index, made.generation, Reply, at(last + 431_999_999)));
+        bindings.hear(made.index, Reply, 702, 151, 500);
+        assert!(bindings.find(&original, at(last + 431_999_999 + 299_999)).is_some());
+        assert!(!bindings.renew(made.index, made.generation, Reply, at(last + 431_999_999 + 300_000)));
+        bindings.sweep(1, at(last + 431_999_999 + 300_000));
+        assert!(bindings.is_empty());
+    }
+}
+
+/// conntrack's `tcp_packet`: who opens again and again without an answer keeps the port no longer for it.
+#[test]
+fn a_syn_sent_again_renews_nothing() {
+    let (original, reply) = masqueraded(6);
+    for (profile, left) in [(Profile::Linux, 57), (Profile::Rfc, 240)] {
+        let mut bindings = Bindings::new(4, 100, [1, 2]).unwrap();
+        let opening = Opening { profile, ..opening(original, reply) };
+        bindings.insert(&opening, &with(SYN), Instant::ZERO).unwrap();
+        for seconds in [0, 1, 3, 7, 15, 31, 63] {
+            bindings.follow(&original, &with(SYN), at(1000 * seconds)).unwrap().unwrap();
+        }
+        assert_eq!(seconds_left(bindings.iter(NodeId(0)).next().unwrap(), at(63_000)), left);
+    }
+}
+
+/// What nothing but a reset answers is over (`nf_ct_kill_acct` in conntrack's `tcp_packet`): its port is free for others.
+#[test]
+fn a_refused_connection_takes_no_place() {
+    let (original, reply) = masqueraded(6);
+    for (profile, is_over) in [(Profile::Linux, true), (Profile::Rfc, false)] {
+        let mut bindings = Bindings::new(1, 1, [1, 2]).unwrap();
+        let opening = Opening { profile, ..opening(original, reply) };
+        bindings.insert(&opening, &with(SYN), Instant::ZERO).unwrap();
+        let reset = bindings.follow(&reply, &with(RST), Instant::ZERO).unwrap();
+        assert_eq!(reset.unwrap().2, original.tuple.reversed(), "it is translated itself");
+        assert_eq!(bindings.is_free(&reply, Instant::ZERO), is_over);
+        assert_eq!(bindings.is_empty(), is_over);
+    }
+}
+
+/// conntrack's `nf_conntrack_udp_packet`: a question and its answer are no stream. By the cache or not.
+#[test]
+fn udp_that_goes_both_ways_is_a_stream_after_two_seconds() {
+    use Half::{Original, Reply};
+    let talks: [&[(u64, Half, u64, Traffic)]; 4] = [
+        &[(0, Original, 30, Traffic::Unreplied), (9_000, Original, 30, Traffic::Unreplied)],
+        &[
+            (0, Original, 30, Traffic::Unreplied),
+            (5, Reply, 30, Traffic::Replied),
+            (2_000, Original, 30, Traffic::Replied),
+            (2_001, Reply, 120, Traffic::Assured),
+            (2_001, Original, 120, Traffic::Assured),
+            (100_000, Original, 120, Traffic::Assured),
+        ],
+        &[
+            (0, Original, 30, Traffic::Unreplied),
+            (3_000, Reply, 30, Traffic::Replied),
+            (3_001, Reply, 120, Traffic::Assured),
+        ],
+        &[(0, Original, 30, Traffic::Unreplied), (1, Reply, 30, Traffic::Replied)],
+    ];
+    for (protocol, by_the_cache) in [(17, false), (17, true), (1, false), (1, true)] {
+        for talk in talks {
+            let (original, reply) = masqueraded(protocol);
+            let mut bindings = Bindings::new(4, 100, [1, 2]).unwrap();
+            let made = bind(&mut bindings, original, reply, TcpFlags::default(), Instant::ZERO).unwrap();
+            for &(milliseconds, half, seconds, traffic) in talk {
+                let now = at(milliseconds);
+                let key = if half == Original { original } else { reply };
+                if by_the_cache {
+                    let is_live = bindings.renew(made.index, made.generation, half, now);
+                    assert_eq!(is_live, bindings.find(&key, now).is_some());
+                } else {
+                    let _ = bindings.follow(&key, &Segment::default(), now).unwrap();
+                }
+                // ICMP has answers, but no streams.
+                let expected = match protocol {
+                    17 => Some((seconds, traffic)),
+                    _ if milliseconds > 30_000 + 9_000 => None,
+                    _ => Some((30, if traffic == Traffic::Assured { Traffic::Replied } else { traffic })),
+                };
+                let found = bindings.iter(NodeId(0)).next().map(|it| (seconds_left(it, now), it.traffic));
+                assert_eq!(found, expected, "{protocol} at {milliseconds}");
+            }
         }
     }
 }
@@ -292,7 +459,7 @@ fn profile_rfc_has_the_rfcs_timeouts() {
         bindings.insert(&opening, &with(first), Instant::ZERO).unwrap();
         bindings.follow(&original, &with(first), Instant::ZERO).unwrap();
         assert_eq!(
-            bindings.iter(NodeId(0)).next().unwrap().timeout().as_secs(),
+            seconds_left(bindings.iter(NodeId(0)).next().unwrap(), Instant::ZERO),
             seconds,
             "{protocol} {first}"
         );
@@ -350,7 +517,7 @@ fn a_reset_ends_a_binding_only_where_its_receiver_would_take_it() {
             }
             // By the cache: it notes what is acknowledged.
             let (found, ..) = bindings.find(&original, Instant::ZERO).unwrap();
-            bindings.hear(found.index, Original, 5000, 1000);
+            bindings.hear(found.index, Original, 0, 5000, 1000);
         }
         let before = bindings.iter(NodeId(0)).next().unwrap().tcp_state();
         let key = if half == Original { original } else { reply };

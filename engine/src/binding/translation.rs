@@ -9,7 +9,7 @@ use std::time::Duration;
 use flatnet_proxy::{Forwarding, Frontend, NodePort, Protocol, Row};
 
 use super::tcp::{Connection, Segment, TcpState};
-use super::timeout::timeout;
+use super::timeout::{AT_REST, STREAM_AGE, Traffic, timeout};
 use super::{Answers, Half, HalfKey, Profile};
 use crate::clock::Instant;
 use crate::flow::Tuple;
@@ -50,19 +50,17 @@ pub struct Served {
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
 pub struct Binding {
-    /// When it ends unless a packet comes.
-    pub expires: Instant,
-    /// Time of the last packet.
+    /// Until when it lives in any case, without packets; see [`Binding::ends`].
+    pub(super) expires: Instant,
+    /// Time of the last packet that renewed it.
     pub last_seen: Instant,
     pub(super) connection: Connection,
-    /// Whether an answer was seen.
-    pub answered: bool,
+    /// What came back.
+    pub traffic: Traffic,
     /// How it behaves.
     pub profile: Profile,
-    /// How answers come here.
-    pub answers: Answers,
-    /// What [`Binding::timeout`] said last, seconds.
-    pub(super) lifetime: u32,
+    /// From the last packet until `expires`, seconds.
+    pub(super) lifetime: u16,
     /// The mapping it belongs to, in profile `rfc`. Of all fields it has the most values to spare: by them the compiler tells a
     /// place that is a binding from one that is not, so that this is read for every packet.
     pub(super) mapping: Option<u32>,
@@ -72,6 +70,10 @@ pub struct Binding {
     pub reply: HalfKey,
     /// The backend, when it is a Service's.
     pub served: Option<Served>,
+    /// How answers come here.
+    pub answers: Answers,
+    /// Time of the first packet.
+    begun: Instant,
 }
 
 const _: () = assert!(std::mem::offset_of!(Binding, mapping) + size_of::<Option<u32>>() <= 56);
@@ -89,10 +91,11 @@ impl Binding {
             served,
             connection,
             mapping,
-            answered: false,
+            traffic: Traffic::Unreplied,
             expires,
             last_seen,
             lifetime,
+            begun: now,
         };
         made.live_on(now);
         made
@@ -113,11 +116,20 @@ impl Binding {
         self.connection.state
     }
 
-    /// Returns how long it lives without packets.
+    /// Returns when it ends unless a packet comes.
     #[must_use]
-    pub fn timeout(&self) -> Duration {
-        let protocol = IpProtocol::from(self.original.tuple.protocol);
-        timeout(self.profile, protocol, self.connection.state, self.answered)
+    pub fn ends(&self) -> Instant {
+        let is_at_rest = self.profile == Profile::Linux
+            && self.traffic == Traffic::Assured
+            && self.is_active()
+            && self.connection.is_at_rest();
+        if is_at_rest { self.last_seen + AT_REST } else { self.expires }
+    }
+
+    /// Tells whether it has ended. Who comes late, and only then, looks whether it is at rest.
+    #[inline(always)]
+    pub(super) fn has_ended(&self, now: Instant) -> bool {
+        self.expires <= now && self.ends() <= now
     }
 
     /// Tells whether a machine is one of its ends: as the client, or as the backend that was chosen.
@@ -151,17 +163,59 @@ impl Binding {
     }
 
     pub(super) fn note(&mut self, half: Half, segment: &Segment, now: Instant) {
-        self.answered |= half == Half::Reply;
+        let before = self.connection.state;
         if self.original.tuple.protocol == u8::from(IpProtocol::Tcp) {
             self.connection.note(half, segment, self.profile);
         }
-        self.live_on(now);
+        let opens = [before, self.connection.state].map(|state| state == TcpState::SynSent);
+        // What is opened anew from the same ports is another connection.
+        if opens == [false, true] {
+            (self.traffic, self.begun) = (Traffic::Unreplied, now);
+        }
+        // Who opens again and again and is not answered does not live by that.
+        let is_again = segment.flags.syn() && self.traffic == Traffic::Unreplied && opens == [true, true];
+        if self.profile == Profile::Rfc || !is_again {
+            self.live_on(now);
+        }
+        if half == Half::Reply {
+            self.reply();
+        }
     }
 
+    /// Presumes answers that are not seen here: LVS's table for `IP_VS_DIR_INPUT_ONLY`.
+    pub(super) fn presume(&mut self, half: Half, segment: &Segment) {
+        if half == Half::Original && segment.flags.ack() && !segment.flags.syn() {
+            self.connection.presume();
+            self.reply();
+        }
+    }
+
+    /// Notes that something came back; that counts from the next packet on.
+    pub(super) fn reply(&mut self) {
+        if self.traffic == Traffic::Unreplied {
+            self.traffic = Traffic::Replied;
+        }
+    }
+
+    /// Renews it for a packet whose state was noted.
     pub(super) fn live_on(&mut self, now: Instant) {
-        let timeout = self.timeout();
+        let protocol = IpProtocol::from(self.original.tuple.protocol);
+        let is_stream = match protocol {
+            IpProtocol::Tcp => self.connection.state == TcpState::Established,
+            IpProtocol::Udp => now > self.begun + STREAM_AGE,
+            IpProtocol::Icmp | IpProtocol::Unknown(_) => false,
+        };
+        if self.traffic == Traffic::Replied && is_stream {
+            self.traffic = Traffic::Assured;
+        }
+        self.lifetime = timeout(self.profile, protocol, self.connection.state, self.traffic);
+        self.renew(now);
+    }
+
+    /// Renews it for a packet that changes nothing.
+    #[inline(always)]
+    pub(super) fn renew(&mut self, now: Instant) {
         self.last_seen = now;
-        self.expires = now + timeout;
-        self.lifetime = u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX);
+        self.expires = now + Duration::from_secs(u64::from(self.lifetime));
     }
 }

@@ -127,6 +127,7 @@ pub const ROWS: &[Row] = &[
             wrong_checksum.payload[6] ^= 1;
             for packet in [
                 datagram(USER.address, &inner),
+                datagram(NODE1, &between(APP1.address, APP2.address)),
                 datagram(PEER.address, &between(APP1.address, APP2.address)),
                 datagram(PEER.address, &between(nobody, APP2.address)),
                 datagram(PEER.address, &between(USER.address, APP2.address)),
@@ -145,6 +146,7 @@ pub const ROWS: &[Row] = &[
         },
         seen: &["web-app-2 10.1.20.3 7 10.1.15.2 5000 62"],
         drops: &[
+            ("node-1", "martian", 1),
             ("node-1", "tunnel-checksum", 1),
             ("node-1", "tunnel-foreign-destination", 2),
             ("node-1", "tunnel-foreign-source", 4),
