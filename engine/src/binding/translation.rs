@@ -212,6 +212,25 @@ impl Binding {
         self.renew(now);
     }
 
+    /// Renews it for a packet that the cache answered: it may be an answer, or make a stream of what goes both ways. False when
+    /// it has ended.
+    #[inline(never)]
+    pub(super) fn renew_by(&mut self, half: Half, now: Instant) -> bool {
+        if self.has_ended(now) {
+            return false;
+        }
+        match (self.traffic, half) {
+            (Traffic::Assured, _) | (Traffic::Unreplied, Half::Original) => self.renew(now),
+            (Traffic::Replied, _) | (Traffic::Unreplied, Half::Reply) => {
+                self.live_on(now);
+                if half == Half::Reply {
+                    self.reply();
+                }
+            }
+        }
+        true
+    }
+
     /// Renews it for a packet that changes nothing.
     #[inline(always)]
     pub(super) fn renew(&mut self, now: Instant) {
