@@ -29,6 +29,9 @@ const COUNTED: &str = "*Home::forward*";
 /// Functions of the C library that give or take memory.
 const ALLOCATORS: [&str; 5] = ["malloc", "calloc", "realloc", "free", "posix_memalign"];
 
+/// How mimalloc's begin.
+const MIMALLOC: &str = "mi_";
+
 /// What a row takes, for all its packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Counts {
@@ -129,7 +132,7 @@ fn read(profile: &str) -> Counts {
     let (mut is_allocator, mut is_call) = (false, false);
     for line in profile.lines() {
         if let Some(name) = line.strip_prefix("fn=") {
-            is_allocator = ALLOCATORS.contains(&name);
+            is_allocator = ALLOCATORS.contains(&name) || name.trim_start_matches('_').starts_with(MIMALLOC);
         } else if line.starts_with("calls=") {
             is_call = true;
         } else if line.starts_with(|first: char| first.is_ascii_digit() || "+-*".contains(first)) {

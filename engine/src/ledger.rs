@@ -96,7 +96,7 @@ drop_reasons! {
     SpoofedMac "spoofed-mac" "A pod sent from a MAC that is not its own." "A pod may send from its own MAC only; `flatnet replay` plays frames with the MACs of their file.";
     SpoofedAddress "spoofed-address" "A pod sent from an IPv4 address that is not its own." "A pod may send from its own address only.";
     SpoofedArp "spoofed-arp" "A pod claimed another's address in ARP." "A pod may claim its own address only (RFC 826).";
-    Martian "martian" "Source or destination cannot be on the wire: loopback, multicast or broadcast source." "RFC 1812, 5.3.7.";
+    Martian "martian" "Source or destination cannot be on the wire: loopback, multicast or broadcast source, the node's own address." "RFC 1812, 5.3.7.";
     RouterAdvertisement "router-advertisement" "A machine on the pods' bridge announced itself as an IPv6 router, or hid that it does." "RFC 6105, 7113: no pod is a router.";
     FloodLimit "flood-limit" "One port sends more frames than a bridge floods: 4,096 a second." "A storm, a loop, or a flood of frames for stations that do not exist.";
     BridgeSamePort "bridge-same-port" "The frame would leave by the port it came in by." "The destination is on the sender's side of the bridge.";

@@ -20,8 +20,10 @@ pub const BLOCK: u16 = 256;
 pub const NODE_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
 /// The lowest port that is handed out: those below are for well-known services.
 pub const FIRST_PORT: u16 = 1024;
-/// Ports tried one after the other before a list of the free ones is made.
+/// Ports tried before a list of the free ones is made: so many are taken together only where most of all are.
 const PROBES: usize = 16;
+/// What lies between them. Odd, so that all ports come before one comes again; ports that are taken often lie side by side.
+const STRIDE: u16 = 40_503;
 /// How often a list without a free port is made anew, or the other workers are asked again.
 const PATIENCE: Duration = Duration::from_millis(100);
 
@@ -174,7 +176,8 @@ impl Masquerade {
         }
         if !self.short.contains_key(&pool) {
             let suits = |port: &u16| !parity || port % 2 == wish % 2;
-            let tried = self.own_from(reserved, random).filter(suits).take(PROBES).find(|&port| free(port));
+            let mut probes = self.own_from(reserved, random, STRIDE).filter(suits).take(PROBES);
+            let tried = probes.find(|&port| free(port));
             if let Some(port) = tried {
                 return Found::Own(port);
             }
@@ -201,7 +204,7 @@ impl Masquerade {
         if outdated {
             let refused = self.short.get(&pool).and_then(|list| list.refused);
             let mut list = FreePorts { refused, ..FreePorts::new(now) };
-            for port in self.own_from(reserved, random) {
+            for port in self.own_from(reserved, random, 1) {
                 list.all += 1;
                 if bindings.is_free(&pool.reply(port), now) {
                     list.insert(port);
@@ -243,8 +246,8 @@ impl Masquerade {
         }
     }
 
-    /// Yields this worker's ports, from a random one in one of its blocks.
-    fn own_from(&self, reserved: u16, random: u16) -> impl Iterator<Item = u16> + use<> {
+    /// Yields this worker's ports, from a random one in one of its blocks, in steps.
+    fn own_from(&self, reserved: u16, random: u16, step: u16) -> impl Iterator<Item = u16> + use<> {
         let (worker, workers) = (self.worker, self.workers);
         // Numbers that are no port's stand for ports spread over those above: else all of them would begin at the same one.
         let random = match random {
@@ -257,7 +260,7 @@ impl Masquerade {
         let own_block = block - block % u16::from(workers) + u16::from(worker);
         let start = own_block.wrapping_mul(BLOCK).wrapping_add(random % BLOCK);
         (0..=u16::MAX)
-            .map(move |offset| start.wrapping_add(offset))
+            .map(move |number| start.wrapping_add(number.wrapping_mul(step)))
             .filter(move |&port| owner(port, workers) == worker && is_usable(port, reserved))
     }
 }
@@ -293,7 +296,7 @@ mod tests {
     fn workers_share_all_usable_ports_without_overlap() {
         let mut seen = BTreeSet::new();
         for worker in 0..3 {
-            for port in Masquerade::new(worker, 3).own_from(8285, 77) {
+            for port in Masquerade::new(worker, 3).own_from(8285, 77, STRIDE) {
                 assert!(seen.insert(port), "{port} twice");
             }
         }
@@ -307,7 +310,7 @@ mod tests {
     fn no_port_is_where_many_begin_to_look() {
         let mut starts = BTreeMap::new();
         for random in 0..=u16::MAX {
-            *starts.entry(Masquerade::new(0, 1).own_from(8285, random).next()).or_insert(0) += 1;
+            *starts.entry(Masquerade::new(0, 1).own_from(8285, random, STRIDE).next()).or_insert(0) += 1;
         }
         assert!(starts.values().all(|&count| count <= 3), "{starts:?}");
     }
@@ -352,6 +355,21 @@ mod tests {
             ports.free(&mut bindings, &reply);
         }
         assert!(matches!(ports.find(&mut bindings, pool(1), &choice(0, 1), Instant::ZERO), Found::Own(_)));
+    }
+
+    /// Ports that clients keep often lie side by side: who begins among them must not look through all of them, or make a list of
+    /// all ports for one.
+    #[test]
+    fn a_port_is_found_among_many_neighbours_that_are_taken_without_a_list() {
+        let (mut bindings, mut ports) = (Bindings::new(70_000, 1, [1, 2]).unwrap(), Masquerade::new(0, 1));
+        for port in FIRST_PORT..28_000 {
+            bind(&mut bindings, pool(1), port.into(), port);
+        }
+        for random in (FIRST_PORT..28_000).step_by(7) {
+            let found = ports.find(&mut bindings, pool(1), &choice(random, random), Instant::ZERO);
+            assert!(matches!(found, Found::Own(28_000..)), "{found:?}");
+        }
+        assert!(ports.short.is_empty());
     }
 
     proptest! {

@@ -15,11 +15,11 @@ use std::time::Duration;
 
 use flatnet_proxy::{Affinity, Cursors};
 
-use crate::binding::{Bindings, Half, HalfKey};
+use crate::binding::{Bindings, Half};
 use crate::bridge::Fdb;
 use crate::clock::{Clock, Instant};
 use crate::control::EngineConfig;
-use crate::decide::{World, likely_reply};
+use crate::decide::World;
 use crate::flow::{FlowCache, NO_BINDING, Slot, flags};
 use crate::fragment::Fragments;
 use crate::frame::{Arena, ChecksumState, Course, Frame, Pool};
@@ -43,6 +43,7 @@ mod arp;
 mod budget;
 mod cables;
 mod exchange;
+mod fetch;
 mod files;
 mod finish;
 mod forget;
@@ -166,6 +167,8 @@ pub struct Worker {
     frames: u64,
     /// Frames that the slow path decided about.
     decisions: u64,
+    /// Of them, those about flows that the cache did not know; what it knew before its tables changed is not new.
+    new_flows: u64,
     parcels: Vec<Parcel>,
     /// Errors it may still send.
     errors: TokenBucket,
@@ -241,6 +244,7 @@ impl Worker {
             next_mark: u32::from(id) << 24,
             frames: 0,
             decisions: 0,
+            new_flows: 0,
             parcels: Vec::new(),
             errors: TokenBucket::full(originate::ERRORS),
             floods: HashMap::new(),
@@ -339,13 +343,13 @@ impl Worker {
             self.batch.frames = frames;
             return 0;
         };
-        let (count, before) = (frames.len(), self.decisions);
+        let (count, before) = (frames.len(), self.new_flows);
         self.count(node, Term::Received, count as u64);
         self.watch_arrivals(&mut frames, node, port, now);
         Stages::end::<TIMED>(&mut self.stages, Stage::Take);
         self.run_frames::<TIMED>(&mut frames, node, &ingress, Course::Direct, now);
-        if self.decisions > before {
-            self.charge(port, self.decisions - before);
+        if self.new_flows > before {
+            self.charge(port, self.new_flows - before);
         }
         self.batch.frames = frames;
         count
@@ -393,41 +397,6 @@ impl Worker {
         }
         drop(rest);
         self.batch.parsed = batch;
-    }
-
-    /// Starts to fetch the slots that a flow may be in when it is not in its first.
-    #[inline(always)]
-    fn fetch_others(&self, parsed: &Parsed) {
-        if !self.cache.likely(parsed.hash).key.resembles(parsed.key) {
-            self.cache.prefetch_others(parsed.hash);
-        }
-    }
-
-    /// Starts to fetch what the replay of a frame's decision is about to touch beside the frame and the slot.
-    #[inline(always)]
-    fn fetch_for(&self, frame: &Frame, parsed: &Parsed, node: NodeId) {
-        let slot = self.cache.likely(parsed.hash);
-        if !slot.key.resembles(parsed.key) {
-            return self.fetch_elsewhere(parsed, node);
-        }
-        self.bindings.prefetch(slot.binding);
-        if slot.flags & flags::ENCAPSULATE != 0 {
-            self.arena.prefetch_headroom(frame);
-        }
-    }
-
-    /// The same of a flow that is not in its first slot; of one that is in none, what the slow path is about to ask for.
-    #[inline(never)]
-    fn fetch_elsewhere(&self, parsed: &Parsed, node: NodeId) {
-        let slot = self.cache.elsewhere(parsed.hash, parsed.key);
-        if slot.key == parsed.key {
-            return self.bindings.prefetch(slot.binding);
-        }
-        let tuple = parsed.tuple();
-        self.bindings.prefetch_half(&HalfKey { node, tuple });
-        if let Some(reply) = self.tables.node(node).and_then(|node| likely_reply(node, &tuple)) {
-            self.bindings.prefetch_half(&HalfKey { node, tuple: reply });
-        }
     }
 
     /// Pass 1: headers to keys and hashes; the cache's slots are on their way when pass 2 asks.

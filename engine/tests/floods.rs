@@ -211,6 +211,36 @@ fn known_flows_have_their_rate_again_after_all_had_to_be_decided_anew() {
     flooded.lab.check();
 }
 
+/// A decision that a change of the tables has outdated costs its visit to the slow path, and is nobody's flood.
+#[test]
+fn flows_that_are_decided_anew_after_a_change_are_no_debt() {
+    let mut flooded = Flooded::new(APP2, 9);
+    let established: Vec<_> = flooded.new[..1024].to_vec();
+    for part in established.chunks(64).chain(established.chunks(64)) {
+        assert_eq!(flooded.offer(Some(APP1), part), 0);
+        flooded.lab.run();
+        flooded.take();
+    }
+    // That they were new once is paid for.
+    for _ in 0..4_000 {
+        flooded.offer_known();
+        flooded.lab.run();
+        flooded.take();
+    }
+    flooded.lab.control.tables.publish(|tables| tables.touch_all());
+    let mut forwarded = 0;
+    for part in established.chunks(64) {
+        flooded.offer_known();
+        assert_eq!(flooded.offer(Some(APP1), part), 0, "its ring is empty again each time");
+        for _ in 0..4 {
+            flooded.batch();
+            forwarded += flooded.take().1;
+        }
+    }
+    assert_eq!(forwarded, 1024);
+    flooded.lab.check();
+}
+
 /// What comes in by an interface or a switch is from many, and waits for nobody (ADR 25).
 #[test]
 fn new_flows_from_outside_are_no_ports_debt() {

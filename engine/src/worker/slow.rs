@@ -51,6 +51,10 @@ impl Worker {
         let bytes = arena.bytes(&frame);
         let arrival = Arrival { bytes, parsed, port: port_id, ingress, node, course };
         self.decisions += 1;
+        let is_flow = matches!(parsed.class, Class::Flow | Class::LayerTwo);
+        let (key, guard) = (parsed.key, &parsed.guard);
+        let is_known = is_flow && self.cache.is_outdated(parsed.hash, key, guard, &self.tables.epochs);
+        self.new_flows += u64::from(!is_known);
         let mut transform = Transform::new();
         let verdict = decide(&mut self.world(now), &arrival, &mut transform);
         // Ahead of the frame, so that its answer finds the way.
