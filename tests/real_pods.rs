@@ -204,7 +204,7 @@ fn nothing_is_left_when_the_network_is_killed() {
         ("  volumes: [{name: v, emptyDir: {}}]\n", "      volumeMounts: [{name: v, mountPath: /mnt}]\n");
     let home = network(&[NODES, &pod("daemon", "node-1", daemon, volume)]);
     let files = files(&home, "daemon");
-    await_that("the daemon runs", || files.join("volumes/v/daemon").exists());
+    await_that("the daemon runs", || files.join(".volumes/v/daemon").exists());
     let program = process(&files.join("main"));
     let children = || {
         // Processes of the pod: whose network namespace is the program's.

@@ -53,8 +53,8 @@ use sandbox::{Sandbox, SandboxError};
 
 /// Exit code of a container whose program cannot be started, as Kubernetes has it.
 const NOT_STARTED: i32 = 128;
-/// The directory in a pod's that its `emptyDir` volumes are in.
-const VOLUMES: &str = "volumes";
+/// The directory in a pod's that its `emptyDir` volumes are in; no container can have such a name.
+const VOLUMES: &str = ".volumes";
 /// Pods that ended whose logs are kept.
 const LOGS_KEPT: usize = 100;
 /// Files that are heard of at once.
@@ -230,7 +230,7 @@ impl Runtime {
     pub fn exec(&mut self, uid: &str, command: Vec<String>) -> Result<Exec, String> {
         let pod = self.pods.get_mut(uid).ok_or("the pod is gone")?;
         let first = pod.view.containers.first().ok_or("the pod has no container")?;
-        let state = pod.directory.join(format!("exec-{}", pod.starts));
+        let state = pod.directory.join(format!(".exec-{}", pod.starts));
         pod.starts += 1;
         fs::create_dir_all(&state).map_err(|error| format!("{}: {error}", state.display()))?;
         let holder = (pod.sandbox.holder, &*state);
@@ -308,14 +308,11 @@ impl Runtime {
             tokens.for_each(|token| drop(ear.owners.remove(token)));
         }
         let view = Arc::clone(&pod.view);
-        if pod.deadline.is_none() {
-            return Some(News::Died { pod: view });
-        }
-        let directory = pod.directory.clone();
+        let (directory, was_told) = (pod.directory.clone(), pod.deadline.is_some());
         // Its processes end first: nothing is written any more then.
         drop(pod);
         self.forget_files(directory);
-        Some(News::Stopped { pod: view })
+        Some(if was_told { News::Stopped { pod: view } } else { News::Died { pod: view } })
     }
 
     /// Removes the files of a pod that ended but for its logs, and those of the one that ended first of many.

@@ -159,7 +159,8 @@ fn provoke(reason: PodDrop, bench: &mut Bench) {
         }
         PodDrop::SocketQueueFull => bench.flood_lo(ECHO, 513),
         PodDrop::NeighborQueueFull => {
-            for _ in 0..4 {
+            // As in Linux, 101 wait.
+            for _ in 0..102 {
                 bench.udp(SILENT);
             }
         }

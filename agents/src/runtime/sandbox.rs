@@ -18,11 +18,11 @@ use thiserror::Error;
 use super::init::{Role, SandboxSpec};
 use super::link::{self, LinkConfig, LinkError};
 
-/// The name server that a pod's `resolv.conf` names, where nobody says another.
+/// Where a pod's `resolv.conf` has names looked for; there is no name server yet.
 const SEARCH: &str = "search default.svc.cluster.local svc.cluster.local cluster.local";
 
-/// The directory in a pod's that has what it sees in its /etc.
-pub const FILES: &str = "etc";
+/// The directory in a pod's that has what it sees in its /etc; no container can have such a name.
+pub const FILES: &str = ".etc";
 
 /// Why a real pod is not there.
 #[derive(Debug, Error)]
