@@ -341,9 +341,10 @@ impl Bindings {
         if place.generation != generation || !steady {
             return false;
         }
-        // Of a batch's packets the first does it, and of the rest the first answer.
-        let is_answer = half == Half::Reply && binding.traffic == Traffic::Unreplied;
-        if binding.last_seen == now && binding.expires > now && !is_answer {
+        let changes_nothing = binding.traffic == Traffic::Assured
+            || binding.traffic == Traffic::Unreplied && half == Half::Original;
+        // Of a batch's packets the first does it.
+        if changes_nothing && binding.last_seen == now && binding.expires > now {
             return true;
         }
         // Nothing after it: so the way above saves no registers.

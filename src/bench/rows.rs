@@ -22,6 +22,8 @@ use super::lab::{BUFFERS, Lab, PODS, Round, Scale, Waiting};
 const LIVE: u32 = 1 << 20;
 /// How long an unanswered UDP flow lives, as conntrack has it.
 const UNANSWERED: Duration = Duration::from_secs(30);
+/// After which time UDP flows are long known, as conntrack has it: their packets renew them and change nothing else.
+const STREAM_AGE: Duration = Duration::from_secs(3);
 /// Source ports of a pod.
 const PORTS: u32 = 60_000;
 /// The first of them.
@@ -161,6 +163,7 @@ impl Traffic {
     /// Has time stand still but for what a round lets pass: each run does the same.
     pub fn stop_clock(&mut self) {
         self.lab.stop_clock();
+        self.lab.pass(STREAM_AGE);
     }
 
     /// Sends a round through the workers.
