@@ -55,3 +55,26 @@ impl Hasher for KeyedHasher {
         self.fold(u64::from(value));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Random;
+
+    /// Addresses whose hashes collide under a secret that somebody has found out are spread under any other.
+    #[test]
+    fn what_collides_under_one_secret_does_not_under_another() {
+        const BUCKETS: u64 = 512;
+        let mut random = Random::new(1);
+        let mut secret = || KeyedState([random.next_u64(), random.next_u64()]);
+        let known = secret();
+        let colliding: Vec<u32> =
+            (0..1 << 20).filter(|address: &u32| known.hash_one(address) % BUCKETS == 3).collect();
+        assert!(colliding.len() > 1500, "2,048 are expected: {}", colliding.len());
+        for other in (0..100).map(|_| secret()) {
+            let mut buckets = [0u32; BUCKETS as usize];
+            colliding.iter().for_each(|address| buckets[(other.hash_one(address) % BUCKETS) as usize] += 1);
+            assert!(buckets.iter().max() <= Some(&20), "{other:x?}: {:?}", buckets.iter().max());
+        }
+    }
+}

@@ -46,11 +46,13 @@ impl Time {
 }
 
 /// What a home took for its part of a round.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Spent {
-    /// Its worker's time.
-    pub(super) time: Duration,
-    /// The same in TSC clocks.
+    /// When its worker began.
+    pub(super) begun: StdInstant,
+    /// When it had done its part.
+    pub(super) ended: StdInstant,
+    /// The time between in TSC clocks.
     pub(super) clocks: u64,
     /// TSC clocks of generator and sink.
     pub(super) outside: u64,
@@ -162,7 +164,7 @@ impl Home {
         let sent = sent?;
         let (start, running) = (StdInstant::now(), timestamp_counter());
         self.forward(sent, time);
-        let (time_taken, stopped) = (start.elapsed(), timestamp_counter());
+        let (end, stopped) = (StdInstant::now(), timestamp_counter());
         spin(&mut self.worker, time, &together.done);
         // A visit counts as moved, too: a frame may be left.
         while self.worker.run_batch(time.now()) > 0 {}
@@ -171,7 +173,8 @@ impl Home {
         let delivered = self.ports.drain(|_| out += 1);
         let outside = generated - generating + (timestamp_counter() - taking);
         Ok(Spent {
-            time: time_taken,
+            begun: start,
+            ended: end,
             clocks: stopped - running,
             outside,
             missing: sent.saturating_sub(out + delivered),

@@ -632,3 +632,22 @@ fn a_steady_stream_of_new_flows_needs_little_more_room_than_live_ones() {
     }
     assert!(bindings.len() <= (live * 3 / 2) as usize, "{} of {live}", bindings.len());
 }
+
+/// Halves whose hashes collide under a secret that somebody has found out are spread under any other.
+#[test]
+fn halves_that_collide_under_one_secret_do_not_under_another() {
+    const BUCKETS: u64 = 512;
+    let mut random = crate::random::Random::new(1);
+    let mut secret = || [random.next_u64(), random.next_u64()];
+    let known = secret();
+    let half =
+        |source| HalfKey { node: NodeId(0), tuple: Tuple { source, destination: 9, ..Tuple::default() } };
+    let bucket = |key: &HalfKey, secret| u64::from(key.hash(secret) as u32) % BUCKETS;
+    let colliding: Vec<HalfKey> = (0..1 << 20).map(half).filter(|key| bucket(key, known) == 3).collect();
+    assert!(colliding.len() > 1500, "2,048 are expected: {}", colliding.len());
+    for other in (0..100).map(|_| secret()) {
+        let mut buckets = [0u32; BUCKETS as usize];
+        colliding.iter().for_each(|key| buckets[bucket(key, other) as usize] += 1);
+        assert!(buckets.iter().max() <= Some(&20), "{other:x?}: {:?}", buckets.iter().max());
+    }
+}
