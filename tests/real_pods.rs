@@ -312,3 +312,35 @@ fn a_namespace_of_somebody_else_is_a_pod_while_the_network_runs() {
     assert_eq!(home.json("down")["balances"], true);
     assert_eq!(namespace.says("ip -o link").lines().count(), 1, "what was made there is gone");
 }
+
+#[test]
+fn a_tap_of_somebody_else_is_a_pod_and_stays_when_the_network_ends() {
+    let host = Namespace::new();
+    host.says("ip tuntap add dev vm0 mode tap && ip link set lo up");
+    let attached = "---\napiVersion: v1\nkind: Pod\nmetadata: {name: vm, annotations: {\"flatnet.dev/attach\": \"tap:vm0\"}}\nspec: \
+                    {nodeName: node-1, containers: [{name: c, image: flatnet/pause}]}\n";
+    let home = Home::new();
+    let file = home.file("real.yaml");
+    let text = [NODES, attached, SIMULATED, &service("simulated", "10.96.0.20")].concat();
+    std::fs::write(&file, text).unwrap();
+    // The network has the TAP in its own namespace of the host.
+    let up = home.command(&format!("up -d -f {}", file.display()));
+    let mut inside = std::process::Command::new("nsenter");
+    inside.args(["--target", &host.0.id().to_string(), "--net"]).arg(up.get_program()).args(up.get_args());
+    up.get_envs().for_each(|(name, value)| drop(inside.env(name, value.unwrap())));
+    let output = inside.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let pods = home.json("get pods");
+    let pods = pods["items"].as_array().unwrap();
+    let vm = pods.iter().find(|pod| pod["metadata"]["name"] == "vm").unwrap();
+    let address: std::net::Ipv4Addr = vm["status"]["podIP"].as_str().unwrap().parse().unwrap();
+    let [a, b, c, d] = address.octets();
+    host.says(&format!(
+        "ip link set vm0 address 02:42:{a:02x}:{b:02x}:{c:02x}:{d:02x} mtu 1472 up && ip addr add {address}/24 dev vm0 && ip route add \
+         default via {a}.{b}.{c}.1"
+    ));
+    assert!(host.says(&fetch("10.96.0.20")).contains("Welcome to nginx!"));
+    home.text(&format!("exec simulated -- ping -c 1 -W 5 {address}"));
+    assert_eq!(home.json("down")["balances"], true);
+    host.says("ip link show vm0");
+}
