@@ -327,7 +327,7 @@ fn a_tap_of_somebody_else_is_a_pod_and_stays_when_the_network_ends() {
     let up = home.command(&format!("up -d -f {}", file.display()));
     let mut inside = std::process::Command::new("nsenter");
     inside.args(["--target", &host.0.id().to_string(), "--net"]).arg(up.get_program()).args(up.get_args());
-    up.get_envs().for_each(|(name, value)| drop(inside.env(name, value.unwrap())));
+    inside.envs(up.get_envs().filter_map(|(name, value)| Some((name, value?))));
     let output = inside.output().unwrap();
     assert!(output.status.success(), "{output:?}");
     let pods = home.json("get pods");
