@@ -32,6 +32,7 @@ mod translation;
 
 pub use mapping::{inside_key, outside_key};
 pub use tcp::{Segment, TcpState};
+use timeout::STREAM_AGE;
 pub use timeout::Traffic;
 pub use translation::{Binding, Opening, Served};
 
@@ -333,7 +334,7 @@ impl Bindings {
     /// Renews a binding for a packet that the cache answered; false when the binding has ended, or when the packet
     /// must be followed because it may change the state: a slot from before the ports were used anew.
     #[inline(always)]
-    pub fn renew(&mut self, index: u32, generation: u32, half: Half, now: Instant) -> bool {
+    pub fn renew(&mut self, index: u32, generation: u32, half: Half, is_tcp: bool, now: Instant) -> bool {
         let Some(place) = self.places.get_mut(index as usize) else { return false };
         let Entry::Here(binding) = &mut place.entry else { return false };
         // Other protocols stay in the state of a connection that was open before: steady.
@@ -341,10 +342,14 @@ impl Bindings {
         if place.generation != generation || !steady {
             return false;
         }
-        let changes_nothing = binding.traffic == Traffic::Assured
-            || binding.traffic == Traffic::Unreplied && half == Half::Original;
-        // Of a batch's packets the first does it.
-        if changes_nothing && binding.last_seen == now && binding.expires > now {
+        let changes_nothing = match binding.traffic {
+            Traffic::Assured => true,
+            Traffic::Unreplied => half == Half::Original,
+            // Of what is no TCP, a stream comes later.
+            Traffic::Replied => !is_tcp && now <= binding.begun + STREAM_AGE,
+        };
+        if changes_nothing && binding.expires() > now {
+            binding.last_seen = now;
             return true;
         }
         // Nothing after it: so the way above saves no registers.

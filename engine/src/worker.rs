@@ -551,7 +551,8 @@ impl Worker {
 /// flows without a binding pay for nothing.
 #[inline(never)]
 fn renew(bindings: &mut Bindings, slot: &Slot, now: Instant) -> bool {
-    bindings.renew(slot.binding, slot.generation, half_of(slot), now)
+    let is_tcp = slot.key.protocol() == u8::from(IpProtocol::Tcp);
+    bindings.renew(slot.binding, slot.generation, half_of(slot), is_tcp, now)
 }
 
 /// Has the binding, which was renewed, hear what the segment says.

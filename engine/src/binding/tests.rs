@@ -158,7 +158,7 @@ fn an_ended_binding_renews_no_cached_flow() {
     let (original, reply) = masqueraded(17);
     let mut bindings = Bindings::new(1, 100, [1, 2]).unwrap();
     let first = bind(&mut bindings, original, reply, TcpFlags::default(), Instant::ZERO).unwrap();
-    assert!(bindings.renew(first.index, first.generation, Half::Original, Instant::ZERO));
+    assert!(bindings.renew(first.index, first.generation, Half::Original, true, Instant::ZERO));
     let refused = bind(&mut bindings, key(5, 6, 17), key(6, 5, 17), TcpFlags::default(), Instant::ZERO);
     assert_eq!(refused, Err(Refused::Full));
     let later = Instant::ZERO + Duration::from_secs(31);
@@ -166,7 +166,7 @@ fn an_ended_binding_renews_no_cached_flow() {
     assert!(bindings.is_empty());
     let second = bind(&mut bindings, original, reply, TcpFlags::default(), later).unwrap();
     assert_eq!(second.index, first.index);
-    assert!(!bindings.renew(first.index, first.generation, Half::Original, later));
+    assert!(!bindings.renew(first.index, first.generation, Half::Original, true, later));
 }
 
 /// RFC 9293, 3.6.1: the same ports may be used again.
@@ -179,9 +179,9 @@ fn a_connection_opened_anew_is_established_although_the_cache_knows_it() {
     for (key, flags) in [(reply, ack), (reply, TcpFlags::RST), (original, syn), (reply, syn.with(ack))] {
         bindings.follow(&key, &with(flags), Instant::ZERO).unwrap().unwrap();
     }
-    assert!(!bindings.renew(first.index, first.generation, Half::Original, Instant::ZERO));
+    assert!(!bindings.renew(first.index, first.generation, Half::Original, true, Instant::ZERO));
     bindings.follow(&original, &with(ack), Instant::ZERO).unwrap().unwrap();
-    assert!(bindings.renew(first.index, first.generation, Half::Original, Instant::ZERO));
+    assert!(bindings.renew(first.index, first.generation, Half::Original, true, Instant::ZERO));
     assert_eq!(bindings.iter(NodeId(0)).next().unwrap().tcp_state(), TcpState::Established);
 }
 
@@ -346,7 +346,7 @@ fn an_open_connection_lives_long_only_while_nobody_waits() {
         for (number, (what, half, said, seconds)) in talk.iter().enumerate() {
             let now = at(1000 * number as u64);
             if by_the_cache && number > 0 {
-                assert!(bindings.renew(made.index, made.generation, *half, now));
+                assert!(bindings.renew(made.index, made.generation, *half, true, now));
                 let end = said.sequence + said.length;
                 bindings.hear(made.index, *half, end, said.acknowledgement, said.window);
             } else {
@@ -359,10 +359,10 @@ fn an_open_connection_lives_long_only_while_nobody_waits() {
         // It lives as long as is said: who is swept, asked for, or renewed late.
         let last = 1000 * (talk.len() as u64 - 1);
         bindings.sweep(1, at(last + 431_999_999));
-        assert!(bindings.renew(made.index, made.generation, Reply, at(last + 431_999_999)));
+        assert!(bindings.renew(made.index, made.generation, Reply, true, at(last + 431_999_999)));
         bindings.hear(made.index, Reply, 702, 151, 500);
         assert!(bindings.find(&original, at(last + 431_999_999 + 299_999)).is_some());
-        assert!(!bindings.renew(made.index, made.generation, Reply, at(last + 431_999_999 + 300_000)));
+        assert!(!bindings.renew(made.index, made.generation, Reply, true, at(last + 431_999_999 + 300_000)));
         bindings.sweep(1, at(last + 431_999_999 + 300_000));
         assert!(bindings.is_empty());
     }
@@ -428,7 +428,7 @@ fn udp_that_goes_both_ways_is_a_stream_after_two_seconds() {
                 let now = at(milliseconds);
                 let key = if half == Original { original } else { reply };
                 if by_the_cache {
-                    let is_live = bindings.renew(made.index, made.generation, half, now);
+                    let is_live = bindings.renew(made.index, made.generation, half, false, now);
                     assert_eq!(is_live, bindings.find(&key, now).is_some());
                 } else {
                     let _ = bindings.follow(&key, &Segment::default(), now).unwrap();

@@ -50,8 +50,8 @@ pub struct Served {
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
 pub struct Binding {
-    /// Until when it lives in any case, without packets; see [`Binding::ends`].
-    pub(super) expires: Instant,
+    /// Time of the first packet.
+    pub(super) begun: Instant,
     /// Time of the last packet that renewed it.
     pub last_seen: Instant,
     pub(super) connection: Connection,
@@ -59,7 +59,7 @@ pub struct Binding {
     pub traffic: Traffic,
     /// How it behaves.
     pub profile: Profile,
-    /// From the last packet until `expires`, seconds.
+    /// How long it lives after the last packet in any case, seconds; see [`Binding::ends`].
     pub(super) lifetime: u16,
     /// The mapping it belongs to, in profile `rfc`. Of all fields it has the most values to spare: by them the compiler tells a
     /// place that is a binding from one that is not, so that this is read for every packet.
@@ -72,8 +72,6 @@ pub struct Binding {
     pub served: Option<Served>,
     /// How answers come here.
     pub answers: Answers,
-    /// Time of the first packet.
-    begun: Instant,
 }
 
 const _: () = assert!(std::mem::offset_of!(Binding, mapping) + size_of::<Option<u32>>() <= 56);
@@ -82,7 +80,6 @@ impl Binding {
     pub(super) fn new(opening: &Opening, first: &Segment, now: Instant) -> Self {
         let Opening { original, reply, answers, profile, mapping, served } = *opening;
         let connection = Connection::before(first);
-        let (expires, last_seen, lifetime) = (now, now, 0);
         let mut made = Self {
             original,
             reply,
@@ -92,10 +89,9 @@ impl Binding {
             connection,
             mapping,
             traffic: Traffic::Unreplied,
-            expires,
-            last_seen,
-            lifetime,
             begun: now,
+            last_seen: now,
+            lifetime: 0,
         };
         made.live_on(now);
         made
@@ -123,13 +119,19 @@ impl Binding {
             && self.traffic == Traffic::Assured
             && self.is_active()
             && self.connection.is_at_rest();
-        if is_at_rest { self.last_seen + AT_REST } else { self.expires }
+        if is_at_rest { self.last_seen + AT_REST } else { self.expires() }
     }
 
     /// Tells whether it has ended. Who comes late, and only then, looks whether it is at rest.
     #[inline(always)]
     pub(super) fn has_ended(&self, now: Instant) -> bool {
-        self.expires <= now && self.ends() <= now
+        self.expires() <= now && self.ends() <= now
+    }
+
+    /// Until when it lives in any case, without packets.
+    #[inline(always)]
+    pub(super) fn expires(&self) -> Instant {
+        self.last_seen + Duration::from_secs(u64::from(self.lifetime))
     }
 
     /// Tells whether a machine is one of its ends: as the client, or as the backend that was chosen.
@@ -235,6 +237,5 @@ impl Binding {
     #[inline(always)]
     pub(super) fn renew(&mut self, now: Instant) {
         self.last_seen = now;
-        self.expires = now + Duration::from_secs(u64::from(self.lifetime));
     }
 }
