@@ -37,7 +37,7 @@ const BACK_OFF_LIMIT: Duration = Duration::from_secs(300);
 /// A container that ran for so long has its waits forgotten.
 const BACK_OFF_RESET: Duration = Duration::from_secs(600);
 /// Exit code of what ends with its pod, as SIGKILL gives.
-const KILLED: i32 = 137;
+pub(crate) const KILLED: i32 = 137;
 
 /// How a container's start went.
 #[derive(Clone, Debug, PartialEq, Eq)]

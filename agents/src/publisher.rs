@@ -35,7 +35,10 @@ use crate::{
     kubelet::{Exit, Start},
     objects::{self, DEFAULT_NAMESPACE},
     pods::{PodKind, PodView, VIP_ANNOTATION},
-    runtime::{Runtime, RuntimeError, link::LinkError},
+    runtime::{
+        Runtime, RuntimeError,
+        link::{LinkConfig, LinkError},
+    },
     seed,
     volumes::{self, HostError},
 };
@@ -388,20 +391,17 @@ impl Publisher {
             PodKind::Real => return self.add_real_pod(view, node, name),
             PodKind::Attached(attachment) => return self.add_attached_pod(view, node, name, attachment),
         }
-        let tables = self.control.tables.current();
-        let bridge = tables.node(node).and_then(|node| node.bridge.as_ref());
-        let (mtu, router) = bridge.map_or((1500, None), |bridge| (bridge.mtu, bridge.router));
-        let mac = MacAddress::for_ipv4(view.address);
+        let LinkConfig { mac, address, prefix_length, gateway, mtu } = self.link_config(view, node);
         let vip = view.annotations.get(VIP_ANNOTATION).and_then(|text| text.parse().ok());
         let (volumes, missing) = volumes::make(&view.volumes);
         let mut pod = Pod::new(PodConfig {
             name: view.name.clone(),
             namespace: view.namespace.clone(),
             mac,
-            address: view.address,
+            address,
             vip,
-            prefix_length: router.map_or(24, |router| router.subnet.length()),
-            gateway: router.map(|router| router.address),
+            prefix_length,
+            gateway,
             mtu,
             seed: seed::hash(self.seed, &["pod", &view.uid]),
             volumes,
@@ -414,15 +414,20 @@ impl Publisher {
         };
         let starts = view.containers.iter().map(start).collect();
         let worker = self.worker();
-        let guard = Some(Guard { mac, address: view.address, vip });
+        let guard = Some(Guard { mac, address, vip });
         let failed = |source| PublishError::Control { what: format!("pod {name}"), source };
         let port = self.control.attach_pod(node, &name, guard, worker, pod).map_err(failed)?;
-        self.pods.insert(view.identity, (port, name.clone()));
-        let node = Some(Arc::from(&*view.node));
-        let place = Place { port, worker, address: view.address, node, is_simulated: true };
-        self.places.insert(name.clone(), place);
+        self.enter(view, &name, (port, worker), true);
         self.impair_pod(&name, &view.node)?;
         Ok(starts)
+    }
+
+    /// Notes where a pod is.
+    fn enter(&mut self, view: &PodView, name: &str, (port, worker): (PortId, u8), is_simulated: bool) {
+        self.pods.insert(view.identity, (port, name.to_owned()));
+        let node = Some(Arc::from(&*view.node));
+        self.places
+            .insert(name.to_owned(), Place { port, worker, address: view.address, node, is_simulated });
     }
 
     fn remove_pod(&mut self, view: &PodView) -> Result<(), PublishError> {

@@ -47,12 +47,10 @@ use crate::pods::PodView;
 use crate::volumes::{self, HostKind, Source};
 use container::Container;
 use exec::Exec;
-use init::ContainerSpec;
+use init::{ContainerSpec, NOT_STARTED};
 use link::LinkConfig;
 use sandbox::{Sandbox, SandboxError};
 
-/// Exit code of a container whose program cannot be started, as Kubernetes has it.
-const NOT_STARTED: i32 = 128;
 /// The directory in a pod's that its `emptyDir` volumes are in; no container can have such a name.
 const VOLUMES: &str = ".volumes";
 /// Pods that ended whose logs are kept.
@@ -202,7 +200,7 @@ impl Runtime {
     pub fn start(&mut self, uid: &str, index: usize) -> Start {
         match self.try_start(uid, index) {
             Ok(()) => Start::Runs,
-            Err(message) => Start::Failed(Exit { code: NOT_STARTED, message }),
+            Err(message) => Start::Failed(Exit { code: NOT_STARTED.into(), message }),
         }
     }
 

@@ -233,20 +233,18 @@ impl<'a> Reader<'a> {
     /// Names the Service that was asked at an address and port; one that has no such port by its name alone, one of a
     /// NodePort by the port.
     fn service(&self, address: Ipv4Addr, port: Option<(Protocol, u16)>) -> Option<String> {
-        let rows = self.tables.services.list();
-        let is_asked = |row: &&&Row| {
-            row.frontends.iter().any(|it| it.address == address && Some((it.protocol, it.port)) == port)
-        };
-        let of = |row: &&&Row| row.frontends.iter().any(|it| it.address == address);
-        let by_node_port = |row: &&&Row| row.node_ports.iter().any(|it| Some((it.protocol, it.port)) == port);
-        let name = |row: &&Row| row.service.name.to_string();
-        let exact = rows.iter().find(is_asked).map(name);
+        let services = &self.tables.services;
+        let exact = port.and_then(|(protocol, port)| services.lookup(address, port, protocol));
         let whole = || {
-            let name = name(rows.iter().find(of)?);
+            let rows = services.list();
+            let of = |row: &&&Row| row.frontends.iter().any(|it| it.address == address);
+            let name = rows.iter().find(of)?.service.name.to_string();
             Some(name.rsplit_once(':').map_or(name.clone(), |(name, _)| name.to_owned()))
         };
-        let exact = exact.or_else(whole).or_else(|| rows.iter().find(by_node_port).map(name));
-        exact.map(|name| format!("Service {name}"))
+        let by_node_port = || port.and_then(|(protocol, port)| services.lookup_node_port(port, protocol));
+        let name = exact.map(|service| service.name.to_string()).or_else(whole);
+        let name = name.or_else(|| by_node_port().map(|service| service.name.to_string()));
+        name.map(|name| format!("Service {name}"))
     }
 
     /// Names the two machines of a link that lost a frame at one of them.

@@ -10,7 +10,7 @@ use flatnet_engine::link::Link;
 use flatnet_engine::link::tap::Tap;
 use flatnet_engine::tables::NodeId;
 
-use super::{Guard, MacAddress, Place, PublishError, Publisher, Start, objects};
+use super::{Guard, MacAddress, PublishError, Publisher, Start, objects};
 use crate::pods::{Attachment, MAC_ANNOTATION, PodView};
 use crate::runtime::News;
 use crate::runtime::link::{self, LinkConfig, LinkError};
@@ -60,13 +60,12 @@ impl Publisher {
         let attached = self.control.attach(id, &name, guard, worker, Link::Tap(Box::new(tap)));
         let port =
             attached.map_err(|source| PublishError::Control { what: format!("pod {name}"), source })?;
-        self.pods.insert(view.identity, (port, name.clone()));
-        let node = Some(Arc::from(&*view.node));
-        self.places.insert(name, Place { port, worker, address: view.address, node, is_simulated: false });
+        self.enter(view, &name, (port, worker), false);
         Ok(())
     }
 
-    fn link_config(&self, view: &PodView, node: NodeId) -> LinkConfig {
+    /// Says what a pod's interface is, simulated or not.
+    pub(super) fn link_config(&self, view: &PodView, node: NodeId) -> LinkConfig {
         let tables = self.control.tables.current();
         let bridge = tables.node(node).and_then(|node| node.bridge.as_ref());
         let (mtu, router) = bridge.map_or((1500, None), |bridge| (bridge.mtu, bridge.router));

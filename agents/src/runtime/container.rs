@@ -19,12 +19,10 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use super::init::{Bind, ContainerSpec, FAILURE_FILE, PROCESS_FILE, Role, left};
 use super::output::{Log, Stream};
 use super::sandbox;
-use crate::kubelet::Exit;
+use crate::kubelet::{Exit, KILLED};
 
 /// Where programs are looked for when a container does not say.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// Exit code of what SIGKILL ended.
-const KILLED: i32 = 128 + 9;
 /// Octets that are read of a stream before others have their turn.
 const READ_LIMIT: usize = 1 << 20;
 
@@ -55,9 +53,7 @@ impl Container {
         }
         let log = Log::open(log)?;
         let (child, _) = sandbox::start(Role::Container, spec)?;
-        for stream in [child.stdout.as_ref().map(AsFd::as_fd), child.stderr.as_ref().map(AsFd::as_fd)] {
-            stream.map_or(Ok(()), |stream| ioctl_fionbio(stream, true))?;
-        }
+        streams(&child).try_for_each(|stream| ioctl_fionbio(stream, true))?;
         let id = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::NotFound)?;
         let end = pidfd_open(id, PidfdFlags::empty())?;
         Ok(Self { name: name.to_owned(), child, state: spec.state.clone(), log, has_more: false, end })
@@ -65,9 +61,7 @@ impl Container {
 
     /// Lists the files that can be read from when it says something or has ended.
     pub fn files(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let streams =
-            [self.child.stdout.as_ref().map(AsFd::as_fd), self.child.stderr.as_ref().map(AsFd::as_fd)];
-        streams.into_iter().flatten().chain([self.end.as_fd()])
+        streams(&self.child).chain([self.end.as_fd()])
     }
 
     /// Takes what it says, and how it ended, if it did.
@@ -102,6 +96,11 @@ impl Container {
     pub fn signal(&mut self, kind: Signal) {
         signal(&mut self.child, &self.state, kind);
     }
+}
+
+/// Lists what a process of ours hands on of its program: standard output and error.
+pub(super) fn streams(child: &Child) -> impl Iterator<Item = BorrowedFd<'_>> {
+    [child.stdout.as_ref().map(AsFd::as_fd), child.stderr.as_ref().map(AsFd::as_fd)].into_iter().flatten()
 }
 
 /// Sends a signal to the program beside a process of ours; one that has not begun yet is ended.

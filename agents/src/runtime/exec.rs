@@ -15,14 +15,13 @@ use std::process::{Child, ChildStdin};
 use rustix::io::ioctl_fionbio;
 use rustix::process::Signal;
 
-use super::container::signal;
+use super::container::{signal, streams};
 use super::init::{ContainerSpec, FAILURE_FILE, Role, left};
 use super::sandbox;
+use crate::kubelet::KILLED;
 
 /// Octets that are read at once.
 const READ_LIMIT: usize = 1 << 20;
-/// Exit code of what SIGKILL ended.
-const KILLED: i32 = 128 + 9;
 
 /// A running program.
 #[derive(Debug)]
@@ -43,12 +42,9 @@ impl Exec {
     /// The system's.
     pub(super) fn start(spec: &ContainerSpec) -> io::Result<Self> {
         let (mut child, input) = sandbox::start(Role::Container, spec)?;
-        let files = [
-            child.stdout.as_ref().map(AsFd::as_fd),
-            child.stderr.as_ref().map(AsFd::as_fd),
-            Some(input.as_fd()),
-        ];
-        let prepared = files.into_iter().flatten().try_for_each(|file| ioctl_fionbio(file, true));
+        let mut files = streams(&child).chain([input.as_fd()]);
+        let prepared = files.try_for_each(|file| ioctl_fionbio(file, true));
+        drop(files);
         if let Err(error) = prepared {
             child.kill()?;
             child.wait()?;

@@ -43,7 +43,7 @@ pub const PROCESS_FILE: &str = "pid";
 /// The file in a container's directory that says why its program did not start.
 pub const FAILURE_FILE: &str = "failure";
 /// Exit code of a container whose program cannot be started, as Kubernetes has it.
-const NOT_STARTED: u8 = 128;
+pub(super) const NOT_STARTED: u8 = 128;
 /// How often the holder looks for processes that ended without a parent.
 const REAP_INTERVAL: Duration = Duration::from_secs(5);
 /// Files of a pod that are mounted over the host's.
