@@ -103,26 +103,32 @@ fn what_a_pod_did_not_send_is_dropped_by_name_and_told() {
 fn many_frames_go_at_full_speed_in_bounded_memory() {
     let home = Home::with_network();
     let file = home.file("many.pcap");
-    // 100,000 frames of 1,000 bytes from the user to an address that nobody has.
+    // 200,000 frames of 1,000 bytes from the user to an address that nobody has.
     let mut bytes = Vec::from(*b"\xd4\xc3\xb2\xa1\x02\0\x04\0\0\0\0\0\0\0\0\0\xff\xff\0\0\x01\0\0\0");
     let mut frame = vec![0_u8; 1_000];
     frame[..14].copy_from_slice(&[2, 66, 192, 168, 66, 11, 2, 66, 192, 168, 66, 50, 0x86, 0xdd]);
-    for second in 0..100_000_u32 {
+    for second in 0..200_000_u32 {
         for word in [second, 0, 1_000, 1_000] {
             bytes.extend(word.to_le_bytes());
         }
         bytes.extend(&frame);
     }
     std::fs::write(&file, bytes).unwrap();
+    let pid = home.json("status")[0]["pid"].clone();
+    let kilobytes = |name: &str| -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.split_whitespace().next().unwrap().parse().unwrap()
+    };
+    let before = kilobytes("VmRSS:");
     let report = home.json(&format!("replay user {} --speed max", file.display()));
-    assert_eq!((&report["sent"], &report["bytes"]), (&100_000.into(), &100_000_000.into()));
+    assert_eq!((&report["sent"], &report["bytes"]), (&200_000.into(), &200_000_000.into()));
     let drops: u64 =
         report["drops"].as_array().unwrap().iter().map(|drop| drop["count"].as_u64().unwrap()).sum();
-    assert!(drops > 99_000, "node-1 takes IPv4 and ARP: {report}");
-    let status = std::fs::read_to_string(format!("/proc/{}/status", home.json("status")[0]["pid"])).unwrap();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    let kilobytes: u64 = peak.split_whitespace().next().unwrap().parse().unwrap();
-    assert!(kilobytes < 100_000, "the file alone has 100 MB: {peak}");
+    assert!(drops > 199_000, "node-1 takes IPv4 and ARP: {report}");
+    // All buffers of control thread and worker may be in use at once, 33 MB each; which ones were, the scheduler decides.
+    let growth = kilobytes("VmHWM:") - before;
+    assert!(growth < 100_000, "the file alone has 200 MB, the process grew by {growth} kB");
     assert_eq!(home.json("down")["balances"], true);
 }
 
