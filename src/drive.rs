@@ -91,11 +91,8 @@ impl Drive {
             topology.workers.and_then(|workers| u8::try_from(workers).ok()).unwrap_or(DEFAULT_WORKERS);
         let usual = EngineConfig::default();
         let client_bindings = topology.nat_quota.unwrap_or(usual.client_bindings);
-        let secret = match time {
-            TimeMode::Virtual => None,
-            TimeMode::Real => Some(secret()?),
-        };
-        let config = EngineConfig { workers, client_bindings, seed: topology.seed, secret, ..usual };
+        let config =
+            EngineConfig { workers, client_bindings, seed: topology.seed, secret: secret(time)?, ..usual };
         let (control, workers) = Control::build(&config)?;
         let engine = match time {
             TimeMode::Virtual => Engine::Virtual { workers, now: Instant::ZERO },
@@ -261,11 +258,14 @@ impl Drive {
     }
 }
 
-/// Returns what nobody can know. A topology is a file, and its seed often 0.
-fn secret() -> std::io::Result<u64> {
+/// Returns what nobody can know: a topology is a file, and its seed often 0. In virtual time runs are to be the same.
+fn secret(time: TimeMode) -> std::io::Result<Option<u64>> {
+    if time == TimeMode::Virtual {
+        return Ok(None);
+    }
     let mut secret = [0; 8];
     rustix::rand::getrandom(&mut secret, rustix::rand::GetRandomFlags::empty())?;
-    Ok(u64::from_ne_bytes(secret))
+    Ok(Some(u64::from_ne_bytes(secret)))
 }
 
 fn start_threads(workers: Vec<Worker>) -> Result<Engine, DriveError> {
@@ -280,4 +280,16 @@ fn start_threads(workers: Vec<Worker>) -> Result<Engine, DriveError> {
         })?);
     }
     Ok(Engine::Real { threads, stop, clock })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_networks_of_one_topology_share_no_secret() {
+        let [one, other] = [TimeMode::Real; 2].map(|time| secret(time).unwrap());
+        assert!(one.is_some() && other.is_some() && one != other);
+        assert_eq!(secret(TimeMode::Virtual).unwrap(), None);
+    }
 }
