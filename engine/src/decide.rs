@@ -81,6 +81,8 @@ pub struct Arrival<'a> {
     pub bytes: &'a [u8],
     /// What the parser found.
     pub parsed: &'a Parsed,
+    /// Bytes of the packet on a wire: of the longest that it makes there.
+    pub length: u16,
     /// The port it came in by.
     pub port: PortId,
     /// That port's entry.
@@ -249,14 +251,19 @@ fn martian(world: &World<'_>, arrival: &Arrival<'_>) -> Result<(), DropReason> {
     if bad_source || bad_destination { Err(DropReason::Martian) } else { Ok(()) }
 }
 
-/// The outer source is another node, which must hold the lease of the inner source, and the inner destination must be ours.
+/// The outer source is another node's tunnel, which must hold the lease of the inner source, and the inner destination must be
+/// ours.
 fn tunnel_peer(world: &World<'_>, arrival: &Arrival<'_>) -> Result<(), DropReason> {
     let tuple = arrival.parsed.tuple();
-    let [.., a, b, c, d, _, _] = arrival.parsed.guard;
+    let [.., a, b, c, d, port_high, port_low] = arrival.parsed.guard;
     let outer = Ipv4Addr::new(a, b, c, d);
     // It holds its own pods' lease; who sends from its address, to itself as it seems, is somebody else.
     if is_local(arrival.node, outer) {
         return Err(DropReason::Martian);
+    }
+    // Whom that node masquerades has its address, but never its tunnel's port.
+    if arrival.node.tunnel.is_some_and(|tunnel| tunnel.port != u16::from_be_bytes([port_high, port_low])) {
+        return Err(DropReason::TunnelForeignSource);
     }
     let lease = world.tables.leases.lookup(Ipv4Addr::from_bits(tuple.source));
     let is_from = |lease: &Lease| lease.public_ip == outer;
@@ -428,7 +435,7 @@ fn leave(
     let at = (arrival.ingress.node, arrival.node);
     let wrap = service::wrap(world, at, leaving.plan.direct, hop);
     let mtu = mtu(world, at, (hop, leaving.destination), wrap);
-    let too_long = packet.total_length() > mtu;
+    let too_long = arrival.length > mtu;
     if too_long && packet.dont_fragment() {
         return Err(Refusal { reason: DropReason::FragmentationNeeded, mtu });
     }

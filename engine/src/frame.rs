@@ -38,7 +38,7 @@ pub enum ChecksumState {
     Unknown,
     /// Made or verified in this process, and kept right by every rewrite since.
     Verified,
-    /// Only the pseudo-header's sum is there; the egress finishes it.
+    /// It is yet to be made, and what is in its place means nothing: TCP or UDP in an Ethernet frame, whole.
     Partial,
 }
 
@@ -63,9 +63,7 @@ pub struct Record {
     length: u32,
     /// Trace mark; 0 when the frame is not traced.
     pub mark: u32,
-    /// Segments in a superframe.
-    pub segment_count: u16,
-    /// Payload bytes of each segment of a superframe.
+    /// Payload bytes of each segment of a superframe but the last, which may have fewer.
     pub segment_size: u16,
     /// Hops told of since it was marked.
     pub hops: u16,
@@ -280,7 +278,7 @@ pub struct FrameMut<'a> {
     buffer: &'a mut [u8],
 }
 
-impl FrameMut<'_> {
+impl<'a> FrameMut<'a> {
     /// Returns the frame's bytes.
     #[inline(always)]
     #[must_use]
@@ -292,6 +290,13 @@ impl FrameMut<'_> {
     #[inline(always)]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.buffer[self.record.start as usize..(self.record.start + self.record.length) as usize]
+    }
+
+    /// Returns the frame's bytes to change them, for as long as the frame is open.
+    #[must_use]
+    pub fn into_bytes(self) -> &'a mut [u8] {
+        let Self { record, buffer } = self;
+        &mut buffer[record.start as usize..(record.start + record.length) as usize]
     }
 
     /// Makes the frame `length` bytes long, starting behind the headroom; false when it does not fit.

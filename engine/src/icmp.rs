@@ -68,6 +68,7 @@ pub fn notice(reason: DropReason, protocol: u8, mtu: u16) -> Option<Notice> {
             }
         },
         DropReason::RuntFrame
+        | DropReason::MalformedOffload
         | DropReason::MulticastSource
         | DropReason::MalformedArp
         | DropReason::MalformedIpv4

@@ -86,6 +86,7 @@ drop_reasons! {
     /// Why a node dropped a frame, in the order of the packet's way. There is no catch-all.
     DropReason;
     RuntFrame "runt-frame" "The frame is shorter than an Ethernet header." "Look at the sender's link.";
+    MalformedOffload "malformed-offload" "What came with the frame about its checksum or segments is not true of it." "The machine behind the TAP offloads wrongly; switch its offloads off (ethtool -K).";
     MulticastSource "multicast-source" "The frame's source MAC is a group address." "No station may send from a group address (IEEE 802.3).";
     MalformedArp "malformed-arp" "The ARP packet is truncated or not for IPv4 over Ethernet." "RFC 826.";
     MalformedIpv4 "malformed-ipv4" "The IPv4 header is truncated or its lengths disagree." "RFC 791.";
@@ -115,7 +116,7 @@ drop_reasons! {
     NeighborUnresolved "neighbor-unresolved" "Nobody answered ARP for the next hop; the sender is told." "See `flatnet show neighbors NODE`; is the machine up.";
     TunnelMalformed "tunnel-malformed" "The tunnel datagram's payload is not a whole IPv4 packet." "Something else sends to the tunnel's port.";
     TunnelChecksum "tunnel-checksum" "The tunnel datagram's UDP checksum is wrong." "The datagram was damaged on its way.";
-    TunnelForeignSource "tunnel-foreign-source" "The outer source does not hold the lease of the inner source." "An injection attempt, or a peer whose lease moved.";
+    TunnelForeignSource "tunnel-foreign-source" "The outer source does not hold the lease of the inner source, or is not that node's tunnel." "An injection attempt, or a peer whose lease moved.";
     TunnelForeignDestination "tunnel-foreign-destination" "The inner destination is not one of this node's." "The peer routes by a lease that is not ours.";
     NoBackend "no-backend" "The Service has no ready backend; the sender is told." "See `flatnet show services NODE`.";
     NoLocalBackend "no-local-backend" "The Service's traffic policy is Local and its ready backends are on other nodes." "Ask a node that has one, or set the policy to Cluster.";

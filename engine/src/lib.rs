@@ -42,6 +42,8 @@ pub mod icmp;
 
 pub mod rewrite;
 
+pub mod segment;
+
 pub mod tunnel;
 
 pub mod ledger;

@@ -58,6 +58,8 @@ pub enum Class {
     Exception,
     /// ARP.
     Arp,
+    /// A frame of a bridge's with a tag that says nothing but a priority: what is behind the tag counts.
+    PriorityTagged,
     /// To the floor, by the name that the parser gave.
     Refused,
 }
@@ -178,6 +180,10 @@ fn look(parsed: &mut Parsed, bytes: &[u8], ingress: &IngressPort, verified: bool
             Ok(())
         }
         (_, Side::Interface { .. }) => Err(DropReason::UnhandledProtocol),
+        (_, Side::Bridge) if ethernet::is_priority_tagged(bytes) => {
+            parsed.class = Class::PriorityTagged;
+            Ok(())
+        }
         (EtherType::Ipv6, Side::Bridge) if ipv6::is_router_advertisement(frame.payload()) => {
             Err(DropReason::RouterAdvertisement)
         }
@@ -208,7 +214,7 @@ fn ipv4(parsed: &mut Parsed, bytes: &[u8], ingress: &IngressPort, verified: bool
     packet_fields(parsed, &packet, ingress)
 }
 
-/// Parses what a tunnel datagram carries; the guard then holds the outer source in place of the source MAC.
+/// Parses what a tunnel datagram carries; the guard then holds the outer source and its port in place of the source MAC.
 fn tunneled(
     parsed: &mut Parsed,
     outer: &Ipv4Packet<&[u8]>,
@@ -225,7 +231,7 @@ fn tunneled(
     }
     parsed.network_offset += (outer.header_length() + udp::HEADER_LENGTH) as u16;
     parsed.guard[6..10].copy_from_slice(&outer.source().octets());
-    parsed.guard[10..].fill(0);
+    parsed.guard[10..].copy_from_slice(&datagram.source_port().to_be_bytes());
     parsed.tunneled = true;
     packet_fields(parsed, &inner, ingress)
 }

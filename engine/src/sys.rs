@@ -13,6 +13,7 @@ use std::os::fd::OwnedFd;
 use std::ptr::{NonNull, null_mut};
 
 use rustix::fs::{Mode, OFlags, open};
+use rustix::io::Errno;
 use rustix::ioctl::{IntegerSetter, Setter, ioctl, opcode};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
@@ -201,7 +202,8 @@ struct InterfaceRequest {
 const _: () = assert!(size_of::<InterfaceRequest>() == 40);
 
 /// Opens the TAP of this name, and makes it where there is none: it goes with the file then. Reads and writes do not wait; each
-/// is one frame behind [`VNET_HEADER`] bytes, whole, with all its checksums.
+/// is one frame behind [`VNET_HEADER`] bytes. What is read may want its checksum made, and cutting into segments, as far as
+/// the system can leave that to us.
 ///
 /// # Errors
 /// The system's; `InvalidInput` for what cannot be an interface's name.
@@ -209,6 +211,10 @@ pub fn open_tap(name: &str) -> io::Result<OwnedFd> {
     const IFF_TAP: i16 = 0x0002;
     const IFF_NO_PI: i16 = 0x1000;
     const IFF_VNET_HDR: i16 = 0x4000;
+    const CHECKSUM: usize = 0x01;
+    // Over IPv4 and IPv6.
+    const TCP_SEGMENTS: usize = 0x02 | 0x04;
+    const UDP_SEGMENTS: usize = 0x20 | 0x40;
     const TUNSETIFF: u32 = opcode::write::<i32>(b'T', 202);
     const TUNSETOFFLOAD: u32 = opcode::write::<u32>(b'T', 208);
     const TUNSETVNETHDRSZ: u32 = opcode::write::<i32>(b'T', 216);
@@ -222,8 +228,13 @@ pub fn open_tap(name: &str) -> io::Result<OwnedFd> {
     // SAFETY: the three take a `struct ifreq`, no more than its number, and an int; all outlive their calls.
     unsafe {
         ioctl(&file, Setter::<TUNSETIFF, InterfaceRequest>::new(request))?;
-        ioctl(&file, IntegerSetter::<TUNSETOFFLOAD>::new_usize(0))?;
         ioctl(&file, Setter::<TUNSETVNETHDRSZ, i32>::new(VNET_HEADER as i32))?;
+        // The most that this kernel knows: UDP's segments came later.
+        [CHECKSUM | TCP_SEGMENTS | UDP_SEGMENTS, CHECKSUM | TCP_SEGMENTS, 0]
+            .into_iter()
+            .map(|offloads| ioctl(&file, IntegerSetter::<TUNSETOFFLOAD>::new_usize(offloads)))
+            .find(Result::is_ok)
+            .unwrap_or(Err(Errno::INVAL))?;
     }
     Ok(file)
 }

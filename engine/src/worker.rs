@@ -47,6 +47,7 @@ mod fetch;
 mod files;
 mod finish;
 mod forget;
+mod forward;
 mod fragments;
 mod grant;
 mod inspect;
@@ -54,6 +55,7 @@ mod originate;
 mod pods;
 mod ports;
 mod replays;
+mod segments;
 mod slow;
 mod stages;
 
@@ -156,6 +158,8 @@ pub struct Worker {
     /// Recordings on their way into ports.
     replays: Vec<Replay>,
     timers: ports::Timers,
+    /// Ports by which frames were sent that are yet to be written.
+    unwritten: Vec<PortId>,
     /// Ports whose links are rings: looked at in every batch.
     ring_ports: Vec<PortId>,
     /// What its stages take, while somebody asks.
@@ -238,6 +242,7 @@ impl Worker {
             ended: BTreeSet::new(),
             replays: Vec::new(),
             timers: ports::Timers::default(),
+            unwritten: Vec::new(),
             ring_ports: Vec::new(),
             stages: None,
             now: Instant::ZERO,
@@ -281,6 +286,7 @@ impl Worker {
             moved += self.run_ports::<TIMED>(SMALL_BATCH, now);
         }
         self.run_woken(now);
+        self.write_files(now);
         // 4. What can wait.
         self.bindings.sweep(SWEEP, now);
         self.affinity.sweep(SWEEP, Duration::from_nanos(now.as_nanos()));
@@ -388,7 +394,7 @@ impl Worker {
                 Stages::end::<TIMED>(&mut self.stages, Stage::LookUp);
                 match parsed.class {
                     Class::Refused => self.drop_frame(frame, parsed.refused, now),
-                    Class::Flow | Class::Exception | Class::Arp | Class::LayerTwo => {
+                    Class::Flow | Class::Exception | Class::Arp | Class::PriorityTagged | Class::LayerTwo => {
                         self.decide(frame, parsed, now)
                     }
                 }
@@ -423,7 +429,7 @@ impl Worker {
             let (frame, parsed) = (&mut frames[index], &mut batch[index]);
             let open = self.arena.open(frame);
             bytes += open.bytes().len() as u64;
-            let verified = open.record.checksum == ChecksumState::Verified;
+            let verified = open.record.checksum != ChecksumState::Unknown;
             match parse_into(parsed, open.bytes(), ingress, verified) {
                 Ok(()) => {
                     parsed.hash = self.cache.hash(parsed.key);
@@ -471,6 +477,10 @@ impl Worker {
             let worker = slot.adjacency as u8;
             self.hand_over(frame, worker, now);
             return None;
+        }
+        if open.record.checksum == ChecksumState::Partial {
+            let slot = *slot;
+            return self.cached_unfinished(frame, parsed, slot, now);
         }
         let adjacency = &self.adjacencies.list[slot.adjacency as usize];
         if parsed.length > adjacency.mtu {

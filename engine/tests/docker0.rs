@@ -55,6 +55,45 @@ fn what_is_not_ipv4_is_bridged_byte_for_byte() {
     }
 }
 
+/// IEEE 802.1Q, 9.6, table 9-2: to a station, a frame with a tag of VLAN 0 is untagged, however many there are (Linux takes them
+/// off one by one). So they hide nothing from the guards, and what they had in front arrives without.
+#[test]
+fn a_tag_that_says_a_priority_alone_hides_nothing() {
+    let mut advertisement = vec![0x60, 0, 0, 0, 0, 16, 58, 255];
+    advertisement.extend([[0xfe; 16], [0xff; 16]].concat());
+    advertisement.extend([134; 16]);
+    let spoofed = udp_packet(APP1, STRANGER, (1, 2), b"", 64);
+    let stolen = arp(ArpOperation::Reply, (mac(APP2), APP1), (mac(STRANGER), STRANGER));
+    let honest = udp_packet(APP2, STRANGER, (1, 2), b"hello", 64);
+    let tags: [&[u8]; 4] =
+        [&[], &[0x81, 0, 0xe0, 0], &[0x88, 0xa8, 0, 0], &[0x81, 0, 0x10, 0, 0x88, 0xa8, 0, 0, 0x81, 0, 0, 0]];
+    for tags in tags {
+        let mut lab = lab(2);
+        let tagged = |ethertype: u16, payload: &[u8]| {
+            let mut frame = with_type(ethertype, mac(STRANGER), APP2, payload);
+            frame.splice(12..12, tags.iter().copied());
+            frame
+        };
+        for (frame, reason) in [
+            (tagged(0x0800, &spoofed), DropReason::SpoofedAddress),
+            (tagged(0x0806, &stolen[14..]), DropReason::SpoofedArp),
+            (tagged(0x86dd, &advertisement), DropReason::RouterAdvertisement),
+        ] {
+            lab.send(APP2, &frame);
+            assert_eq!((lab.drops(reason), lab.take(STRANGER).len()), (1, 0), "{tags:x?} {reason:?}");
+        }
+        for _ in 0..2 {
+            lab.send(APP2, &tagged(0x0800, &honest));
+            let untagged = ethernet(mac(STRANGER), mac(APP2), &honest);
+            assert_eq!(lab.take(STRANGER), [untagged], "{tags:x?}");
+        }
+        // Nothing behind the tags.
+        lab.send(APP2, &[&tagged(0, b"")[..12], tags].concat());
+        assert!(lab.take(STRANGER).is_empty());
+        lab.check();
+    }
+}
+
 /// RFC 1112, 6.4 and RFC 919, 7: who is meant by a group gets it, the sender does not.
 #[test]
 fn broadcast_and_multicast_reach_every_port_but_the_senders() {

@@ -11,6 +11,7 @@ mod common;
 use common::*;
 use flatnet_engine::binding::Profile;
 use flatnet_engine::control::EngineConfig;
+use flatnet_engine::frame::ChecksumState;
 use flatnet_engine::ledger::{DropReason, Ledger, Term};
 use flatnet_engine::link::Direction;
 use flatnet_engine::link::impairment::Impairment;
@@ -154,6 +155,12 @@ fn provoke(reason: DropReason, lab: &mut Lab) -> Gained {
     match reason {
         DropReason::RuntFrame => {
             lab.send(APP2, &[0; 13]);
+            ALONE
+        }
+        DropReason::MalformedOffload => {
+            // Into the tunnel its checksum must be made, and it has none that could be left out.
+            let frame = lab.echo(APP2, BACKEND, 64);
+            lab.send_with(APP2, &frame, |record| record.checksum = ChecksumState::Partial);
             ALONE
         }
         DropReason::MulticastSource => {

@@ -48,6 +48,11 @@ fn hostile_datagrams_come_to_nothing() {
     let foreign_destination = DropReason::TunnelForeignDestination;
     for (name, datagram, reason) in [
         ("not a node, RFC 2827, 3", sent_by(USER, &inner), foreign_source),
+        (
+            "a node's other port, RFC 2827, 3",
+            udp_packet(NODE2, NODE1, (8286, 8285), &inner, 64),
+            foreign_source,
+        ),
         ("the node itself, RFC 1812, 5.3.7", of_own(NODE1), DropReason::Martian),
         ("its other address", of_own(Ipv4Addr::new(10, 1, 15, 1)), DropReason::Martian),
         ("another node's pod, RFC 2827, 3", sent_by(NODE2, &from(APP2, APP1)), foreign_source),
@@ -78,6 +83,31 @@ fn hostile_datagrams_come_to_nothing() {
     let arrived = lab.receive(APP1);
     assert_eq!(arrived[0].len(), 14 + inner.len());
     lab.check();
+}
+
+/// RFC 2827, 3: a pod that sends to a node's tunnel has its own node's address there, which masquerades it, but not its tunnel's
+/// port. So it can send as nobody, and not into a flow that is known either.
+#[test]
+fn a_pod_that_is_masqueraded_is_no_tunnel() {
+    for workers in [1, 2] {
+        let mut lab = Lab::new(workers);
+        known(&mut lab);
+        lab.set_backends(vec![flatnet_proxy::Backend::new(APP1, 80, 1)]);
+        let before = lab.drops(DropReason::TunnelForeignSource);
+        let sources = [APP1, APP2, Ipv4Addr::new(10, 1, 15, 1), Ipv4Addr::new(10, 1, 15, 0)];
+        for source in sources {
+            let inner = udp_packet(source, BACKEND, (9, 9), b"", 64);
+            let frame = lab.udp(APP2, NODE2, (4000, 8285), &inner);
+            lab.send(APP2, &frame);
+            assert_eq!(lab.settle(BACKEND), Vec::<Vec<u8>>::new(), "{source}");
+        }
+        assert_eq!(lab.drops(DropReason::TunnelForeignSource) - before, sources.len() as u64);
+        // What the tunnel carries goes on.
+        let honest = lab.udp(APP2, BACKEND, (9, 9), b"");
+        lab.send(APP2, &honest);
+        assert_eq!(lab.receive(BACKEND).len(), 1);
+        lab.check();
+    }
 }
 
 /// RFC 1812, 5.2.4.3: the longest prefix wins, whichever came first, and what was covered shows again.

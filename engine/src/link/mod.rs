@@ -14,6 +14,10 @@ pub mod replay;
 
 pub mod tap;
 
+pub mod offload;
+
+pub mod coalesce;
+
 pub mod watch;
 
 use std::collections::VecDeque;

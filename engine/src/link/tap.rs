@@ -1,10 +1,11 @@
 //! A TAP: a network interface of the system's whose other end is a port here.
 //!
-//! A worker reads from it when its `watch` hears of it, and writes frames to it as they are sent. Each read and each write is
-//! one frame behind a virtio-net header. Invariants: a frame longer than a small buffer comes into a large one, none is cut;
-//! what the interface does not take is dropped by name. Allowed dependencies: `sys`, `frame`. Read first: the kernel's
-//! `Documentation/networking/tuntap.rst`; virtio 1.2, 5.1.6 for the header.
+//! A worker reads from it when its `watch` hears of it, and writes at the end of a batch what was sent. Each read and each write
+//! is one frame behind a virtio-net header; a superframe is one, and so are frames of a flow that are written together. Invariants: a frame longer than a small buffer comes into a
+//! large one, none is cut; what the interface does not take is dropped by name. Allowed dependencies: `sys`, `frame`,
+//! `offload`, `coalesce`. Read first: the kernel's `Documentation/networking/tuntap.rst`.
 
+use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -13,6 +14,8 @@ use rustix::io::{Errno, readv, writev};
 
 use crate::frame::{Arena, Frame, LARGE_CAPACITY, Pool, SMALL_CAPACITY};
 use crate::ledger::DropReason;
+use crate::link::coalesce::{GROUP_LIMIT, HEADERS_LIMIT, Leader};
+use crate::link::offload;
 use crate::sys::{VNET_HEADER, open_tap};
 
 /// Why a TAP cannot be opened.
@@ -51,8 +54,8 @@ pub enum Read {
     Frame(Frame),
     /// No buffer is free; whatever is there waits.
     NoBuffer,
-    /// A frame is lost, because no large buffer was free.
-    Lost,
+    /// A frame is lost: no large buffer was free, or it was not what came with it.
+    Lost(DropReason),
     /// Nothing is there, or the interface is gone.
     Empty,
 }
@@ -62,8 +65,12 @@ pub enum Read {
 pub struct Tap {
     name: Arc<str>,
     file: OwnedFd,
-    /// Where the rest of a frame goes that is longer than a small buffer.
+    /// Where the rest of a frame goes that is longer than a small buffer, while no large one is free.
     rest: Box<[u8]>,
+    /// Frames to be written.
+    waiting: VecDeque<Frame>,
+    /// Whether frames of a flow are written together.
+    coalesces: bool,
 }
 
 impl Tap {
@@ -82,7 +89,7 @@ impl Tap {
             }
         })?;
         let rest = vec![0; LARGE_CAPACITY - SMALL_CAPACITY].into();
-        Ok(Self { name: Arc::from(name), file, rest })
+        Ok(Self { name: Arc::from(name), file, rest, waiting: VecDeque::new(), coalesces: true })
     }
 
     /// Returns the interface's name, as it was when the TAP was opened.
@@ -91,52 +98,109 @@ impl Tap {
         &self.name
     }
 
-    /// Reads a frame into a buffer.
-    pub fn read(&mut self, pool: &mut Pool) -> Read {
+    /// Reads a frame into a buffer of the pool; into `large`, which is then gone, when it is longer than a small one.
+    pub fn read(&mut self, pool: &mut Pool, large: &mut Option<Frame>) -> Read {
         let arena = Arc::clone(pool.arena());
-        let Some(mut frame) = pool.allocate(SMALL_CAPACITY) else { return Read::NoBuffer };
+        let Some(mut small) = pool.allocate(SMALL_CAPACITY) else { return Read::NoBuffer };
         let mut header = [0; VNET_HEADER];
-        let mut open = arena.open(&mut frame);
-        let parts = &mut [
-            IoSliceMut::new(&mut header),
-            IoSliceMut::new(open.bytes_mut()),
-            IoSliceMut::new(&mut self.rest),
-        ];
-        let length = match readv(&self.file, parts) {
-            Ok(length) => length.saturating_sub(VNET_HEADER),
-            Err(_) => {
-                pool.free(frame);
-                return Read::Empty;
-            }
+        let rest = match large {
+            Some(large) => &mut arena.open(large).into_bytes()[SMALL_CAPACITY..],
+            None => &mut self.rest,
         };
-        if length <= SMALL_CAPACITY {
+        let mut open = arena.open(&mut small);
+        let parts =
+            &mut [IoSliceMut::new(&mut header), IoSliceMut::new(open.bytes_mut()), IoSliceMut::new(rest)];
+        let Ok(length) = readv(&self.file, parts) else {
+            pool.free(small);
+            return Read::Empty;
+        };
+        let length = length.saturating_sub(VNET_HEADER);
+        let mut frame = if length <= SMALL_CAPACITY {
             open.truncate(length);
-            return Read::Frame(frame);
+            small
+        } else {
+            let Some(mut whole) = large.take() else {
+                pool.free(small);
+                return Read::Lost(DropReason::PoolEmpty);
+            };
+            let mut open = arena.open(&mut whole);
+            open.bytes_mut()[..SMALL_CAPACITY].copy_from_slice(arena.bytes(&small));
+            open.truncate(length);
+            pool.free(small);
+            whole
+        };
+        match offload::receive(&mut arena.open(&mut frame), &header) {
+            Ok(()) => Read::Frame(frame),
+            Err(reason) => {
+                pool.free(frame);
+                Read::Lost(reason)
+            }
         }
-        let large = pool.allocate(length);
-        let read = large.map_or(Read::Lost, |mut large| {
-            let mut whole = arena.open(&mut large);
-            let (first, rest) = whole.bytes_mut().split_at_mut(SMALL_CAPACITY);
-            first.copy_from_slice(arena.bytes(&frame));
-            rest.copy_from_slice(&self.rest[..length - SMALL_CAPACITY]);
-            Read::Frame(large)
-        });
-        pool.free(frame);
-        read
     }
 
-    /// Writes a frame.
-    ///
-    /// # Errors
-    /// Why it must be dropped: the interface is down or gone, or the system is out of memory.
-    pub fn write(&self, arena: &Arena, frame: &Frame) -> Result<(), DropReason> {
-        let header = [0; VNET_HEADER];
-        let parts = &[IoSlice::new(&header), IoSlice::new(arena.bytes(frame))];
-        match writev(&self.file, parts) {
-            Ok(_) => Ok(()),
-            Err(Errno::AGAIN | Errno::NOMEM | Errno::NOBUFS) => Err(DropReason::LinkQueueFull),
-            Err(_) => Err(DropReason::LinkDown),
+    /// Takes a frame to be written with the others that wait; returns how many those are.
+    pub fn queue(&mut self, frame: Frame) -> usize {
+        self.waiting.push_back(frame);
+        self.waiting.len()
+    }
+
+    /// Takes the frames that wait, unwritten.
+    pub fn unwritten(&mut self) -> impl Iterator<Item = Frame> {
+        self.waiting.drain(..)
+    }
+
+    /// Writes all frames that wait, in their order; gives each to `done`, with the reason to drop it if it must be: the
+    /// interface is down or gone, or the system is out of memory.
+    pub fn write(&mut self, arena: &Arena, mut done: impl FnMut(Frame, Result<(), DropReason>)) {
+        while !self.waiting.is_empty() {
+            let (count, written) = self.write_next(arena);
+            let result = match written {
+                Ok(()) => Ok(()),
+                Err(Errno::AGAIN | Errno::NOMEM | Errno::NOBUFS) => Err(DropReason::LinkQueueFull),
+                Err(_) => Err(DropReason::LinkDown),
+            };
+            self.waiting.drain(..count).for_each(|frame| done(frame, result));
         }
+    }
+
+    /// Writes the first frame and those that go with it; returns how many they are.
+    fn write_next(&mut self, arena: &Arena) -> (usize, Result<(), Errno>) {
+        if self.coalesces && self.waiting.len() > 1 {
+            match self.write_group(arena) {
+                // This kernel takes no such segments.
+                Some((_, Err(Errno::INVAL))) => self.coalesces = false,
+                Some(written) => return written,
+                None => {}
+            }
+        }
+        let Some(frame) = self.waiting.front_mut() else { return (0, Ok(())) };
+        let mut open = arena.open(frame);
+        let header = offload::send(&mut open);
+        (1, writev(&self.file, &[IoSlice::new(&header), IoSlice::new(open.bytes())]).map(drop))
+    }
+
+    /// Writes the first frames as one, if they are a flow's; `None` when the first is alone.
+    fn write_group(&self, arena: &Arena) -> Option<(usize, Result<(), Errno>)> {
+        let leader = Leader::of(arena, self.waiting.front()?)?;
+        let mut parts = [IoSlice::new(&[]); GROUP_LIMIT + 2];
+        parts[2] = IoSlice::new(leader.payload());
+        let (mut count, mut carried, mut last) = (1, leader.size(), self.waiting.front()?);
+        for next in self.waiting.iter().take(GROUP_LIMIT).skip(1) {
+            let Some((payload, is_last)) = leader.followed_by(arena, next, carried) else { break };
+            parts[2 + count] = IoSlice::new(payload);
+            (count, carried, last) = (count + 1, carried + payload.len(), next);
+            if is_last {
+                break;
+            }
+        }
+        if count == 1 {
+            return None;
+        }
+        let mut headers = [0; HEADERS_LIMIT];
+        let length = leader.write_headers(&mut headers, carried, arena.bytes(last));
+        let header = offload::header_of(&leader.layout, leader.segmentation, leader.size() as u16);
+        (parts[0], parts[1]) = (IoSlice::new(&header), IoSlice::new(&headers[..length]));
+        Some((count, writev(&self.file, &parts[..2 + count]).map(drop)))
     }
 }
 

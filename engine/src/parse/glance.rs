@@ -59,7 +59,7 @@ pub(super) fn glance(parsed: &mut Parsed, bytes: &[u8], ingress: &IngressPort, v
         let Some(inner) = bytes.get(INNER..end).and_then(plain).filter(|_| verified) else { return false };
         let source = (packet.addresses >> 32) as u32;
         parsed.guard[6..10].copy_from_slice(&source.to_be_bytes());
-        parsed.guard[10..].fill(0);
+        parsed.guard[10..].copy_from_slice(&((packet.ports >> 16) as u16).to_be_bytes());
         (packet, network) = (inner, INNER);
     }
     parsed.tunneled = network == INNER;

@@ -148,6 +148,23 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Frame<T> {
     }
 }
 
+/// Bytes of both addresses.
+pub const ADDRESSES_LENGTH: usize = field::SOURCE.end;
+/// Bytes of an 802.1Q or 802.1ad tag.
+pub const TAG_LENGTH: usize = 4;
+/// Tag protocol identifiers of IEEE 802.1Q and 802.1ad.
+pub const TAGS: [u16; 2] = [0x8100, 0x88a8];
+/// The VLAN of a tag's last two bytes; beside it are priority and drop eligibility.
+const VLAN: u16 = 0x0fff;
+
+/// Tells whether a frame has a tag of no VLAN, which says its priority alone: to a station it is untagged (IEEE 802.1Q, 9.6,
+/// table 9-2).
+#[must_use]
+pub fn is_priority_tagged(frame: &[u8]) -> bool {
+    let half = |at: usize| frame.get(at..at + 2).map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]));
+    half(12).is_some_and(|kind| TAGS.contains(&kind)) && half(14).is_some_and(|tag| tag & VLAN == 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

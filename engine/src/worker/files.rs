@@ -1,14 +1,19 @@
-//! Links that are files of the system's: TAPs. When they have something, and what is read from them.
+//! Links that are files of the system's: TAPs. When they have something, what is read from them and written to them.
 //!
 //! Called by the loop and by `ports`. Invariants: nothing is asked of the system while there are no such links, but to sleep; a
-//! link that may have more is looked at in the next batch again. Read first: `link/watch.rs`, `link/tap.rs`.
+//! link that may have more is looked at in the next batch again; what is sent by one in a batch is written at its end. Read first: `link/watch.rs`, `link/tap.rs`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{DropReason, Frame, Instant, NodeId, Term, Worker};
-use crate::frame::Pool;
+use super::{Attached, BATCH_LIMIT, Frame, Instant, Link, NodeCounters, Term, Worker};
+use crate::frame::{LARGE_CAPACITY, Pool};
 use crate::link::tap::{Read, Tap};
+
+/// Frames that wait to be written to a port before they are.
+pub(super) const UNWRITTEN_LIMIT: usize = 4 * BATCH_LIMIT;
+/// Bytes that a batch has at most, but for its last frame: half of what a core has in its second cache.
+const BATCH_BYTES: usize = 512 << 10;
 
 impl Worker {
     /// Hears which links have something.
@@ -28,37 +33,64 @@ impl Worker {
         alarm.get_up();
     }
 
+    /// Writes what was sent by such links in this batch.
+    pub(super) fn write_files(&mut self, now: Instant) {
+        while let Some(port) = self.unwritten.pop() {
+            let attached = self.links.get_mut(port.0 as usize).and_then(Option::as_mut);
+            let Some(Attached { link: Link::Tap(tap), counters, .. }) = attached else { continue };
+            let (mut sent, mut refused, pool) = (0, Vec::new(), &mut self.pool);
+            tap.write(&self.arena, |frame, written| match written {
+                Ok(()) => {
+                    sent += 1;
+                    pool.free(frame);
+                }
+                Err(reason) => refused.push((frame, reason)),
+            });
+            counters.count(Term::Sent, sent);
+            for (frame, reason) in refused {
+                self.refuse_to_send(frame, port, reason, now);
+            }
+        }
+    }
+
     fn hear(&mut self, limit: Duration) {
         for index in 0..self.mailbox.watch.wait(limit) {
             let port = self.mailbox.watch.heard(index);
             self.make_ready(port);
         }
     }
-
-    /// Counts frames of a port's that no buffer was free for.
-    pub(super) fn count_lost(&self, node: NodeId, lost: u64) {
-        if let Some(counters) = self.counters.get(usize::from(node.0)) {
-            counters.count(Term::Received, lost);
-            (0..lost).for_each(|_| counters.drop_frame(DropReason::PoolEmpty));
-        }
-    }
 }
 
-/// Reads up to `limit` frames; returns whether there may be more, and how many were lost for want of a buffer.
+/// Reads up to `limit` frames, or as many bytes as a processor keeps at hand; returns whether there may be more. What is lost is
+/// counted.
 pub(super) fn read_batch(
     tap: &mut Tap,
     limit: usize,
     pool: &mut Pool,
     frames: &mut Vec<Frame>,
-) -> (bool, u64) {
-    let mut lost = 0;
-    for _ in 0..limit {
-        match tap.read(pool) {
-            Read::Frame(frame) => frames.push(frame),
-            Read::Lost => lost += 1,
+    counters: &NodeCounters,
+) -> bool {
+    let (mut large, mut bytes, mut is_more) = (pool.allocate(LARGE_CAPACITY), 0, true);
+    while frames.len() < limit && bytes < BATCH_BYTES {
+        match tap.read(pool, &mut large) {
+            Read::Frame(frame) => {
+                bytes += pool.arena().bytes(&frame).len();
+                frames.push(frame);
+            }
+            Read::Lost(reason) => {
+                counters.count(Term::Received, 1);
+                counters.drop_frame(reason);
+            }
             Read::NoBuffer => break,
-            Read::Empty => return (false, lost),
+            Read::Empty => {
+                is_more = false;
+                break;
+            }
         }
+        large = large.or_else(|| pool.allocate(LARGE_CAPACITY));
     }
-    (true, lost)
+    if let Some(large) = large {
+        pool.free(large);
+    }
+    is_more
 }

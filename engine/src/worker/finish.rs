@@ -35,7 +35,7 @@ impl Worker {
                 Link::Rings(rings) => {
                     rings.incoming.pop(usize::MAX, |frame| found.push(frame));
                 }
-                Link::Tap(_) => {}
+                Link::Tap(tap) => found.extend(tap.unwritten()),
             }
         }
         found.extend(self.replays.iter_mut().flat_map(Replay::drain));

@@ -53,7 +53,7 @@ impl Worker {
         }
         let record = self.arena.record(&frame);
         let packet = Ipv4Packet::new_unchecked(&self.arena.bytes(&frame)[network..]);
-        if record.checksum != ChecksumState::Verified && !is_intact(&packet) {
+        if record.checksum == ChecksumState::Unknown && !is_intact(&packet) {
             // Before anybody is told anything: even the ports may be damaged.
             return self.drop_frame(frame, DropReason::TransportChecksum, now);
         }

@@ -214,7 +214,16 @@ impl Worker {
     }
 
     /// Tells of the frames that a pod or host sends; other links' frames are told of further on.
-    pub(super) fn watch_arrivals(&mut self, frames: &mut [Frame], node: NodeId, port: PortId, now: Instant) {
+    pub(super) fn watch_arrivals(
+        &mut self,
+        frames: &mut Vec<Frame>,
+        node: NodeId,
+        port: PortId,
+        now: Instant,
+    ) {
+        if self.observer.is_listening() {
+            self.finish_batch(frames, node, port, now);
+        }
         let attached = self.links.get(port.0 as usize).and_then(Option::as_ref);
         // Of a frame that took time on its way from the pod was told when the pod sent it.
         let is_news =

@@ -8,10 +8,10 @@ use std::collections::BinaryHeap;
 use std::sync::Arc;
 
 use super::budget::{DECISION, Debt};
-use super::files::read_batch;
+use super::files::{UNWRITTEN_LIMIT, read_batch};
 use super::{
-    Attached, DropReason, Event, Frame, IngressPort, Instant, Link, NodeId, ORIGINATED, PortId, Term,
-    VecDeque, Worker,
+    Attached, ChecksumState, DropReason, Event, Frame, IngressPort, Instant, Link, NodeId, ORIGINATED,
+    PortId, Term, VecDeque, Worker,
 };
 use crate::frame::{FrameMut, Record};
 use crate::link::wire::CABLE_LIMIT;
@@ -88,7 +88,12 @@ impl Worker {
                 rings.incoming.pop(usize::MAX, |frame| left.push(frame));
             }
             // What waits in it the interface drops.
-            Link::Tap(tap) => self.mailbox.watch.remove(tap.as_ref()),
+            Link::Tap(mut tap) => {
+                self.mailbox.watch.remove(tap.as_ref());
+                for frame in tap.unwritten() {
+                    self.refuse_to_send(frame, port, DropReason::LinkDown, self.now);
+                }
+            }
         }
         for mut frame in left {
             self.count(node, Term::Received, 1);
@@ -125,13 +130,9 @@ impl Worker {
                 rings.incoming.pop(limit, |frame| frames.push(frame));
             }
             Link::Tap(tap) => {
-                let (is_more, lost) = read_batch(tap, limit, &mut self.pool, frames);
-                let (node, ingress) = (attached.node, attached.ingress);
-                if is_more {
+                let (node, ingress, counters) = (attached.node, attached.ingress, &attached.counters);
+                if read_batch(tap, limit, &mut self.pool, frames, counters) {
                     self.make_ready(port);
-                }
-                if lost > 0 {
-                    self.count_lost(node, lost);
                 }
                 return (!frames.is_empty()).then_some((node, ingress));
             }
@@ -191,18 +192,28 @@ impl Worker {
             return self.send_elsewhere(frame, egress, now);
         };
         let node = attached.node;
+        let offloads = match &attached.link {
+            Link::Tap(_) | Link::Rings(_) => true,
+            Link::Wire { wire, .. } => wire.is_clear(),
+            Link::Pod(_) => false,
+        };
+        if !offloads && self.arena.record(&frame).checksum == ChecksumState::Partial {
+            return self.finish_frame(frame, |worker, frame| worker.send_by_link(frame, egress, now), now);
+        }
         let refused = match &mut attached.link {
             Link::Pod(_) => return self.send_to_pod(frame, egress, now),
             Link::Rings(rings) => {
                 rings.outgoing.push(frame).map_err(|frame| (frame, DropReason::LinkQueueFull))
             }
-            Link::Tap(tap) => match tap.write(&self.arena, &frame) {
-                Ok(()) => {
-                    self.pool.free(frame);
-                    Ok(())
+            Link::Tap(tap) => {
+                let waiting = tap.queue(frame);
+                if waiting == 1 {
+                    self.unwritten.push(egress);
+                } else if waiting >= UNWRITTEN_LIMIT {
+                    self.write_files(now);
                 }
-                Err(reason) => Err((frame, reason)),
-            },
+                return;
+            }
             Link::Wire { wire, peer } if wire.is_clear() => {
                 let peer = *peer;
                 self.arrive(peer, frame)

@@ -6,33 +6,43 @@
 
 use std::net::Ipv4Addr;
 
-use super::budget::{Rate, TokenBucket};
-use super::{
-    ADJACENCY_LIMIT, Adjacency, Class, DropReason, Frame, Half, Instant, NodeId, ORIGINATED, Parsed, PortId,
-    Term, Worker, flags,
-};
+use super::{Class, DropReason, Frame, Half, Instant, NodeId, ORIGINATED, Parsed, PortId, Worker, flags};
 use crate::binding::BindingRef;
 use crate::bridge::News;
 use crate::decide::{Arrival, Decision, Refusal, Verdict, decide};
-use crate::flow::{FlowKey, Slot, Tuple};
-use crate::frame::{Course, FrameMut};
+use crate::flow::{FlowKey, Slot};
+use crate::frame::{ChecksumState, Course};
 use crate::mailbox::{Notice, Parcel};
 use crate::neighbor::Neighbor;
-use crate::rewrite::{Step, Transform, apply, compose, replay};
+use crate::rewrite::{Step, Transform, apply, compose};
 use crate::tables::{Role, address_bucket};
 use crate::trace::{Action, Point};
-
-/// Frames that one port may have flooded.
-const FLOODS: Rate = Rate { per_second: 4096, burst: 4096 };
+use crate::wire::ethernet::{ADDRESSES_LENGTH, TAG_LENGTH, is_priority_tagged};
 
 impl Worker {
     /// Decides about a frame and does what was decided.
     pub(super) fn decide(&mut self, frame: Frame, parsed: &Parsed, now: Instant) {
-        if parsed.fragment {
+        if parsed.class == Class::PriorityTagged {
+            self.untag(frame, now);
+        } else if parsed.fragment {
             self.decide_fragment(frame, parsed, now);
         } else {
             self.decide_known(frame, parsed, now);
         }
+    }
+
+    /// Takes tags off that say a priority alone, and decides about what is behind them, as the system of whoever gets the frame
+    /// would.
+    fn untag(&mut self, mut frame: Frame, now: Instant) {
+        let mut open = self.arena.open(&mut frame);
+        while is_priority_tagged(open.bytes()) {
+            open.bytes_mut().copy_within(..ADDRESSES_LENGTH, TAG_LENGTH);
+            let length = open.bytes().len() - TAG_LENGTH;
+            if !open.reframe(TAG_LENGTH, length, 0) {
+                return self.drop_frame(frame, DropReason::RuntFrame, now);
+            }
+        }
+        self.take_again(frame, now);
     }
 
     /// Decides about a frame whose flow is known, though it be a fragment.
@@ -42,6 +52,10 @@ impl Worker {
         if parsed.class == Class::Arp {
             return self.take_arp(frame, node_id, port_id, now);
         }
+        if parsed.tunneled && self.is_unfinished(&frame) {
+            // Whoever made the inner packet could have made this checksum: it comes from a machine that has no tunnel.
+            return self.drop_frame(frame, DropReason::TunnelChecksum, now);
+        }
         let tables = std::sync::Arc::clone(&self.tables);
         let (Some(node), Some(ingress)) = (tables.node(node_id), tables.ports.get(&port_id)) else {
             return self.drop_frame(frame, DropReason::LinkDown, now);
@@ -49,7 +63,8 @@ impl Worker {
         self.learn_station(&frame, node_id, port_id, ingress.role, now);
         let arena = std::sync::Arc::clone(&self.arena);
         let bytes = arena.bytes(&frame);
-        let arrival = Arrival { bytes, parsed, port: port_id, ingress, node, course };
+        let length = self.wire_length(&frame, parsed);
+        let arrival = Arrival { bytes, parsed, length, port: port_id, ingress, node, course };
         self.decisions += 1;
         let is_flow = matches!(parsed.class, Class::Flow | Class::LayerTwo);
         let (key, guard) = (parsed.key, &parsed.guard);
@@ -162,18 +177,6 @@ impl Worker {
         Some(slot)
     }
 
-    /// Does with a frame what the cache will do with the next ones of its flow.
-    fn forward_as(&mut self, mut frame: Frame, parsed: &Parsed, slot: &Slot, now: Instant) {
-        self.identification = self.identification.wrapping_add(1);
-        let adjacency = &self.adjacencies.list[slot.adjacency as usize];
-        let egress = adjacency.egress;
-        if replay(&mut self.arena.open(&mut frame), parsed, slot, adjacency, self.identification) {
-            self.send(frame, egress, now);
-        } else {
-            self.drop_frame(frame, DropReason::MtuExceeded, now);
-        }
-    }
-
     /// Keeps in the cache whose a flow is.
     fn remember_worker(&mut self, parsed: &Parsed, worker: u8, redirect: Option<BindingRef>) {
         if parsed.class != Class::Flow {
@@ -222,106 +225,12 @@ impl Worker {
         self.run_frames::<false>(&mut vec![frame], node, &ingress, Course::Reflected, now);
     }
 
-    fn adjacency(&mut self, adjacency: Adjacency) -> u32 {
-        if let Some(&number) = self.adjacencies.numbers.get(&adjacency) {
-            return number;
-        }
-        if self.adjacencies.list.len() >= ADJACENCY_LIMIT {
-            self.adjacencies.list.clear();
-            self.adjacencies.numbers.clear();
-            self.cache.clear();
-        }
-        let number = self.adjacencies.list.len() as u32;
-        self.adjacencies.list.push(adjacency);
-        self.adjacencies.numbers.insert(adjacency, number);
-        number
-    }
-
-    /// Applies a decision step by step and sends the frame.
-    pub(super) fn forward(&mut self, frame: Frame, tuple: Tuple, transform: &Transform, now: Instant) {
-        self.forward_by(frame, tuple, transform, transform.steps(), now);
-    }
-
-    /// Applies the rest of a decision; `tuple` is the packet's by now.
-    pub(super) fn forward_by(
-        &mut self,
-        mut frame: Frame,
-        mut tuple: Tuple,
-        transform: &Transform,
-        steps: &[Step],
-        now: Instant,
-    ) {
-        self.identification = self.identification.wrapping_add(1);
-        for (number, step) in steps.iter().enumerate() {
-            match *step {
-                Step::Pass(point, action) => self.watch(&mut frame, point, action, now),
-                Step::Fragment(mtu) => {
-                    let rest = steps.get(number + 1..).unwrap_or_default();
-                    return self.send_in_fragments(frame, mtu, (tuple, transform, rest), now);
-                }
-                Step::Decapsulate
-                | Step::Translate(_)
-                | Step::TranslateError(_)
-                | Step::DecrementTtl
-                | Step::Wrap { .. }
-                | Step::Encapsulate(_)
-                | Step::Ethernet { .. } => {
-                    if let Step::Translate(out) = *step
-                        && out.source != tuple.source
-                    {
-                        self.identify(&mut frame, steps.get(number + 1..).unwrap_or_default());
-                    }
-                    let mut open: FrameMut<'_> = self.arena.open(&mut frame);
-                    if !apply(&mut open, step, &mut tuple, self.identification) {
-                        return self.drop_frame(frame, DropReason::MtuExceeded, now);
-                    }
-                }
-            }
-        }
-        self.send(frame, transform.egress, now);
-    }
-
-    /// Sends a frame to every port of a bridge but the one it came in by.
-    pub(super) fn flood(&mut self, mut frame: Frame, node: NodeId, ingress: PortId, now: Instant) {
-        let tables = std::sync::Arc::clone(&self.tables);
-        let bridge = tables.node(node).and_then(|node| node.bridge.as_ref());
-        let Some(bridge) = bridge else { return self.drop_frame(frame, DropReason::BridgeNoPort, now) };
-        // A switch of the node network stands for the outside: what it floods is not ours to bound.
-        let storm = bridge.router.is_some()
-            && !self.floods.entry(ingress).or_insert_with(|| TokenBucket::full(FLOODS)).take(now);
-        if storm {
-            return self.drop_frame(frame, DropReason::FloodLimit, now);
-        }
-        self.watch(&mut frame, Point::Bridge, Action::Flood, now);
-        let mut others = bridge.ports.iter().copied().filter(|&port| port != ingress).peekable();
-        if others.peek().is_none() {
-            return self.drop_frame(frame, DropReason::BridgeNoPort, now);
-        }
-        let mut original = Some(frame);
-        while let Some(port) = others.next() {
-            let copy = match &original {
-                Some(frame) if others.peek().is_some() => {
-                    self.count(node, Term::Copied, 1);
-                    self.pool.copy(frame)
-                }
-                Some(_) | None => original.take(),
-            };
-            match copy {
-                Some(copy) => self.send(copy, port, now),
-                None => self.lack_buffer(node),
-            }
-        }
-    }
-
-    /// A frame that was to be made, and is counted as such, found no buffer.
-    pub(super) fn lack_buffer(&self, node: NodeId) {
-        if let Some(counters) = self.counters.get(usize::from(node.0)) {
-            counters.drop_frame(DropReason::PoolEmpty);
-        }
-    }
-
     /// Lets a frame wait for a neighbour's MAC.
     pub(super) fn wait(&mut self, mut frame: Frame, neighbor: Neighbor, now: Instant) {
+        if self.is_unfinished(&frame) {
+            // Superframes are few, and others need their buffers.
+            return self.finish_frame(frame, |worker, frame| worker.wait(frame, neighbor, now), now);
+        }
         let point = Point::from(neighbor.attachment);
         self.watch(&mut frame, point, Action::Resolve, now);
         self.hold(neighbor.node);
@@ -386,7 +295,7 @@ impl Worker {
     fn parsed_again(&self, frame: &Frame) -> Result<Parsed, DropReason> {
         let record = *self.arena.record(frame);
         let ingress = self.ingress_of(PortId(record.ingress)).ok_or(DropReason::LinkDown)?;
-        let verified = record.checksum == crate::frame::ChecksumState::Verified;
+        let verified = record.checksum != ChecksumState::Unknown;
         let parsed = crate::parse::parse(self.arena.bytes(frame), &ingress, verified)?;
         Ok(Parsed { hash: self.cache.hash(parsed.key), ..parsed })
     }

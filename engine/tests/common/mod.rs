@@ -16,6 +16,7 @@ use std::time::Duration;
 use flatnet_engine::binding::Profile;
 use flatnet_engine::clock::Instant;
 use flatnet_engine::control::{Control, EngineConfig, InterfaceSpec, NodeSpec};
+use flatnet_engine::frame::Record;
 use flatnet_engine::ledger::{Buffers, DropReason, Ledger};
 use flatnet_engine::link::{Link, RingsPeer, rings};
 use flatnet_engine::tables::{Guard, Lease, NodeId, PortId};
@@ -278,10 +279,15 @@ impl Lab {
     }
 
     pub fn send_marked(&mut self, from: Ipv4Addr, bytes: &[u8], mark: u32) {
+        self.send_with(from, bytes, |record| record.mark = mark);
+    }
+
+    /// Sends a frame with what a link may say of it.
+    pub fn send_with(&mut self, from: Ipv4Addr, bytes: &[u8], say: impl FnOnce(&mut Record)) {
         let mut frame = self.control.pool.allocate(bytes.len()).unwrap();
         let mut open = self.control.arena().open(&mut frame);
         open.bytes_mut().copy_from_slice(bytes);
-        open.record.mark = mark;
+        say(open.record);
         self.machines.get_mut(&from).unwrap().peer.to_node.push(frame).unwrap();
         self.run();
     }

@@ -1,0 +1,230 @@
+//! Superframes and frames without a checksum, on every way: what arrives is what their segments would have come to one by one.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test stops at the first surprise")]
+
+mod common;
+
+use std::net::Ipv4Addr;
+
+use common::*;
+use flatnet_engine::frame::{ChecksumState, Record, Segmentation};
+use flatnet_engine::ledger::{DropReason, Term};
+use flatnet_engine::segment::Layout;
+use flatnet_engine::wire::{EthernetFrame, IcmpPacket, Ipv4Packet, TcpFlags, TcpSegment};
+
+/// Payload bytes of a segment: with TCP's header, what the tunnel takes.
+const SIZE: u16 = 1432;
+/// Payload bytes of a superframe.
+const LENGTH: usize = 12 * SIZE as usize + 7;
+const MACHINES: [Ipv4Addr; 6] = [APP1, APP2, APP3, BACKEND, USER, INTERNET];
+
+/// A frame as a link that offloads brings it: with nonsense for a checksum.
+fn unfinished(
+    lab: &Lab,
+    (from, to): (Ipv4Addr, Ipv4Addr),
+    port: u16,
+    is_tcp: bool,
+    length: usize,
+) -> Vec<u8> {
+    let payload: Vec<u8> = (0..length).map(|at| (at * 7 + at / 251) as u8).collect();
+    let mut bytes = if is_tcp {
+        let mut bytes = lab.tcp(from, to, (40_000, port), TcpFlags::ACK.with(TcpFlags::PSH));
+        bytes.extend(&payload);
+        let total = bytes.len() - 14;
+        let mut packet = Ipv4Packet::new_unchecked(&mut bytes[14..]);
+        packet.set_total_length(total as u16);
+        packet.fill_header_checksum();
+        bytes
+    } else {
+        lab.udp(from, to, (40_000, port), &payload)
+    };
+    let place = Layout::of(&bytes).unwrap().checksum();
+    bytes[place].copy_from_slice(&[0xba, 0xad]);
+    bytes
+}
+
+fn unfinished_record(record: &mut Record, is_tcp: bool, size: u16) {
+    record.checksum = ChecksumState::Partial;
+    record.segmentation = if is_tcp { Segmentation::Tcp } else { Segmentation::Udp };
+    record.segment_size = size;
+}
+
+/// The same as its sender would have cut it.
+fn segments(whole: &[u8], size: u16) -> Vec<Vec<u8>> {
+    let layout = Layout::of(whole).unwrap();
+    let starts = (layout.payload..layout.end).step_by(usize::from(size));
+    starts
+        .enumerate()
+        .map(|(number, start)| {
+            let range = start..(start + usize::from(size)).min(layout.end);
+            let mut segment = vec![0; layout.payload + range.len()];
+            layout.write_segment(&mut segment, whole, &range, number as u16);
+            segment
+        })
+        .collect()
+}
+
+/// What is at each machine, superframes cut as the last link would; and how many there were.
+fn arrived(lab: &mut Lab) -> (Vec<(Ipv4Addr, Vec<u8>)>, usize) {
+    let (mut all, mut superframes) = (Vec::new(), 0);
+    for at in MACHINES {
+        let mut frames = Vec::new();
+        lab.machines.get_mut(&at).unwrap().peer.from_node.pop(usize::MAX, |frame| frames.push(frame));
+        for frame in frames {
+            let record = *lab.control.arena().record(&frame);
+            let mut bytes = lab.control.arena().bytes(&frame).to_vec();
+            lab.control.pool.free(frame);
+            if record.segmentation != Segmentation::None {
+                superframes += 1;
+                all.extend(segments(&bytes, record.segment_size).into_iter().map(|bytes| (at, bytes)));
+                continue;
+            }
+            if record.checksum == ChecksumState::Partial {
+                Layout::of(&bytes).unwrap().finish(&mut bytes);
+            }
+            match arp_request(&bytes) {
+                Some((mac_of, asks, target)) if target == at => {
+                    let reply = arp(flatnet_engine::wire::ArpOperation::Reply, (mac(at), at), (mac_of, asks));
+                    lab.send(at, &reply);
+                }
+                Some(_) => {}
+                None => all.push((at, bytes)),
+            }
+        }
+    }
+    (all, superframes)
+}
+
+/// Everything that arrives, with machines answering ARP.
+fn settled(lab: &mut Lab) -> (Vec<(Ipv4Addr, Vec<u8>)>, usize) {
+    let (mut all, mut superframes) = (Vec::new(), 0);
+    for _ in 0..4 {
+        let (some, count) = arrived(lab);
+        all.extend(some);
+        superframes += count;
+    }
+    let to_us =
+        |(at, bytes): &(Ipv4Addr, Vec<u8>)| bytes[..6] == mac(*at).octets() && bytes[12..14] == [8, 0];
+    all.retain(to_us);
+    (all, superframes)
+}
+
+/// Opens a connection: a segment each way, and a datagram each way.
+fn open(lab: &mut Lab, (from, to): (Ipv4Addr, Ipv4Addr), port: u16) {
+    let syn = lab.tcp(from, to, (40_000, port), TcpFlags::SYN);
+    lab.send(from, &syn);
+    let (found, _) = settled(lab);
+    let (server, bytes) = &found[0];
+    let (peer, at, _, payload) = packet(bytes);
+    let (client_port, server_port) = ports(&payload);
+    let answer = tcp_packet(at, peer, (server_port, client_port), TcpFlags::SYN.with(TcpFlags::ACK));
+    let gateway = EthernetFrame::new_unchecked(&bytes[..]).source();
+    lab.send(*server, &ethernet(gateway, mac(*server), &answer));
+    let ack = lab.tcp(from, to, (40_000, port), TcpFlags::ACK);
+    lab.send(from, &ack);
+    settled(lab);
+}
+
+#[test]
+fn what_arrives_is_what_the_segments_would_have_come_to() {
+    let ways = [
+        ("bridge", APP2, APP1, 9, true),
+        ("tunnel", APP2, BACKEND, 9, false),
+        ("service", APP2, VIP, 80, false),
+        ("masquerade", APP2, INTERNET, 9, true),
+    ];
+    for (workers, is_watched, is_tcp) in
+        [(1, false, true), (1, false, false), (2, false, true), (1, true, true), (2, true, false)]
+    {
+        for (name, from, to, port, stays_whole) in ways {
+            let case = format!("{name}, {workers} workers, watched {is_watched}, tcp {is_tcp}");
+            let [mut offloaded, mut plain] = [Lab::new(workers), Lab::new(workers)];
+            for lab in [&mut offloaded, &mut plain] {
+                // One backend, at the other node.
+                lab.set_backends(vec![flatnet_proxy::Backend::new(APP3, 80, 3)]);
+                if is_watched {
+                    lab.decide_always();
+                }
+                if is_tcp {
+                    open(lab, (from, to), port);
+                }
+            }
+            // Decided first, then answered by the cache, where nobody looks.
+            for _ in 0..2 {
+                let whole = unfinished(&offloaded, (from, to), port, is_tcp, LENGTH);
+                offloaded.send_with(from, &whole, |record| unfinished_record(record, is_tcp, SIZE));
+                plain.send_all(from, &segments(&whole, SIZE));
+                let ((found, superframes), (expected, _)) = (settled(&mut offloaded), settled(&mut plain));
+                assert_eq!(expected.len(), 13, "{case}");
+                assert!(found == expected, "{case}: {} frames", found.len());
+                for (_, bytes) in &found {
+                    packet(bytes);
+                }
+                // Whole to the end where no outer headers are needed, and nobody waited or looked on the way.
+                if stays_whole && !is_watched && is_tcp {
+                    assert_eq!(superframes, 1, "{case}");
+                }
+                // A single frame without a checksum.
+                let single = unfinished(&offloaded, (from, to), port, is_tcp, 10);
+                offloaded.send_with(from, &single, |record| record.checksum = ChecksumState::Partial);
+                plain.send_all(from, &segments(&single, SIZE));
+                assert!(settled(&mut offloaded).0 == settled(&mut plain).0, "{case}: single");
+            }
+            [offloaded, plain].iter_mut().for_each(Lab::check);
+        }
+    }
+}
+
+/// RFC 1191, 4: by the length of the segments. What may be cut is, segment by segment (RFC 791, 3.2).
+#[test]
+fn segments_longer_than_the_way_takes_are_refused_or_cut() {
+    for is_cut in [false, true] {
+        let mut lab = Lab::new(1);
+        let mut whole = unfinished(&lab, (APP2, BACKEND), 9, false, 5_000);
+        let mut header = Ipv4Packet::new_unchecked(&mut whole[14..]);
+        header.set_fragmentation(!is_cut, false, 0);
+        header.fill_header_checksum();
+        let size = 1_472;
+        lab.send_with(APP2, &whole, |record| unfinished_record(record, false, size));
+        if is_cut {
+            // 1,480 octets behind the header, where 1,452 fit: two fragments for each of three segments, and the rest.
+            assert_eq!(lab.receive(BACKEND).len(), 7);
+            let split: u64 = [lab.node1].iter().map(|&node| lab.ledger(node).term(Term::Split)).sum();
+            assert_eq!(split, 3 + 3);
+        } else {
+            let told = lab.receive(APP2);
+            let (_, _, _, error) = packet(&told[0]);
+            assert_eq!(IcmpPacket::new_unchecked(&error[..]).next_hop_mtu(), 1472);
+            assert_eq!(lab.drops(DropReason::FragmentationNeeded), 1);
+            assert!(lab.receive(BACKEND).is_empty());
+        }
+        lab.check();
+    }
+}
+
+/// A superframe is no way around the tunnel's check: whoever sends one to a node's port makes the inner packet's bytes up.
+#[test]
+fn an_unfinished_datagram_to_a_tunnel_is_refused() {
+    for checksum in [[0, 0], [0xba, 0xad]] {
+        let mut lab = Lab::new(1);
+        let inner = udp_packet(APP1, BACKEND, (9, 9), b"hello", 63);
+        let mut frame = ethernet(mac(NODE2), mac(USER), &udp_packet(NODE1, NODE2, (8285, 8285), &inner, 64));
+        frame[40..42].copy_from_slice(&checksum);
+        lab.send_with(USER, &frame, |record| record.checksum = ChecksumState::Partial);
+        assert_eq!((lab.drops(DropReason::TunnelChecksum), lab.receive(BACKEND).len()), (1, 0));
+        lab.check();
+    }
+}
+
+/// What a node takes itself it believes, and refuses as it does whole ones.
+#[test]
+fn a_superframe_for_the_node_is_answered_as_its_first_segment() {
+    let mut lab = Lab::new(1);
+    let whole = unfinished(&lab, (APP2, NODE1), 9, true, 5_000);
+    lab.send_with(APP2, &whole, |record| unfinished_record(record, true, SIZE));
+    let told = lab.receive(APP2);
+    let (_, _, _, reset) = packet(&told[0]);
+    assert!(TcpSegment::new_unchecked(&reset[..]).flags().rst());
+    assert_eq!((told.len(), lab.drops(DropReason::HostClosed)), (1, 1));
+    lab.check();
+}
