@@ -101,6 +101,10 @@ impl Drive {
         let network = Network::bring_up(topology, Publisher::new(control, topology.seed, directory), store)?;
         let mut drive = Self { network, engine };
         drive.settle();
+        while drive.network.publisher.runtime.is_making() {
+            std::thread::sleep(REST);
+            drive.settle();
+        }
         Ok(drive)
     }
 
@@ -242,6 +246,7 @@ impl Drive {
         self.network.publisher.runtime.stop_all();
         while !self.network.publisher.runtime.is_empty() {
             std::thread::sleep(REST);
+            self.network.publisher.runtime.take_made();
             self.network.publisher.runtime.take_news();
         }
         match self.engine {

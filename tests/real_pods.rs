@@ -233,6 +233,54 @@ fn nothing_is_left_when_the_network_is_killed() {
     home.text("down");
 }
 
+/// As many as FLATNET_PODS says, on one node; each answers its neighbour at once. When they are deleted nothing is left of them:
+/// neither files of the network's, nor processes, nor namespaces.
+#[test]
+fn many_pods_come_and_go_without_a_trace() {
+    let count: usize = std::env::var("FLATNET_PODS").map_or(40, |count| count.parse().unwrap());
+    let nodes =
+        NODES.replace("address: 192.168.66.11/24}", "address: 192.168.66.11/24, podCIDR: 10.1.16.0/20}");
+    let held = |home: &Home| {
+        let id = home.json("status")[0]["pid"].clone();
+        let files = std::fs::read_dir(format!("/proc/{id}/fd")).unwrap().count();
+        // A thread's own.
+        let tasks = std::fs::read_dir(format!("/proc/{id}/task")).unwrap();
+        let children = tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("children")));
+        (files, children.map(|text| text.unwrap_or_default().split_whitespace().count()).sum::<usize>())
+    };
+    // What a network has that never had a real pod but one.
+    let one = pod("p0", "node-1", "exec sleep 1000", ("", ""));
+    let home = network(&[&nodes, &one]);
+    home.text("delete pod p0");
+    await_that("its namespaces end", || held(&home).1 == 0);
+    let (usual, _) = held(&home);
+    home.text("down");
+    drop(home);
+
+    let pods: String =
+        (0..count).map(|number| pod(&format!("p{number}"), "node-1", "exec sleep 1000", ("", ""))).collect();
+    let begin = Instant::now();
+    let home = network(&[&nodes, &pods]);
+    let up = begin.elapsed();
+    let table = home.text("get pods");
+    assert_eq!(table.lines().filter(|line| line.contains("Running")).count(), count);
+    let (first, last) = (format!("p{}", count - 1), table.lines().last().unwrap().to_owned());
+    let address = last.split_whitespace().find(|word| word.starts_with("10.1.")).unwrap();
+    // Nobody listens there, which its neighbour says.
+    let ask = format!("exec {first} -- python3 -c __import__('socket').create_connection(('{address}',9),5)");
+    assert!(String::from_utf8(home.run(&ask).stdout).unwrap().contains("Connection refused"));
+    let (files, children) = held(&home);
+    assert!(files > usual + count && children >= count, "{files} {children}");
+    let begin = Instant::now();
+    for number in 0..count {
+        home.text(&format!("delete pod p{number}"));
+    }
+    await_that("all files are closed and all processes gone", || held(&home) == (usual, 0));
+    eprintln!("{count} real pods: up in {up:.1?}, gone in {:.1?}, {files} files meanwhile", begin.elapsed());
+    let ledger = home.json("down");
+    assert_eq!((&ledger["balances"], &ledger["buffers"]["held"]), (&true.into(), &0.into()), "{ledger}");
+}
+
 /// The program of a container's directory.
 fn process(state: &Path) -> Pid {
     let file = state.join("pid");

@@ -17,6 +17,7 @@ mod links;
 mod real;
 
 pub use links::LinkPlace;
+pub use real::MadePod;
 
 use std::{collections::BTreeMap, error::Error, net::Ipv4Addr, path::PathBuf, sync::Arc};
 
@@ -343,7 +344,7 @@ impl Publisher {
         worker
     }
 
-    /// Publishes one change; returns how the containers of a pod that was placed started, in order.
+    /// Publishes one change; returns how the containers of a pod that was placed started, in order. A real pod is placed later.
     ///
     /// # Errors
     /// [`PublishError`]: what could not be done; the rest of the network goes on.
@@ -359,11 +360,8 @@ impl Publisher {
                 self.tell_directors(*subnet, None)?;
             }
             Change::Pod(pod) => {
-                return if self.pods.contains_key(&pod.identity) || pod.host_network {
-                    Ok(None)
-                } else {
-                    self.add_pod(pod).map(Some)
-                };
+                let is_known = self.pods.contains_key(&pod.identity) || self.runtime.has(&pod.uid);
+                return if is_known || pod.host_network { Ok(None) } else { self.add_pod(pod) };
             }
             Change::PodRemoved(pod) => self.remove_pod(pod)?,
             Change::Service { service, frontends, node_ports } => {
@@ -382,14 +380,20 @@ impl Publisher {
         Ok(None)
     }
 
-    fn add_pod(&mut self, view: &Arc<PodView>) -> Result<Vec<Start>, PublishError> {
+    fn node_of(&self, view: &PodView, name: &str) -> Result<NodeId, PublishError> {
+        let missing = || PublishError::Node { pod: name.to_owned(), node: view.node.clone() };
+        self.nodes.get(view.node.as_str()).copied().ok_or_else(missing)
+    }
+
+    fn add_pod(&mut self, view: &Arc<PodView>) -> Result<Option<Vec<Start>>, PublishError> {
         let name = objects::pod_name(&view.namespace, &view.name);
-        let node = self.nodes.get(view.node.as_str()).copied();
-        let node = node.ok_or_else(|| PublishError::Node { pod: name.clone(), node: view.node.clone() })?;
+        let node = self.node_of(view, &name)?;
         match &view.kind {
             PodKind::Simulated => {}
-            PodKind::Real => return self.add_real_pod(view, node, name),
-            PodKind::Attached(attachment) => return self.add_attached_pod(view, node, name, attachment),
+            PodKind::Real => return self.order_real_pod(view, node, name).map(|()| None),
+            PodKind::Attached(attachment) => {
+                return self.add_attached_pod(view, node, name, attachment).map(Some);
+            }
         }
         let LinkConfig { mac, address, prefix_length, gateway, mtu } = self.link_config(view, node);
         let vip = view.annotations.get(VIP_ANNOTATION).and_then(|text| text.parse().ok());
@@ -419,7 +423,7 @@ impl Publisher {
         let port = self.control.attach_pod(node, &name, guard, worker, pod).map_err(failed)?;
         self.enter(view, &name, (port, worker), true);
         self.impair_pod(&name, &view.node)?;
-        Ok(starts)
+        Ok(Some(starts))
     }
 
     /// Notes where a pod is.
@@ -431,7 +435,11 @@ impl Publisher {
     }
 
     fn remove_pod(&mut self, view: &PodView) -> Result<(), PublishError> {
-        let Some((port, name)) = self.pods.remove(&view.identity) else { return Ok(()) };
+        let Some((port, name)) = self.pods.remove(&view.identity) else {
+            // One that is being made.
+            self.runtime.stop(&view.uid);
+            return Ok(());
+        };
         if self.runtime.has(&view.uid) {
             self.runtime.stop(&view.uid);
             self.stopping.insert(view.uid.clone(), port);

@@ -1,8 +1,9 @@
 //! Pods that are real: their programs are the host's own, in namespaces of the pod's, behind a TAP.
 //!
 //! The publisher asks for one when a pod is [`PodKind::Real`](crate::pods::PodKind), and looks in now and then for what
-//! became of it: nothing here has a thread, or waits for a program. Files, in the order of a pod's life:
+//! became of it: nobody waits. Files, in the order of a pod's life:
 //!
+//! - [`makers`]: threads that make what takes the system a while;
 //! - [`sandbox`]: its namespaces, held by a process;
 //! - [`link`]: its eth0 in them;
 //! - [`container`]: its programs;
@@ -15,6 +16,8 @@
 //!
 //! May depend on the engine's TAP, `mio`, `rustix`, and [`crate::pods`]. Read first: the pod lifecycle of Kubernetes, "Pod
 //! termination"; namespaces(7).
+
+mod makers;
 
 pub mod sandbox;
 
@@ -32,7 +35,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -44,15 +47,13 @@ use thiserror::Error;
 
 use crate::kubelet::{Exit, Start};
 use crate::pods::PodView;
-use crate::volumes::{self, HostKind, Source};
 use container::Container;
 use exec::Exec;
 use init::{ContainerSpec, NOT_STARTED};
 use link::LinkConfig;
+use makers::{Made, Makers, Order};
 use sandbox::{Sandbox, SandboxError};
 
-/// The directory in a pod's that its `emptyDir` volumes are in; no container can have such a name.
-const VOLUMES: &str = ".volumes";
 /// Pods that ended whose logs are kept.
 const LOGS_KEPT: usize = 100;
 /// Files that are heard of at once.
@@ -112,6 +113,9 @@ pub enum News {
 pub struct Runtime {
     directory: PathBuf,
     ear: Option<Ear>,
+    makers: Makers,
+    /// Pods that are being made, by uid.
+    making: BTreeMap<String, Arc<PodView>>,
     /// By uid.
     pods: BTreeMap<String, RealPod>,
     /// Pods that were told to stop.
@@ -156,6 +160,8 @@ impl Runtime {
         Self {
             directory,
             ear: None,
+            makers: Makers::default(),
+            making: BTreeMap::new(),
             pods: BTreeMap::new(),
             stopping: BTreeSet::new(),
             ended: VecDeque::new(),
@@ -163,19 +169,44 @@ impl Runtime {
         }
     }
 
-    /// Makes a pod's namespaces with an eth0 in them; its containers are started one by one.
+    /// Begins to make a pod's namespaces with an eth0 in them; [`Runtime::take_made`] says when they are there.
     ///
     /// # Errors
-    /// [`RuntimeError`].
-    pub fn add(&mut self, view: &Arc<PodView>, config: &LinkConfig) -> Result<Tap, RuntimeError> {
+    /// [`RuntimeError::File`].
+    pub fn add(&mut self, view: &Arc<PodView>, config: LinkConfig) -> Result<(), RuntimeError> {
         let directory = self.directory.join(format!("{}_{}_{}", view.namespace, view.name, view.uid));
         let failed = |source| RuntimeError::File { path: directory.clone(), source };
         self.ear().map_err(failed)?;
-        fs::create_dir_all(&directory).map_err(failed)?;
-        let volumes = volumes_of(view, &directory)?;
-        let (sandbox, tap) = Sandbox::make(&directory, &view.name, config)?;
+        let order = Order { view: Arc::clone(view), config, directory: directory.clone() };
+        self.makers.give(order).map_err(failed)?;
+        self.making.insert(view.uid.clone(), Arc::clone(view));
+        Ok(())
+    }
+
+    /// Tells whether any pod is being made.
+    #[must_use]
+    pub fn is_making(&self) -> bool {
+        self.makers.is_busy()
+    }
+
+    /// Takes the pods that have been made since the last call, and those that could not be; their containers are started one by
+    /// one.
+    pub fn take_made(&mut self) -> Vec<(Arc<PodView>, Result<Tap, RuntimeError>)> {
+        let done = self.makers.take_done();
+        let wanted = done.into_iter().filter_map(|(view, made)| {
+            // One that was told to stop meanwhile ends with what was made.
+            self.making.remove(&view.uid)?;
+            let tap = made.and_then(|made| self.adopt(&view, made));
+            Some((view, tap))
+        });
+        wanted.collect()
+    }
+
+    fn adopt(&mut self, view: &Arc<PodView>, made: Made) -> Result<Tap, RuntimeError> {
+        let Made { directory, volumes, sandbox, tap } = made;
         let owner = (view.uid.clone(), None);
-        let token = self.ear().and_then(|ear| ear.watch([sandbox.as_fd()], owner)).map_err(failed)?;
+        let token = self.ear().and_then(|ear| ear.watch([sandbox.as_fd()], owner));
+        let token = token.map_err(|source| RuntimeError::File { path: directory.clone(), source })?;
         let pod = RealPod {
             view: Arc::clone(view),
             directory,
@@ -190,10 +221,10 @@ impl Runtime {
         Ok(tap)
     }
 
-    /// Tells whether a pod is one of these.
+    /// Tells whether a pod is one of these, or will be.
     #[must_use]
     pub fn has(&self, uid: &str) -> bool {
-        self.pods.contains_key(uid)
+        self.pods.contains_key(uid) || self.making.contains_key(uid)
     }
 
     /// Starts the container at a place in a pod's manifest.
@@ -238,6 +269,7 @@ impl Runtime {
 
     /// Tells a pod's programs to stop; those that have not when its time is over are ended.
     pub fn stop(&mut self, uid: &str) {
+        self.making.remove(uid);
         let Some(pod) = self.pods.get_mut(uid) else { return };
         pod.containers.values_mut().for_each(|(_, container)| container.signal(Signal::TERM));
         pod.deadline = Some(Instant::now() + pod.view.grace);
@@ -246,14 +278,15 @@ impl Runtime {
 
     /// Tells all pods' programs to stop.
     pub fn stop_all(&mut self) {
+        self.making.clear();
         let all: Vec<String> = self.pods.keys().cloned().collect();
         all.iter().for_each(|uid| self.stop(uid));
     }
 
-    /// Tells whether there is any pod.
+    /// Tells whether there is no pod, nor any in the making.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.pods.is_empty()
+        self.pods.is_empty() && !self.is_making()
     }
 
     /// Takes what became of the pods since the last call.
@@ -316,7 +349,7 @@ impl Runtime {
     /// Removes the files of a pod that ended but for its logs, and those of the one that ended first of many.
     fn forget_files(&mut self, directory: PathBuf) {
         // What cannot be removed is in nobody's way.
-        for name in [VOLUMES, sandbox::FILES] {
+        for name in [makers::VOLUMES, sandbox::FILES] {
             let _ = fs::remove_dir_all(directory.join(name));
         }
         self.ended.push_back(directory);
@@ -364,26 +397,4 @@ impl Ear {
             heard.extend(self.events.iter().filter_map(|event| self.owners.get(&event.token()).cloned()));
         }
     }
-}
-
-/// Makes a pod's volumes: where each is on the host.
-fn volumes_of(view: &PodView, directory: &Path) -> Result<BTreeMap<String, PathBuf>, RuntimeError> {
-    let mut made = BTreeMap::new();
-    for volume in &view.volumes {
-        let name = volume.name.clone();
-        let failed = |why: String| RuntimeError::Volume { name: name.clone(), why };
-        let path = match volumes::source(volume).map_err(|(_, why)| failed(why))? {
-            Source::Memory { .. } => directory.join(VOLUMES).join(&name),
-            Source::Host { path, kind: HostKind::DirectoryOrEmpty } => path.into(),
-            Source::Host { path, .. } => {
-                fs::symlink_metadata(&path).map_err(|error| failed(format!("{path}: {error}")))?;
-                made.insert(name, path.into());
-                continue;
-            }
-            Source::Unmodelled => return Err(failed("only emptyDir and hostPath are supported".to_owned())),
-        };
-        fs::create_dir_all(&path).map_err(|error| failed(format!("{}: {error}", path.display())))?;
-        made.insert(name, path);
-    }
-    Ok(made)
 }

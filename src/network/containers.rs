@@ -8,7 +8,7 @@
 use flatnet_agents::kubelet::{Exit, Start};
 use flatnet_agents::objects::pod_name;
 use flatnet_agents::pods::PodView;
-use flatnet_agents::publisher::Place;
+use flatnet_agents::publisher::{MadePod, Place};
 use flatnet_agents::runtime::News;
 use flatnet_engine::clock::Instant;
 use flatnet_engine::pod::ContainerState;
@@ -58,6 +58,17 @@ impl Network {
 
     /// Takes what became of real pods; tells whether there was anything.
     pub fn take_runtime_news(&mut self, now: Instant) -> bool {
+        let made = self.publisher.take_made_pods();
+        let any_made = !made.is_empty();
+        for MadePod { pod, starts } in made {
+            match starts {
+                Ok(starts) => {
+                    self.warn_of_starts(&pod, &starts);
+                    self.kubelet.borrow_mut().adopt(&pod, starts, now);
+                }
+                Err(error) => self.warnings.push(with_sources(&error)),
+            }
+        }
         let news = match self.publisher.take_runtime_news() {
             Ok(news) => news,
             Err(error) => {
@@ -75,7 +86,7 @@ impl Network {
                 News::Stopped { .. } => {}
             }
         }
-        !news.is_empty()
+        any_made || !news.is_empty()
     }
 
     /// Takes the next container that is to start again by now.

@@ -15,18 +15,45 @@ use crate::pods::{Attachment, MAC_ANNOTATION, PodView};
 use crate::runtime::News;
 use crate::runtime::link::{self, LinkConfig, LinkError};
 
+/// A real pod of which the order is done.
+#[derive(Debug)]
+pub struct MadePod {
+    /// The pod.
+    pub pod: Arc<PodView>,
+    /// How its containers started, in order; or why it is not there.
+    pub starts: Result<Vec<Start>, PublishError>,
+}
+
 impl Publisher {
-    /// Makes a real pod, puts it on its node's bridge, and starts its containers.
-    pub(super) fn add_real_pod(
+    /// Has a real pod made; [`Publisher::take_made_pods`] puts it on its node's bridge.
+    pub(super) fn order_real_pod(
         &mut self,
         view: &Arc<PodView>,
         node: NodeId,
         name: String,
-    ) -> Result<Vec<Start>, PublishError> {
+    ) -> Result<(), PublishError> {
         let config = self.link_config(view, node);
-        let failed = |source| PublishError::Runtime { pod: name.clone(), source };
-        let tap = self.runtime.add(view, &config).map_err(failed)?;
-        self.attach_tap(view, (node, name), config.mac, tap)?;
+        self.runtime.add(view, config).map_err(|source| PublishError::Runtime { pod: name, source })
+    }
+
+    /// Puts real pods that have been made on their nodes' bridges and starts their containers; returns how that went.
+    pub fn take_made_pods(&mut self) -> Vec<MadePod> {
+        let made = self.runtime.take_made();
+        made.into_iter()
+            .map(|(view, tap)| {
+                let name = objects::pod_name(&view.namespace, &view.name);
+                let starts = tap
+                    .map_err(|source| PublishError::Runtime { pod: name.clone(), source })
+                    .and_then(|tap| self.place_real_pod(&view, name, tap));
+                MadePod { pod: view, starts }
+            })
+            .collect()
+    }
+
+    fn place_real_pod(&mut self, view: &PodView, name: String, tap: Tap) -> Result<Vec<Start>, PublishError> {
+        let node = self.node_of(view, &name)?;
+        let mac = self.link_config(view, node).mac;
+        self.attach_tap(view, (node, name), mac, tap)?;
         Ok((0..view.containers.len()).map(|index| self.runtime.start(&view.uid, index)).collect())
     }
 

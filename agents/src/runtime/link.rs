@@ -5,7 +5,7 @@
 //!
 //! May depend on `netlink-packet-route`, `netlink-sys` and the engine's TAP. Read first: rtnetlink(7), network_namespaces(7).
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
@@ -112,6 +112,7 @@ fn configure(config: &LinkConfig) -> Result<(), LinkError> {
     };
     index("lo").and_then(|lo| kernel.ask(up(lo, Vec::new()), 0)).map_err(set("lo up"))?;
     let eth0 = index(INTERFACE).map_err(set("eth0"))?;
+    without_ipv6().map_err(set("eth0 without IPv6"))?;
     let attributes =
         vec![LinkAttribute::Address(config.mac.octets().to_vec()), LinkAttribute::Mtu(config.mtu.into())];
     kernel.ask(up(eth0, attributes), 0).map_err(set("eth0 up"))?;
@@ -120,6 +121,16 @@ fn configure(config: &LinkConfig) -> Result<(), LinkError> {
         kernel.ask(default_route(gateway), NLM_F_CREATE | NLM_F_EXCL).map_err(set("the default route"))?;
     }
     Ok(())
+}
+
+/// The pod network has no IPv6, and what each interface asks and says on its own about it goes to all pods of a node: as Docker
+/// does on its bridge, it is off. On `lo` it is on.
+fn without_ipv6() -> io::Result<()> {
+    match fs::write(format!("/proc/sys/net/ipv6/conf/{INTERFACE}/disable_ipv6"), "1") {
+        // This kernel has none.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
 }
 
 fn address(index: u32, config: &LinkConfig) -> RouteNetlinkMessage {

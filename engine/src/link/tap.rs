@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::thread;
 
 use rustix::io::{Errno, readv, writev};
 
@@ -17,6 +18,9 @@ use crate::ledger::DropReason;
 use crate::link::coalesce::{GROUP_LIMIT, HEADERS_LIMIT, Leader};
 use crate::link::offload;
 use crate::sys::{VNET_HEADER, open_tap};
+
+/// Threads that close TAPs, when there are many.
+const CLOSERS: usize = 32;
 
 /// Why a TAP cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -136,6 +140,25 @@ impl Tap {
                 Read::Lost(reason)
             }
         }
+    }
+
+    /// Closes the file on a thread of its own: it takes the system tens of milliseconds to take an interface away, and a worker has
+    /// better things to do.
+    pub fn close(self: Box<Self>) {
+        // Without a thread it is closed here.
+        drop(thread::Builder::new().name("tap-close".to_owned()).spawn(move || drop(self)));
+    }
+
+    /// Closes many, side by side: they wait for the system together.
+    pub fn close_all(taps: Vec<Box<Self>>) {
+        thread::scope(|scope| {
+            let mut parts: Vec<Vec<Box<Self>>> = (0..CLOSERS.min(taps.len())).map(|_| Vec::new()).collect();
+            let count = parts.len().max(1);
+            taps.into_iter().enumerate().for_each(|(index, tap)| parts[index % count].push(tap));
+            for part in parts {
+                drop(thread::Builder::new().spawn_scoped(scope, move || drop(part)));
+            }
+        });
     }
 
     /// Takes a frame to be written with the others that wait; returns how many those are.

@@ -1,10 +1,11 @@
 //! The end of a worker: where its buffers are when nothing runs any more.
 //!
-//! Called once, after the last batch. Invariants: every frame that waits somewhere is found once and its buffer given
+//! Called once, after the last batch; TAPs are closed here. Invariants: every frame that waits somewhere is found once and its buffer given
 //! back; nothing is counted as dropped, since what waits is accounted for where it waits. Read first: `ledger.rs`.
 
 use super::{Frame, Link, Replay, Worker};
 use crate::ledger::Buffers;
+use crate::link::tap::Tap;
 use crate::mailbox::Parcel;
 
 impl Worker {
@@ -16,6 +17,17 @@ impl Worker {
         for frame in waiting {
             self.pool.free(frame);
         }
+        let taps = self
+            .links
+            .iter_mut()
+            .filter_map(|slot| slot.take_if(|attached| matches!(attached.link, Link::Tap(_))));
+        Tap::close_all(
+            taps.filter_map(|attached| match attached.link {
+                Link::Tap(tap) => Some(tap),
+                Link::Wire { .. } | Link::Pod(_) | Link::Rings(_) => None,
+            })
+            .collect(),
+        );
         Buffers { allocated, freed, held }
     }
 

@@ -93,6 +93,7 @@ impl Worker {
                 for frame in tap.unwritten() {
                     self.refuse_to_send(frame, port, DropReason::LinkDown, self.now);
                 }
+                tap.close();
             }
         }
         for mut frame in left {
