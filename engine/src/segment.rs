@@ -4,7 +4,7 @@
 //! where they leave by a link that does not offload, or get outer headers. Invariants: the segments of a superframe are those
 //! that its sender would have made, and together carry its payload; what is in the checksum's place of an unfinished frame means
 //! nothing. Allowed dependencies: `wire`. Read first: the kernel's `Documentation/networking/segmentation-offloads.rst`;
-//! RFC 9293, 3.1; RFC 768.
+//! `docs/adr/0022-superframes-are-finished-at-the-end.md`; RFC 9293, 3.1; RFC 768.
 
 use std::ops::Range;
 

@@ -5,11 +5,16 @@
 mod common;
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use common::*;
 use flatnet_engine::frame::{ChecksumState, Record, Segmentation};
 use flatnet_engine::ledger::{DropReason, Term};
+use flatnet_engine::link::Direction;
+use flatnet_engine::link::impairment::Impairment;
+use flatnet_engine::pod::{ContainerConfig, Image, Pod, PodConfig};
 use flatnet_engine::segment::Layout;
+use flatnet_engine::tables::Guard;
 use flatnet_engine::wire::{EthernetFrame, IcmpPacket, Ipv4Packet, TcpFlags, TcpSegment};
 
 /// Payload bytes of a segment: with TCP's header, what the tunnel takes.
@@ -226,5 +231,59 @@ fn a_superframe_for_the_node_is_answered_as_its_first_segment() {
     let (_, _, _, reset) = packet(&told[0]);
     assert!(TcpSegment::new_unchecked(&reset[..]).flags().rst());
     assert_eq!((told.len(), lab.drops(DropReason::HostClosed)), (1, 1));
+    lab.check();
+}
+
+/// A cable that is not perfect carries what a wire would: so many frames are counted, delayed, or lost.
+#[test]
+fn a_cable_with_a_delay_carries_the_segments() {
+    let mut lab = Lab::new(1);
+    open(&mut lab, (APP2, INTERNET), 9);
+    let (node1, _) = lab.wires[0];
+    let delay = Duration::from_millis(5);
+    lab.workers[0].impair(node1, Direction::Out, Impairment { delay, ..Impairment::default() });
+    let whole = unfinished(&lab, (APP2, INTERNET), 9, true, LENGTH);
+    lab.send_with(APP2, &whole, |record| unfinished_record(record, true, SIZE));
+    assert!(settled(&mut lab).0.is_empty());
+    assert_eq!(lab.ledger(lab.node1).term(Term::Split), 12);
+    lab.pass(delay);
+    let (found, superframes) = settled(&mut lab);
+    assert_eq!((found.len(), superframes), (13, 0));
+    lab.check();
+}
+
+/// A simulated pod has a device of its link's MTU: it gets segments, and answers what they carry.
+#[test]
+fn a_simulated_pod_gets_the_segments() {
+    let mut lab = Lab::new(1);
+    let address = Ipv4Addr::new(10, 1, 15, 9);
+    let mut pod = Pod::new(PodConfig {
+        name: "echo".into(),
+        mac: mac(address),
+        address,
+        gateway: Some(Ipv4Addr::new(10, 1, 15, 1)),
+        seed: 9,
+        ..PodConfig::default()
+    });
+    let container = ContainerConfig {
+        name: "main".into(),
+        image: Image::Echo,
+        ports: vec![],
+        args: vec![],
+        mounts: vec![],
+    };
+    pod.start_container(container).unwrap();
+    let guard = Guard { mac: mac(address), address, vip: None };
+    lab.control.attach_pod(lab.node1, "echo", Some(guard), 0, pod).unwrap();
+    lab.run();
+    let whole = unfinished(&lab, (APP2, address), 7, false, 5_000);
+    lab.send_with(APP2, &whole, |record| unfinished_record(record, false, SIZE));
+    let layout = Layout::of(&whole).unwrap();
+    let sent: Vec<Vec<u8>> = whole[layout.payload..].chunks(usize::from(SIZE)).map(<[u8]>::to_vec).collect();
+    let mut back = Vec::new();
+    for _ in 0..3 {
+        back.extend(lab.receive(APP2).iter().map(|bytes| packet(bytes).3[8..].to_vec()));
+    }
+    assert!(back == sent, "{} datagrams", back.len());
     lab.check();
 }
