@@ -111,6 +111,7 @@ pub fn notice(reason: DropReason, protocol: u8, mtu: u16) -> Option<Notice> {
         | DropReason::LinkQueueFull
         | DropReason::PodStopped
         | DropReason::WorkerRingFull
+        | DropReason::NoUplink
         | DropReason::PoolEmpty => None,
     }
 }

@@ -1,15 +1,17 @@
-//! System calls of the engine that no library makes safe: memory for buffers and tables, TAPs.
+//! System calls of the engine that no library makes safe: memory for buffers and tables, TAPs, batches of datagrams.
 //!
-//! `frame` maps its arena here, `flow` asks for large pages, `link::tap` opens its device. Invariants: nothing here is called
-//! per packet; advice that the system does not take changes speed only. Allowed dependencies: rustix. Read first: madvise(2),
-//! the kernel's `Documentation/networking/tuntap.rst`.
+//! `frame` maps its arena here, `flow` asks for large pages, `link::tap` opens its device, `link::tunnel_socket`
+//! sends and receives. Invariants: nothing here is called per packet; advice that the system does not take changes speed only.
+//! Allowed dependencies: rustix, libc. Read first: madvise(2), recvmmsg(2), the kernel's
+//! `Documentation/networking/tuntap.rst`.
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
 use std::io;
 use std::marker::PhantomData;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::ops::{Deref, DerefMut};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::ptr::{NonNull, null_mut};
 
 use rustix::fs::{Mode, OFlags, open};
@@ -239,9 +241,102 @@ pub fn open_tap(name: &str) -> io::Result<OwnedFd> {
     Ok(file)
 }
 
+/// Datagrams that one call moves at most.
+pub const DATAGRAMS: usize = 64;
+
+/// The headers of a call's datagrams, without anything in them yet.
+fn no_headers() -> [libc::mmsghdr; DATAGRAMS] {
+    // SAFETY: all of it are numbers and pointers, of which null is one.
+    unsafe { std::mem::zeroed() }
+}
+
+/// The header of a datagram that is in some parts of memory, and whose peer has an address in another.
+fn message(peer: *mut libc::sockaddr_in, parts: *mut libc::iovec, count: usize) -> libc::msghdr {
+    // SAFETY: all of it are numbers and pointers, of which null is one.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_name = peer.cast();
+    header.msg_namelen = size_of::<libc::sockaddr_in>() as libc::socklen_t;
+    (header.msg_iov, header.msg_iovlen) = (parts, count as _);
+    header
+}
+
+/// Receives the datagrams that are there, up to one for each place and [`DATAGRAMS`], without waiting. The second part of a place
+/// takes what the first has no room for. Who sent each and how many bytes it has, though there be no room for them, goes to
+/// `received`, in the order of the places.
+///
+/// # Errors
+/// The system's; `WouldBlock` when nothing is there.
+pub fn receive_datagrams<'a>(
+    socket: impl AsFd,
+    places: impl Iterator<Item = [&'a mut [u8]; 2]>,
+    received: &mut Vec<(SocketAddrV4, usize)>,
+) -> io::Result<()> {
+    received.clear();
+    let none = libc::iovec { iov_base: null_mut(), iov_len: 0 };
+    let mut parts = [[none; 2]; DATAGRAMS];
+    let family = libc::AF_INET as libc::sa_family_t;
+    let nobody = libc::sockaddr_in {
+        sin_family: family,
+        sin_port: 0,
+        sin_addr: libc::in_addr { s_addr: 0 },
+        sin_zero: [0; 8],
+    };
+    let mut senders = [nobody; DATAGRAMS];
+    let mut headers = no_headers();
+    let mut count: libc::c_uint = 0;
+    for (((place, parts), sender), header) in places.zip(&mut parts).zip(&mut senders).zip(&mut headers) {
+        *parts = place.map(|bytes| libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() });
+        header.msg_hdr = message(sender, parts.as_mut_ptr(), parts.len());
+        count += 1;
+    }
+    let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
+    // SAFETY: `count` headers are filled in; each names an address and two parts that outlive the call, the parts' memory
+    // is borrowed from the caller alone for as long as that.
+    let got = unsafe {
+        libc::recvmmsg(socket.as_fd().as_raw_fd(), headers.as_mut_ptr(), count, flags as _, null_mut())
+    };
+    let got = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
+    received.extend(senders.iter().zip(&headers).take(got).map(|(sender, header)| {
+        let address = Ipv4Addr::from_bits(u32::from_be(sender.sin_addr.s_addr));
+        (SocketAddrV4::new(address, u16::from_be(sender.sin_port)), header.msg_len as usize)
+    }));
+    Ok(())
+}
+
+/// Sends datagrams, [`DATAGRAMS`] at most, without waiting; returns how many the system took, from the first on.
+///
+/// # Errors
+/// Why it did not take the first.
+pub fn send_datagrams<'a>(
+    socket: impl AsFd,
+    datagrams: impl Iterator<Item = (SocketAddrV4, &'a [u8])>,
+) -> io::Result<usize> {
+    let none = libc::iovec { iov_base: null_mut(), iov_len: 0 };
+    let mut parts = [none; DATAGRAMS];
+    // SAFETY: all of it are numbers.
+    let mut peers: [libc::sockaddr_in; DATAGRAMS] = unsafe { std::mem::zeroed() };
+    let mut headers = no_headers();
+    let mut count: libc::c_uint = 0;
+    for ((((to, bytes), part), peer), header) in datagrams.zip(&mut parts).zip(&mut peers).zip(&mut headers) {
+        // The system only reads from there.
+        *part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+        peer.sin_family = libc::AF_INET as libc::sa_family_t;
+        peer.sin_port = to.port().to_be();
+        peer.sin_addr.s_addr = to.ip().to_bits().to_be();
+        header.msg_hdr = message(peer, part, 1);
+        count += 1;
+    }
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: `count` headers are filled in; each names an address and a part that outlive the call, and so does the parts'
+    // memory, which is only read.
+    let sent = unsafe { libc::sendmmsg(socket.as_fd().as_raw_fd(), headers.as_mut_ptr(), count, flags as _) };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::UdpSocket;
 
     #[test]
     fn mapped_memory_is_zero_aligned_and_writable_to_its_end() {
@@ -276,5 +371,44 @@ mod tests {
         assert_eq!(pushed[..], [5, 6]);
         let zeros = LargeVec::zeroed(1 << 20).unwrap();
         assert_eq!((zeros.len(), zeros[0], zeros[(1 << 20) - 1]), (1 << 20, 0, 0));
+    }
+
+    #[test]
+    fn datagrams_are_moved_many_at_once_to_and_from_whom_they_say() {
+        let [here, there, elsewhere] = [(); 3].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
+        let address = |socket: &UdpSocket| match socket.local_addr().unwrap() {
+            std::net::SocketAddr::V4(address) => address,
+            std::net::SocketAddr::V6(_) => unreachable!("it is bound to an IPv4 address"),
+        };
+        let payloads: [&[u8]; 4] = [b"a", b"longer than a part", b"", b"to another"];
+        let peers = [&there, &there, &there, &elsewhere].map(address);
+        assert_eq!(send_datagrams(&here, peers.into_iter().zip(payloads)).unwrap(), 4);
+
+        let (mut memory, mut received) = ([[0; 12]; 5], Vec::new());
+        let places = memory.iter_mut().map(|place| place.split_at_mut(8).into());
+        receive_datagrams(&there, places.take(2), &mut received).unwrap();
+        assert_eq!(received, [(address(&here), 1), (address(&here), 18)]);
+        let mut more = [[0; 12]; 5];
+        let places = more.iter_mut().map(|place| place.split_at_mut(8).into());
+        receive_datagrams(&there, places, &mut received).unwrap();
+        assert_eq!(received, [(address(&here), 0)]);
+        assert_eq!((memory[0][0], &memory[1]), (b'a', b"longer than "));
+        let places = memory.iter_mut().map(|place| place.split_at_mut(8).into());
+        let error = receive_datagrams(&there, places, &mut received).unwrap_err();
+        assert_eq!((error.kind(), received.len()), (io::ErrorKind::WouldBlock, 0));
+    }
+
+    #[test]
+    fn what_the_system_does_not_send_is_said_of_the_first_only() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (good, long) = ([0; 1], vec![0; 65_508]);
+        let to = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9);
+        let datagrams: [(_, &[u8]); 3] = [(to, &good), (to, &long), (to, &good)];
+        assert_eq!(send_datagrams(&socket, datagrams.into_iter()).unwrap(), 1);
+        let error = send_datagrams(&socket, datagrams.into_iter().skip(1)).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EMSGSIZE));
+        assert_eq!(send_datagrams(&socket, datagrams.into_iter().cycle()).unwrap(), 1);
+        let many = datagrams.into_iter().take(1).cycle();
+        assert_eq!(send_datagrams(&socket, many).unwrap(), DATAGRAMS);
     }
 }

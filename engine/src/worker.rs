@@ -57,6 +57,7 @@ mod ports;
 mod replays;
 mod segments;
 mod slow;
+mod sockets;
 mod stages;
 
 use budget::{Debt, SMALL_BATCH, TokenBucket};

@@ -18,6 +18,8 @@ pub mod offload;
 
 pub mod coalesce;
 
+pub mod tunnel_socket;
+
 pub mod watch;
 
 use std::collections::VecDeque;
@@ -28,6 +30,7 @@ use crate::pod::Pod;
 use crate::ring::{Consumer, Producer};
 use crate::tables::PortId;
 use tap::Tap;
+use tunnel_socket::TunnelSocket;
 use wire::Wire;
 
 /// A link, by kind.
@@ -46,6 +49,8 @@ pub enum Link {
     Pod(Box<PodLink>),
     /// An interface of the system's, whose other end is here.
     Tap(Box<Tap>),
+    /// A socket of the system's, through which a node's tunnel leads.
+    TunnelSocket(Box<TunnelSocket>),
 }
 
 /// A simulated pod at its port.

@@ -37,7 +37,8 @@ impl Worker {
                     self.tell_of_waiting(port);
                 }
             }
-            (Link::Rings(_) | Link::Tap(_), _) | (Link::Wire { .. }, Direction::In) => return false,
+            (Link::Rings(_) | Link::Tap(_) | Link::TunnelSocket(_), _)
+            | (Link::Wire { .. }, Direction::In) => return false,
         }
         true
     }
@@ -54,7 +55,9 @@ impl Worker {
             (Some(Link::Pod(link)), Direction::In) => {
                 link.uplink.as_ref().map(|uplink| uplink.wire.counts(None)).unwrap_or_default()
             }
-            (Some(Link::Rings(_) | Link::Wire { .. } | Link::Tap(_)) | None, _) => LinkCounts::default(),
+            (Some(Link::Rings(_) | Link::Wire { .. } | Link::Tap(_) | Link::TunnelSocket(_)) | None, _) => {
+                LinkCounts::default()
+            }
         }
     }
 
@@ -68,7 +71,7 @@ impl Worker {
         let (wire, peer) = match &mut attached.link {
             Link::Wire { wire, peer } => (wire, Some(*peer)),
             Link::Pod(link) => (&mut link.wire, None),
-            Link::Rings(_) | Link::Tap(_) => {
+            Link::Rings(_) | Link::Tap(_) | Link::TunnelSocket(_) => {
                 return self.refuse_to_send(frame, egress, DropReason::LinkDown, now);
             }
         };

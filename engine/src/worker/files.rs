@@ -1,4 +1,4 @@
-//! Links that are files of the system's: TAPs. When they have something, what is read from them and written to them.
+//! Links that are files of the system's: TAPs, and sockets of tunnels. When they have something, what is read from them and written to them.
 //!
 //! Called by the loop and by `ports`. Invariants: nothing is asked of the system while there are no such links, but to sleep; a
 //! link that may have more is looked at in the next batch again; what is sent by one in a batch is written at its end. Read first: `link/watch.rs`, `link/tap.rs`.
@@ -37,6 +37,10 @@ impl Worker {
     pub(super) fn write_files(&mut self, now: Instant) {
         while let Some(port) = self.unwritten.pop() {
             let attached = self.links.get_mut(port.0 as usize).and_then(Option::as_mut);
+            if matches!(attached, Some(Attached { link: Link::TunnelSocket(_), .. })) {
+                self.send_datagrams(port, now);
+                continue;
+            }
             let Some(Attached { link: Link::Tap(tap), counters, .. }) = attached else { continue };
             let (mut sent, mut refused, pool) = (0, Vec::new(), &mut self.pool);
             tap.write(&self.arena, |frame, written| match written {

@@ -24,7 +24,7 @@ impl Worker {
         Tap::close_all(
             taps.filter_map(|attached| match attached.link {
                 Link::Tap(tap) => Some(tap),
-                Link::Wire { .. } | Link::Pod(_) | Link::Rings(_) => None,
+                Link::Wire { .. } | Link::Pod(_) | Link::Rings(_) | Link::TunnelSocket(_) => None,
             })
             .collect(),
         );
@@ -48,6 +48,7 @@ impl Worker {
                     rings.incoming.pop(usize::MAX, |frame| found.push(frame));
                 }
                 Link::Tap(tap) => found.extend(tap.unwritten()),
+                Link::TunnelSocket(socket) => found.extend(socket.take_buffers()),
             }
         }
         found.extend(self.replays.iter_mut().flat_map(Replay::drain));

@@ -3,7 +3,7 @@
 //! `show` and tests call these between two batches. Invariant: nothing here changes what the packet path does; a buffer
 //! handed back is one that was out. Read first: `mailbox.rs`.
 
-use super::{Bindings, Fdb, Frame, Instant, Neighbors, Worker};
+use super::{Bindings, Fdb, Frame, Instant, Link, Neighbors, Worker};
 
 impl Worker {
     /// Takes one of its own buffers back that a pool outside has freed.
@@ -11,10 +11,15 @@ impl Worker {
         self.pool.welcome(frame);
     }
 
-    /// Returns how many of its buffers are in use, wherever they are.
+    /// Returns how many of its buffers hold frames, wherever they are.
     #[must_use]
     pub fn outstanding_buffers(&self) -> usize {
-        self.pool.outstanding()
+        let links = self.links.iter().flatten().map(|attached| &attached.link);
+        let idle = links.map(|link| match link {
+            Link::TunnelSocket(socket) => socket.idle_buffers(),
+            Link::Wire { .. } | Link::Rings(_) | Link::Pod(_) | Link::Tap(_) => 0,
+        });
+        self.pool.outstanding() - idle.sum::<usize>()
     }
 
     /// Returns what NAT and Services chose.

@@ -38,7 +38,7 @@ impl Worker {
         let pods =
             ports.into_iter().filter_map(|port| match &self.links.get(port.0 as usize)?.as_ref()?.link {
                 Link::Pod(link) => Some(&link.pod),
-                Link::Wire { .. } | Link::Rings(_) | Link::Tap(_) => None,
+                Link::Wire { .. } | Link::Rings(_) | Link::Tap(_) | Link::TunnelSocket(_) => None,
             });
         pods.map(|pod| EndedContainers {
             namespace: pod.config().namespace.clone(),

@@ -59,9 +59,12 @@ impl Worker {
             self.timers.set(self.now, port);
         }
         let Some(counters) = self.counters.get(usize::from(node.0)).map(Arc::clone) else { return false };
-        if let Link::Tap(tap) = &link
-            && self.mailbox.watch.add(port, tap.as_ref()).is_err()
-        {
+        let watched = match &link {
+            Link::Tap(tap) => self.mailbox.watch.add(port, tap.as_ref()),
+            Link::TunnelSocket(socket) => self.mailbox.watch.add(port, socket.as_ref()),
+            Link::Wire { .. } | Link::Rings(_) | Link::Pod(_) => Ok(()),
+        };
+        if watched.is_err() {
             return false;
         }
         let waiting = VecDeque::new();
@@ -72,6 +75,7 @@ impl Worker {
 
     /// Detaches a port's link; frames that waited on it are dropped by name.
     pub fn detach(&mut self, port: PortId) {
+        self.send_datagrams(port, self.now);
         let Some(attached) = self.links.get_mut(port.0 as usize).and_then(Option::take) else { return };
         let Attached { link, node, waiting, .. } = attached;
         let mut left: Vec<Frame> = waiting.into();
@@ -94,6 +98,10 @@ impl Worker {
                     self.refuse_to_send(frame, port, DropReason::LinkDown, self.now);
                 }
                 tap.close();
+            }
+            Link::TunnelSocket(mut socket) => {
+                self.mailbox.watch.remove(socket.as_ref());
+                socket.take_buffers().for_each(|frame| self.pool.free(frame));
             }
         }
         for mut frame in left {
@@ -137,13 +145,20 @@ impl Worker {
                 }
                 return (!frames.is_empty()).then_some((node, ingress));
             }
-            Link::Wire { .. } | Link::Pod(_) => {
+            Link::TunnelSocket(socket) if attached.waiting.is_empty() => {
+                let (node, ingress, counters) = (attached.node, attached.ingress, &attached.counters);
+                if socket.receive(limit, &mut self.pool, frames, counters) {
+                    self.make_ready(port);
+                }
+                return (!frames.is_empty()).then_some((node, ingress));
+            }
+            Link::Wire { .. } | Link::Pod(_) | Link::TunnelSocket(_) => {
                 let count = attached.waiting.len().min(limit);
                 frames.extend(attached.waiting.drain(..count));
             }
         }
         let (node, ingress) = (attached.node, attached.ingress);
-        if !attached.waiting.is_empty() {
+        if !attached.waiting.is_empty() || matches!(attached.link, Link::TunnelSocket(_)) {
             self.make_ready(port);
         }
         (!frames.is_empty()).then_some((node, ingress))
@@ -196,13 +211,14 @@ impl Worker {
         let offloads = match &attached.link {
             Link::Tap(_) | Link::Rings(_) => true,
             Link::Wire { wire, .. } => wire.is_clear(),
-            Link::Pod(_) => false,
+            Link::Pod(_) | Link::TunnelSocket(_) => false,
         };
         if !offloads && self.arena.record(&frame).checksum == ChecksumState::Partial {
             return self.finish_frame(frame, |worker, frame| worker.send_by_link(frame, egress, now), now);
         }
         let refused = match &mut attached.link {
             Link::Pod(_) => return self.send_to_pod(frame, egress, now),
+            Link::TunnelSocket(_) => return self.send_by_socket(frame, egress, now),
             Link::Rings(rings) => {
                 rings.outgoing.push(frame).map_err(|frame| (frame, DropReason::LinkQueueFull))
             }
@@ -269,7 +285,7 @@ impl Worker {
             };
             match &mut attached.link {
                 Link::Wire { .. } => self.run_cable(port, now),
-                Link::Rings(_) | Link::Tap(_) => {}
+                Link::Rings(_) | Link::Tap(_) | Link::TunnelSocket(_) => {}
                 Link::Pod(_) => self.poll_pod(port, now),
             }
         }

@@ -27,7 +27,7 @@ impl Worker {
         let port = match attached.map(|attached| &attached.link) {
             Some(Link::Pod(_)) => port,
             Some(Link::Wire { peer, .. }) => *peer,
-            Some(Link::Rings(_) | Link::Tap(_)) | None => return false,
+            Some(Link::Rings(_) | Link::Tap(_) | Link::TunnelSocket(_)) | None => return false,
         };
         self.replays.push(Replay::new(number, port, self.now));
         true

@@ -1,0 +1,118 @@
+//! Links that are sockets of tunnels: what leaves by them is gathered, and sent many at once.
+//!
+//! Called when a frame leaves and at the end of a batch. Invariants: nothing waits beyond its batch; what the system does not
+//! take is dropped by name, and a path that takes less is learned as if a router had said so. Read first:
+//! `link/tunnel_socket.rs`.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use super::{DropReason, Frame, Instant, Link, NodeId, PortId, Term, Worker};
+use crate::decide::Refusal;
+use crate::link::tunnel_socket::{Leaving, TunnelSocket, Unsent, answer, datagram};
+use crate::sys::DATAGRAMS;
+use crate::tunnel::OUTER_LENGTH;
+use crate::wire::ethernet;
+
+/// Where the packet is that a frame of the tunnel carries.
+const INNER: usize = ethernet::HEADER_LENGTH + OUTER_LENGTH;
+
+impl Worker {
+    fn socket(&mut self, port: PortId) -> Option<(&mut TunnelSocket, NodeId)> {
+        let attached = self.links.get_mut(port.0 as usize)?.as_mut()?;
+        let Link::TunnelSocket(socket) = &mut attached.link else { return None };
+        Some((socket, attached.node))
+    }
+
+    /// Takes a frame that leaves by a tunnel's socket.
+    pub(super) fn send_by_socket(&mut self, mut frame: Frame, egress: PortId, now: Instant) {
+        let arena = Arc::clone(&self.arena);
+        let Some((socket, node)) = self.socket(egress) else {
+            return self.refuse_to_send(frame, egress, DropReason::LinkDown, now);
+        };
+        match socket.leaving(arena.bytes(&frame)) {
+            Leaving::Datagram => {
+                socket.outbox.push(frame);
+                let waiting = socket.outbox.len();
+                if waiting == 1 {
+                    self.unwritten.push(egress);
+                }
+                if waiting >= DATAGRAMS {
+                    self.send_datagrams(egress, now);
+                }
+            }
+            Leaving::Question => {
+                self.count(node, Term::Sent, 1);
+                answer(&arena, &mut frame);
+                if let Err((frame, reason)) = self.arrive(egress, frame) {
+                    self.count(node, Term::Received, 1);
+                    self.refuse_to_send(frame, egress, reason, now);
+                }
+            }
+            Leaving::Stray => self.refuse_to_send(frame, egress, DropReason::NoUplink, now),
+        }
+    }
+
+    /// Sends what a socket's outbox holds.
+    pub(super) fn send_datagrams(&mut self, port: PortId, now: Instant) {
+        let arena = Arc::clone(&self.arena);
+        let Some((socket, node)) = self.socket(port) else { return };
+        let mut frames = std::mem::take(&mut socket.outbox);
+        while !frames.is_empty() {
+            let Some((socket, _)) = self.socket(port) else { break };
+            match socket.send(&arena, &frames) {
+                Ok(sent) => {
+                    self.count(node, Term::Sent, sent as u64);
+                    frames.drain(..sent).for_each(|frame| self.pool.free(frame));
+                }
+                Err(unsent) => self.drop_unsent(&mut frames, (node, port), unsent, now),
+            }
+        }
+        // The list is kept, to be reused; meanwhile the node may have sent something itself.
+        if let Some((socket, _)) = self.socket(port)
+            && socket.outbox.is_empty()
+        {
+            socket.outbox = frames;
+        }
+    }
+
+    /// Drops what the system does not send, the first frame in any case; it is not asked again for others of the same fate.
+    #[cold]
+    fn drop_unsent(
+        &mut self,
+        frames: &mut Vec<Frame>,
+        (node, port): (NodeId, PortId),
+        unsent: Unsent,
+        now: Instant,
+    ) {
+        let arena = Arc::clone(&self.arena);
+        let first = frames.first().map_or(0, |frame| datagram(arena.bytes(frame)).1.len() + OUTER_LENGTH);
+        let reason = match unsent {
+            Unsent::TooLong(peer, mtu) => {
+                if (1..first).contains(&usize::from(mtu)) {
+                    self.learn_path_mtu(node, peer, mtu, now);
+                }
+                DropReason::FragmentationNeeded
+            }
+            Unsent::Unreachable(_) => DropReason::LinkDown,
+            Unsent::Full => DropReason::LinkQueueFull,
+        };
+        let shares_fate = |peer: Ipv4Addr, length: usize| match unsent {
+            Unsent::TooLong(to, mtu) => peer == to && length >= first.min(usize::from(mtu) + 1),
+            Unsent::Unreachable(to) => peer == to,
+            Unsent::Full => true,
+        };
+        for (index, frame) in std::mem::take(frames).into_iter().enumerate() {
+            let (peer, payload) = datagram(arena.bytes(&frame));
+            if index > 0 && !shares_fate(peer, payload.len() + OUTER_LENGTH) {
+                frames.push(frame);
+                continue;
+            }
+            if let Unsent::TooLong(_, mtu) = unsent {
+                let refusal = Refusal { reason, mtu: mtu.saturating_sub(OUTER_LENGTH as u16) };
+                self.tell_sender(&frame, INNER, refusal, now);
+            }
+            self.refuse_to_send(frame, port, reason, now);
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! Two nodes whose tunnel leads through the host's own network: sockets at loopback addresses, which need no privileges.
+
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::sync::Arc;
+
+use common::*;
+use flatnet_engine::binding::Profile;
+use flatnet_engine::clock::Instant;
+use flatnet_engine::control::{Control, EngineConfig, NodeSpec};
+use flatnet_engine::ledger::{DropReason, Term};
+use flatnet_engine::link::Link;
+use flatnet_engine::link::tunnel_socket::{TunnelSocket, TunnelSocketError};
+use flatnet_engine::tables::{Lease, NextHop, Node, NodeId, PortId};
+use flatnet_engine::trace::Point;
+use flatnet_engine::wire::{ArpOperation, IpProtocol, Ipv4Packet, UdpDatagram};
+
+const PORT: u16 = 8285;
+
+/// Addresses of the host's that no other test and no other run has.
+fn address(test: u8, last: u8) -> Ipv4Addr {
+    let [.., high, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, test << 4 | last, high, low)
+}
+
+struct Sockets {
+    lab: Lab,
+    own: [Ipv4Addr; 2],
+    ports: [PortId; 2],
+}
+
+impl Sockets {
+    fn new(test: u8, large_buffers: u32) -> Self {
+        let config =
+            EngineConfig { workers: 1, small_buffers: 2048, large_buffers, ..EngineConfig::default() };
+        let (mut control, workers) = Control::build(&config).unwrap();
+        let own = [1, 2].map(|last| address(test, last));
+        let mut ports = Vec::new();
+        let mut node = |name: &str, address, subnet: &str| {
+            let spec = NodeSpec {
+                name: Arc::from(name),
+                address,
+                network: prefix("127.0.0.0/8"),
+                gateway: None,
+                subnet: prefix(subnet),
+                pod_network: prefix("10.1.0.0/16"),
+                profile: Profile::Linux,
+                tunnel_port: PORT,
+                mtu: u16::MAX,
+            };
+            let id = control.add_node(&spec).unwrap();
+            let socket = TunnelSocket::open(SocketAddrV4::new(address, PORT)).unwrap();
+            let link = Link::TunnelSocket(Box::new(socket));
+            ports.push(control.attach_interface(id, 0, 0, link).unwrap());
+            let mut changed = Node::clone(control.tables.current().node(id).unwrap());
+            changed.routes.insert(prefix("0.0.0.0/0"), NextHop::Interface { index: 0, gateway: None });
+            control.tables.publish(|tables| {
+                tables.set_node(id, Some(changed));
+                tables.set_lease(prefix(subnet), Some(Lease { public_ip: address }));
+            });
+            id
+        };
+        let (node1, node2) = (node("node-1", own[0], "10.1.15.0/24"), node("node-2", own[1], "10.1.20.0/24"));
+        let mut lab = Lab {
+            control,
+            workers,
+            machines: BTreeMap::new(),
+            now: Instant::ZERO,
+            switch: NodeId(u16::MAX),
+            node1,
+            node2,
+            isp: NodeId(u16::MAX),
+            wires: Vec::new(),
+        };
+        lab.pod(node1, "app-1", APP1, Ipv4Addr::new(10, 1, 15, 1), 0);
+        lab.pod(node2, "app-3", APP3, Ipv4Addr::new(10, 1, 20, 1), 0);
+        lab.run();
+        Self { lab, own, ports: [ports[0], ports[1]] }
+    }
+
+    /// Sends datagrams to the second node from an address of the host's; returns what the node then dropped, by reason.
+    fn hostile(&mut self, from: Ipv4Addr, payload: &[u8]) -> Vec<(DropReason, u64)> {
+        let before = self.lab.ledger(self.lab.node2);
+        let socket = UdpSocket::bind((from, 0)).unwrap();
+        socket.send_to(payload, (self.own[1], PORT)).unwrap();
+        self.lab.run();
+        let after = self.lab.ledger(self.lab.node2);
+        assert_eq!(after.term(Term::Received), before.term(Term::Received) + 1);
+        let news = DropReason::ALL.iter().map(|&reason| (reason, after.drops(reason) - before.drops(reason)));
+        news.filter(|&(_, count)| count > 0).collect()
+    }
+}
+
+#[test]
+fn frames_cross_the_hosts_network_as_they_cross_a_wire() {
+    let mut sockets = Sockets::new(1, 4);
+    let lab = &mut sockets.lab;
+    lab.workers[0].listen(1, lab.node2, Point::Interface(0));
+    let there = lab.udp(APP1, APP3, (4000, 53), b"there");
+    lab.send(APP1, &there);
+    let arrived = lab.receive(APP3);
+    assert_eq!(arrived.len(), 1);
+    let packet = Ipv4Packet::new_checked(&arrived[0][14..]).unwrap();
+    assert_eq!((packet.time_to_live(), packet.source(), packet.destination()), (62, APP1, APP3));
+    assert_eq!(UdpDatagram::new_checked(packet.payload()).unwrap().payload(), b"there");
+    let back = lab.udp(APP3, APP1, (53, 4000), b"back");
+    lab.send(APP3, &back);
+    assert_eq!(lab.receive(APP1).len(), 1);
+
+    // A capture shows them as on a wire: questions for a MAC, their answers, and datagrams with all their headers.
+    let seen = lab.workers[0].observer.take(1);
+    let frames: Vec<&[u8]> = seen.frames.iter().map(|frame| &*frame.bytes).collect();
+    let datagrams: Vec<_> = frames.iter().filter(|bytes| bytes[12..14] == [8, 0]).collect();
+    assert_eq!((datagrams.len(), frames.len()), (2, 4), "a question and its answer before the node's first");
+    for (bytes, [from, to]) in datagrams.iter().zip([sockets.own, [sockets.own[1], sockets.own[0]]]) {
+        let outer = Ipv4Packet::new_checked(&bytes[14..]).unwrap();
+        assert!(outer.verify_header_checksum() && outer.dont_fragment());
+        assert_eq!((outer.source(), outer.destination()), (from, to));
+        let datagram = UdpDatagram::new_checked(outer.payload()).unwrap();
+        assert!(datagram.verify_checksum(from, to));
+        assert_eq!((datagram.source_port(), datagram.destination_port()), (PORT, PORT));
+    }
+    sockets.lab.check();
+}
+
+#[test]
+fn a_burst_arrives_whole_and_in_order() {
+    let mut sockets = Sockets::new(2, 4);
+    let lab = &mut sockets.lab;
+    let frames: Vec<Vec<u8>> =
+        (0..200u16).map(|number| lab.udp(APP1, APP3, (4000, 53), &number.to_be_bytes())).collect();
+    lab.send_all(APP1, &frames);
+    let numbers: Vec<u16> = lab.receive(APP3).iter().map(|it| u16::from_be_bytes([it[42], it[43]])).collect();
+    assert_eq!(numbers, (0..200).collect::<Vec<_>>());
+    lab.check();
+}
+
+#[test]
+fn long_datagrams_come_into_large_buffers_and_are_lost_by_name_without_one() {
+    let mut sockets = Sockets::new(3, 4);
+    let lab = &mut sockets.lab;
+    let payload: Vec<u8> = (0..65_000u32).map(|byte| (byte % 251) as u8).collect();
+    let long = lab.udp(APP1, APP3, (4000, 53), &payload);
+    lab.send(APP1, &long);
+    let arrived = lab.receive(APP3);
+    assert_eq!(arrived[0][42..], payload);
+    lab.check();
+
+    let mut without = Sockets::new(4, 0);
+    let from = without.own[0];
+    let packet = udp_packet(APP1, APP3, (4000, 53), &payload, 64);
+    assert_eq!(without.hostile(from, &packet), [(DropReason::PoolEmpty, 1)]);
+    without.lab.check();
+}
+
+#[test]
+fn hostile_datagrams_are_dropped_by_name() {
+    let mut sockets = Sockets::new(5, 4);
+    let (peer, stranger) = (sockets.own[0], address(5, 9));
+    let good = udp_packet(APP1, APP3, (4000, 53), b"hello", 64);
+    let spoofed = udp_packet(Ipv4Addr::new(10, 1, 30, 2), APP3, (4000, 53), b"hello", 64);
+    let local = udp_packet(APP3, APP3, (4000, 53), b"hello", 64);
+    let foreign = udp_packet(APP1, Ipv4Addr::new(10, 1, 30, 2), (4000, 53), b"hello", 64);
+    let outside = udp_packet(APP1, Ipv4Addr::new(203, 0, 113, 10), (4000, 53), b"hello", 64);
+    let mut damaged = good.clone();
+    damaged[8] ^= 1;
+    let mut ipv6 = vec![0; 60];
+    ipv6[0] = 0x60;
+    let broken = ipv4_packet(APP1, APP3, IpProtocol::Udp, 64, &[0; 4]);
+    let own = sockets.own[1];
+    let cases: [(Ipv4Addr, &[u8], DropReason); 12] = [
+        (stranger, &good, DropReason::TunnelForeignSource),
+        (peer, &spoofed, DropReason::TunnelForeignSource),
+        (peer, &local, DropReason::Martian),
+        (own, &good, DropReason::Martian),
+        (peer, &foreign, DropReason::TunnelForeignDestination),
+        (peer, &outside, DropReason::TunnelForeignDestination),
+        (peer, &damaged, DropReason::TunnelMalformed),
+        (peer, &good[..good.len() - 1], DropReason::TunnelMalformed),
+        (peer, &good[..19], DropReason::TunnelMalformed),
+        (peer, b"", DropReason::TunnelMalformed),
+        (peer, &ipv6, DropReason::TunnelMalformed),
+        (peer, &broken, DropReason::MalformedTransport),
+    ];
+    for (from, payload, reason) in cases {
+        assert_eq!(sockets.hostile(from, payload), [(reason, 1)], "{from}: {payload:?}");
+    }
+    assert_eq!(sockets.lab.receive(APP3), Vec::<Vec<u8>>::new());
+    assert_eq!(sockets.hostile(peer, &good), []);
+    assert_eq!(sockets.lab.receive(APP3).len(), 1);
+    sockets.lab.check();
+}
+
+#[test]
+fn what_does_not_go_through_the_tunnel_has_no_way_out() {
+    let mut sockets = Sockets::new(6, 4);
+    let lab = &mut sockets.lab;
+    let outside = lab.udp(APP1, INTERNET, (4000, 53), b"hello");
+    lab.send(APP1, &outside);
+    assert_eq!(lab.drops(DropReason::NoUplink), 1);
+    // The port alone does not make it the tunnel's.
+    let same_port = lab.udp(APP1, INTERNET, (4000, PORT), b"hello");
+    lab.send(APP1, &same_port);
+    assert_eq!(lab.drops(DropReason::NoUplink), 2);
+    let to_peer = lab.echo(APP1, sockets.own[1], 64);
+    sockets.lab.send(APP1, &to_peer);
+    assert_eq!(sockets.lab.drops(DropReason::Martian) + sockets.lab.drops(DropReason::NoUplink), 3);
+    sockets.lab.check();
+}
+
+#[test]
+fn a_host_without_the_way_drops_by_name_and_goes_on_when_there_is_one() {
+    let mut sockets = Sockets::new(7, 4);
+    let lab = &mut sockets.lab;
+    let subnet = prefix("10.1.20.0/24");
+    // No host sends to an address of class E from loopback.
+    let nowhere = Lease { public_ip: Ipv4Addr::new(198, 51, 100, 7) };
+    lab.control.tables.publish(|tables| tables.set_lease(subnet, Some(nowhere)));
+    let frames: Vec<Vec<u8>> = (0..100).map(|port| lab.udp(APP1, APP3, (4000 + port, 53), b"x")).collect();
+    lab.send_all(APP1, &frames);
+    assert_eq!(lab.drops(DropReason::LinkDown), 100);
+    lab.control.tables.publish(|tables| tables.set_lease(subnet, Some(Lease { public_ip: sockets.own[1] })));
+    lab.send_all(APP1, &frames);
+    assert_eq!(lab.receive(APP3).len(), 100);
+    lab.check();
+}
+
+#[test]
+fn a_socket_that_is_taken_away_leaves_no_buffer_and_its_port_to_others() {
+    let mut sockets = Sockets::new(8, 4);
+    let local = SocketAddrV4::new(sockets.own[0], PORT);
+    assert!(matches!(TunnelSocket::open(local), Err(TunnelSocketError::PortTaken(it)) if it == local));
+    let frame = sockets.lab.udp(APP1, APP3, (4000, 53), b"there");
+    sockets.lab.send(APP1, &frame);
+    for port in sockets.ports {
+        sockets.lab.control.detach(port).unwrap();
+    }
+    sockets.lab.run();
+    assert!(TunnelSocket::open(local).is_ok());
+    sockets.lab.receive(APP3);
+    sockets.lab.check();
+}
+
+#[test]
+fn sockets_are_refused_with_what_is_wrong() {
+    let elsewhere = Ipv4Addr::new(198, 51, 100, 7);
+    let error = TunnelSocket::open(SocketAddrV4::new(elsewhere, PORT)).unwrap_err();
+    assert_eq!(error.to_string(), "198.51.100.7 is no address of this host");
+    let question = arp(ArpOperation::Request, (mac(APP1), APP1), (mac(APP3), APP3));
+    assert!(arp_request(&question).is_some());
+}
