@@ -11,10 +11,12 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use flatnet_engine::pod::ProbeProtocol;
+use flatnet_proxy::Ipv4Prefix;
 use serde::Deserialize;
 
 use crate::bench::pods::PodRow;
 use crate::bench::rows::Row;
+use crate::topology::{BackendKind, Interface, values};
 
 /// The flat pod network in userspace.
 #[derive(Debug, Parser)]
@@ -30,6 +32,8 @@ pub struct Arguments {
 pub enum Command {
     /// Bring a network up; without -f the two-node network that README.md shows
     Up(Up),
+    /// Run one node of a cluster on this host's own network; its peers are other hosts' nodes, flanneld among them
+    Node(Node),
     /// End a running network and print its packet ledger
     Down(Down),
     /// List the running networks
@@ -155,6 +159,56 @@ pub struct Up {
     #[arg(long, hide = true)]
     pub detached: bool,
 }
+
+/// `flatnet node`.
+#[derive(Debug, Args)]
+#[command(after_help = NODE_HELP)]
+pub struct Node {
+    /// A YAML file whose keys are the long names of these flags; a flag goes before the file
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The node's name, and the running network's; without it the host's
+    #[arg(long, value_name = "NAME", value_parser = values::name)]
+    pub name: Option<String>,
+    /// This host's address on the nodes' network, with the network's length: 192.168.66.11/24
+    #[arg(long, value_name = "CIDR", value_parser = values::interface)]
+    pub address: Option<Interface>,
+    /// Where all nodes' pod subnets come from [default: 10.1.0.0/16]
+    #[arg(long, value_name = "CIDR", value_parser = values::prefix)]
+    pub pod_network: Option<Ipv4Prefix>,
+    /// The subnet of this node's pods; without it one that is free
+    #[arg(long, value_name = "CIDR", value_parser = values::subnet)]
+    pub pod_cidr: Option<Ipv4Prefix>,
+    /// Where Services' addresses come from [default: 10.96.0.0/12]
+    #[arg(long, value_name = "CIDR", value_parser = values::prefix)]
+    pub service_network: Option<Ipv4Prefix>,
+    /// How nodes reach each other's pods: `udp`, as flannel's [default: udp]
+    #[arg(long, value_name = "BACKEND", value_parser = values::backend)]
+    pub backend: Option<BackendKind>,
+    /// The UDP port of the tunnel, the same at every node [default: 8285]
+    #[arg(long, value_name = "PORT", value_parser = values::port)]
+    pub port: Option<u16>,
+    /// A YAML mapping of other nodes' pod subnets to their addresses; SIGHUP has it read again
+    #[arg(long, value_name = "FILE")]
+    pub routes: Option<PathBuf>,
+    /// Kubernetes manifests (may be repeated); pods that are bound to other nodes do not run here
+    #[arg(short, long = "file", value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Run in the background; see `flatnet status` and `flatnet down`
+    #[arg(short, long)]
+    pub detach: bool,
+    /// The process is the background one.
+    #[arg(long, hide = true)]
+    pub detached: bool,
+}
+
+/// What else there is to know before a node is started.
+const NODE_HELP: &str = "\
+A node needs no privileges but what its pods need: real ones (runtimeClassName: netns) take CAP_NET_ADMIN and
+CAP_SYS_ADMIN, simulated ones nothing. Pods' MTU is that of the address's interface less 28.
+
+  flatnet node --address 192.168.66.11/24 --pod-cidr 10.1.15.0/24 --routes routes.yaml -f pods.yaml -d
+  with routes.yaml:  10.1.20.0/24: 192.168.66.12";
 
 /// `flatnet down`.
 #[derive(Debug, Args)]

@@ -23,7 +23,7 @@ use flatnet_engine::pod::Pod;
 use flatnet_engine::worker::Worker;
 
 use crate::network::{Network, NetworkError};
-use crate::topology::{TimeMode, Topology, is_simulated};
+use crate::topology::{TimeMode, Topology, Underlay, is_simulated};
 
 /// Workers when the topology does not say: the same on any machine, for the same bytes.
 const DEFAULT_WORKERS: u8 = 2;
@@ -44,6 +44,10 @@ pub enum DriveError {
     #[error("pod {0} runs programs of this host, which do not wait for virtual time")]
     #[diagnostic(help("take `time: virtual` out of the topology, or `runtimeClassName` out of the pod"))]
     RealPod(String),
+    /// A node on the host's own network cannot wait for virtual time.
+    #[error("node {0} is on this host's network, which does not wait for virtual time")]
+    #[diagnostic(help("take `time: virtual` out of the topology, or `underlay: socket` out of the node"))]
+    RealNode(String),
     /// A worker's thread cannot be started, or the system gives no random number.
     #[error("a worker cannot be started")]
     Thread(#[from] std::io::Error),
@@ -86,6 +90,10 @@ impl Drive {
         let real = topology.pods.iter().find(|pod| time == TimeMode::Virtual && !is_simulated(pod));
         if let Some(pod) = real {
             return Err(DriveError::RealPod(pod_name(objects::namespace(pod), objects::name(pod))));
+        }
+        let on_host = topology.nodes.iter().find(|node| node.underlay == Underlay::Socket);
+        if let Some(node) = on_host.filter(|_| time == TimeMode::Virtual) {
+            return Err(DriveError::RealNode(node.name.clone()));
         }
         let workers =
             topology.workers.and_then(|workers| u8::try_from(workers).ok()).unwrap_or(DEFAULT_WORKERS);

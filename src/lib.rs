@@ -8,6 +8,7 @@
 //! - [`hops`]: the ways of followed frames.
 //! - [`check`]: every way through a network, tried.
 //! - [`up`]: the command that does all that, and keeps it running.
+//! - [`node`]: the same for one node of a cluster on the host's own network.
 //! - [`point`], [`recorder`], [`packets`], [`rates`], [`ledger`]: what can be watched and counted in a network that runs.
 //! - [`instance`]: a running network that answers.
 //! - [`views`]: what it answers.
@@ -37,6 +38,8 @@ pub mod hops;
 pub mod check;
 
 pub mod up;
+
+pub mod node;
 
 pub mod point;
 

@@ -27,18 +27,19 @@ use flatnet_agents::controllers::endpoints::Endpoints;
 use flatnet_agents::controllers::service_ip::ServiceAddresses;
 use flatnet_agents::controllers::{self, Warning};
 use flatnet_agents::kubelet::{self, Kubelet};
-use flatnet_agents::lease::{self, DEFAULT_PREFIX, NetworkConfig};
+use flatnet_agents::lease::{self, Attributes, DEFAULT_PREFIX, NetworkConfig};
 use flatnet_agents::node::{NodeError, ensure_config};
 use flatnet_agents::objects::{self, Object, ObjectError, pod_name};
 use flatnet_agents::pods::PodView;
 use flatnet_agents::publisher::{PublishError, Publisher};
 use flatnet_agents::{Embedded, Store, StoreError};
 use flatnet_engine::clock::Instant;
+use flatnet_engine::link::tunnel_socket::TunnelSocketError;
 use flatnet_proxy::Ipv4Prefix;
 use futures::executor::LocalPool;
 use futures::task::LocalSpawnExt;
 
-use crate::topology::Topology;
+use crate::topology::{Routes, Topology};
 
 /// How long agents that the store failed rest.
 const RETRY: Duration = Duration::from_secs(1);
@@ -70,6 +71,21 @@ pub enum NetworkError {
     /// The engine refused a part.
     #[error(transparent)]
     Publish(#[from] PublishError),
+    /// A node cannot be on the host's own network.
+    #[error("node {node} cannot be on this host's network")]
+    Socket {
+        /// The node's name.
+        node: String,
+        /// Why.
+        #[source]
+        source: TunnelSocketError,
+        /// What to do.
+        #[help]
+        help: String,
+    },
+    /// The host does not say what interfaces it has.
+    #[error("the interfaces of this host cannot be listed")]
+    Interfaces(#[source] std::io::Error),
     /// The store failed.
     #[error("the store failed")]
     Store(#[from] StoreError),
@@ -97,6 +113,8 @@ pub struct Network {
     store_failed: Option<String>,
     service_network: Ipv4Prefix,
     seed: u64,
+    /// The leases of nodes that are elsewhere, which nobody renews.
+    routes: Routes,
 }
 
 /// Something that runs on the store until the store fails it.
@@ -133,6 +151,7 @@ impl Network {
             store_failed: None,
             service_network: topology.service_network,
             seed: topology.seed,
+            routes: Routes::new(),
         };
         network.add_underlay(topology)?;
         let config = NetworkConfig::new(topology.pod_network)
@@ -142,6 +161,7 @@ impl Network {
             config.and_then(|config| pool.run_until(ensure_config(&store, DEFAULT_PREFIX, &config)));
         written.map_err(|source| NetworkError::Config { network: topology.pod_network, source })?;
         network.pool.run_until(kept::forget_nodes(&store, DEFAULT_PREFIX, topology))?;
+        network.set_routes(topology.routes.clone())?;
         for node in &topology.nodes {
             network.join(topology, node)?;
         }
@@ -272,6 +292,27 @@ impl Network {
             self.store_failed = None;
         }
         stopped.into_iter().for_each(|(agent, _)| self.start(agent));
+    }
+
+    /// Says which subnets nodes hold that are elsewhere: their leases, as they would write them. Those that are not said any
+    /// more are withdrawn.
+    ///
+    /// # Errors
+    /// [`NetworkError::Store`].
+    pub fn set_routes(&mut self, routes: Routes) -> Result<(), NetworkError> {
+        let before = std::mem::replace(&mut self.routes, routes.clone());
+        let store = self.store.clone();
+        self.pool.run_until(async move {
+            for subnet in before.keys().filter(|subnet| !routes.contains_key(subnet)) {
+                store.delete(&lease::subnet_key(DEFAULT_PREFIX, *subnet)).await?;
+            }
+            for (subnet, address) in &routes {
+                let value = Attributes::udp(*address).to_json().into_bytes();
+                store.put(&lease::subnet_key(DEFAULT_PREFIX, *subnet), value).await?;
+            }
+            Ok::<_, StoreError>(())
+        })?;
+        Ok(())
     }
 
     /// Deletes a node's lease, as its expiry would.

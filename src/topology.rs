@@ -4,8 +4,9 @@
 //! out is plain and validated. The files, in the order in which a text travels:
 //!
 //! - `yaml`: a tree whose every node knows its place;
-//! - `fields`, `spec`: the document `kind: Topology` as written;
-//! - `network`, `links`: whether its machines and what is between them fit together;
+//! - `fields`, `values`, `spec`: the document `kind: Topology` as written;
+//! - `network`, `links`, `routes`: whether its machines and what is between them fit together;
+//! - `node`: the configuration of `flatnet node`, which becomes such a document;
 //! - `decode`, `manifests`: Pods and Services as Kubernetes types, and what flatnet does not model of them;
 //! - `workloads`: whether they fit each other and the machines;
 //! - `policies`: whether annotations and policies say something known;
@@ -28,6 +29,12 @@ mod links;
 
 mod network;
 
+pub mod routes;
+
+pub mod node;
+
+pub mod values;
+
 mod decode;
 
 mod manifests;
@@ -42,8 +49,14 @@ mod real;
 
 mod findings;
 
-use std::{net::Ipv4Addr, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
+use flatnet_agents::pods;
 use flatnet_engine::binding::Profile;
 use flatnet_engine::link::impairment::Impairment;
 use flatnet_engine::pod::Image;
@@ -76,6 +89,8 @@ pub struct Topology {
     pub nat_quota: Option<u32>,
     /// The cluster's nodes; at least one.
     pub nodes: Vec<Node>,
+    /// Nodes that are elsewhere, by the pod subnets that they hold.
+    pub routes: Routes,
     /// Machines outside the cluster.
     pub hosts: Vec<Host>,
     /// What connects networks.
@@ -93,6 +108,9 @@ pub struct Topology {
     /// The Services, in the order of the files.
     pub services: Vec<Service>,
 }
+
+/// At which node's address a pod subnet is.
+pub type Routes = BTreeMap<Ipv4Prefix, Ipv4Addr>;
 
 /// How nodes reach each other's pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,6 +148,18 @@ pub struct Node {
     pub gateway: Option<Ipv4Addr>,
     /// The subnet it must have; `None` lets it choose.
     pub pod_cidr: Option<Ipv4Prefix>,
+    /// What its eth0 is on.
+    pub underlay: Underlay,
+}
+
+/// What a node's eth0 is on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Underlay {
+    /// A simulated switch.
+    #[default]
+    Switch,
+    /// The host's own network, by a UDP socket for the tunnel.
+    Socket,
 }
 
 /// A machine outside the cluster.
@@ -181,17 +211,20 @@ pub struct Manifests {
 /// # Errors
 /// [`Findings`] with everything that is wrong, files that cannot be read among it; else the warnings come with the topology.
 pub fn read(paths: &[PathBuf]) -> Result<(Topology, Vec<Warning>), Findings> {
-    let (mut sources, mut findings) = (Vec::new(), Vec::new());
-    for path in paths {
-        let text = std::fs::read_to_string(path);
-        let source = Source::new(path.clone(), text.as_deref().unwrap_or_default().to_owned());
-        if let Err(error) = text {
-            let message = format!("{} cannot be read: {error}", path.display());
-            findings.push(Finding::error(source.place(0..0), message));
-        }
-        sources.push(source);
+    let mut findings = Vec::new();
+    let sources: Vec<_> = paths.iter().map(|path| open(path, &mut findings)).collect();
+    check(&sources, None, findings)
+}
+
+/// Reads a file; one that cannot be read is empty, and reported.
+fn open(path: &Path, findings: &mut Vec<Finding>) -> Arc<Source> {
+    let text = std::fs::read_to_string(path);
+    let source = Source::new(path.to_owned(), text.as_deref().unwrap_or_default().to_owned());
+    if let Err(error) = text {
+        let message = format!("{} cannot be read: {error}", path.display());
+        findings.push(Finding::error(source.place(0..0), message));
     }
-    check(&sources, findings)
+    source
 }
 
 /// Reads a topology and its manifests from files (path and text), which together hold one `kind: Topology`.
@@ -199,13 +232,21 @@ pub fn read(paths: &[PathBuf]) -> Result<(Topology, Vec<Warning>), Findings> {
 /// # Errors
 /// [`Findings`] with everything that is wrong, if anything is; else the warnings come with the topology.
 pub fn parse(files: &[(PathBuf, String)]) -> Result<(Topology, Vec<Warning>), Findings> {
-    check(&sources(files), Vec::new())
+    check(&sources(files), None, Vec::new())
 }
 
-/// Checks all files; what is missing may be in one that has a finding already.
-fn check(sources: &[Arc<Source>], mut findings: Vec<Finding>) -> Result<(Topology, Vec<Warning>), Findings> {
+/// Checks all files; what is missing may be in one that has a finding already. Of pods that are bound to a node only those of
+/// `node` count, if it is given.
+fn check(
+    sources: &[Arc<Source>],
+    node: Option<&str>,
+    mut findings: Vec<Finding>,
+) -> Result<(Topology, Vec<Warning>), Findings> {
     let unreadable = !findings.is_empty();
-    let documents = Documents::read(sources, &mut findings);
+    let mut documents = Documents::read(sources, &mut findings);
+    if let Some(node) = node {
+        documents.pods.retain(|pod| pods::node_name(&pod.object).is_none_or(|bound| bound == node));
+    }
     let mut specs =
         documents.topologies.iter().map(|document| spec::read(document, &mut findings)).collect::<Vec<_>>();
     for second in specs.iter().skip(1) {

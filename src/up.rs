@@ -5,11 +5,12 @@
 //!
 //! May depend on all of the command line. Read first: [`crate::check`].
 
-mod background;
-mod serve;
+pub(crate) mod background;
+pub(crate) mod serve;
 mod table;
 
 use std::collections::HashSet;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -27,7 +28,9 @@ use crate::network::{Network, NetworkError};
 use crate::output::{print, print_json};
 use crate::point;
 use crate::recorder::{self, Recorder};
-use crate::topology::{self, TimeMode, Topology, is_simulated};
+use crate::topology::{self, TimeMode, Topology, Underlay, is_simulated};
+
+use serve::Serving;
 
 /// The tour's network, when no file is given.
 const TWO_NODES: &str = include_str!("../scripts/topologies/two-nodes.yaml");
@@ -73,11 +76,9 @@ pub fn run(arguments: &Up) -> miette::Result<ExitCode> {
     let topology = read(&arguments.files)?;
     let captures = captures(&arguments.capture)?;
     if arguments.check {
-        let usual = if topology.pods.iter().any(|pod| !is_simulated(pod)) {
-            TimeMode::Real
-        } else {
-            TimeMode::Virtual
-        };
+        let on_host = topology.nodes.iter().any(|node| node.underlay == Underlay::Socket);
+        let is_real = on_host || topology.pods.iter().any(|pod| !is_simulated(pod));
+        let usual = if is_real { TimeMode::Real } else { TimeMode::Virtual };
         let drive = Drive::start(&topology, topology.time.unwrap_or(usual))?;
         return Ok(if check(arguments, &captures, &topology, drive)? {
             ExitCode::SUCCESS
@@ -86,7 +87,24 @@ pub fn run(arguments: &Up) -> miette::Result<ExitCode> {
         });
     }
     let name = arguments.name.as_deref().unwrap_or(&topology.name);
-    if arguments.detach { background::run(arguments, name) } else { serve::run(arguments, &topology, name) }
+    if arguments.detach {
+        return background::run(&words(arguments, name), &arguments.files, name);
+    }
+    let Up { detached, keep, ref fault, .. } = *arguments;
+    serve::run(&topology, name, Serving { detached, keep, faults: fault, routes: None })
+}
+
+/// The words of the process in the background.
+fn words(arguments: &Up, name: &str) -> Vec<OsString> {
+    let mut words: Vec<OsString> = ["up", "--detached", "--name", name].map(Into::into).into();
+    for path in &arguments.files {
+        words.extend(["--file".into(), path.into()]);
+    }
+    words.extend(arguments.keep.then(|| "--keep".into()));
+    for fault in &arguments.fault {
+        words.extend(["--fault".into(), fault.into()]);
+    }
+    words
 }
 
 /// Tries the ways, ends the network, and tells whether all work and every frame and buffer is accounted for.

@@ -8,11 +8,8 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use common::Home;
+use common::{Home, Namespace, await_that};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
-
-/// For whatever must come.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 const NODES: &str = "\
 apiVersion: flatnet.dev/v1
@@ -71,14 +68,6 @@ fn files(home: &Home, pod: &str) -> PathBuf {
 fn log(home: &Home, pod: &str) -> String {
     let text = std::fs::read_to_string(files(home, pod).join("main/0.log")).unwrap_or_default();
     text.lines().map(|line| format!("{}\n", line.split_once(' ').unwrap().1)).collect()
-}
-
-fn await_that(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "never: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 /// The status of a pod as people read it.
@@ -304,39 +293,6 @@ fn mistakes_are_told_before_anything_runs() {
     assert!(said.contains("pod p runs programs of this host, which do not wait for virtual time"), "{said}");
 }
 
-/// A network namespace of nobody but a process that sleeps in it.
-struct Namespace(std::process::Child);
-
-impl Namespace {
-    fn new() -> Self {
-        let mut unshare = std::process::Command::new("unshare");
-        unshare.args(["--net", "sh", "-c", "echo; exec sleep 600"]).stdout(std::process::Stdio::piped());
-        let mut child = unshare.spawn().unwrap();
-        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0]).unwrap();
-        Self(child)
-    }
-
-    fn path(&self) -> String {
-        format!("/proc/{}/ns/net", self.0.id())
-    }
-
-    /// What a command says there.
-    fn says(&self, command: &str) -> String {
-        let (id, words) = (self.0.id().to_string(), ["--net", "sh", "-ec", command]);
-        let output =
-            std::process::Command::new("nsenter").args(["--target", &id]).args(words).output().unwrap();
-        assert!(output.status.success(), "{command}: {output:?}");
-        String::from_utf8(output.stdout).unwrap()
-    }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
-}
-
 #[test]
 fn a_namespace_of_somebody_else_is_a_pod_while_the_network_runs() {
     let namespace = Namespace::new();
@@ -356,7 +312,7 @@ fn a_namespace_of_somebody_else_is_a_pod_while_the_network_runs() {
     let said = home.error("trace lab simulated");
     assert!(said.contains("lab is not simulated: a trace follows a packet of ours"), "{said}");
     let said = home.error("link lab node-1 delay=1ms");
-    assert!(said.contains("the link of lab is a TAP's and cannot be changed"), "{said}");
+    assert!(said.contains("the link of lab is not simulated and cannot be changed"), "{said}");
     assert_eq!(home.json("down")["balances"], true);
     assert_eq!(namespace.says("ip -o link").lines().count(), 1, "what was made there is gone");
 }
@@ -373,10 +329,7 @@ fn a_tap_of_somebody_else_is_a_pod_and_stays_when_the_network_ends() {
     std::fs::write(&file, text).unwrap();
     // The network has the TAP in its own namespace of the host.
     let up = home.command(&format!("up -d -f {}", file.display()));
-    let mut inside = std::process::Command::new("nsenter");
-    inside.args(["--target", &host.0.id().to_string(), "--net"]).arg(up.get_program()).args(up.get_args());
-    inside.envs(up.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let output = inside.output().unwrap();
+    let output = host.command(&up).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     let pods = home.json("get pods");
     let pods = pods["items"].as_array().unwrap();

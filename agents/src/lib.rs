@@ -16,6 +16,7 @@
 //! - [`kubelet`]: a pod's life on its node: which containers start again and when, and the status; pure.
 //! - [`volumes`]: what a pod's containers can mount.
 //! - [`runtime`]: pods whose programs are the host's own.
+//! - [`host`]: what interfaces the host has.
 //! - [`publisher`]: the owner of the engine's control side.
 //! - [`seed`]: numbers and uids that a seed determines.
 
@@ -42,6 +43,8 @@ pub mod kubelet;
 pub mod volumes;
 
 pub mod runtime;
+
+pub mod host;
 
 pub mod publisher;
 

@@ -92,7 +92,7 @@ pub enum PublishError {
         source: LinkError,
     },
     /// A link of something that is not simulated is as it is.
-    #[error("the link of {0} is a TAP's and cannot be changed")]
+    #[error("the link of {0} is not simulated and cannot be changed")]
     RealLink(String),
     /// A Service is refused.
     #[error("{service} cannot be published")]
@@ -161,7 +161,7 @@ pub struct Publisher {
     routers: BTreeMap<Arc<str>, NodeId>,
     /// The routers that serve VIPs.
     directors: Vec<NodeId>,
-    /// Ports at switches by who is behind them.
+    /// Ports at switches by who is behind them; none of a node that is on the host's own network.
     stations: BTreeMap<Arc<str>, Vec<(NodeId, PortId, u8)>>,
     places: BTreeMap<String, Place>,
     pods: BTreeMap<u64, (PortId, String)>,

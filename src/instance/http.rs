@@ -58,7 +58,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a server; SIGINT, SIGTERM and SIGHUP end its instance.
+    /// Starts a server; SIGINT, SIGTERM and SIGHUP end its instance, or have it read its routes.
     ///
     /// # Errors
     /// The system refused a thread.
@@ -94,7 +94,7 @@ async fn serve(listener: UnixListener, desk: Desk, ended: oneshot::Receiver<()>)
         tokio::spawn(async move {
             while signal.recv().await.is_some() {
                 // When it ends already there is nothing to do.
-                let _ = desk.ask(|instance| instance.end(None)).await;
+                let _ = desk.ask(move |instance| instance.heed(kind)).await;
             }
         });
     }

@@ -6,7 +6,7 @@
 //!
 //! - [`socket`]: where instances listen, and which run;
 //! - [`http`]: the server, its paths and errors;
-//! - `programs`, `captures`, `replays`, `links`, `traces`, `tables`, `objects`, `status`: what it asks of the instance.
+//! - `programs`, `captures`, `replays`, `links`, `traces`, `tables`, `objects`, `status`, `routes`: what it asks of the instance.
 //!
 //! Invariants: a job runs to its end between two rounds of the agents; when the instance ends every job that waits
 //! fails, and who asked for the end gets the ledger.
@@ -33,7 +33,10 @@ mod objects;
 
 mod status;
 
+mod routes;
+
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::mpsc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -77,6 +80,8 @@ pub struct Instance {
     replays: BTreeMap<u32, replays::Playing>,
     next_replay: u32,
     following: Option<traces::Following>,
+    /// The file of routes to nodes elsewhere, which is read again on SIGHUP.
+    pub routes: Option<PathBuf>,
 }
 
 /// Why a request fails.
@@ -282,6 +287,7 @@ impl Instance {
             replays: BTreeMap::new(),
             next_replay: 1,
             following: None,
+            routes: None,
         }
     }
 

@@ -4,20 +4,22 @@
 //!
 //! May depend on agents and engine. Read first: `agents/src/publisher.rs`.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
+use flatnet_agents::host;
 use flatnet_agents::lease::DEFAULT_PREFIX;
 use flatnet_agents::lease::allocate::Wish;
 use flatnet_agents::node::{NodeOptions, claim};
 use flatnet_agents::publisher::HostSpec;
 use flatnet_agents::seed;
 use flatnet_engine::control::{InterfaceSpec, NodeSpec};
+use flatnet_engine::link::tunnel_socket::{BUFFER, TunnelSocket, TunnelSocketError};
 use k8s_openapi::api::core::v1::{Node as NodeObject, NodeAddress, NodeStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::{Network, NetworkError, kept};
-use crate::topology::{Node, Topology};
+use crate::topology::{Node, Topology, Underlay};
 
 /// Largest IP packet of an Ethernet, bytes.
 const ETHERNET_MTU: u16 = 1500;
@@ -51,6 +53,13 @@ impl Network {
 
     /// Lets a node claim its subnet and join the network.
     pub(super) fn join(&mut self, topology: &Topology, node: &Node) -> Result<(), NetworkError> {
+        let (mtu, socket) = match node.underlay {
+            Underlay::Switch => (ETHERNET_MTU, None),
+            Underlay::Socket => {
+                let (mtu, socket) = self.open_socket(node, topology.port)?;
+                (mtu, Some(socket))
+            }
+        };
         let options = NodeOptions {
             prefix: DEFAULT_PREFIX.into(),
             public_ip: node.interface.address,
@@ -61,7 +70,7 @@ impl Network {
             .pool
             .run_until(claim(&self.store, &options))
             .map_err(|source| NetworkError::Claim { node: node.name.clone(), source })?;
-        self.publisher.add_node(&NodeSpec {
+        let spec = NodeSpec {
             name: Arc::from(&*node.name),
             address: node.interface.address,
             network: node.interface.network,
@@ -70,11 +79,63 @@ impl Network {
             pod_network: topology.pod_network,
             profile: topology.nat,
             tunnel_port: topology.port,
-            mtu: ETHERNET_MTU,
-        })?;
+            mtu,
+        };
+        match socket {
+            Some(socket) => self.publisher.add_node_on_host(&spec, socket)?,
+            None => self.publisher.add_node(&spec)?,
+        }
         let object = node_object(&node.name, node.interface.address);
         self.pool.run_until(kept::ensure(&self.store, &object, topology.seed))?;
         Ok(())
+    }
+}
+
+impl Network {
+    /// Opens the socket of a node's tunnel on the host's own network; returns what the interface there takes, too.
+    fn open_socket(&mut self, node: &Node, port: u16) -> Result<(u16, TunnelSocket), NetworkError> {
+        let address = node.interface.address;
+        let interfaces = host::interfaces().map_err(NetworkError::Interfaces)?;
+        let failed = |source: TunnelSocketError| {
+            let help = advice(&source, &interfaces);
+            NetworkError::Socket { node: node.name.clone(), source, help }
+        };
+        let interface = interfaces.iter().find(|interface| interface.addresses.contains(&address));
+        let interface = interface.ok_or_else(|| failed(TunnelSocketError::AddressElsewhere(address)))?;
+        let socket = TunnelSocket::open(SocketAddrV4::new(address, port)).map_err(failed)?;
+        if let Some(bytes) = socket.receive_buffer().ok().filter(|&bytes| bytes < BUFFER) {
+            self.warnings.push(format!(
+                "node {}: this host lets {} KiB of tunnel datagrams wait, not {} KiB, and loses bursts beyond that; the capability \
+                 CAP_NET_ADMIN or the setting net.core.rmem_max={BUFFER} give more",
+                node.name,
+                bytes >> 10,
+                BUFFER >> 10
+            ));
+        }
+        Ok((u16::try_from(interface.mtu).unwrap_or(u16::MAX), socket))
+    }
+}
+
+/// Says what to do about a socket that cannot be had.
+fn advice(error: &TunnelSocketError, interfaces: &[host::Interface]) -> String {
+    match error {
+        TunnelSocketError::AddressElsewhere(_) => {
+            let known = interfaces.iter().flat_map(|interface| {
+                interface.addresses.iter().map(|address| format!("{address} of {}", interface.name))
+            });
+            format!("there are {}", known.collect::<Vec<_>>().join(", "))
+        }
+        TunnelSocketError::PortTaken(address) => format!(
+            "another node, or flanneld, has the tunnel of this address: end it (`ss -ulnp 'sport = :{}'` shows it), or take another \
+             port for all nodes",
+            address.port()
+        ),
+        TunnelSocketError::NotAllowed(_) => {
+            "a port from 1024 on needs no capability, such as flannel's own: 8285".to_owned()
+        }
+        TunnelSocketError::System { .. } => {
+            "a node on a simulated switch needs nothing of the host".to_owned()
+        }
     }
 }
 

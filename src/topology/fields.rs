@@ -15,6 +15,7 @@ use flatnet_proxy::Ipv4Prefix;
 use crate::topology::{
     Interface,
     findings::{Finding, Place, listed},
+    values,
     yaml::{Node, Value},
 };
 
@@ -141,35 +142,17 @@ pub(crate) fn number(node: &Node, least: u64, most: u64) -> Result<u64, String> 
 
 /// Reads a prefix such as `10.1.15.0/24`.
 pub(crate) fn prefix(node: &Node) -> Result<Ipv4Prefix, String> {
-    let text = text(node)?;
-    text.parse().map_err(|error| format!("{text:?} is not a network: {error}"))
+    values::prefix(&text(node)?)
 }
 
 /// Reads an address such as `192.168.66.1`.
 pub(crate) fn address(node: &Node) -> Result<Ipv4Addr, String> {
-    let text = text(node)?;
-    text.parse().map_err(|_| format!("{text:?} is not an IPv4 address"))
+    values::address(&text(node)?)
 }
 
 /// Reads an address with its network's length, such as `192.168.66.11/24`; it must be one that a machine can have.
 pub(crate) fn interface(node: &Node) -> Result<Interface, String> {
-    let text = text(node)?;
-    let (address, network) = Ipv4Prefix::parse_interface(&text)
-        .map_err(|error| format!("{text:?} is not an address with its network's length: {error}"))?;
-    if network.length() > 30 || network.length() < 8 {
-        return Err(format!("the network of {text} must have a length of 8 to 30"));
-    }
-    if address == network.address() || address == network.last() {
-        return Err(format!("{address} is the network or broadcast address of {network}"));
-    }
-    if address.is_loopback()
-        || address.is_multicast()
-        || address.octets()[0] == 0
-        || address.octets()[0] >= 240
-    {
-        return Err(format!("{address} is not an address that a machine can have"));
-    }
-    Ok(Interface { address, network })
+    values::interface(&text(node)?)
 }
 
 #[cfg(test)]

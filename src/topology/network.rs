@@ -20,6 +20,7 @@ use crate::topology::{
     fields::Located,
     findings::{Finding, Place},
     links::LinkSpec,
+    routes,
     spec::{Machine, Spec},
 };
 
@@ -44,6 +45,7 @@ pub(crate) fn check(spec: &Spec, findings: &mut Vec<Finding>) -> Topology {
         port: spec.port,
         nat: spec.nat,
         nat_quota: spec.nat_quota,
+        routes: routes::check(spec, &pods, findings),
         nodes: spec.nodes.iter().filter_map(|machine| node(spec, machine)).collect(),
         hosts: spec.hosts.iter().filter_map(|machine| host(spec, machine)).collect(),
         routers: spec.routers.iter().map(router).collect(),
@@ -194,6 +196,7 @@ fn node(spec: &Spec, machine: &Machine) -> Option<Node> {
         interface,
         gateway: gateway(spec, machine, interface),
         pod_cidr: machine.pod_cidr.as_ref().map(|subnet| subnet.value),
+        underlay: machine.underlay,
     })
 }
 

@@ -8,18 +8,18 @@
 //!
 //! Read first: `docs/topology.md`.
 
-use flatnet_agents::{
-    controllers::service_ip::NODE_PORTS, lease::config::DEFAULT_UDP_PORT, objects::is_dns_name,
-};
+use flatnet_agents::lease::config::DEFAULT_UDP_PORT;
 use flatnet_engine::binding::Profile;
 use flatnet_engine::pod::Image;
 use flatnet_proxy::Ipv4Prefix;
 
 use crate::topology::{
-    BackendKind, Interface, TimeMode,
+    BackendKind, Interface, TimeMode, Underlay,
     fields::{Fields, Located, address, boolean, interface, number, prefix, text},
     findings::{Finding, Place, listed},
     links::{LinkSpec, link},
+    routes::{self, Route},
+    values,
     yaml::Node,
 };
 
@@ -40,6 +40,7 @@ pub(crate) struct Spec {
     pub(crate) nat: Profile,
     pub(crate) nat_quota: Option<u32>,
     pub(crate) nodes: Vec<Machine>,
+    pub(crate) routes: Vec<Route>,
     pub(crate) hosts: Vec<Machine>,
     pub(crate) routers: Vec<Machine>,
     pub(crate) links: Vec<LinkSpec>,
@@ -57,6 +58,7 @@ pub(crate) struct Machine {
     pub(crate) pod_cidr: Option<Located<Ipv4Prefix>>,
     pub(crate) image: Option<Image>,
     pub(crate) services: bool,
+    pub(crate) underlay: Underlay,
 }
 
 /// Reads the document.
@@ -87,6 +89,7 @@ pub(crate) fn read(document: &Node, findings: &mut Vec<Finding>) -> Spec {
             .optional("natQuota", |node| number(node, 1, MOST_FLOWS))
             .and_then(|quota| u32::try_from(quota.value).ok()),
         nodes: machines(&mut fields, "nodes", node),
+        routes: fields.node("routes").map(|node| routes::read(node, fields.findings)).unwrap_or_default(),
         hosts: machines(&mut fields, "hosts", host),
         routers: machines(&mut fields, "routers", router),
         links: machines(&mut fields, "links", link),
@@ -117,23 +120,9 @@ fn nat(node: &Node) -> Result<Profile, String> {
 
 fn read_backend(node: &Node, findings: &mut Vec<Finding>) -> (BackendKind, u16) {
     let mut fields = Fields::open(node, "backend", findings);
-    let kind = fields.optional("type", |node| match text(node)?.as_str() {
-        "udp" => Ok(BackendKind::Udp),
-        other @ ("vxlan" | "host-gw") => Err(format!("{other} is not supported yet; udp is")),
-        other => Err(format!("{other:?} is not a backend; udp is")),
-    });
-    let port = fields.optional("port", |node| {
-        let port = number(node, 1, 65_535)?;
-        let (first, last) = (*NODE_PORTS.start(), *NODE_PORTS.end());
-        if (u64::from(first)..=u64::from(last)).contains(&port) {
-            return Err(format!(
-                "port {port} is one of those that Services may have on every node, {first} to {last}"
-            ));
-        }
-        Ok(port)
-    });
+    let kind = fields.optional("type", |node| values::backend(&text(node)?));
+    let port = fields.optional("port", port).map_or(DEFAULT_UDP_PORT, |port| port.value);
     fields.close();
-    let port = port.and_then(|port| u16::try_from(port.value).ok()).unwrap_or(DEFAULT_UDP_PORT);
     (kind.map_or(BackendKind::Udp, |kind| kind.value), port)
 }
 
@@ -151,17 +140,36 @@ fn node(item: &Node, findings: &mut Vec<Finding>) -> Option<Machine> {
     let mut fields = Fields::open(item, "a node", findings);
     let name = fields.required("name", name);
     let address_ = fields.required("address", interface);
-    let pod_cidr = fields.optional("podCIDR", |node| {
-        let subnet = prefix(node)?;
-        if (8..=30).contains(&subnet.length()) {
-            Ok(subnet)
-        } else {
-            Err(format!("{subnet} must have a length of 8 to 30"))
-        }
-    });
+    let pod_cidr = fields.optional("podCIDR", |node| values::subnet(&text(node)?));
     let gateway = fields.optional("gateway", address);
+    let underlay = fields.optional("underlay", underlay).map(|underlay| underlay.value);
     fields.close();
-    Some(Machine { name: name?, addresses: vec![address_?], gateway, pod_cidr, image: None, services: false })
+    Some(Machine {
+        gateway,
+        pod_cidr,
+        underlay: underlay.unwrap_or_default(),
+        ..machine(name?, vec![address_?])
+    })
+}
+
+fn underlay(node: &Node) -> Result<Underlay, String> {
+    match text(node)?.as_str() {
+        "switch" => Ok(Underlay::Switch),
+        "socket" => Ok(Underlay::Socket),
+        other => Err(format!("{other:?} is not what a node can be on; switch and socket are")),
+    }
+}
+
+fn machine(name: Located<String>, addresses: Vec<Located<Interface>>) -> Machine {
+    Machine {
+        name,
+        addresses,
+        gateway: None,
+        pod_cidr: None,
+        image: None,
+        services: false,
+        underlay: Underlay::Switch,
+    }
 }
 
 fn host(item: &Node, findings: &mut Vec<Finding>) -> Option<Machine> {
@@ -171,7 +179,7 @@ fn host(item: &Node, findings: &mut Vec<Finding>) -> Option<Machine> {
     let gateway = fields.optional("gateway", address);
     let image = fields.optional("image", image).map(|image| image.value);
     fields.close();
-    Some(Machine { name: name?, addresses: vec![address_?], gateway, pod_cidr: None, image, services: false })
+    Some(Machine { gateway, image, ..machine(name?, vec![address_?]) })
 }
 
 fn image(node: &Node) -> Result<Image, String> {
@@ -196,7 +204,7 @@ fn router(item: &Node, findings: &mut Vec<Finding>) -> Option<Machine> {
     }
     let services = fields.optional("services", boolean).is_some_and(|services| services.value);
     fields.close();
-    Some(Machine { name: name?, addresses, gateway: None, pod_cidr: None, image: None, services })
+    Some(Machine { services, ..machine(name?, addresses) })
 }
 
 fn time(node: &Node) -> Result<TimeMode, String> {
@@ -208,10 +216,10 @@ fn time(node: &Node) -> Result<TimeMode, String> {
 }
 
 fn name(node: &Node) -> Result<String, String> {
-    let name = text(node)?;
-    if is_dns_name(&name) {
-        Ok(name)
-    } else {
-        Err(format!("{name:?} is not a name: lower-case letters, digits, '-' and '.' only"))
-    }
+    values::name(&text(node)?)
+}
+
+/// Reads the port of a tunnel.
+pub(crate) fn port(node: &Node) -> Result<u16, String> {
+    values::port(&number(node, 1, 65_535)?.to_string())
 }

@@ -683,7 +683,7 @@ fn what_is_known_is_listed_once() {
                 busybox}]}\n";
     let errors = parse(&file(text)).unwrap_err().errors;
     let advice: Vec<&str> = errors.iter().filter_map(Finding::advice).collect();
-    let spec = "known are backend, hosts, links, nat, natQuota, nodes, podNetwork, routers, seed, serviceNetwork, time, workers";
+    let spec = "known are backend, hosts, links, nat, natQuota, nodes, podNetwork, routers, routes, seed, serviceNetwork, time, workers";
     assert_eq!(advice, [spec, "known are a, b, p", "known are a, b"]);
 }
 

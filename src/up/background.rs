@@ -5,6 +5,7 @@
 //!
 //! May depend on [`crate::client`]. Read first: [`crate::up`].
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -13,7 +14,6 @@ use std::time::{Duration, Instant};
 use hyper::Method;
 use miette::{Diagnostic, IntoDiagnostic as _, WrapErr as _};
 
-use crate::args::Up;
 use crate::client::{self, Client};
 use crate::instance::socket;
 use crate::output::print;
@@ -43,22 +43,22 @@ enum BackgroundError {
     Silent { name: String, log: PathBuf },
 }
 
-/// Starts a network in the background.
+/// Starts a network in the background: this program with other words. It reads the files again.
 ///
 /// # Errors
 /// It does not come up.
-pub(super) fn run(arguments: &Up, name: &str) -> miette::Result<ExitCode> {
+pub(crate) fn run(words: &[OsString], files: &[PathBuf], name: &str) -> miette::Result<ExitCode> {
     socket::path(name)?;
     if socket::running().iter().any(|(running, _)| running == name) {
         return Err(socket::SocketError::Running { name: name.to_owned() }.into());
     }
     let is_file = |path: &&PathBuf| std::fs::metadata(path).is_ok_and(|it| it.is_file());
-    if let Some(path) = arguments.files.iter().find(|path| !is_file(path)) {
+    if let Some(path) = files.iter().find(|path| !is_file(path)) {
         return Err(BackgroundError::NoFile { path: path.clone() }.into());
     }
     socket::make_private(&socket::state_directory())?;
     let log = socket::log(name);
-    let mut child = spawn(arguments, name, &log)?;
+    let mut child = spawn(words, &log)?;
     let end = Instant::now() + LIMIT;
     while Instant::now() < end {
         if child.try_wait().into_diagnostic()?.is_some() {
@@ -77,24 +77,14 @@ pub(super) fn run(arguments: &Up, name: &str) -> miette::Result<ExitCode> {
     Err(BackgroundError::Silent { name: name.to_owned(), log }.into())
 }
 
-fn spawn(arguments: &Up, name: &str, log: &Path) -> miette::Result<Child> {
+fn spawn(words: &[OsString], log: &Path) -> miette::Result<Child> {
     let file = File::create(log)
         .into_diagnostic()
         .wrap_err_with(|| format!("{} cannot be written", log.display()))?;
     let errors = file.try_clone().into_diagnostic()?;
     let program = std::env::current_exe().into_diagnostic().wrap_err("this program cannot be found")?;
     let mut command = Command::new(program);
-    command.args(["up", "--detached", "--name", name]);
-    for path in &arguments.files {
-        command.arg("--file").arg(path);
-    }
-    if arguments.keep {
-        command.arg("--keep");
-    }
-    for fault in &arguments.fault {
-        command.args(["--fault", fault]);
-    }
-    command.stdin(Stdio::null()).stdout(file).stderr(errors);
+    command.args(words).stdin(Stdio::null()).stdout(file).stderr(errors);
     command.spawn().into_diagnostic().wrap_err("the background process cannot be started")
 }
 

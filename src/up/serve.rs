@@ -13,7 +13,6 @@ use flatnet_agents::Embedded;
 use flatnet_agents::store::embedded::{OpenError, Options};
 use miette::{Diagnostic, IntoDiagnostic as _, WrapErr as _};
 
-use crate::args::Up;
 use crate::drive::Drive;
 use crate::instance::http::Server;
 use crate::instance::{Desk, Instance, socket};
@@ -23,20 +22,33 @@ use crate::topology::{TimeMode, Topology};
 use crate::up::break_something;
 use crate::views::{MachineStatus, NodeStatus, Status};
 
+/// How a network runs.
+#[derive(Debug)]
+pub(crate) struct Serving<'a> {
+    /// In the background.
+    pub(crate) detached: bool,
+    /// On what the store holds from before.
+    pub(crate) keep: bool,
+    /// What is broken first.
+    pub(crate) faults: &'a [String],
+    /// The file of routes that is read again on SIGHUP.
+    pub(crate) routes: Option<PathBuf>,
+}
+
 /// Runs a network until it is ended.
 ///
 /// # Errors
 /// Whatever keeps the network from coming up.
-pub(super) fn run(arguments: &Up, topology: &Topology, name: &str) -> miette::Result<ExitCode> {
-    if arguments.detached {
+pub(crate) fn run(topology: &Topology, name: &str, serving: Serving<'_>) -> miette::Result<ExitCode> {
+    if serving.detached {
         // Fails only for a leader of a group, which has no terminal to lose either.
         let _ = rustix::process::setsid();
     }
     let claim = socket::claim(name)?;
-    let store = if arguments.keep { open_store(name)? } else { Embedded::new() };
+    let store = if serving.keep { open_store(name)? } else { Embedded::new() };
     let mut drive =
         Drive::start_on(topology, topology.time.unwrap_or(TimeMode::Real), (store, socket::pods(name)))?;
-    for fault in &arguments.fault {
+    for fault in serving.faults {
         break_something(&mut drive, fault)?;
     }
     drive.settle();
@@ -44,7 +56,8 @@ pub(super) fn run(arguments: &Up, topology: &Topology, name: &str) -> miette::Re
     for warning in drive.network.warnings.drain(..) {
         eprintln!("warning: {warning}");
     }
-    let instance = Instance::new(name.to_owned(), drive);
+    let mut instance = Instance::new(name.to_owned(), drive);
+    instance.routes = serving.routes;
     print(&describe(&instance.status()))?;
     let listener = claim.listener.try_clone().into_diagnostic()?;
     let (desk, jobs) = Desk::new();

@@ -5,6 +5,7 @@
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -92,6 +93,63 @@ impl Drop for Home {
         for network in running.as_array().into_iter().flatten() {
             self.run(&format!("down --name {}", network["name"].as_str().unwrap_or_default()));
         }
+    }
+}
+
+/// For whatever must come.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+pub fn await_that(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A network namespace of nobody but a process that sleeps in it.
+pub struct Namespace(Child);
+
+impl Namespace {
+    pub fn new() -> Self {
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--net", "sh", "-c", "echo; exec sleep 600"]).stdout(Stdio::piped());
+        let mut child = unshare.spawn().unwrap();
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0]).unwrap();
+        Self(child)
+    }
+
+    /// The process in it.
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// A command, to be run there.
+    pub fn command(&self, command: &Command) -> Command {
+        let mut inside = Command::new("nsenter");
+        inside.args(["--target", &self.id().to_string(), "--net"]);
+        inside.arg(command.get_program()).args(command.get_args());
+        inside.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        inside
+    }
+
+    pub fn path(&self) -> String {
+        format!("/proc/{}/ns/net", self.0.id())
+    }
+
+    /// What a command says there.
+    pub fn says(&self, command: &str) -> String {
+        let (id, words) = (self.0.id().to_string(), ["--net", "sh", "-ec", command]);
+        let output = Command::new("nsenter").args(["--target", &id]).args(words).output().unwrap();
+        assert!(output.status.success(), "{command}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
     }
 }
 

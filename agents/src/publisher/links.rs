@@ -55,7 +55,14 @@ impl Publisher {
                 return Err(PublishError::RealLink(name.into()));
             }
         }
-        let found = match (self.stations.get(from), self.stations.get(to)) {
+        let ends = (self.stations.get(from), self.stations.get(to));
+        if let (Some(near), Some(far)) = ends
+            && let Some(name) =
+                [(near, from), (far, to)].iter().find_map(|(end, name)| end.is_empty().then_some(name))
+        {
+            return Err(PublishError::RealLink((*name).into()));
+        }
+        let found = match ends {
             (Some(near), Some(far)) => far.iter().find_map(|&(switch, port, worker)| {
                 let origin = near.iter().find(|end| end.0 == switch && end.1 != port)?.1;
                 Some(LinkPlace { worker, port, direction: Direction::OutFrom(origin) })

@@ -1,4 +1,4 @@
-//! Pods that are not simulated: put on the network by their TAPs, and what becomes of them.
+//! Pods and nodes that are not simulated: pods by their TAPs and what becomes of them, nodes by their tunnels' sockets.
 //!
 //! Invariant: a pod that is told to stop keeps its port until its programs have ended; its name is free at once.
 //!
@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use flatnet_engine::link::Link;
 use flatnet_engine::link::tap::Tap;
-use flatnet_engine::tables::NodeId;
+use flatnet_engine::link::tunnel_socket::TunnelSocket;
+use flatnet_engine::tables::{NextHop, Node, NodeId};
 
-use super::{Guard, MacAddress, PublishError, Publisher, Start, objects};
+use super::{Guard, Ipv4Prefix, MacAddress, NodeSpec, PublishError, Publisher, Start, objects};
 use crate::pods::{Attachment, MAC_ANNOTATION, PodView};
 use crate::runtime::News;
 use crate::runtime::link::{self, LinkConfig, LinkError};
@@ -25,6 +26,29 @@ pub struct MadePod {
 }
 
 impl Publisher {
+    /// Makes a cluster's node whose eth0 is on the host's own network, by its tunnel's socket.
+    ///
+    /// # Errors
+    /// [`PublishError::Control`].
+    pub fn add_node_on_host(&mut self, spec: &NodeSpec, socket: TunnelSocket) -> Result<(), PublishError> {
+        let failed = |source| PublishError::Control { what: format!("node {}", spec.name), source };
+        let id = self.control.add_node(spec).map_err(failed)?;
+        self.nodes.insert(Arc::clone(&spec.name), id);
+        // Its pods' links are simulated, its own is none of ours.
+        self.stations.insert(Arc::clone(&spec.name), Vec::new());
+        let (worker, link) = (self.worker(), Link::TunnelSocket(Box::new(socket)));
+        self.control.attach_interface(id, 0, worker, link).map_err(failed)?;
+        // Which way a peer is the host knows.
+        let everything = Ipv4Prefix::masked(std::net::Ipv4Addr::UNSPECIFIED, 0);
+        self.control.tables.publish(|tables| {
+            if let Some(mut node) = tables.node(id).map(|node| Node::clone(node)) {
+                node.routes.insert(everything, NextHop::Interface { index: 0, gateway: None });
+                tables.set_node(id, Some(node));
+            }
+        });
+        Ok(())
+    }
+
     /// Has a real pod made; [`Publisher::take_made_pods`] puts it on its node's bridge.
     pub(super) fn order_real_pod(
         &mut self,

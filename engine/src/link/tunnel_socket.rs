@@ -237,9 +237,9 @@ impl TunnelSocket {
         self.spare.len()
     }
 
-    /// Gives the buffers back that wait here.
-    pub fn take_buffers(&mut self) -> impl Iterator<Item = Frame> {
-        self.outbox.drain(..).chain(self.spare.drain(..))
+    /// Gives those buffers back.
+    pub fn take_idle(&mut self) -> impl Iterator<Item = Frame> {
+        self.spare.drain(..)
     }
 }
 

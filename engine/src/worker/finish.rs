@@ -11,6 +11,11 @@ use crate::mailbox::Parcel;
 impl Worker {
     /// Takes all frames from where they wait and tells what became of the buffers; all workers must have stopped.
     pub fn finish(&mut self) -> Buffers {
+        for attached in self.links.iter_mut().flatten() {
+            if let Link::TunnelSocket(socket) = &mut attached.link {
+                socket.take_idle().for_each(|frame| self.pool.free(frame));
+            }
+        }
         let (allocated, freed) = self.pool.turnover();
         let waiting = self.take_all_waiting();
         let held = waiting.len() as u64;
@@ -48,7 +53,7 @@ impl Worker {
                     rings.incoming.pop(usize::MAX, |frame| found.push(frame));
                 }
                 Link::Tap(tap) => found.extend(tap.unwritten()),
-                Link::TunnelSocket(socket) => found.extend(socket.take_buffers()),
+                Link::TunnelSocket(socket) => found.append(&mut socket.outbox),
             }
         }
         found.extend(self.replays.iter_mut().flat_map(Replay::drain));

@@ -101,7 +101,7 @@ impl Worker {
             }
             Link::TunnelSocket(mut socket) => {
                 self.mailbox.watch.remove(socket.as_ref());
-                socket.take_buffers().for_each(|frame| self.pool.free(frame));
+                socket.take_idle().for_each(|frame| self.pool.free(frame));
             }
         }
         for mut frame in left {

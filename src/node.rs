@@ -1,0 +1,173 @@
+//! `flatnet node`: one node of a cluster, on this host's own network.
+//!
+//! A node is a topology of its own, whose only node has `underlay: socket`: flags and configuration are written as one, checked
+//! with the manifests, and run as `flatnet up` runs any. Invariant: nothing of the host is changed.
+//!
+//! May depend on [`crate::up`] and [`crate::topology`]. Read first: `docs/topology.md`, "Real nodes".
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use flatnet_agents::lease::config::DEFAULT_UDP_PORT;
+use flatnet_proxy::Ipv4Prefix;
+use miette::Diagnostic;
+
+use crate::args::Node;
+use crate::topology::node::{NodeConfig, Own, read_config, read_node};
+use crate::topology::routes::read_file;
+use crate::topology::{BackendKind, Interface, Topology, values};
+use crate::up::background;
+use crate::up::serve::{self, Serving};
+
+/// Something that a node must be told is not.
+#[derive(Debug, thiserror::Error, Diagnostic)]
+enum NodeError {
+    /// It has no address.
+    #[error("the node has no address")]
+    #[diagnostic(help(
+        "give --address, or `address` in the --config file: this host's own on the nodes' network, such as 192.168.66.11/24"
+    ))]
+    Address,
+    /// The host's name is none for a node.
+    #[error("the name of this host is none for a node: {0}")]
+    #[diagnostic(help("give --name"))]
+    Name(String),
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Whatever keeps the node from coming up.
+pub fn run(mut arguments: Node) -> miette::Result<ExitCode> {
+    if let Some(path) = arguments.config.take() {
+        fill(&mut arguments, read_config(&path)?);
+    }
+    let interface = arguments.address.ok_or(NodeError::Address)?;
+    let name = match arguments.name.take() {
+        Some(name) => name,
+        None => host_name()?,
+    };
+    let (mut topology, warnings) =
+        read_node(document(&arguments, &name, interface), &arguments.files, &name)?;
+    if let Some(path) = &arguments.routes {
+        let (pod_network, address) = (topology.pod_network, interface.address);
+        topology.routes = read_file(path, &Own { pod_network, address, subnet: arguments.pod_cidr })?;
+    }
+    for warning in warnings {
+        eprintln!("{:?}", miette::Report::new(warning));
+    }
+    if arguments.detach {
+        let files: Vec<_> = arguments.files.iter().chain(&arguments.routes).cloned().collect();
+        return background::run(&words(&arguments, &name, interface, &topology), &files, &name);
+    }
+    let Node { detached, routes, .. } = arguments;
+    serve::run(&topology, &name, Serving { detached, keep: false, faults: &[], routes })
+}
+
+/// Takes from the file what no flag says.
+fn fill(flags: &mut Node, file: NodeConfig) {
+    flags.name = flags.name.take().or(file.name);
+    flags.address = flags.address.or(file.address);
+    flags.pod_network = flags.pod_network.or(file.pod_network);
+    flags.pod_cidr = flags.pod_cidr.or(file.pod_cidr);
+    flags.service_network = flags.service_network.or(file.service_network);
+    flags.backend = flags.backend.or(file.backend);
+    flags.port = flags.port.or(file.port);
+    flags.routes = flags.routes.take().or(file.routes);
+    if flags.files.is_empty() {
+        flags.files = file.files;
+    }
+    // The process in the background is given flags only, and that one is not among them.
+    flags.detach |= file.detach;
+}
+
+fn host_name() -> Result<String, NodeError> {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    values::name(&name).map_err(NodeError::Name)
+}
+
+/// Writes the node as a topology.
+fn document(arguments: &Node, name: &str, interface: Interface) -> String {
+    let mut text = format!("apiVersion: flatnet.dev/v1\nkind: Topology\nmetadata: {{name: {name}}}\nspec:\n");
+    let mut networks = |field: &str, network: Option<Ipv4Prefix>| {
+        if let Some(network) = network {
+            let _ = writeln!(text, "  {field}: {network}");
+        }
+    };
+    networks("podNetwork", arguments.pod_network);
+    networks("serviceNetwork", arguments.service_network);
+    let backend = match arguments.backend.unwrap_or(BackendKind::Udp) {
+        BackendKind::Udp => "udp",
+    };
+    let port = arguments.port.unwrap_or(DEFAULT_UDP_PORT);
+    let _ = writeln!(text, "  backend: {{type: {backend}, port: {port}}}\n  nodes:\n    - name: {name}");
+    let _ = writeln!(text, "      address: {}/{}", interface.address, interface.network.length());
+    if let Some(subnet) = arguments.pod_cidr {
+        let _ = writeln!(text, "      podCIDR: {subnet}");
+    }
+    text + "      underlay: socket\n"
+}
+
+/// The words of the process in the background.
+fn words(arguments: &Node, name: &str, interface: Interface, topology: &Topology) -> Vec<OsString> {
+    let mut words: Vec<OsString> = ["node", "--detached", "--name", name].map(Into::into).into();
+    let mut flag = |name: &str, value: String| words.extend([name.into(), value.into()]);
+    flag("--address", format!("{}/{}", interface.address, interface.network.length()));
+    flag("--pod-network", topology.pod_network.to_string());
+    flag("--service-network", topology.service_network.to_string());
+    flag("--port", topology.port.to_string());
+    if let Some(subnet) = arguments.pod_cidr {
+        flag("--pod-cidr", subnet.to_string());
+    }
+    for path in &arguments.files {
+        words.extend(["--file".into(), path.into()]);
+    }
+    if let Some(path) = &arguments.routes {
+        words.extend(["--routes".into(), path.into()]);
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::args::{Arguments, Command};
+
+    fn node(words: &str) -> Node {
+        let Command::Node(node) = Arguments::parse_from(words.split(' ')).command else {
+            unreachable!("that is what was written")
+        };
+        node
+    }
+
+    #[test]
+    fn the_background_process_is_told_all_that_this_one_was() {
+        let all = "flatnet node --name n --address 192.168.66.11/24 --pod-network 10.2.0.0/16 --pod-cidr 10.2.3.0/24 \
+                   --service-network 10.97.0.0/16 --port 9000 --file a --file b --routes r";
+        let told = node(all);
+        let interface = told.address.unwrap();
+        let (topology, _) = read_node(document(&told, "n", interface), &[], "n").unwrap();
+        let words = words(&told, "n", interface, &topology);
+        let words: Vec<&str> = words.iter().map(|word| word.to_str().unwrap()).collect();
+        let again = node(&format!("flatnet {}", words.join(" ")));
+        assert!(again.detached);
+        assert_eq!(format!("{:?}", Node { detached: false, ..again }), format!("{told:?}"));
+    }
+
+    #[test]
+    fn flags_go_before_the_file() {
+        let mut flags = node("flatnet node --port 9000 -f a");
+        let file = NodeConfig {
+            port: Some(1),
+            name: Some("n".to_owned()),
+            files: vec!["b".into()],
+            ..NodeConfig::default()
+        };
+        fill(&mut flags, file);
+        assert_eq!((flags.port, flags.name.as_deref()), (Some(9000), Some("n")));
+        assert_eq!(flags.files, [std::path::PathBuf::from("a")]);
+    }
+}

@@ -1,0 +1,120 @@
+//! The configuration file of `flatnet node`: its keys are the long flags' names.
+//!
+//! Invariant: a key that is no flag and a value that no flag takes are findings at their places.
+//!
+//! May depend on [`crate::topology::fields`]. Read first: [`crate::args::Node`].
+
+use std::{net::Ipv4Addr, path::Path, path::PathBuf};
+
+use flatnet_proxy::Ipv4Prefix;
+
+use crate::topology::{
+    BackendKind, Findings, Interface, Topology, Warning, check,
+    fields::{Fields, boolean, interface, prefix, text},
+    findings::{Finding, Source},
+    open,
+    spec::port,
+    split, values,
+    yaml::{Node, Value, documents},
+};
+
+/// What a node is told; `None` and nothing where it is not.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NodeConfig {
+    /// Its name.
+    pub name: Option<String>,
+    /// Its address and network.
+    pub address: Option<Interface>,
+    /// Where nodes' subnets come from.
+    pub pod_network: Option<Ipv4Prefix>,
+    /// Its pods' subnet.
+    pub pod_cidr: Option<Ipv4Prefix>,
+    /// Where VIPs come from.
+    pub service_network: Option<Ipv4Prefix>,
+    /// How it reaches other nodes' pods.
+    pub backend: Option<BackendKind>,
+    /// The tunnel's UDP port.
+    pub port: Option<u16>,
+    /// The file of routes to other nodes.
+    pub routes: Option<PathBuf>,
+    /// Manifests.
+    pub files: Vec<PathBuf>,
+    /// Whether it runs in the background.
+    pub detach: bool,
+}
+
+/// Reads a configuration file; one that says nothing is one.
+///
+/// # Errors
+/// [`Findings`].
+pub fn read_config(path: &Path) -> Result<NodeConfig, Findings> {
+    let mut findings = Vec::new();
+    let source = open(path, &mut findings);
+    let nodes = documents(&source).unwrap_or_else(|finding| {
+        findings.push(*finding);
+        Vec::new()
+    });
+    if let Some(second) = nodes.get(1) {
+        findings.push(Finding::error(second.place.clone(), "there is a second document"));
+    }
+    let config = nodes.first().map(|node| read(node, &mut findings)).unwrap_or_default();
+    split(findings, &[source])?;
+    Ok(config)
+}
+
+fn read(node: &Node, findings: &mut Vec<Finding>) -> NodeConfig {
+    let mut fields = Fields::open(node, "the configuration of a node", findings);
+    let config = NodeConfig {
+        name: fields.optional("name", |node| values::name(&text(node)?)).map(|it| it.value),
+        address: fields.optional("address", interface).map(|it| it.value),
+        pod_network: fields.optional("pod-network", prefix).map(|it| it.value),
+        pod_cidr: fields.optional("pod-cidr", |node| values::subnet(&text(node)?)).map(|it| it.value),
+        service_network: fields.optional("service-network", prefix).map(|it| it.value),
+        backend: fields.optional("backend", |node| values::backend(&text(node)?)).map(|it| it.value),
+        port: fields.optional("port", port).map(|it| it.value),
+        routes: fields.optional("routes", path).map(|it| it.value),
+        files: fields.optional("file", paths).map(|it| it.value).unwrap_or_default(),
+        detach: fields.optional("detach", boolean).is_some_and(|it| it.value),
+    };
+    fields.close();
+    config
+}
+
+fn path(node: &Node) -> Result<PathBuf, String> {
+    text(node).map(PathBuf::from)
+}
+
+/// Reads a path, or a list of them.
+fn paths(node: &Node) -> Result<Vec<PathBuf>, String> {
+    if matches!(node.value, Value::List(_)) {
+        node.items().iter().map(path).collect()
+    } else {
+        Ok(vec![path(node)?])
+    }
+}
+
+/// Reads the manifests of a node whose topology is made of its flags: pods that are bound to other nodes are not its own.
+///
+/// # Errors
+/// [`Findings`] with everything that is wrong; else the warnings come with the topology.
+pub fn read_node(
+    topology: String,
+    manifests: &[PathBuf],
+    name: &str,
+) -> Result<(Topology, Vec<Warning>), Findings> {
+    let mut findings = Vec::new();
+    let mut sources = vec![Source::new(PathBuf::from("(flags)"), topology)];
+    sources.extend(manifests.iter().map(|path| open(path, &mut findings)));
+    check(&sources, Some(name), findings)
+}
+
+/// What a node has itself, which its routes must leave alone.
+#[derive(Clone, Copy, Debug)]
+pub struct Own {
+    /// All pods' network.
+    pub pod_network: Ipv4Prefix,
+    /// The node's address.
+    pub address: Ipv4Addr,
+    /// Its pods' subnet, once it has one.
+    pub subnet: Option<Ipv4Prefix>,
+}

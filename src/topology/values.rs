@@ -1,0 +1,104 @@
+//! What a single value may be, wherever it is written: in a topology, in a node's configuration, as a flag.
+//!
+//! Invariant: what comes out is legal by itself.
+//!
+//! May depend on `flatnet-agents` for its limits. Read first: nothing.
+
+use std::net::Ipv4Addr;
+
+use flatnet_agents::{controllers::service_ip::NODE_PORTS, objects::is_dns_name};
+use flatnet_proxy::Ipv4Prefix;
+
+use crate::topology::{BackendKind, Interface};
+
+/// Reads a machine's name.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn name(text: &str) -> Result<String, String> {
+    if is_dns_name(text) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("{text:?} is not a name: lower-case letters, digits, '-' and '.' only"))
+    }
+}
+
+/// Reads an address such as `192.168.66.1`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn address(text: &str) -> Result<Ipv4Addr, String> {
+    text.parse().map_err(|_| format!("{text:?} is not an IPv4 address"))
+}
+
+/// Reads a network such as `10.1.0.0/16`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn prefix(text: &str) -> Result<Ipv4Prefix, String> {
+    text.parse().map_err(|error| format!("{text:?} is not a network: {error}"))
+}
+
+/// Reads a node's pod subnet such as `10.1.15.0/24`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn subnet(text: &str) -> Result<Ipv4Prefix, String> {
+    let subnet = prefix(text)?;
+    if (8..=30).contains(&subnet.length()) {
+        Ok(subnet)
+    } else {
+        Err(format!("{subnet} must have a length of 8 to 30"))
+    }
+}
+
+/// Reads an address with its network's length, such as `192.168.66.11/24`; it must be one that a machine can have.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn interface(text: &str) -> Result<Interface, String> {
+    let (address, network) = Ipv4Prefix::parse_interface(text)
+        .map_err(|error| format!("{text:?} is not an address with its network's length: {error}"))?;
+    if network.length() > 30 || network.length() < 8 {
+        return Err(format!("the network of {text} must have a length of 8 to 30"));
+    }
+    if address == network.address() || address == network.last() {
+        return Err(format!("{address} is the network or broadcast address of {network}"));
+    }
+    if address.is_loopback()
+        || address.is_multicast()
+        || address.octets()[0] == 0
+        || address.octets()[0] >= 240
+    {
+        return Err(format!("{address} is not an address that a machine can have"));
+    }
+    Ok(Interface { address, network })
+}
+
+/// Reads how nodes reach each other's pods.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn backend(text: &str) -> Result<BackendKind, String> {
+    match text {
+        "udp" => Ok(BackendKind::Udp),
+        "vxlan" | "host-gw" => Err(format!("{text} is not supported yet; udp is")),
+        _ => Err(format!("{text:?} is not a backend; udp is")),
+    }
+}
+
+/// Reads the UDP port of a tunnel.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn port(text: &str) -> Result<u16, String> {
+    let port: u16 = text.parse().map_err(|_| format!("{text:?} is not a port"))?;
+    let (first, last) = (*NODE_PORTS.start(), *NODE_PORTS.end());
+    if port == 0 {
+        Err("0 is not a port".to_owned())
+    } else if (first..=last).contains(&port) {
+        Err(format!("port {port} is one of those that Services may have on every node, {first} to {last}"))
+    } else {
+        Ok(port)
+    }
+}

@@ -1,0 +1,492 @@
+//! Real nodes: processes of their own in network namespaces of their own, with a real network between them.
+//!
+//! Needs root, `ip`, `nsenter`, `unshare` and Python.
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::Read as _;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{Home, Namespace, await_that};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// How long a node may take until its traffic flows again.
+const RECOVERY: Duration = Duration::from_secs(1);
+
+/// A switch with machines at it, each with an eth0 of 192.168.66.0/24.
+struct Wire(Namespace);
+
+impl Wire {
+    fn new() -> Self {
+        let switch = Namespace::new();
+        switch.says("ip link add br0 type bridge && ip link set br0 up");
+        Self(switch)
+    }
+
+    fn machine(&self, number: u8) -> Namespace {
+        let machine = Namespace::new();
+        let id = machine.id();
+        self.0.says(&format!(
+            "ip link add port{number} type veth peer name eth0 netns {id} && ip link set port{number} master br0 up"
+        ));
+        machine.says(&format!(
+            "ip link set lo up && ip address add 192.168.66.{number}/24 dev eth0 && ip link set eth0 up"
+        ));
+        machine
+    }
+
+    /// Lets the wire to these machines take no longer packets than this.
+    fn set_mtu(&self, machines: &BTreeMap<u8, Namespace>, mtu: u16) {
+        for (number, machine) in machines {
+            machine.says(&format!("ip link set eth0 mtu {mtu}"));
+            self.0.says(&format!("ip link set port{number} mtu {mtu}"));
+        }
+    }
+}
+
+/// Nodes 11 and 12 with a simulated and a real pod each; node N has the subnet 10.1.N.0/24.
+struct Cluster {
+    home: Home,
+    wire: Wire,
+    machines: BTreeMap<u8, Namespace>,
+    content: Vec<u8>,
+}
+
+/// What both nodes are given; each runs its own pods.
+fn manifests(home: &Home) -> String {
+    let mut text = String::new();
+    for number in [11, 12] {
+        let serve = serde_json::json!(["sh", "-c", "cd /mnt && exec python3 -m http.server 80"]);
+        let site = home.file("site");
+        let site = site.display();
+        let _ = write!(
+            text,
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: sim-{number}, annotations: {{flatnet.dev/ip: 10.1.{number}.10}}}}\n\
+             spec:\n  nodeName: node-{number}\n  volumes: [{{name: site, hostPath: {{path: {site}}}}}]\n  containers:\n    - {{name: nginx, image: nginx, args: [--root, /site], \
+             volumeMounts: [{{name: site, mountPath: /site}}]}}\n\
+             ---\napiVersion: v1\nkind: Pod\nmetadata: {{name: real-{number}, annotations: {{flatnet.dev/ip: 10.1.{number}.20}}}}\n\
+             spec:\n  nodeName: node-{number}\n  runtimeClassName: netns\n  volumes: [{{name: site, hostPath: {{path: {site}}}}}]\n  containers:\n    - {{name: main, command: \
+             {serve}, volumeMounts: [{{name: site, mountPath: /mnt}}]}}\n"
+        );
+    }
+    text
+}
+
+impl Cluster {
+    fn new() -> Self {
+        let home = Home::new();
+        // Bytes that do not repeat soon.
+        let mut state = 1u32;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        };
+        let content: Vec<u8> = (0..1 << 20).map(|_| next()).collect();
+        std::fs::create_dir(home.file("site")).unwrap();
+        std::fs::write(home.file("site/content"), &content).unwrap();
+        std::fs::write(home.file("pods.yaml"), manifests(&home)).unwrap();
+        let wire = Wire::new();
+        let machines = [11, 12].map(|number| (number, wire.machine(number))).into();
+        let cluster = Self { home, wire, machines, content };
+        [11, 12].into_iter().for_each(|number| cluster.start(number));
+        for number in [11, 12] {
+            await_that("the real pod serves", || {
+                let asks =
+                    format!("exec --name node-{number} sim-{number} -- curl -s http://10.1.{number}.20/");
+                cluster.home.run(&asks).status.success()
+            });
+        }
+        cluster
+    }
+
+    fn routes(&self, number: u8, routes: &str) {
+        std::fs::write(self.home.file(&format!("routes-{number}.yaml")), routes).unwrap();
+    }
+
+    /// Starts a node in the background: one by flags, the other by a configuration file.
+    fn start(&self, number: u8) {
+        let path = |name: &str| self.home.file(name).display().to_string();
+        let other = 23 - number;
+        self.routes(number, &format!("10.1.{other}.0/24: 192.168.66.{other}\n"));
+        let (routes, pods) = (path(&format!("routes-{number}.yaml")), path("pods.yaml"));
+        let words = if number == 11 {
+            format!(
+                "node --name node-11 --address 192.168.66.11/24 --pod-cidr 10.1.11.0/24 --routes {routes} -f {pods} -d"
+            )
+        } else {
+            let config = self.home.file("node.yaml");
+            let text = format!(
+                "name: node-{number}\naddress: 192.168.66.{number}/24\npod-cidr: 10.1.{number}.0/24\nroutes: {routes}\nfile: {pods}\n\
+                 detach: true\n"
+            );
+            std::fs::write(&config, text).unwrap();
+            format!("node --config {}", config.display())
+        };
+        let output = self.machines[&number].command(&self.home.command(&words)).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+
+    /// Pings from one simulated pod to another address.
+    fn pings(&self, from: u8, to: &str) -> bool {
+        self.home.run(&format!("exec --name node-{from} sim-{from} -- ping -c 1 -W 1 {to}")).status.success()
+    }
+
+    /// What a simulated pod gets from a server.
+    fn simulated_fetches(&self, from: u8, server: &str) -> bool {
+        let asks = format!("exec --name node-{from} sim-{from} -- curl -s http://{server}/content");
+        self.home.run(&asks).stdout == self.content
+    }
+
+    /// What a real pod gets from a server.
+    fn real_fetches(&self, from: u8, server: &str) -> bool {
+        let program = format!(
+            "import sys,urllib.request as r; sys.stdout.buffer.write(r.urlopen('http://{server}/content',timeout=20).read())"
+        );
+        let mut asks = self.home.command(&format!("exec --name node-{from} real-{from} -- python3 -c"));
+        asks.arg(program).output().unwrap().stdout == self.content
+    }
+
+    /// How many frames a node dropped for which reason.
+    fn drops(&self, number: u8) -> BTreeMap<String, u64> {
+        let table = self.home.json(&format!("show --name node-{number} drops node-{number}"));
+        // Kernels in real pods look for IPv6 routers, of which there are none.
+        let rows = table.as_array().unwrap().iter().filter(|row| row["reason"] != "bridge-no-port");
+        rows.map(|row| (row["reason"].as_str().unwrap().to_owned(), row["count"].as_u64().unwrap())).collect()
+    }
+
+    fn process(&self, number: u8) -> Pid {
+        let status = self.home.json("status");
+        let name = format!("node-{number}");
+        let row = status.as_array().unwrap().iter().find(|row| row["name"] == *name).unwrap();
+        Pid::from_raw(row["pid"].as_i64().unwrap().try_into().unwrap()).unwrap()
+    }
+
+    /// Ends the nodes; no frame and no buffer may be missing.
+    fn end(self) {
+        for number in [11, 12] {
+            let report = self.home.json(&format!("down --name node-{number}"));
+            assert_eq!(report["balances"], true, "{report}");
+        }
+    }
+}
+
+#[test]
+fn simulated_and_real_pods_of_two_hosts_reach_each_other() {
+    let cluster = Cluster::new();
+    for (here, there) in [(11, 12), (12, 11)] {
+        let (simulated, real) = (format!("10.1.{there}.10"), format!("10.1.{there}.20"));
+        assert!(cluster.pings(here, &simulated) && cluster.pings(here, &real));
+        for server in [&simulated, &real] {
+            assert!(cluster.simulated_fetches(here, server), "sim-{here} from {server}");
+            assert!(cluster.real_fetches(here, server), "real-{here} from {server}");
+        }
+        // A node answers for its own addresses, through the tunnel as on its bridge.
+        assert!(cluster.pings(here, &format!("10.1.{there}.1")));
+        assert_eq!(cluster.drops(here), BTreeMap::new());
+    }
+    let says = |words: &str| cluster.home.text(&format!("exec --name node-11 sim-11 -- {words}"));
+    assert!(says("traceroute -n 10.1.12.10").contains("10.1.12.0"), "the other node is a hop");
+    cluster.end();
+}
+
+#[test]
+fn a_wire_that_takes_less_than_pods_believe_is_found_out() {
+    let cluster = Cluster::new();
+    cluster.wire.set_mtu(&cluster.machines, 1400);
+    // Who sends what must not be cut is told: it does not find out by silence.
+    let program = "
+import socket, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.setsockopt(socket.IPPROTO_IP, 10, 2)
+s.connect(('10.1.12.20', 9))
+s.send(bytes(1400))
+while s.getsockopt(socket.IPPROTO_IP, 14) == 1472: time.sleep(0.01)
+print(s.getsockopt(socket.IPPROTO_IP, 14))
+";
+    let mut asks = cluster.home.command("exec --name node-11 real-11 -- python3 -c");
+    let told = asks.arg(program).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&told.stdout), "1372\n", "1400 less the outer headers: {told:?}");
+    assert_eq!(cluster.drops(11), [("fragmentation-needed".to_owned(), 1)].into());
+    for (here, there) in [(11, 12), (12, 11)] {
+        for server in [format!("10.1.{there}.10"), format!("10.1.{there}.20")] {
+            assert!(cluster.simulated_fetches(here, &server), "sim-{here} from {server}");
+            assert!(cluster.real_fetches(here, &server), "real-{here} from {server}");
+        }
+    }
+    for number in [11, 12] {
+        let drops = cluster.drops(number);
+        assert!(
+            drops.keys().all(|reason| reason == "fragmentation-needed") && !drops.is_empty(),
+            "{drops:?}"
+        );
+    }
+    cluster.end();
+}
+
+#[test]
+fn hostile_datagrams_of_the_network_are_dropped_by_name() {
+    let cluster = Cluster::new();
+    let stranger = cluster.wire.machine(13);
+    // Ten of each: a whole packet of a pod's from a stranger; from the peer's address, which the stranger takes, another's
+    // packet, one for somebody else, the first half of one, IPv6, and nothing.
+    let program = "
+import socket, struct, sys
+def packet(source, destination):
+    def sum16(data):
+        total = sum(struct.unpack('!%dH' % (len(data) // 2), data))
+        while total >> 16: total = (total & 0xffff) + (total >> 16)
+        return ~total & 0xffff
+    head = lambda check: struct.pack('!BBHHHBBH4s4s', 0x45, 0, 36, 0, 0x4000, 64, 17, check, socket.inet_aton(source), socket.inet_aton(destination))
+    return head(sum16(head(0))) + struct.pack('!HHHH', 4000, 7, 16, 0) + b'hostile!'
+good = packet('10.1.12.10', '10.1.11.10')
+cases = {'stranger': [good], 'peer': [packet('10.1.99.9', '10.1.11.10'), packet('10.1.12.10', '10.1.99.9'), good[:18], good[:30], b'\\x60' + bytes(59), b'']}
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind((sys.argv[1], 8285))
+for payload in cases[sys.argv[2]]:
+    for _ in range(10): s.sendto(payload, ('192.168.66.11', 8285))
+";
+    let file = cluster.home.file("hostile.py");
+    std::fs::write(&file, program).unwrap();
+    let before = cluster.drops(11);
+    assert_eq!(before, BTreeMap::new());
+    stranger.says(&format!("python3 {} 192.168.66.13 stranger", file.display()));
+    // With the peer gone, its address is free.
+    assert!(cluster.pings(12, "10.1.11.10"));
+    let report = cluster.home.json("down --name node-12");
+    assert_eq!(report["balances"], true);
+    cluster.machines[&12].says("ip address flush dev eth0");
+    stranger.says("ip address add 192.168.66.12/24 dev eth0");
+    stranger.says(&format!("python3 {} 192.168.66.12 peer", file.display()));
+    let expected =
+        [("tunnel-foreign-destination", 10), ("tunnel-foreign-source", 20), ("tunnel-malformed", 40)];
+    let expected: BTreeMap<String, u64> = expected.map(|(name, count)| (name.to_owned(), count)).into();
+    await_that("all are dropped", || cluster.drops(11) == expected);
+    let pod = cluster.home.json("show --name node-11 drops sim-11");
+    // The pod's own: of the kernels' questions for IPv6 routers.
+    let own = |row: &serde_json::Value| row["reason"] == "pod-unknown-protocol";
+    assert!(pod.as_array().unwrap().iter().all(own), "nothing came as far as a pod: {pod}");
+    assert_eq!(cluster.home.json("down --name node-11")["balances"], true);
+}
+
+/// A program that runs until it is dropped.
+struct Program(Child);
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+#[test]
+fn a_program_that_speaks_flannels_format_by_itself_is_a_peer() {
+    let cluster = Cluster::new();
+    let flannel = cluster.wire.machine(13);
+    cluster.routes(11, "10.1.12.0/24: 192.168.66.12\n10.1.13.0/24: 192.168.66.13\n");
+    kill_process(cluster.process(11), Signal::HUP).unwrap();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/flannel_udp.py");
+    let mut python = Command::new("python3");
+    python.args([script, "192.168.66.13", "10.1.13.1/24", "10.1.0.0/16", "192.168.66.11"]);
+    let mut peer = Program(flannel.command(&python).stdout(Stdio::piped()).spawn().unwrap());
+    peer.0.stdout.as_mut().unwrap().read_exact(&mut [0; 6]).unwrap();
+    let mut server = Command::new("python3");
+    server.args(["-m", "http.server", "80", "--directory"]).arg(cluster.home.file("site"));
+    let _server = Program(flannel.command(&server).stderr(Stdio::null()).spawn().unwrap());
+    await_that("the peer answers", || cluster.pings(11, "10.1.13.1"));
+    await_that("its server answers", || cluster.simulated_fetches(11, "10.1.13.1"));
+    assert!(cluster.real_fetches(11, "10.1.13.1"));
+    for server in ["10.1.11.10", "10.1.11.20"] {
+        let sum = flannel.says(&format!(
+            "python3 -c \"import sys,urllib.request as r; sys.stdout.buffer.write(r.urlopen('http://{server}/content',timeout=20).read())\" | sha256sum"
+        ));
+        let expected = flannel.says(&format!("sha256sum < {}", cluster.home.file("site/content").display()));
+        assert_eq!(sum, expected, "{server}");
+    }
+    // A route that the file does not have any more is withdrawn, and the others stay.
+    cluster.routes(11, "10.1.12.0/24: 192.168.66.12\n");
+    kill_process(cluster.process(11), Signal::HUP).unwrap();
+    await_that("it is withdrawn", || {
+        !cluster.home.text("show --name node-11 routes node-11").contains("10.1.13.0/24")
+    });
+    assert!(!cluster.pings(11, "10.1.13.1") && cluster.pings(11, "10.1.12.10"));
+    assert!(cluster.drops(11).contains_key("no-lease"));
+    // A file that says nonsense changes nothing.
+    cluster.routes(11, "10.1.12.0/24: nowhere\n");
+    kill_process(cluster.process(11), Signal::HUP).unwrap();
+    let log = cluster.home.file("flatnet/node-11.log");
+    await_that("it is said", || {
+        std::fs::read_to_string(&log).unwrap().contains("routes: \"nowhere\" is not an IPv4 address")
+    });
+    assert!(cluster.pings(11, "10.1.12.10"));
+    cluster.end();
+}
+
+#[test]
+fn a_node_that_is_killed_and_started_again_is_reached_again_within_a_second() {
+    let cluster = Cluster::new();
+    assert!(cluster.pings(11, "10.1.12.10"));
+    kill_process(cluster.process(12), Signal::KILL).unwrap();
+    await_that("it is gone", || !cluster.pings(11, "10.1.12.10"));
+    // Who stays goes on.
+    assert!(cluster.simulated_fetches(11, "10.1.11.20"));
+    cluster.start(12);
+    let started = Instant::now();
+    await_that("it is back", || cluster.pings(11, "10.1.12.10"));
+    assert!(started.elapsed() < RECOVERY, "{:?}", started.elapsed());
+    await_that("its real pod serves", || cluster.simulated_fetches(11, "10.1.12.20"));
+    assert!(cluster.simulated_fetches(12, "10.1.11.20"));
+    assert_eq!(cluster.drops(11), BTreeMap::new(), "nobody was told of anything but silence");
+    cluster.end();
+}
+
+#[test]
+fn an_interface_that_goes_down_and_comes_back_is_used_again_within_a_second() {
+    let cluster = Cluster::new();
+    let machine = &cluster.machines[&11];
+    assert!(cluster.pings(11, "10.1.12.10"));
+    machine.says("ip link set eth0 down");
+    assert!(!cluster.pings(11, "10.1.12.10"));
+    assert!(cluster.simulated_fetches(11, "10.1.11.20"), "the node itself goes on");
+    let drops = cluster.drops(11);
+    assert!(drops.keys().eq(["link-down"]), "{drops:?}");
+    machine.says("ip link set eth0 up");
+    let up = Instant::now();
+    await_that("it is back", || cluster.pings(11, "10.1.12.10"));
+    assert!(up.elapsed() < RECOVERY, "{:?}", up.elapsed());
+    // The address itself goes and comes.
+    machine.says("ip address flush dev eth0");
+    assert!(!cluster.pings(11, "10.1.12.10"));
+    machine.says("ip address add 192.168.66.11/24 dev eth0");
+    let up = Instant::now();
+    await_that("it is back", || cluster.pings(11, "10.1.12.10"));
+    assert!(up.elapsed() < RECOVERY, "{:?}", up.elapsed());
+    assert!(cluster.drops(11).keys().eq(["link-down"]));
+    cluster.end();
+}
+
+#[test]
+fn what_a_running_node_is_asked_it_answers_as_any_network_does() {
+    let cluster = Cluster::new();
+    let capture = cluster.home.file("eth0.pcapng");
+    let mut asks = cluster
+        .home
+        .command(&format!("capture --name node-11 node-11:eth0 --count 6 --write {}", capture.display()));
+    let mut asks = asks.stderr(Stdio::null()).spawn().unwrap();
+    await_that("they pass", || {
+        cluster.pings(11, "10.1.12.10");
+        asks.try_wait().unwrap().is_some()
+    });
+    let bytes = std::fs::read(&capture).unwrap();
+    let outer = |from: u8, to: u8| [192, 168, 66, from, 192, 168, 66, to];
+    for addresses in [outer(11, 12), outer(12, 11)] {
+        assert!(bytes.windows(8).any(|bytes| bytes == addresses), "both directions have outer headers");
+    }
+    let outside = cluster.home.run("exec --name node-11 sim-11 -- ping -c 1 -W 1 203.0.113.10");
+    assert!(!outside.status.success());
+    assert!(cluster.drops(11).keys().eq(["no-uplink"]));
+    let said = cluster.home.error("link --name node-11 node-11 node-11 delay=1ms");
+    assert!(said.contains("the link of node-11 is not simulated and cannot be changed"), "{said}");
+    cluster.home.text("link --name node-11 sim-11 node-11 delay=1ms");
+    assert!(cluster.pings(11, "10.1.12.10"));
+    cluster.end();
+}
+
+#[test]
+fn mistakes_are_told_with_what_to_do() {
+    let home = Home::new();
+    let write = |name: &str, text: &str| {
+        std::fs::write(home.file(name), text).unwrap();
+        home.file(name).display().to_string()
+    };
+    let config = |text: &str| home.error(&format!("node --config {}", write("config.yaml", text)));
+    let said = config("name: n\nadress: 192.168.66.11/24\n");
+    assert!(said.contains("unknown field \"adress\" in the configuration of a node"), "{said}");
+    assert!(said.contains("config.yaml:2:1") && said.contains("known are address, backend"), "{said}");
+    let said = config("name: n\naddress: 192.168.66.11\nport: 30000\nbackend: vxlan\nfile: 7\n");
+    for expected in [
+        "config.yaml:2:10",
+        "address: \"192.168.66.11\" is not an address with its network's length",
+        "config.yaml:3:7",
+        "port: port 30000 is one of those that Services may have on every node",
+        "config.yaml:4:10",
+        "backend: vxlan is not supported yet; udp is",
+        "config.yaml:5:7",
+        "file: must be a text, not a number",
+    ] {
+        assert!(said.contains(expected), "{expected}: {said}");
+    }
+    let said = config("name: n\n");
+    assert!(said.contains("the node has no address") && said.contains("give --address"), "{said}");
+    let said = home.error("node --name n --address 198.51.100.7/24");
+    assert!(said.contains("198.51.100.7 is no address of this host"), "{said}");
+    assert!(
+        said.contains("node n cannot be on this host's network") && said.contains("127.0.0.1 of lo"),
+        "{said}"
+    );
+    let said = home.error("node --name n --address 198.51.100.7/24 --pod-cidr 10.2.0.0/24");
+    assert!(said.contains("podCIDR 10.2.0.0/24 is not in podNetwork 10.1.0.0/16"), "{said}");
+    let routes = write(
+        "routes.yaml",
+        "10.1.0.0/23: 198.51.100.8\n10.2.0.0/24: 198.51.100.9\n10.1.9.0/24: 198.51.100.7\n",
+    );
+    let said = home
+        .error(&format!("node --name n --address 198.51.100.7/24 --pod-cidr 10.1.1.0/24 --routes {routes}"));
+    for expected in [
+        "routes.yaml:1:1",
+        "route to 10.1.0.0/23 overlaps 10.1.1.0/24",
+        "routes.yaml:2:1",
+        "route to 10.2.0.0/24 is not in podNetwork 10.1.0.0/16",
+        "routes.yaml:3:1",
+        "198.51.100.7 is this node: it claims its subnet itself",
+    ] {
+        assert!(said.contains(expected), "{expected}: {said}");
+    }
+    let usage = home.run("node --backend host-gw");
+    assert!(
+        String::from_utf8_lossy(&usage.stderr).contains("host-gw is not supported yet; udp is"),
+        "{usage:?}"
+    );
+    let file = write(
+        "virtual.yaml",
+        "apiVersion: flatnet.dev/v1\nkind: Topology\nspec:\n  time: virtual\n  nodes: [{name: n, address: 198.51.100.7/24, underlay: socket}]\n",
+    );
+    let said = home.error(&format!("up --check -f {file}"));
+    assert!(
+        said.contains("node n is on this host's network, which does not wait for virtual time"),
+        "{said}"
+    );
+
+    // What the host says only when asked.
+    let wire = Wire::new();
+    let machine = wire.machine(11);
+    let node = |words: &str| {
+        let words = format!("node --name n --address 192.168.66.11/24{words}");
+        let output = machine.command(&home.command(&words)).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    machine.says("sysctl -q -w net.ipv4.ip_unprivileged_port_start=1024");
+    let mut other = Command::new("python3");
+    let program = "import socket,time; s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM); s.bind(('192.168.66.11',8285)); print('ready',flush=True); \
+                   time.sleep(60)";
+    other.args(["-c", program]).stdout(Stdio::piped());
+    let mut other = Program(machine.command(&other).stdout(Stdio::piped()).spawn().unwrap());
+    other.0.stdout.as_mut().unwrap().read_exact(&mut [0; 6]).unwrap();
+    let said = node("");
+    assert!(said.contains("UDP port 8285 of 192.168.66.11 is in use"), "{said}");
+    let mut unprivileged = Command::new("setpriv");
+    let command = home.command("node --name n --address 192.168.66.11/24 --port 99");
+    unprivileged
+        .args(["--bounding-set=-all", "--inh-caps=-all", "--"])
+        .arg(command.get_program())
+        .args(command.get_args());
+    unprivileged.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = machine.command(&unprivileged).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("UDP port 99 needs the capability CAP_NET_BIND_SERVICE"), "{said}");
+    assert!(said.contains("a port from 1024 on needs no capability"), "{said}");
+}
