@@ -174,6 +174,9 @@ impl Network {
         for service in &topology.services {
             network.pool.run_until(kept::ensure(&store, service, topology.seed))?;
         }
+        for slice in &topology.slices {
+            network.pool.run_until(kept::ensure(&store, slice, topology.seed))?;
+        }
         for pod in &topology.pods {
             network.pool.run_until(kept::ensure(&store, pod, topology.seed))?;
         }

@@ -7,9 +7,10 @@
 //! - `fields`, `values`, `spec`: the document `kind: Topology` as written;
 //! - `network`, `links`, `routes`: whether its machines and what is between them fit together;
 //! - `node`: the configuration of `flatnet node`, which becomes such a document;
-//! - `decode`, `manifests`: Pods and Services as Kubernetes types, and what flatnet does not model of them;
+//! - `decode`, `manifests`: Pods, Services and EndpointSlices as Kubernetes types, and what flatnet does not model of them;
 //! - `workloads`: whether they fit each other and the machines;
 //! - `policies`: whether annotations and policies say something known;
+//! - `slices`: whether EndpointSlices that are written by hand can be used;
 //! - `volumes`: whether volumes can be had and mounts name one;
 //! - `findings`: what is wrong, at its file, line and column, all at once.
 //!
@@ -47,6 +48,8 @@ mod volumes;
 
 mod real;
 
+mod slices;
+
 mod findings;
 
 use std::{
@@ -62,6 +65,7 @@ use flatnet_engine::link::impairment::Impairment;
 use flatnet_engine::pod::Image;
 use flatnet_proxy::Ipv4Prefix;
 use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 pub use crate::topology::findings::{Finding, Findings, Place, Warning};
 pub use crate::topology::real::is_simulated;
@@ -107,6 +111,8 @@ pub struct Topology {
     pub pods: Vec<Pod>,
     /// The Services, in the order of the files.
     pub services: Vec<Service>,
+    /// What backends Services have beside the pods that they select, in the order of the files.
+    pub slices: Vec<EndpointSlice>,
 }
 
 /// At which node's address a pod subnet is.
@@ -204,6 +210,8 @@ pub struct Manifests {
     pub pods: Vec<Pod>,
     /// The Services, in the order of the files.
     pub services: Vec<Service>,
+    /// The EndpointSlices, in the order of the files.
+    pub slices: Vec<EndpointSlice>,
 }
 
 /// Reads a topology and its manifests from files, which together hold one `kind: Topology`.
@@ -276,6 +284,7 @@ fn check(
         Some(mut topology) => {
             let manifests = documents.into_manifests();
             (topology.pods, topology.services) = (manifests.pods, manifests.services);
+            topology.slices = manifests.slices;
             Ok((topology, warnings))
         }
         None => Err(Findings { errors: Vec::new(), warnings }),

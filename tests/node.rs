@@ -73,8 +73,26 @@ fn manifests(home: &Home) -> String {
              {serve}, volumeMounts: [{{name: site, mountPath: /mnt}}]}}\n"
         );
     }
-    text
+    text + SERVICE
 }
+
+/// A Service whose backends are written by hand, since no node knows of the other's pods: one simulated, one real, one each.
+const SERVICE: &str = "\
+---
+apiVersion: v1
+kind: Service
+metadata: {name: both}
+spec:
+  clusterIP: 10.96.0.10
+  ports: [{port: 8080, targetPort: 80}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: both-by-hand, labels: {kubernetes.io/service-name: both}}
+addressType: IPv4
+endpoints: [{addresses: [10.1.11.10]}, {addresses: [10.1.12.20]}]
+ports: [{port: 80}]
+";
 
 impl Cluster {
     fn new() -> Self {
@@ -186,6 +204,13 @@ fn simulated_and_real_pods_of_two_hosts_reach_each_other() {
         }
         // A node answers for its own addresses, through the tunnel as on its bridge.
         assert!(cluster.pings(here, &format!("10.1.{there}.1")));
+        // In turn, so that one of each two is on the other host.
+        for _ in 0..4 {
+            assert!(cluster.simulated_fetches(here, "10.96.0.10:8080"), "sim-{here} from the Service");
+            assert!(cluster.real_fetches(here, "10.96.0.10:8080"), "real-{here} from the Service");
+        }
+        let flows = cluster.home.text(&format!("show --name node-{here} flows node-{here}"));
+        assert!(flows.contains("src=10.1.11.10 ") && flows.contains("src=10.1.12.20 "), "{flows}");
         assert_eq!(cluster.drops(here), BTreeMap::new());
     }
     let says = |words: &str| cluster.home.text(&format!("exec --name node-11 sim-11 -- {words}"));
@@ -385,6 +410,8 @@ fn what_a_running_node_is_asked_it_answers_as_any_network_does() {
     for addresses in [outer(11, 12), outer(12, 11)] {
         assert!(bytes.windows(8).any(|bytes| bytes == addresses), "both directions have outer headers");
     }
+    let trace = cluster.home.text("trace --name node-11 sim-11 10.1.12.10");
+    assert!(trace.contains("192.168.66.11* → 192.168.66.12*") && trace.contains("answered after"), "{trace}");
     let outside = cluster.home.run("exec --name node-11 sim-11 -- ping -c 1 -W 1 203.0.113.10");
     assert!(!outside.status.success());
     assert!(cluster.drops(11).keys().eq(["no-uplink"]));
@@ -442,6 +469,19 @@ fn mistakes_are_told_with_what_to_do() {
         "route to 10.2.0.0/24 is not in podNetwork 10.1.0.0/16",
         "routes.yaml:3:1",
         "198.51.100.7 is this node: it claims its subnet itself",
+    ] {
+        assert!(said.contains(expected), "{expected}: {said}");
+    }
+    let slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: s}\naddressType: IPv6\nendpoints: [{addresses: [here]}]\n\
+                 ports: [{port: 0}]\n";
+    let slice = write("slice.yaml", slice);
+    let said = home.error(&format!("node --name n --address 198.51.100.7/24 -f {slice}"));
+    for expected in [
+        "slice.yaml:3:11",
+        "the EndpointSlice belongs to no Service",
+        "addressType IPv6 is not supported yet; IPv4 is",
+        "\"here\" is not an IPv4 address",
+        "port 0 is not between 1 and 65535",
     ] {
         assert!(said.contains(expected), "{expected}: {said}");
     }

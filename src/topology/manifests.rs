@@ -1,4 +1,4 @@
-//! The documents of all files by kind: topologies, Pods, Services.
+//! The documents of all files by kind: topologies, Pods, Services, EndpointSlices.
 //!
 //! Called once per run; everything after it works on typed documents.
 //!
@@ -14,7 +14,10 @@ use std::{collections::BTreeSet, sync::Arc};
 use flatnet_agents::pods::RUNTIME_CLASS;
 use k8s_openapi::{
     Resource,
-    api::core::v1::{Pod, Service},
+    api::{
+        core::v1::{Pod, Service},
+        discovery::v1::EndpointSlice,
+    },
 };
 use serde::de::DeserializeOwned;
 
@@ -91,6 +94,24 @@ const SERVICE_FIELDS: &[&str] = &[
     "spec.ports.*.nodePort",
 ];
 
+/// The fields of an EndpointSlice that have an effect.
+const SLICE_FIELDS: &[&str] = &[
+    "apiVersion",
+    "kind",
+    "metadata.name",
+    "metadata.namespace",
+    "metadata.labels.*",
+    "addressType",
+    "endpoints.*.addresses.*",
+    "endpoints.*.nodeName",
+    "endpoints.*.conditions.ready",
+    "endpoints.*.conditions.serving",
+    "endpoints.*.conditions.terminating",
+    "ports.*.name",
+    "ports.*.port",
+    "ports.*.protocol",
+];
+
 /// A Kubernetes object and the document it is from.
 #[derive(Debug)]
 pub(crate) struct Manifest<T> {
@@ -104,6 +125,7 @@ pub(crate) struct Documents {
     pub(crate) topologies: Vec<Node>,
     pub(crate) pods: Vec<Manifest<Pod>>,
     pub(crate) services: Vec<Manifest<Service>>,
+    pub(crate) slices: Vec<Manifest<EndpointSlice>>,
     /// Whether a file could not be parsed at all.
     pub(crate) broken: bool,
 }
@@ -134,6 +156,7 @@ impl Documents {
         Manifests {
             pods: self.pods.into_iter().map(|manifest| manifest.object).collect(),
             services: self.services.into_iter().map(|manifest| manifest.object).collect(),
+            slices: self.slices.into_iter().map(|manifest| manifest.object).collect(),
         }
     }
 
@@ -161,12 +184,13 @@ impl Documents {
                 self.pods.extend(manifest(node, &[POD_FIELDS, more].concat(), warned, findings));
             }
             "Service" => self.services.extend(manifest(node, SERVICE_FIELDS, warned, findings)),
+            "EndpointSlice" => self.slices.extend(manifest(node, SLICE_FIELDS, warned, findings)),
             other => {
                 let finding = Finding::error(
                     node.place_of(&["kind"]).clone(),
                     format!("kind {other} is not supported yet"),
                 );
-                findings.push(finding.help("supported are Topology, Pod and Service"));
+                findings.push(finding.help("supported are Topology, Pod, Service and EndpointSlice"));
             }
         }
     }

@@ -55,6 +55,7 @@ pub(crate) fn check(spec: &Spec, findings: &mut Vec<Finding>) -> Topology {
         workers: spec.workers,
         pods: Vec::new(),
         services: Vec::new(),
+        slices: Vec::new(),
     }
 }
 

@@ -34,7 +34,7 @@ use crate::topology::{
     findings::{Finding, Place, listed},
     manifests::{Documents, Manifest},
     network::unique,
-    policies, real, volumes,
+    policies, real, slices, volumes,
     yaml::Node,
 };
 
@@ -71,6 +71,10 @@ pub(crate) fn check(documents: &Documents, topology: Option<&Topology>, findings
         check_vip(service, topology, &mut vips, findings);
         check_service_ports(service, &mut node_ports, findings);
         check_selector(service, &documents.pods, findings);
+    }
+    for slice in &documents.slices {
+        check_name(slice, &mut names, findings);
+        slices::check(slice, findings);
     }
 }
 
@@ -387,7 +391,7 @@ fn check_selector(service: &Manifest<Service>, pods: &[Manifest<Pod>], findings:
 }
 
 /// Says whether a number is a port. One that could not be read stands as 0, and as a finding at its place already.
-fn check_port(number: i32, place: &Place, what: &str, findings: &mut Vec<Finding>) -> bool {
+pub(crate) fn check_port(number: i32, place: &Place, what: &str, findings: &mut Vec<Finding>) -> bool {
     let is_port = (1..=65_535).contains(&number);
     if !is_port && !findings.iter().any(|finding| finding.place().is(place)) {
         findings.push(Finding::error(place.clone(), format!("{what} {number} is not between 1 and 65535")));
@@ -395,7 +399,7 @@ fn check_port(number: i32, place: &Place, what: &str, findings: &mut Vec<Finding
     is_port
 }
 
-fn check_protocol(protocol: &str, place: &Place, findings: &mut Vec<Finding>) {
+pub(crate) fn check_protocol(protocol: &str, place: &Place, findings: &mut Vec<Finding>) {
     match protocol {
         "TCP" | "UDP" => {}
         "SCTP" => findings.push(Finding::error(place.clone(), "protocol SCTP is not supported yet")),

@@ -262,6 +262,8 @@ impl Trace {
             heads
         })?;
         let heads = heads.concat();
+        // Whose answer comes by a link of the host's is not followed, but for its arrival.
+        let took = outcome.map(|it| it.ended.as_nanos().saturating_sub(it.started.as_nanos()));
         let error = match outcome.map(|outcome| outcome.result) {
             Some(Ok(_)) => None,
             Some(Err(error)) => Some(error.to_string()),
@@ -285,7 +287,7 @@ impl Trace {
             protocol: name_of(protocol).to_owned(),
             address,
             port: (port != 0).then_some(port),
-            rtt_ns: error.is_none().then(|| answered_at(&hops)).flatten(),
+            rtt_ns: answered_at(&hops).or(took).filter(|_| error.is_none()),
             error,
             hops,
         })
