@@ -423,6 +423,47 @@ fn what_a_running_node_is_asked_it_answers_as_any_network_does() {
 }
 
 #[test]
+fn nodes_on_the_hosts_network_and_simulated_ones_are_of_one_process() {
+    let home = Home::new();
+    let wire = Wire::new();
+    let machine = wire.machine(11);
+    machine.says("ip address add 192.168.66.12/24 dev eth0");
+    let mut text =
+        "apiVersion: flatnet.dev/v1\nkind: Topology\nmetadata: {name: mixed}\nspec:\n  nodes:\n".to_owned();
+    let nodes = [(11, 66, "socket"), (12, 66, "socket"), (13, 77, "switch"), (14, 77, "switch")];
+    for (number, network, underlay) in nodes {
+        let _ = writeln!(
+            text,
+            "    - {{name: node-{number}, address: 192.168.{network}.{number}/24, podCIDR: 10.1.{number}.0/24, underlay: {underlay}}}"
+        );
+    }
+    for (number, ..) in nodes {
+        let _ = writeln!(
+            text,
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: pod-{number}, annotations: {{flatnet.dev/ip: 10.1.{number}.10}}}}\nspec: {{nodeName: \
+             node-{number}, containers: [{{name: c, image: nginx}}]}}"
+        );
+    }
+    let file = home.file("mixed.yaml");
+    std::fs::write(&file, text).unwrap();
+    let up = home.command(&format!("up -d -f {}", file.display()));
+    let output = machine.command(&up).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    for (from, to) in [(11, 12), (12, 11), (13, 14)] {
+        let said = home.text(&format!("exec pod-{from} -- curl -s http://10.1.{to}.10/"));
+        assert!(said.contains("Welcome to nginx!"), "{said}");
+    }
+    assert!(
+        !home.run("exec pod-13 -- ping -c 1 -W 1 10.1.11.10").status.success(),
+        "there is no way between"
+    );
+    let said = home.error("link node-11 node-13 delay=1ms");
+    assert!(said.contains("the link of node-11 is not simulated and cannot be changed"), "{said}");
+    home.text("link node-13 node-14 delay=1ms");
+    assert_eq!(home.json("down")["balances"], true);
+}
+
+#[test]
 fn mistakes_are_told_with_what_to_do() {
     let home = Home::new();
     let write = |name: &str, text: &str| {

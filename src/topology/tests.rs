@@ -346,6 +346,37 @@ fn a_quota_of_translated_flows_is_read() {
 }
 
 #[test]
+fn a_node_may_be_on_the_hosts_network_and_others_elsewhere() {
+    let text = |underlay: &str, routes: &str| {
+        format!(
+            "apiVersion: flatnet.dev/v1\nkind: Topology\nspec:\n  nodes: [{{name: n, address: 192.168.66.11/24, podCIDR: 10.1.5.0/24, \
+             underlay: {underlay}}}]\n  routes:\n{routes}"
+        )
+    };
+    let routes = "    10.1.20.0/24: 192.168.66.12\n    10.1.6.0/23: 203.0.113.7\n";
+    let (topology, _) = parse(&file(&text("socket", routes))).unwrap();
+    assert_eq!(topology.nodes[0].underlay, Underlay::Socket);
+    let expected = [("10.1.6.0/23", [203, 0, 113, 7]), ("10.1.20.0/24", [192, 168, 66, 12])];
+    let expected = expected.map(|(subnet, address)| (subnet.parse().unwrap(), address.into()));
+    assert!(topology.routes.into_iter().eq(expected));
+
+    let wrong = "    10.1.4.0/23: 192.168.66.12\n    10.2.0.0/24: 192.168.66.12\n    10.1.9.0/24: 192.168.66.11\n    10.1.9.0/33: here\n";
+    assert_eq!(
+        findings(&text("bridge", wrong)),
+        [
+            "4:80 underlay: \"bridge\" is not what a node can be on; switch and socket are",
+            "6:5 route to 10.1.4.0/23 overlaps 10.1.5.0/24",
+            "7:5 route to 10.2.0.0/24 is not in podNetwork 10.1.0.0/16",
+            "8:5 192.168.66.11 is a node of this topology: it claims its subnet itself",
+            "9:5 routes: \"10.1.9.0/33\" is not a network: length 33 is above 32",
+            "9:18 routes: \"here\" is not an IPv4 address",
+        ]
+    );
+    let findings = findings(&text("socket", "    - 10.1.20.0/24\n"));
+    assert_eq!(findings, ["6:5 routes must be a mapping of subnets to addresses, not a list"]);
+}
+
+#[test]
 fn all_errors_of_a_topology_come_at_once() {
     let text = "apiVersion: flatnet.dev/v1
 kind: Topology
