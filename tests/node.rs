@@ -463,32 +463,46 @@ fn nodes_on_the_hosts_network_and_simulated_ones_are_of_one_process() {
     assert_eq!(home.json("down")["balances"], true);
 }
 
+/// Writes a file and returns its path.
+fn write(home: &Home, name: &str, text: &str) -> String {
+    std::fs::write(home.file(name), text).unwrap();
+    home.file(name).display().to_string()
+}
+
+fn says_all(said: &str, expected: &[&str]) {
+    for part in expected {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+}
+
 #[test]
-fn mistakes_are_told_with_what_to_do() {
+fn mistakes_of_a_configuration_file_are_told_at_their_places() {
     let home = Home::new();
-    let write = |name: &str, text: &str| {
-        std::fs::write(home.file(name), text).unwrap();
-        home.file(name).display().to_string()
-    };
-    let config = |text: &str| home.error(&format!("node --config {}", write("config.yaml", text)));
+    let config = |text: &str| home.error(&format!("node --config {}", write(&home, "config.yaml", text)));
     let said = config("name: n\nadress: 192.168.66.11/24\n");
     assert!(said.contains("unknown field \"adress\" in the configuration of a node"), "{said}");
     assert!(said.contains("config.yaml:2:1") && said.contains("known are address, backend"), "{said}");
     let said = config("name: n\naddress: 192.168.66.11\nport: 30000\nbackend: vxlan\nfile: 7\n");
-    for expected in [
-        "config.yaml:2:10",
-        "address: \"192.168.66.11\" is not an address with its network's length",
-        "config.yaml:3:7",
-        "port: port 30000 is one of those that Services may have on every node",
-        "config.yaml:4:10",
-        "backend: vxlan is not supported yet; udp is",
-        "config.yaml:5:7",
-        "file: must be a text, not a number",
-    ] {
-        assert!(said.contains(expected), "{expected}: {said}");
-    }
+    says_all(
+        &said,
+        &[
+            "config.yaml:2:10",
+            "address: \"192.168.66.11\" is not an address with its network's length",
+            "config.yaml:3:7",
+            "port: port 30000 is one of those that Services may have on every node",
+            "config.yaml:4:10",
+            "backend: vxlan is not supported yet; udp is",
+            "config.yaml:5:7",
+            "file: must be a text, not a number",
+        ],
+    );
     let said = config("name: n\n");
     assert!(said.contains("the node has no address") && said.contains("give --address"), "{said}");
+}
+
+#[test]
+fn mistakes_of_flags_routes_and_manifests_are_told_with_what_to_do() {
+    let home = Home::new();
     let said = home.error("node --name n --address 198.51.100.7/24");
     assert!(said.contains("198.51.100.7 is no address of this host"), "{said}");
     assert!(
@@ -498,40 +512,44 @@ fn mistakes_are_told_with_what_to_do() {
     let said = home.error("node --name n --address 198.51.100.7/24 --pod-cidr 10.2.0.0/24");
     assert!(said.contains("podCIDR 10.2.0.0/24 is not in podNetwork 10.1.0.0/16"), "{said}");
     let routes = write(
+        &home,
         "routes.yaml",
         "10.1.0.0/23: 198.51.100.8\n10.2.0.0/24: 198.51.100.9\n10.1.9.0/24: 198.51.100.7\n",
     );
     let said = home
         .error(&format!("node --name n --address 198.51.100.7/24 --pod-cidr 10.1.1.0/24 --routes {routes}"));
-    for expected in [
-        "routes.yaml:1:1",
-        "route to 10.1.0.0/23 overlaps 10.1.1.0/24",
-        "routes.yaml:2:1",
-        "route to 10.2.0.0/24 is not in podNetwork 10.1.0.0/16",
-        "routes.yaml:3:1",
-        "198.51.100.7 is this node: it claims its subnet itself",
-    ] {
-        assert!(said.contains(expected), "{expected}: {said}");
-    }
+    says_all(
+        &said,
+        &[
+            "routes.yaml:1:1",
+            "route to 10.1.0.0/23 overlaps 10.1.1.0/24",
+            "routes.yaml:2:1",
+            "route to 10.2.0.0/24 is not in podNetwork 10.1.0.0/16",
+            "routes.yaml:3:1",
+            "198.51.100.7 is this node: it claims its subnet itself",
+        ],
+    );
     let slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: s}\naddressType: IPv6\nendpoints: [{addresses: [here]}]\n\
                  ports: [{port: 0}]\n";
-    let slice = write("slice.yaml", slice);
+    let slice = write(&home, "slice.yaml", slice);
     let said = home.error(&format!("node --name n --address 198.51.100.7/24 -f {slice}"));
-    for expected in [
-        "slice.yaml:3:11",
-        "the EndpointSlice belongs to no Service",
-        "addressType IPv6 is not supported yet; IPv4 is",
-        "\"here\" is not an IPv4 address",
-        "port 0 is not between 1 and 65535",
-    ] {
-        assert!(said.contains(expected), "{expected}: {said}");
-    }
+    says_all(
+        &said,
+        &[
+            "slice.yaml:3:11",
+            "the EndpointSlice belongs to no Service",
+            "addressType IPv6 is not supported yet; IPv4 is",
+            "\"here\" is not an IPv4 address",
+            "port 0 is not between 1 and 65535",
+        ],
+    );
     let usage = home.run("node --backend host-gw");
     assert!(
         String::from_utf8_lossy(&usage.stderr).contains("host-gw is not supported yet; udp is"),
         "{usage:?}"
     );
     let file = write(
+        &home,
         "virtual.yaml",
         "apiVersion: flatnet.dev/v1\nkind: Topology\nspec:\n  time: virtual\n  nodes: [{name: n, address: 198.51.100.7/24, underlay: socket}]\n",
     );
@@ -540,8 +558,11 @@ fn mistakes_are_told_with_what_to_do() {
         said.contains("node n is on this host's network, which does not wait for virtual time"),
         "{said}"
     );
+}
 
-    // What the host says only when asked.
+#[test]
+fn what_the_host_does_not_give_is_told_with_what_to_do() {
+    let home = Home::new();
     let wire = Wire::new();
     let machine = wire.machine(11);
     let node = |words: &str| {
