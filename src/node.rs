@@ -14,8 +14,8 @@ use flatnet_proxy::Ipv4Prefix;
 use miette::Diagnostic;
 
 use crate::args::Node;
-use crate::topology::node::{NodeConfig, Own, read_config, read_node};
-use crate::topology::routes::read_file;
+use crate::topology::node::{NodeConfig, read_config, read_node};
+use crate::topology::routes::{Own, read_file};
 use crate::topology::{BackendKind, Interface, Topology, values};
 use crate::up::background;
 use crate::up::serve::{self, Serving};

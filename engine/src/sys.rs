@@ -4,6 +4,8 @@
 //! sends and receives. Invariants: nothing here is called per packet; advice that the system does not take changes speed only.
 //! Allowed dependencies: rustix, libc. Read first: madvise(2), recvmmsg(2), the kernel's
 //! `Documentation/networking/tuntap.rst`.
+//!
+//! Above 400 lines because system calls that need unsafe code are in one file, to be judged at once.
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;

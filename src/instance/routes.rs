@@ -8,8 +8,7 @@ use flatnet_engine::tables::Tables;
 use tokio::signal::unix::SignalKind;
 
 use super::Instance;
-use crate::topology::node::Own;
-use crate::topology::routes::read_file;
+use crate::topology::routes::{Own, read_file};
 
 impl Instance {
     /// Ends, but for SIGHUP to a node with a file of routes.

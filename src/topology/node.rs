@@ -4,7 +4,7 @@
 //!
 //! May depend on [`crate::topology::fields`]. Read first: [`crate::args::Node`].
 
-use std::{net::Ipv4Addr, path::Path, path::PathBuf};
+use std::path::{Path, PathBuf};
 
 use flatnet_proxy::Ipv4Prefix;
 
@@ -106,15 +106,4 @@ pub fn read_node(
     let mut sources = vec![Source::new(PathBuf::from("(flags)"), topology)];
     sources.extend(manifests.iter().map(|path| open(path, &mut findings)));
     check(&sources, Some(name), findings)
-}
-
-/// What a node has itself, which its routes must leave alone.
-#[derive(Clone, Copy, Debug)]
-pub struct Own {
-    /// All pods' network.
-    pub pod_network: Ipv4Prefix,
-    /// The node's address.
-    pub address: Ipv4Addr,
-    /// Its pods' subnet, once it has one.
-    pub subnet: Option<Ipv4Prefix>,
 }

@@ -13,7 +13,6 @@ use crate::topology::{
     Findings, Routes,
     fields::{Located, address},
     findings::{Finding, Place},
-    node::Own,
     open,
     spec::Spec,
     split, values,
@@ -84,6 +83,17 @@ fn fit(
         seen.push((subnet.value, subnet.place.clone()));
     }
     routes.iter().map(|route| (route.subnet.value, route.address)).collect()
+}
+
+/// What a node has itself, which its routes must leave alone.
+#[derive(Clone, Copy, Debug)]
+pub struct Own {
+    /// All pods' network.
+    pub pod_network: Ipv4Prefix,
+    /// The node's address.
+    pub address: Ipv4Addr,
+    /// Its pods' subnet, once it has one.
+    pub subnet: Option<Ipv4Prefix>,
 }
 
 /// Reads the routes' file of a node that runs: what it may not say is what the node has itself.
