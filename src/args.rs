@@ -188,6 +188,9 @@ pub struct Node {
     /// The UDP port of the tunnel, the same at every node [default: 8285]
     #[arg(long, value_name = "PORT", value_parser = values::port)]
     pub port: Option<u16>,
+    /// How many threads move packets [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub workers: Option<u16>,
     /// A YAML mapping of other nodes' pod subnets to their addresses; SIGHUP has it read again
     #[arg(long, value_name = "FILE")]
     pub routes: Option<PathBuf>,

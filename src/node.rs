@@ -20,6 +20,9 @@ use crate::topology::{BackendKind, Interface, Topology, values};
 use crate::up::background;
 use crate::up::serve::{self, Serving};
 
+/// Workers of a node: one moves a packet from its pod to the tunnel by itself.
+const DEFAULT_WORKERS: u16 = 1;
+
 /// Something that a node must be told is not.
 #[derive(Debug, thiserror::Error, Diagnostic)]
 enum NodeError {
@@ -74,6 +77,7 @@ fn fill(flags: &mut Node, file: NodeConfig) {
     flags.service_network = flags.service_network.or(file.service_network);
     flags.backend = flags.backend.or(file.backend);
     flags.port = flags.port.or(file.port);
+    flags.workers = flags.workers.or(file.workers);
     flags.routes = flags.routes.take().or(file.routes);
     if flags.files.is_empty() {
         flags.files = file.files;
@@ -101,7 +105,9 @@ fn document(arguments: &Node, name: &str, interface: Interface) -> String {
         BackendKind::Udp => "udp",
     };
     let port = arguments.port.unwrap_or(DEFAULT_UDP_PORT);
-    let _ = writeln!(text, "  backend: {{type: {backend}, port: {port}}}\n  nodes:\n    - name: {name}");
+    let workers = arguments.workers.unwrap_or(DEFAULT_WORKERS);
+    let _ = writeln!(text, "  backend: {{type: {backend}, port: {port}}}\n  workers: {workers}\n  nodes:");
+    let _ = writeln!(text, "    - name: {name}");
     let _ = writeln!(text, "      address: {}/{}", interface.address, interface.network.length());
     if let Some(subnet) = arguments.pod_cidr {
         let _ = writeln!(text, "      podCIDR: {subnet}");
@@ -119,6 +125,9 @@ fn words(arguments: &Node, name: &str, interface: Interface, topology: &Topology
     flag("--port", topology.port.to_string());
     if let Some(subnet) = arguments.pod_cidr {
         flag("--pod-cidr", subnet.to_string());
+    }
+    if let Some(workers) = arguments.workers {
+        flag("--workers", workers.to_string());
     }
     for path in &arguments.files {
         words.extend(["--file".into(), path.into()]);
@@ -146,7 +155,7 @@ mod tests {
     #[test]
     fn the_background_process_is_told_all_that_this_one_was() {
         let all = "flatnet node --name n --address 192.168.66.11/24 --pod-network 10.2.0.0/16 --pod-cidr 10.2.3.0/24 \
-                   --service-network 10.97.0.0/16 --port 9000 --file a --file b --routes r";
+                   --service-network 10.97.0.0/16 --port 9000 --workers 3 --file a --file b --routes r";
         let told = node(all);
         let interface = told.address.unwrap();
         let (topology, _) = read_node(document(&told, "n", interface), &[], "n").unwrap();

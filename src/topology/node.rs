@@ -13,7 +13,7 @@ use crate::topology::{
     fields::{Fields, boolean, interface, prefix, text},
     findings::{Finding, Source},
     open,
-    spec::port,
+    spec::{port, workers},
     split, values,
     yaml::{Node, Value, documents},
 };
@@ -35,6 +35,8 @@ pub struct NodeConfig {
     pub backend: Option<BackendKind>,
     /// The tunnel's UDP port.
     pub port: Option<u16>,
+    /// How many workers move packets.
+    pub workers: Option<u16>,
     /// The file of routes to other nodes.
     pub routes: Option<PathBuf>,
     /// Manifests.
@@ -72,6 +74,7 @@ fn read(node: &Node, findings: &mut Vec<Finding>) -> NodeConfig {
         service_network: fields.optional("service-network", prefix).map(|it| it.value),
         backend: fields.optional("backend", |node| values::backend(&text(node)?)).map(|it| it.value),
         port: fields.optional("port", port).map(|it| it.value),
+        workers: fields.optional("workers", workers).map(|it| it.value),
         routes: fields.optional("routes", path).map(|it| it.value),
         files: fields.optional("file", paths).map(|it| it.value).unwrap_or_default(),
         detach: fields.optional("detach", boolean).is_some_and(|it| it.value),

@@ -95,9 +95,7 @@ pub(crate) fn read(document: &Node, findings: &mut Vec<Finding>) -> Spec {
         links: machines(&mut fields, "links", link),
         seed: fields.optional("seed", |node| number(node, 0, u64::MAX)).map_or(0, |seed| seed.value),
         time: fields.optional("time", time).map(|time| time.value),
-        workers: fields
-            .optional("workers", |node| number(node, 1, MOST_WORKERS))
-            .and_then(|workers| u16::try_from(workers.value).ok()),
+        workers: fields.optional("workers", workers).map(|workers| workers.value),
     };
     fields.close();
     result
@@ -217,6 +215,11 @@ fn time(node: &Node) -> Result<TimeMode, String> {
 
 fn name(node: &Node) -> Result<String, String> {
     values::name(&text(node)?)
+}
+
+/// Reads a number of workers.
+pub(crate) fn workers(node: &Node) -> Result<u16, String> {
+    number(node, 1, MOST_WORKERS).map(|workers| workers as u16)
 }
 
 /// Reads the port of a tunnel.
