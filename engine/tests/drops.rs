@@ -13,8 +13,9 @@ use flatnet_engine::binding::Profile;
 use flatnet_engine::control::EngineConfig;
 use flatnet_engine::frame::ChecksumState;
 use flatnet_engine::ledger::{DropReason, Ledger, Term};
-use flatnet_engine::link::Direction;
 use flatnet_engine::link::impairment::Impairment;
+use flatnet_engine::link::tunnel_socket::TunnelSocket;
+use flatnet_engine::link::{Direction, Link};
 use flatnet_engine::masquerade::is_usable;
 use flatnet_engine::neighbor::WAITING_LIMIT;
 use flatnet_engine::pod::{Pod, PodConfig};
@@ -23,7 +24,7 @@ use flatnet_engine::wire::{
     ArpOperation, IcmpPacket, IcmpType, IpProtocol, Ipv4Packet, MacAddress, TcpFlags,
 };
 use flatnet_proxy::{Forwarding, TrafficPolicy};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 const ISP: Ipv4Addr = Ipv4Addr::new(192, 168, 66, 1);
@@ -439,6 +440,15 @@ fn provoke(reason: DropReason, lab: &mut Lab) -> Gained {
         DropReason::HostUnsupported => {
             from_pod(lab, &ipv4_packet(APP2, NODE1, IpProtocol::Unknown(47), 64, b"x"));
             TOLD
+        }
+        DropReason::NoUplink => {
+            // In place of its cable the node has the host's own network.
+            let (eth0, _) = lab.wires[0];
+            let socket = TunnelSocket::open(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).unwrap();
+            lab.workers[0].detach(eth0);
+            assert!(lab.workers[0].attach(eth0, Link::TunnelSocket(Box::new(socket))));
+            lab.send(APP1, &lab.udp(APP1, INTERNET, (4000, 53), b"x"));
+            ALONE
         }
         DropReason::LinkDown => {
             // The endpoint is known, but its link is not there any more.
