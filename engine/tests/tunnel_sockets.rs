@@ -82,10 +82,16 @@ impl Sockets {
         Self { lab, own, ports: [ports[0], ports[1]] }
     }
 
+    /// Takes the first node away, so that whoever likes sends from its tunnel's address and port.
+    fn take_peer_away(&mut self) {
+        self.lab.control.detach(self.ports[0]).unwrap();
+        self.lab.run();
+    }
+
     /// Sends datagrams to the second node from an address of the host's; returns what the node then dropped, by reason.
-    fn hostile(&mut self, from: Ipv4Addr, payload: &[u8]) -> Vec<(DropReason, u64)> {
+    fn hostile(&mut self, from: (Ipv4Addr, u16), payload: &[u8]) -> Vec<(DropReason, u64)> {
         let before = self.lab.ledger(self.lab.node2);
-        let socket = UdpSocket::bind((from, 0)).unwrap();
+        let socket = UdpSocket::bind(from).unwrap();
         socket.send_to(payload, (self.own[1], PORT)).unwrap();
         self.lab.run();
         let after = self.lab.ledger(self.lab.node2);
@@ -151,7 +157,8 @@ fn long_datagrams_come_into_large_buffers_and_are_lost_by_name_without_one() {
     lab.check();
 
     let mut without = Sockets::new(4, 0);
-    let from = without.own[0];
+    let from = (without.own[0], PORT);
+    without.take_peer_away();
     let packet = udp_packet(APP1, APP3, (4000, 53), &payload, 64);
     assert_eq!(without.hostile(from, &packet), [(DropReason::PoolEmpty, 1)]);
     without.lab.check();
@@ -160,7 +167,8 @@ fn long_datagrams_come_into_large_buffers_and_are_lost_by_name_without_one() {
 #[test]
 fn hostile_datagrams_are_dropped_by_name() {
     let mut sockets = Sockets::new(5, 4);
-    let (peer, stranger) = (sockets.own[0], address(5, 9));
+    sockets.take_peer_away();
+    let (peer, stranger) = ((sockets.own[0], PORT), (address(5, 9), PORT));
     let good = udp_packet(APP1, APP3, (4000, 53), b"hello", 64);
     let spoofed = udp_packet(Ipv4Addr::new(10, 1, 30, 2), APP3, (4000, 53), b"hello", 64);
     let local = udp_packet(APP3, APP3, (4000, 53), b"hello", 64);
@@ -171,8 +179,9 @@ fn hostile_datagrams_are_dropped_by_name() {
     let mut ipv6 = vec![0; 60];
     ipv6[0] = 0x60;
     let broken = ipv4_packet(APP1, APP3, IpProtocol::Udp, 64, &[0; 4]);
-    let own = sockets.own[1];
-    let cases: [(Ipv4Addr, &[u8], DropReason); 12] = [
+    let (own, masqueraded) = ((sockets.own[1], 0), (sockets.own[0], 0));
+    let cases: [((Ipv4Addr, u16), &[u8], DropReason); 13] = [
+        (masqueraded, &good, DropReason::TunnelForeignSource),
         (stranger, &good, DropReason::TunnelForeignSource),
         (peer, &spoofed, DropReason::TunnelForeignSource),
         (peer, &local, DropReason::Martian),
@@ -187,7 +196,7 @@ fn hostile_datagrams_are_dropped_by_name() {
         (peer, &broken, DropReason::MalformedTransport),
     ];
     for (from, payload, reason) in cases {
-        assert_eq!(sockets.hostile(from, payload), [(reason, 1)], "{from}: {payload:?}");
+        assert_eq!(sockets.hostile(from, payload), [(reason, 1)], "{from:?}: {payload:?}");
     }
     assert_eq!(sockets.lab.receive(APP3), Vec::<Vec<u8>>::new());
     assert_eq!(sockets.hostile(peer, &good), []);

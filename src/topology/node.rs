@@ -2,7 +2,7 @@
 //!
 //! Invariant: a key that is no flag and a value that no flag takes are findings at their places.
 //!
-//! May depend on [`crate::topology::fields`]. Read first: [`crate::args::Node`].
+//! May depend on the reader of topologies. Read first: [`crate::args::Node`].
 
 use std::path::{Path, PathBuf};
 

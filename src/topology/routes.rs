@@ -3,7 +3,7 @@
 //! `spec.routes` of a topology and the file of `flatnet node --routes` are the same mapping. Invariants: a subnet is in the pod
 //! network and overlaps no other and no node's of the topology; its node is not one of the topology's.
 //!
-//! May depend on [`crate::topology::spec`]. Read first: `docs/topology.md`, "Real nodes".
+//! May depend on the reader of topologies. Read first: `docs/topology.md`, "Real nodes".
 
 use std::{net::Ipv4Addr, path::Path};
 
