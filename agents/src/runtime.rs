@@ -3,7 +3,7 @@
 //! The publisher asks for one when a pod is [`PodKind::Real`](crate::pods::PodKind), and looks in now and then for what
 //! became of it: nobody waits. Files, in the order of a pod's life:
 //!
-//! - [`makers`]: threads that make what takes the system a while;
+//! - `makers`: threads that make what takes the system a while;
 //! - [`sandbox`]: its namespaces, held by a process;
 //! - [`link`]: its eth0 in them;
 //! - [`container`]: its programs;
