@@ -7,7 +7,7 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use super::{DropReason, Frame, Instant, Link, NodeId, PortId, Term, Worker};
+use super::{Attached, DropReason, Frame, Instant, Link, NodeId, PortId, Term, Worker};
 use crate::decide::Refusal;
 use crate::link::tunnel_socket::{Leaving, TunnelSocket, Unsent, answer, datagram};
 use crate::sys::DATAGRAMS;
@@ -26,11 +26,12 @@ impl Worker {
 
     /// Takes a frame that leaves by a tunnel's socket.
     pub(super) fn send_by_socket(&mut self, mut frame: Frame, egress: PortId, now: Instant) {
-        let arena = Arc::clone(&self.arena);
-        let Some((socket, node)) = self.socket(egress) else {
+        let attached = self.links.get_mut(egress.0 as usize).and_then(Option::as_mut);
+        let Some(Attached { link: Link::TunnelSocket(socket), node, .. }) = attached else {
             return self.refuse_to_send(frame, egress, DropReason::LinkDown, now);
         };
-        match socket.leaving(arena.bytes(&frame)) {
+        let node = *node;
+        match socket.leaving(self.arena.bytes(&frame)) {
             Leaving::Datagram => {
                 socket.outbox.push(frame);
                 let waiting = socket.outbox.len();
@@ -43,7 +44,7 @@ impl Worker {
             }
             Leaving::Question => {
                 self.count(node, Term::Sent, 1);
-                answer(&arena, &mut frame);
+                answer(&self.arena, &mut frame);
                 if let Err((frame, reason)) = self.arrive(egress, frame) {
                     self.count(node, Term::Received, 1);
                     self.refuse_to_send(frame, egress, reason, now);
