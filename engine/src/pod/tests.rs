@@ -1,10 +1,12 @@
 //! Pods back to back over an in-memory link, in virtual time.
 
+mod bad_links;
 mod squid;
 mod time_wait;
 
 use super::*;
 use crate::frame::{Arena, Frame, Pool};
+use crate::link::impairment::{Impairment, Lane};
 use crate::wire::{EtherType, EthernetFrame, IpProtocol, Ipv4Packet, MacAddress, TcpFlags, TcpSegment};
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -25,6 +27,8 @@ struct Segment {
     loss_per_cent: u64,
     /// Longest further delay of a frame, in microseconds: they overtake each other.
     jitter: u64,
+    /// What the cable does to each pod's frames, as between two nodes, instead of the three above.
+    lanes: Vec<Lane>,
     random: crate::random::Random,
     traced: usize,
     log: Vec<Vec<u8>>,
@@ -44,6 +48,7 @@ impl Segment {
             delay: Duration::from_micros(50),
             loss_per_cent: 0,
             jitter: 0,
+            lanes: Vec::new(),
             random: crate::random::Random::new(42),
             traced: 0,
             log: Vec::new(),
@@ -69,6 +74,15 @@ impl Segment {
             let bytes = arena.bytes(&frame).to_vec();
             self.pool.free(frame);
             self.log.push(bytes.clone());
+            if let Some(lane) = self.lanes.get_mut(index) {
+                let random = &mut self.random;
+                let arrivals = arrivals(lane, bytes, self.now, random);
+                for (at, bytes) in arrivals {
+                    self.sequence += 1;
+                    self.flight.insert((at, self.sequence), (index, bytes));
+                }
+                continue;
+            }
             if self.random.next_u64() % 100 < self.loss_per_cent {
                 continue;
             }
@@ -76,6 +90,13 @@ impl Segment {
             let jitter = Duration::from_micros(self.random.next_u64() % (self.jitter + 1));
             self.flight.insert((self.now + self.delay + jitter, self.sequence), (index, bytes));
         }
+    }
+
+    /// Has a cable like this between the pods.
+    fn impair(&mut self, impairment: Impairment, seed: u64) {
+        self.lanes = vec![Lane::default(), Lane::default()];
+        self.lanes.iter_mut().for_each(|lane| lane.impairment = impairment);
+        self.random = crate::random::Random::new(seed);
     }
 
     /// Goes to the next thing that happens; false when nothing will.
@@ -145,6 +166,29 @@ impl Segment {
             assert!(self.step(until), "the probe never ends");
         }
     }
+}
+
+/// What arrives of a frame, and when.
+fn arrivals(
+    lane: &mut Lane,
+    bytes: Vec<u8>,
+    now: Instant,
+    random: &mut crate::random::Random,
+) -> Vec<(Instant, Vec<u8>)> {
+    let mut arrived = Vec::new();
+    if lane.admit(bytes.len(), bytes.len() - 14, random).is_err() {
+        return arrived;
+    }
+    let copies = 1 + usize::from(random.chance(lane.impairment.duplicate));
+    for _ in 0..copies {
+        let mut bytes = bytes.clone();
+        let Ok(at) = lane.send(bytes.len(), now, random) else { continue };
+        if let Some(bit) = lane.corrupted_bit(bytes.len(), random) {
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+        arrived.push((at, bytes));
+    }
+    arrived
 }
 
 fn pod(name: &str, address: Ipv4Addr) -> PodConfig {

@@ -4,12 +4,14 @@
 //! costs a few hundred bytes and saves every segment the scan over all other sockets.
 //!
 //! Invariants: it sends only inside [`Connection::receive`] and [`Connection::flush`]; its interface has exactly the local address;
-//! a lower path MTU takes effect at the next call. Allowed dependencies: smoltcp, `device`, `tcp::wire`.
+//! a lower path MTU takes effect at the next call. Above 400 lines because every call works on the one socket inside.
+//! Allowed dependencies: smoltcp, `device`, `tcp::wire`.
 //! Read first: RFC 9293 sections 3.3.2 and 3.6, RFC 1122 section 4.2.3.5.
 
 use super::super::device::Device;
 use super::super::socket::{Owner, Received, SocketError};
 use super::Tuple;
+use super::arrival::{Standing, Window};
 use super::recovery::{DUPLICATES, Recovery};
 use super::wire::{LastSent, Wire, bare, read};
 use crate::clock::Instant;
@@ -23,6 +25,8 @@ use std::time::Duration;
 const USER_TIMEOUT: Duration = Duration::from_secs(127);
 /// How long a connection that its application left waits for the other side's end.
 const ORPHAN_TIMEOUT: Duration = Duration::from_secs(60);
+/// Windows that may pass while a segment is on its way: what overtakes it needs no more than a moment.
+const IN_FLIGHT_WINDOWS: u32 = 16;
 /// Segments one flush may send; a 64 KB window is 48 of 1,400 octets.
 const FLUSH_LIMIT: usize = 4096;
 
@@ -51,6 +55,12 @@ pub(in super::super) struct Connection {
     fin_end: Option<u32>,
     error: Option<SocketError>,
     recovery: Recovery,
+    /// The sequence number of the first octet that its application has not read.
+    unread: u32,
+    /// The sequence number behind all that it wrote.
+    written: u32,
+    /// The window that the other side gave.
+    window: Window,
     interface: Interface,
     sockets: SocketSet<'static>,
     handle: SocketHandle,
@@ -100,6 +110,9 @@ impl Connection {
             fin_end: None,
             error: None,
             recovery: Recovery::default(),
+            unread: 0,
+            written: 0,
+            window: Window::default(),
             interface: interface(setup.tuple, setup.mtu, setup.seed, now),
             sockets,
             handle,
@@ -130,6 +143,7 @@ impl Connection {
             interface.poll_ingress_single(time(at), &mut wire, sockets);
             interface.poll_egress(time(at), &mut wire, sockets);
             connection.last = wire.last_sent().unwrap_or_default();
+            (connection.unread, connection.written) = (connection.last.acknowledged, connection.last.next);
         }
         (connection, answer)
     }
@@ -148,15 +162,20 @@ impl Connection {
             return;
         }
         let duplicate;
+        let amended = self.standing().and_then(|standing| self.window.amend(packet, &standing));
+        let packet = amended.as_deref().unwrap_or(packet);
         let mut wire = Wire::to_link(device, out, now, *self.tuple.remote.ip(), self.mtu, self.traced)
             .with_incoming(packet);
         self.interface.poll_ingress_single(time(now), &mut wire, &mut self.sockets);
         let (segment, is_bare) = read(packet);
         let flags = segment.flags();
+        if before == State::SynSent && flags.syn() {
+            (self.unread, self.written) = (segment.sequence().wrapping_add(1), self.last.next);
+        }
         let is_plain = flags.ack() && !flags.syn() && !flags.fin() && !flags.rst();
-        let is_partial = is_plain && self.recovery.hear(segment.acknowledgement(), is_bare);
+        let is_lost = is_plain && self.recovery.hear(segment.acknowledgement(), segment.window(), is_bare);
         // What only the FIN lacks is left to the timer: see `lacks_only_the_fin`.
-        if is_partial && self.socket().send_queue() > 0 {
+        if is_lost && self.socket().send_queue() > 0 {
             duplicate = bare(packet);
             for _ in 0..DUPLICATES {
                 wire = wire.with_incoming(&duplicate);
@@ -177,6 +196,27 @@ impl Connection {
         if self.released.is_some() {
             self.discard();
         }
+    }
+
+    /// Where it stands, once both sides know each other's sequence numbers.
+    fn standing(&self) -> Option<Standing> {
+        let (other_ended, own_ended) = match self.state() {
+            State::Closed | State::Listen | State::SynSent | State::SynReceived => return None,
+            State::Established | State::FinWait1 => (false, false),
+            State::FinWait2 => (false, true),
+            State::CloseWait | State::Closing | State::LastAck => (true, false),
+            State::TimeWait => (true, true),
+        };
+        let socket = self.socket();
+        let (waiting, room) = (socket.send_queue() as u32, socket.recv_capacity() as u32);
+        Some(Standing {
+            next: self.unread.wrapping_add(socket.recv_queue() as u32 + u32::from(other_ended)),
+            acknowledged: self.last.acknowledged,
+            window_end: self.unread.wrapping_add(room + u32::from(other_ended)),
+            unacknowledged: self.written.wrapping_sub(waiting).wrapping_add(u32::from(own_ended)),
+            waiting,
+            in_flight_limit: IN_FLIGHT_WINDOWS * socket.send_capacity() as u32,
+        })
     }
 
     /// Says whether a segment does no more than acknowledge once again all but the FIN, when only that is in flight. The third of
@@ -258,10 +298,12 @@ impl Connection {
     /// Hands received data to `take` as it lies in the buffer, up to its end or to where the buffer begins again; `take` returns
     /// how much of it is done with.
     pub(in super::super) fn read(&mut self, take: impl FnOnce(&[u8]) -> usize) -> Received {
-        match self.socket_mut().recv(|bytes| {
+        let result = self.socket_mut().recv(|bytes| {
             let count = take(bytes);
             (count, count)
-        }) {
+        });
+        self.unread = self.unread.wrapping_add(*result.as_ref().unwrap_or(&0) as u32);
+        match result {
             Ok(0) => Received::Pending,
             Ok(count) => Received::Data(count),
             Err(RecvError::Finished) => Received::End,
@@ -288,7 +330,9 @@ impl Connection {
         if !self.socket().can_send() {
             return 0;
         }
-        self.socket_mut().send_slice(bytes).unwrap_or(0)
+        let count = self.socket_mut().send_slice(bytes).unwrap_or(0);
+        self.written = self.written.wrapping_add(count as u32);
+        count
     }
 
     /// Returns how much data finds room now.
@@ -362,11 +406,7 @@ impl Connection {
     }
 
     fn discard(&mut self) {
-        while let Ok(count) = self.socket_mut().recv(|bytes| (bytes.len(), bytes.len())) {
-            if count == 0 {
-                break;
-            }
-        }
+        while let Received::Data(_) = self.read(<[u8]>::len) {}
     }
 
     fn socket(&self) -> &Socket<'static> {

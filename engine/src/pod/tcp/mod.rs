@@ -8,6 +8,7 @@
 //! Read first: RFC 9293 section 3.10.7.
 
 mod accept;
+mod arrival;
 mod bare;
 mod connection;
 pub(super) mod half_open;

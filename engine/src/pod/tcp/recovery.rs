@@ -15,6 +15,8 @@ pub(super) struct Recovery {
     acknowledged: u32,
     /// How often it said so without anything else.
     duplicates: u8,
+    /// The window it gave with that.
+    window: u16,
     /// The end of all that was sent.
     sent: u32,
     /// What had been sent when a loss was noticed, until it is acknowledged.
@@ -33,16 +35,20 @@ impl Recovery {
         }
     }
 
-    /// Takes note of an acknowledgement, which `is_bare` when its segment says nothing else. Tells whether it is a partial one: the
-    /// segment behind it was lost as well.
-    pub(super) fn hear(&mut self, acknowledgement: u32, is_bare: bool) -> bool {
+    /// Takes note of an acknowledgement and of the window with it; it `is_bare` when its segment says nothing else. Tells whether the
+    /// segment behind it was lost: it is the third duplicate, of which smoltcp wants three without any data between, as there are
+    /// when both sides speak; or it is a partial one.
+    pub(super) fn hear(&mut self, acknowledgement: u32, window: u16, is_bare: bool) -> bool {
+        let is_same_window = std::mem::replace(&mut self.window, window) == window;
         if self.acknowledged == acknowledgement {
             let in_flight = is_behind(acknowledgement, self.sent);
-            self.duplicates = self.duplicates.saturating_add(u8::from(is_bare && in_flight));
-            if self.duplicates == DUPLICATES && self.recover.is_none() {
-                self.recover = Some(self.sent);
+            self.duplicates =
+                self.duplicates.saturating_add(u8::from(is_bare && is_same_window && in_flight));
+            if self.duplicates < DUPLICATES || self.recover.is_some() {
+                return false;
             }
-            return false;
+            self.recover = Some(self.sent);
+            return true;
         }
         if is_behind(acknowledgement, self.acknowledged) && self.sent != 0 && self.acknowledged != 0 {
             return false;
@@ -57,22 +63,24 @@ impl Recovery {
 mod tests {
     use super::*;
 
-    /// RFC 6582, 3.2.
+    const FIRST: u32 = u32::MAX - 100;
+
+    /// RFC 6582, 3.2; RFC 5681, 2: what says more than a duplicate is none, and starts no new count.
     #[test]
-    fn a_partial_acknowledgement_tells_of_another_loss() {
+    fn three_duplicates_and_partial_acknowledgements_tell_of_a_loss() {
         let mut recovery = Recovery::default();
-        recovery.send(u32::MAX - 100);
-        assert!(!recovery.hear(u32::MAX - 100, true));
+        recovery.send(FIRST);
+        assert!(!recovery.hear(FIRST, 9, true));
         recovery.send(900);
-        // Two duplicates are reordering, three are a loss; data with the same acknowledgement are none.
-        assert!([true, true, false, false].iter().all(|&bare| !recovery.hear(u32::MAX - 100, bare)));
-        assert!(!recovery.hear(100, true), "nothing was lost");
-        assert!([true; 3].iter().all(|&bare| !recovery.hear(100, bare)));
+        for (window, is_bare) in [(9, true), (9, true), (9, false), (9, false), (8, true), (9, true)] {
+            assert!(!recovery.hear(FIRST, window, is_bare), "two duplicates may be reordering");
+        }
+        assert!(recovery.hear(FIRST, 9, true) && !recovery.hear(FIRST, 9, true), "the third tells it once");
         recovery.send(1000);
         recovery.send(200);
-        assert!(recovery.hear(500, true) && recovery.hear(899, false));
-        assert!(!recovery.hear(899, true) && !recovery.hear(500, true));
-        assert!(!recovery.hear(900, true), "all that was sent before the loss");
-        assert!(!recovery.hear(1000, true));
+        assert!(recovery.hear(500, 9, true) && recovery.hear(899, 9, false));
+        assert!(!recovery.hear(899, 9, true) && !recovery.hear(500, 9, true));
+        assert!(!recovery.hear(900, 9, true), "all that was sent before the loss");
+        assert!(!recovery.hear(1000, 9, true));
     }
 }
