@@ -309,6 +309,9 @@ async fn input(
         if let Ok(bytes) = frame.into_data() {
             let bytes = Some(bytes.to_vec());
             desk.ask(move |instance| instance.program_input(number, bytes)).await??;
+            while !desk.ask(move |instance| instance.program_wants_input(number)).await?? {
+                tokio::time::sleep(POLL).await;
+            }
         }
     }
     desk.ask(move |instance| instance.program_input(number, None)).await??;

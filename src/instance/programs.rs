@@ -85,6 +85,17 @@ impl Instance {
         self.with_program(number, |pod, id, _| pod.output(id))
     }
 
+    /// Says whether a program should be given more standard input now.
+    ///
+    /// # Errors
+    /// [`RequestError::Program`], [`RequestError::Drive`].
+    pub fn program_wants_input(&mut self, number: u64) -> Result<bool, RequestError> {
+        if let Some(Running::Real(program)) = self.programs.get_mut(&number) {
+            return Ok(program.wants_input());
+        }
+        self.with_program(number, |pod, id, _| pod.wants_input(id))
+    }
+
     /// Gives a program standard input; `None` ends it.
     ///
     /// # Errors

@@ -75,6 +75,12 @@ impl Exec {
         (bytes, Some(status.code().unwrap_or(KILLED)))
     }
 
+    /// Says whether it should be given more standard input now.
+    pub fn wants_input(&mut self) -> bool {
+        self.feed();
+        self.waiting.len() < READ_LIMIT
+    }
+
     /// Gives it standard input.
     pub fn input(&mut self, bytes: &[u8]) {
         self.waiting.extend(bytes);

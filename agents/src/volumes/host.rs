@@ -96,7 +96,9 @@ pub(super) fn read(path: &str, kind: HostKind) -> Result<Entry, HostError> {
         Err(rustix::io::Errno::NOENT) if matches!(kind, HostKind::Any | HostKind::DirectoryOrEmpty) => {
             return Ok(Entry::directory());
         }
-        Err(rustix::io::Errno::NOENT) if kind == HostKind::FileOrEmpty => return Ok(Entry::File([].into())),
+        Err(rustix::io::Errno::NOENT) if kind == HostKind::FileOrEmpty => {
+            return Ok(Entry::File(Vec::new().into()));
+        }
         Err(error) => return Err(failed(error)),
     };
     let wrong = |wanted| Err(HostError::Kind { path: path.into(), wanted });
@@ -245,7 +247,7 @@ mod tests {
 
         let Entry::Directory(read) = read(path, HostKind::Directory).unwrap() else { panic!("no directory") };
         assert_eq!(read.keys().collect::<Vec<_>>(), ["index.html", "sub"]);
-        assert_eq!(read["index.html"], Entry::File(b"index"[..].into()));
+        assert_eq!(read["index.html"], Entry::File(b"index".to_vec().into()));
         let sub = Entry::Directory([("out".into(), Entry::Link("../../secret".into()))].into());
         assert_eq!(read["sub"], sub);
     }

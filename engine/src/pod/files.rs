@@ -129,7 +129,7 @@ impl Files<'_> {
     }
 
     /// Reads a file.
-    pub(super) fn read(&self, path: &str) -> Result<Arc<[u8]>, FileError> {
+    pub(super) fn read(&self, path: &str) -> Result<Arc<Vec<u8>>, FileError> {
         let place = self.resolve(path)?;
         match self.entry(&place.path) {
             Some(Entry::File(_)) if path.ends_with('/') => Err(FileError::NotADirectory),
@@ -162,15 +162,17 @@ impl Files<'_> {
     /// Writes a file, anew or at its end.
     pub(super) fn write(&mut self, path: &str, bytes: &[u8], append: bool) -> Result<(), FileError> {
         let place = self.resolve(path)?;
-        let content: Arc<[u8]> = match self.entry(&place.path) {
-            Some(Entry::Directory(_)) => return Err(FileError::IsADirectory),
-            Some(Entry::File(old)) if append => [&old[..], bytes].concat().into(),
-            Some(Entry::File(_) | Entry::Link(_)) | None => bytes.into(),
-        };
-        if self.leads_to_mount(&place.path) || path.ends_with('/') {
+        let found = self.entry(&place.path);
+        let is_directory = matches!(found, Some(Entry::Directory(_)));
+        if is_directory || path.ends_with('/') || (found.is_none() && self.leads_to_mount(&place.path)) {
             return Err(FileError::IsADirectory);
         }
-        self.put(path, Entry::File(content))
+        if append && matches!(found, Some(Entry::File(_))) {
+            let (volume, inside) = (self.writable(place.mount)?, place.inside());
+            let fits = self.volumes[volume].append(&inside, bytes);
+            return if fits { Ok(()) } else { Err(FileError::NoSpace) };
+        }
+        self.put(path, Entry::File(Arc::new(bytes.to_vec())))
     }
 
     /// Makes a directory; with `parents` those on the way, too, and none need be new.

@@ -64,6 +64,12 @@ impl Pod {
         container.map(|container| container.app.take_output()).unwrap_or_default()
     }
 
+    /// Says whether a program should be given more standard input now; what it does not read waits for it, whole.
+    #[must_use]
+    pub fn wants_input(&self, id: ProgramId) -> bool {
+        self.programs.get(&id).is_none_or(Program::wants_input)
+    }
+
     /// Gives a program standard input.
     pub fn input(&mut self, id: ProgramId, bytes: &[u8]) {
         if let Some(program) = self.programs.get_mut(&id) {

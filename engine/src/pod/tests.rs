@@ -1,6 +1,7 @@
 //! Pods back to back over an in-memory link, in virtual time.
 
 mod bad_links;
+mod output;
 mod squid;
 mod time_wait;
 
@@ -582,7 +583,7 @@ fn what_a_program_says_waits_for_its_reader_whole_and_the_program_with_it() {
         segment.run(Duration::from_secs(60));
         let mut output = segment.pods[0].output(id);
         let first = output.bytes.len();
-        assert!(line == "cat" || first < 2 << 20, "{line} has gone on reading: {first}");
+        assert!(first < 2 << 20, "{line} has gone on reading: {first}");
         let until = segment.now + Duration::from_secs(600);
         let mut whole = output.bytes;
         while output.exit_code.is_none() {
@@ -985,7 +986,7 @@ fn nginx_gives_what_another_container_wrote_into_their_volume() {
 fn nginx_and_php_fpm_share_the_scripts_of_one_volume() {
     let script = "<h1>app</h1>\n<?php phpinfo(); ?>\n<p>end</p>\n";
     let names = [("index.php", script), ("style.css", "h1 {}")];
-    let names = names.map(|(name, text)| (name.to_owned(), Entry::File(text.as_bytes().into())));
+    let names = names.map(|(name, text)| (name.to_owned(), Entry::File(text.as_bytes().to_vec().into())));
     let volumes = vec![Volume::read_only("html", Entry::Directory(names.into()))];
     let mut segment = Segment::new(vec![pod("first", FIRST), PodConfig { volumes, ..pod("second", SECOND) }]);
     let args = "--root /var/www/html --fastcgi=localhost:9000 --expires 60";

@@ -22,7 +22,7 @@ pub enum Entry {
     /// A directory, by the names in it.
     Directory(BTreeMap<String, Entry>),
     /// A file's content.
-    File(Arc<[u8]>),
+    File(Arc<Vec<u8>>),
     /// A symbolic link: a path that a container's view resolves, never the host.
     Link(String),
 }
@@ -128,6 +128,17 @@ impl Volume {
         done
     }
 
+    /// Writes at the end of a file; false when it does not fit or there is none. What somebody reads meanwhile stays as it was.
+    pub(super) fn append(&mut self, path: &[String], bytes: &[u8]) -> bool {
+        if self.octets + bytes.len() > self.limit {
+            return false;
+        }
+        let Some(Entry::File(content)) = self.entry_mut(path) else { return false };
+        Arc::make_mut(content).extend_from_slice(bytes);
+        self.octets += bytes.len();
+        true
+    }
+
     /// Takes an entry out.
     pub(super) fn remove(&mut self, path: &[String]) -> Option<Entry> {
         let (name, parent) = path.split_last()?;
@@ -139,13 +150,16 @@ impl Volume {
     }
 
     fn directory_mut(&mut self, path: &[String]) -> Option<&mut BTreeMap<String, Entry>> {
-        let entry = path.iter().try_fold(&mut self.root, |entry, name| match entry {
-            Entry::Directory(names) => names.get_mut(name),
-            Entry::File(_) | Entry::Link(_) => None,
-        })?;
-        match entry {
+        match self.entry_mut(path)? {
             Entry::Directory(names) => Some(names),
             Entry::File(_) | Entry::Link(_) => None,
         }
+    }
+
+    fn entry_mut(&mut self, path: &[String]) -> Option<&mut Entry> {
+        path.iter().try_fold(&mut self.root, |entry, name| match entry {
+            Entry::Directory(names) => names.get_mut(name),
+            Entry::File(_) | Entry::Link(_) => None,
+        })
     }
 }

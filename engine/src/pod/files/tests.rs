@@ -4,7 +4,7 @@ use super::*;
 use proptest::prelude::*;
 
 fn file(text: &str) -> Entry {
-    Entry::File(text.as_bytes().into())
+    Entry::File(text.as_bytes().to_vec().into())
 }
 
 fn directory<const N: usize>(entries: [(&str, Entry); N]) -> Entry {

@@ -1,15 +1,17 @@
 //! What a program reads and writes: standard input, output and its exit code.
 //!
 //! Invariants: what has a reader waits for it whole, and programs that read from elsewhere do not while [`FULL`] octets wait; without
-//! one the last [`OUTPUT_LIMIT`] octets are kept, as a terminal scrolls. The first exit code counts.
+//! one the last [`OUTPUT_LIMIT`] octets are kept, as a terminal scrolls. As much input waits before more is wanted. The first exit
+//! code counts.
 //! Depends on nothing. Read first: this file.
 
 use std::collections::VecDeque;
 
 /// Octets of output that are kept of a program that nobody reads.
 const OUTPUT_LIMIT: usize = 8 * 1024 * 1024;
-/// Octets that wait for a reader before their program reads on.
-const FULL: usize = 1024 * 1024;
+/// Octets that wait for a reader before their program reads on, and of input before more is wanted; also what a program that does
+/// not have to wait writes before others have their turn.
+pub(super) const FULL: usize = 1024 * 1024;
 
 /// A program's console.
 #[derive(Debug, Default)]
@@ -77,6 +79,17 @@ impl Console {
         }
     }
 
+    /// Says whether more input should be added now.
+    pub(super) fn wants_input(&self) -> bool {
+        self.input.len() < FULL
+    }
+
+    /// Lends its standard input to another console, or takes it back from there.
+    pub(super) fn swap_input(&mut self, other: &mut Console) {
+        std::mem::swap(&mut self.input, &mut other.input);
+        std::mem::swap(&mut self.input_closed, &mut other.input_closed);
+    }
+
     /// Ends standard input.
     pub(super) fn close_input(&mut self) {
         self.input_closed = true;
@@ -92,12 +105,12 @@ impl Console {
         self.input.drain(..count.min(self.input.len()));
     }
 
-    /// Writes what may be read.
-    pub(super) fn copy_input(&mut self) {
-        let input = std::mem::take(&mut self.input);
-        let (first, second) = input.as_slices();
-        self.write(first);
-        self.write(second);
+    /// Writes what may be read, up to a limit; returns how much that was.
+    pub(super) fn copy_input(&mut self, limit: usize) -> usize {
+        let count = self.input.len().min(limit);
+        let bytes: Vec<u8> = self.input.drain(..count).collect();
+        self.write(&bytes);
+        count
     }
 
     /// Says whether nothing more can be read.

@@ -1,15 +1,18 @@
-//! `curl`: one HTTP request, its body to the output.
+//! `curl`: one HTTP request, its body to the output or into a file.
 //!
-//! Exit codes are curl's: 3 URL, 5 proxy's name, 6 name, 7 refused or unreachable, 22 with `-f` from status 400, 28 timeout,
+//! Exit codes are curl's: 3 URL, 5 proxy's name, 6 name, 7 refused or unreachable, 22 with `-f` from status 400, 23 file, 28 timeout,
 //! 52 empty reply, 56 broken.
-//! Invariant: one connection, one request. Depends on `sockets`, `response`. Read first: curl(1).
+//! Invariants: one connection, one request; nothing is read while the output is full.
+//! Depends on `sockets`, `response`. Read first: curl(1).
 
+use super::super::files::FileError;
 use super::super::socket::{Event, Received, SocketError, TcpId};
 use super::super::sockets::Sockets;
 use super::Find;
 use super::arguments::Arguments;
 use super::console::Console;
 use super::response::Response;
+use super::url::Url;
 use crate::clock::Instant;
 use std::net::SocketAddrV4;
 use std::time::Duration;
@@ -27,7 +30,11 @@ pub(super) struct Curl {
     fail: bool,
     with_head: bool,
     head_only: bool,
-    discard: bool,
+    target: Target,
+    /// The last name of the URL's path.
+    file_name: String,
+    /// Whether the head was passed on, and the file made.
+    has_begun: bool,
     write_out: Option<String>,
     timeout: Option<Duration>,
     started: Instant,
@@ -35,10 +42,33 @@ pub(super) struct Curl {
     response: Response,
 }
 
+/// Where the body goes.
+#[derive(Debug, PartialEq, Eq)]
+enum Target {
+    Console,
+    Nowhere,
+    File {
+        path: String,
+        /// Whether there must not be one yet.
+        is_new: bool,
+    },
+}
+
+impl Target {
+    /// Understands the value of `-o` and `-O`.
+    fn of(path: &str) -> Self {
+        match path {
+            "-" | "/dev/stdout" => Target::Console,
+            "/dev/null" => Target::Nowhere,
+            path => Target::File { path: path.to_owned(), is_new: false },
+        }
+    }
+}
+
 /// Where a proxy listens when nothing else is said, as curl has it.
 const PROXY_PORT: u16 = 1080;
 /// Long options and their letters.
-const LONG: [(&str, &str); 12] = [
+const LONG: [(&str, &str); 13] = [
     ("--silent", "-s"),
     ("--verbose", "-v"),
     ("--show-error", "-S"),
@@ -47,6 +77,7 @@ const LONG: [(&str, &str); 12] = [
     ("--head", "-I"),
     ("--max-time", "-m"),
     ("--output", "-o"),
+    ("--remote-name", "-O"),
     ("--write-out", "-w"),
     ("--header", "-H"),
     ("--request", "-X"),
@@ -66,17 +97,26 @@ impl Curl {
             })
             .collect();
         let usage = |problem: String| (format!("curl: {problem}"), 2);
-        let arguments = Arguments::parse(&words, "sSfiIvLk4", "mowHXdx").map_err(usage)?;
+        let arguments = Arguments::parse(&words, "sSfiIvLk4O", "mowHXdx").map_err(usage)?;
         let [url] = arguments.operands.as_slice() else {
             return Err((
                 String::from(
-                    "curl: usage: curl [-sSfiIv] [-m SECONDS] [-o FILE] [-x PROXY] http://ADDRESS[:PORT]/PATH",
+                    "curl: usage: curl [-sSfiIvO] [-m SECONDS] [-o FILE] [-x PROXY] http://ADDRESS[:PORT]/PATH",
                 ),
                 2,
             ));
         };
         let url = Url::parse(url, 80)?;
         let (host, path) = (url.authority, url.path);
+        let file_name = path.rsplit('/').next().unwrap_or_default().to_owned();
+        let target_file = match arguments.value::<String>('o').map_err(usage)? {
+            Some(file) => Target::of(&file),
+            None if !arguments.has('O') => Target::Console,
+            None => match file_name.split('?').next().filter(|name| !name.is_empty()) {
+                Some(name) => Target::File { path: name.to_owned(), is_new: false },
+                None => return Err((String::from("curl: (23) Remote file name has no length"), 23)),
+            },
+        };
         let proxy: Option<String> = arguments.value('x').map_err(usage)?;
         let (to, target, proxy_field) = match proxy {
             None => {
@@ -123,13 +163,29 @@ impl Curl {
             fail: arguments.has('f'),
             with_head: arguments.has('i') || head_only,
             head_only,
-            discard: arguments.has('o'),
+            target: target_file,
+            file_name,
+            has_begun: false,
             write_out: arguments.value('w').map_err(usage)?,
             timeout: arguments.seconds('m').map_err(usage)?,
             started: Instant::ZERO,
             connection: None,
             response: Response::default(),
         })
+    }
+
+    /// Makes of it a wget that writes into a file, or looks only; without a name the file has the URL's last one below `directory`, and
+    /// must not be there yet.
+    pub(super) fn into_wget(self, file: Option<&str>, directory: &str, looks_only: bool) -> Self {
+        let target = match file {
+            _ if looks_only => Target::Nowhere,
+            Some(file) => Target::of(file),
+            None => {
+                let name = if self.file_name.is_empty() { "index.html" } else { &self.file_name };
+                Target::File { path: format!("{directory}{name}"), is_new: true }
+            }
+        };
+        Curl { as_wget: true, target, ..self }
     }
 
     /// Handles an event.
@@ -166,7 +222,7 @@ impl Curl {
     }
 
     fn receive(&mut self, id: TcpId, console: &mut Console, sockets: &mut Sockets<'_, '_>) {
-        loop {
+        while !self.waits(console) {
             let (response, head_only) = (&mut self.response, self.head_only);
             let received = sockets.tcp_read(id, |bytes| {
                 response.push(bytes, head_only);
@@ -202,9 +258,60 @@ impl Curl {
                 self.end(1, "Received HTTP/0.9 when not allowed", console, sockets);
                 return;
             }
+            if let Err((path, error)) = self.pass_on(console, sockets) {
+                let text = match self.as_wget {
+                    true => format!("can't open '{path}': {}", error.text()),
+                    false => format!("Failure writing {path}: {}", error.text()),
+                };
+                self.end(23, &text, console, sockets);
+                return;
+            }
             if self.response.is_complete() {
                 self.succeed(console, sockets);
                 return;
+            }
+        }
+    }
+
+    /// Says whether what it writes to is full.
+    fn waits(&self, console: &Console) -> bool {
+        self.target == Target::Console && console.is_full()
+    }
+
+    /// Says whether the response is one of which nothing is wanted.
+    fn is_refused(&self) -> bool {
+        self.fail && self.response.status >= 400
+    }
+
+    /// Passes on what came of the head, once, and of the body.
+    ///
+    /// # Errors
+    /// The file, and why it cannot be written.
+    fn pass_on(
+        &mut self,
+        console: &mut Console,
+        sockets: &mut Sockets<'_, '_>,
+    ) -> Result<(), (String, FileError)> {
+        let body = std::mem::take(&mut self.response.body);
+        let Some(head) = self.response.head.as_deref().filter(|_| !self.is_refused()) else { return Ok(()) };
+        let begins = !std::mem::replace(&mut self.has_begun, true);
+        let shown = if begins && self.with_head { head.as_bytes() } else { &[] };
+        match &self.target {
+            Target::Nowhere => Ok(()),
+            Target::Console => {
+                console.write(shown);
+                console.write(&body);
+                Ok(())
+            }
+            Target::File { path, is_new } => {
+                let failed = |error| (path.clone(), error);
+                if begins && *is_new && sockets.files.read(path).is_ok() {
+                    return Err(failed(FileError::Exists));
+                }
+                if begins {
+                    sockets.files.write(path, shown, false).map_err(failed)?;
+                }
+                sockets.files.write(path, &body, true).map_err(failed)
             }
         }
     }
@@ -240,16 +347,10 @@ impl Curl {
     }
 
     fn succeed(&mut self, console: &mut Console, sockets: &mut Sockets<'_, '_>) {
-        if self.fail && self.response.status >= 400 {
+        if self.is_refused() {
             let text = format!("The requested URL returned error: {}", self.response.status);
             self.end(22, &text, console, sockets);
             return;
-        }
-        if !self.discard {
-            if self.with_head {
-                console.print(self.response.head.as_deref().unwrap_or_default());
-            }
-            console.write(&self.response.body);
         }
         self.end(0, "", console, sockets);
     }
@@ -285,67 +386,4 @@ fn print_head(direction: char, head: &str, console: &mut Console) {
         console.line(format!("{direction} {line}"));
     }
     console.line(format!("{direction} "));
-}
-
-/// Makes a curl that does what `wget` is asked: `-q`, `-O -`, `-T SECONDS`, `--spider`.
-///
-/// # Errors
-/// What is wrong with the words, and the exit code for that.
-pub(super) fn wget(words: &[String], find: &mut Find<'_>) -> Result<Curl, (String, i32)> {
-    let mut curl_words = vec![String::from("-f")];
-    let mut words = words.iter();
-    let mut to_file = true;
-    while let Some(word) = words.next() {
-        match word.as_str() {
-            "-q" | "--quiet" => curl_words.push("-s".into()),
-            "-O-" => to_file = false,
-            "-qO-" => {
-                curl_words.push("-s".into());
-                to_file = false;
-            }
-            "-O" | "-qO" => to_file = words.next().is_none_or(|file| file != "-"),
-            "--spider" => curl_words.push("-I".into()),
-            "-T" => curl_words.extend(["-m".into(), words.next().cloned().unwrap_or_default()]),
-            long => match long.strip_prefix("--timeout=") {
-                Some(seconds) => curl_words.extend(["-m".into(), seconds.into()]),
-                None => curl_words.push(word.clone()),
-            },
-        }
-    }
-    if to_file {
-        curl_words.extend(["-o".into(), "file".into()]);
-    }
-    let curl = Curl::new(&curl_words, find).map_err(|(text, _)| (text.replacen("curl", "wget", 1), 1))?;
-    Ok(Curl { as_wget: true, ..curl })
-}
-
-/// A URL in its parts.
-struct Url<'a> {
-    /// Host and port as they are written.
-    authority: &'a str,
-    name: &'a str,
-    port: u16,
-    path: String,
-}
-
-impl<'a> Url<'a> {
-    /// Reads a URL; without a port it is the default.
-    fn parse(url: &'a str, default: u16) -> Result<Self, (String, i32)> {
-        let rest = match url.split_once("://") {
-            Some(("http", rest)) => rest,
-            Some((scheme, _)) => return Err((format!("curl: (1) Protocol \"{scheme}\" not supported"), 1)),
-            None => url,
-        };
-        let (authority, path) = match rest.find('/') {
-            Some(at) => (&rest[..at], rest[at..].to_owned()),
-            None => (rest, String::from("/")),
-        };
-        const BAD_PORT: &str =
-            "curl: (3) URL rejected: Port number was not a decimal number between 0 and 65535";
-        let (name, port) = match authority.rsplit_once(':') {
-            Some((name, port)) => (name, port.parse().map_err(|_| (String::from(BAD_PORT), 3))?),
-            None => (authority, default),
-        };
-        Ok(Url { authority, name, port, path })
-    }
 }

@@ -1,4 +1,4 @@
-//! `cat`, `ls`, `mkdir`, `rm` and `touch`: what containers do with their files.
+//! `ls`, `mkdir`, `rm` and `touch`: what containers do with their files.
 //!
 //! `mod.rs` calls them; each ends at once. Invariant: nothing is read or written but by the container's own view of its files.
 //! Depends on `files`. Read first: POSIX, utilities of these names.
@@ -17,7 +17,6 @@ pub(super) fn run(
     sockets: &mut Sockets<'_, '_>,
 ) -> Option<i32> {
     let flags = match name {
-        "cat" => "",
         "ls" => "1aAl",
         "mkdir" => "p",
         "rm" => "rRf",
@@ -38,7 +37,6 @@ pub(super) fn run(
     let mut code = 0;
     for path in &operands {
         let done = match name {
-            "cat" => cat(path, console, sockets),
             "ls" => sockets.files.list(path).map(|names| names.iter().for_each(|name| console.line(name))),
             "mkdir" => sockets.files.make_directory(path, arguments.has('p')),
             "rm" => {
@@ -55,29 +53,4 @@ pub(super) fn run(
         }
     }
     Some(code)
-}
-
-/// Shows a file; the few of `/etc` are the pod's own, unless a volume is mounted there.
-fn cat(path: &str, console: &mut Console, sockets: &Sockets<'_, '_>) -> Result<(), FileError> {
-    let pod = sockets.pod;
-    match path {
-        _ if sockets.files.is_mounted(path) => console.write(&sockets.files.read(path)?),
-        "/etc/hostname" => console.line(&pod.name),
-        "/etc/hosts" => {
-            console.line(format!("127.0.0.1\tlocalhost\n{}\t{}", pod.address, pod.name));
-            for (name, address) in &pod.hosts {
-                console.line(format!("{address}\t{name}"));
-            }
-        }
-        "/etc/resolv.conf" => {
-            if !pod.search.is_empty() {
-                console.line(format!("search {}", pod.search.join(" ")));
-            }
-            if let Some(server) = pod.nameserver {
-                console.line(format!("nameserver {server}\noptions ndots:5"));
-            }
-        }
-        other => console.write(&sockets.files.read(other)?),
-    }
-    Ok(())
 }

@@ -5,6 +5,7 @@
 //! Read first: `ping.rs`.
 
 mod arguments;
+mod cat;
 mod console;
 mod curl;
 mod files;
@@ -19,6 +20,8 @@ mod script;
 mod shell;
 mod statistics;
 mod traceroute;
+mod url;
+mod wget;
 
 use super::socket::Event;
 use super::sockets::Sockets;
@@ -38,6 +41,9 @@ const USAGE: i32 = 2;
 /// Exit code of a program that a signal ended.
 const INTERRUPTED: i32 = 130;
 
+/// How long a program that does not have to wait rests between its turns.
+const REST: Duration = Duration::from_millis(1);
+
 /// What runs.
 #[derive(Debug)]
 enum Kind {
@@ -52,8 +58,7 @@ enum Kind {
     Iperf(iperf::Iperf),
     Nslookup(names::Lookup),
     Sleep(Instant),
-    /// Copies its input to its output.
-    Cat,
+    Cat(cat::Cat),
     Probe(probe::Run),
     Shell(shell::Shell),
 }
@@ -129,13 +134,7 @@ impl Program {
             Kind::Nslookup(lookup) => lookup.handle(console, sockets),
             Kind::Sleep(until) if *until <= sockets.now => console.exit(0),
             Kind::Sleep(until) => sockets.wake_at(*until),
-            Kind::Cat if console.is_full() => {}
-            Kind::Cat => {
-                console.copy_input();
-                if console.input_ended() {
-                    console.exit(0);
-                }
-            }
+            Kind::Cat(cat) => cat.handle(console, sockets),
             Kind::Probe(run) => run.handle(event, console, sockets),
             Kind::Shell(shell) => shell.handle(event, console, sockets),
         }
@@ -156,7 +155,7 @@ impl Program {
             | Kind::Iperf(_)
             | Kind::Nslookup(_)
             | Kind::Sleep(_)
-            | Kind::Cat
+            | Kind::Cat(_)
             | Kind::Probe(_)
             | Kind::Shell(_) => self.console.exit(INTERRUPTED),
         }
@@ -164,7 +163,14 @@ impl Program {
 
     /// Gives the program more standard input.
     pub(super) fn input(&mut self, bytes: &[u8]) {
-        self.console.push_input(bytes);
+        if self.exit_code().is_none() {
+            self.console.push_input(bytes);
+        }
+    }
+
+    /// Says whether more standard input should be given now: one that ended throws it away.
+    pub(super) fn wants_input(&self) -> bool {
+        self.exit_code().is_some() || self.console.wants_input()
     }
 
     /// Ends the standard input.
@@ -195,7 +201,7 @@ impl Program {
             | Kind::Iperf(_)
             | Kind::Nslookup(_)
             | Kind::Sleep(_)
-            | Kind::Cat
+            | Kind::Cat(_)
             | Kind::Shell(_) => None,
         }
     }
@@ -215,9 +221,6 @@ fn start(
         return Err((String::from("nothing to run"), NOT_FOUND));
     };
     let name = name.rsplit('/').next().unwrap_or(name);
-    if name == "cat" && (rest.is_empty() || rest == ["-"]) {
-        return Ok(Kind::Cat);
-    }
     if let Some(code) = run_short(name, rest, console, sockets) {
         console.exit(code);
         return Ok(Kind::Done);
@@ -225,11 +228,12 @@ fn start(
     let pod = sockets.pod;
     let mut find = |host: &str| names.find(host, pod);
     let kind = match name {
+        "cat" => cat::Cat::new(rest).map(Kind::Cat),
         "sleep" => sleep(rest, sockets.now).map(Kind::Sleep),
         "ping" => ping::Ping::new(rest, &mut find).map(Kind::Ping),
         "traceroute" => traceroute::Traceroute::new(rest, &mut find).map(Kind::Traceroute),
         "curl" => return curl::Curl::new(rest, &mut find).map(Kind::Curl),
-        "wget" => return curl::wget(rest, &mut find).map(Kind::Curl),
+        "wget" => return wget::new(rest, &mut find).map(Kind::Curl),
         "sh" | "bash" | "ash" => shell::Shell::new(rest).map(Kind::Shell),
         "nc" => nc::Nc::new(rest, &mut find).map(Kind::Nc),
         "iperf" => iperf::Iperf::new(rest, &mut find).map(Kind::Iperf),

@@ -1,6 +1,7 @@
 //! An HTTP response as a client reads it.
 //!
-//! `curl` feeds it what came. Invariants: bodies end by length, by chunks or with the connection; nothing here panics on any input.
+//! `curl` feeds it what came and takes the body as it comes. Invariants: bodies end by length, by chunks or with the connection; of
+//! what came no more is kept than a head or a chunk's; nothing here panics on any input.
 //! Depends on nothing. Read first: RFC 9112 sections 6 and 7.
 
 use super::super::app::http::{HEAD_LIMIT, field, head_length};
@@ -21,8 +22,14 @@ pub(super) struct Response {
     pub(super) head: Option<String>,
     /// The status code, once it came.
     pub(super) status: u16,
-    /// The body so far.
+    /// The body so far, but for what was taken.
     pub(super) body: Vec<u8>,
+    /// Octets of the body that came, or of the present chunk that will come.
+    count: usize,
+    /// Whether the line end behind a chunk is still to come.
+    chunk_ends: bool,
+    /// Whether that chunk is the empty one at the end.
+    is_last: bool,
     ending: Option<Ending>,
     complete: bool,
     malformed: bool,
@@ -91,10 +98,10 @@ impl Response {
     fn take_body(&mut self) {
         match self.ending {
             Some(Ending::Length(length)) => {
-                let missing = length - self.body.len().min(length);
-                let count = missing.min(self.input.len());
+                let count = (length - self.count).min(self.input.len());
                 self.body.extend(self.input.drain(..count));
-                self.complete = self.body.len() >= length;
+                self.count += count;
+                self.complete = self.count == length;
             }
             Some(Ending::Connection) => self.body.append(&mut self.input),
             Some(Ending::Chunked) => while self.take_chunk() {},
@@ -102,22 +109,38 @@ impl Response {
         }
     }
 
+    /// Takes what there is of a chunk; false when nothing more can be taken.
     fn take_chunk(&mut self) -> bool {
-        let Some(line) = self.input.windows(2).position(|window| window == b"\r\n") else { return false };
+        let count = self.count.min(self.input.len());
+        self.body.extend(self.input.drain(..count));
+        self.count -= count;
+        if self.count > 0 {
+            return false;
+        }
+        if self.chunk_ends {
+            if self.input.len() < 2 {
+                return false;
+            }
+            self.input.drain(..2);
+            self.chunk_ends = false;
+            if self.is_last {
+                self.complete = true;
+                return false;
+            }
+        }
+        let Some(line) = self.input.windows(2).position(|window| window == b"\r\n") else {
+            self.malformed = self.input.len() > HEAD_LIMIT;
+            return false;
+        };
         let text = String::from_utf8_lossy(&self.input[..line]).into_owned();
         let digits = text.split(';').next().unwrap_or_default().trim();
         let Ok(size) = usize::from_str_radix(digits, 16) else {
             self.malformed = true;
             return false;
         };
-        let start = line + 2;
-        let Some(end) = start.checked_add(size).filter(|&end| end + 2 <= self.input.len()) else {
-            return false;
-        };
-        self.body.extend_from_slice(&self.input[start..end]);
-        self.input.drain(..end + 2);
-        self.complete = size == 0;
-        !self.complete
+        self.input.drain(..line + 2);
+        (self.count, self.chunk_ends, self.is_last) = (size, true, size == 0);
+        true
     }
 }
 

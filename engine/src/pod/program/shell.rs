@@ -3,20 +3,17 @@
 //! It knows lists (`;`, `&&`, `||`, newlines), `while`, `until`, `if` and `for` over words, quotes, `$HOSTNAME`, `$?` and redirections of output; `script.rs`
 //! turns the text into instructions, this file runs them, one program at a time.
 //!
-//! Invariants: at most [`BURST`] instructions an event, so that an endless loop stops nobody else; the programs' sockets end
-//! with them. Depends on `sockets`. Read first: POSIX, shell command language, section 2.9.
+//! Invariants: at most [`BURST`] instructions and about [`FULL`] octets an event, so that an endless loop stops nobody else; what a
+//! program says is neither lost nor kept here, and nothing runs while nobody takes it; the programs' sockets end with them. Depends on `sockets`. Read first: POSIX, shell command language, section 2.9.
 
 use super::super::socket::Event;
 use super::super::sockets::Sockets;
-use super::Program;
-use super::console::Console;
+use super::console::{Console, FULL};
 use super::script::{self, Instruction, Output};
-use std::time::Duration;
+use super::{Program, REST};
 
 /// Instructions of one event.
 const BURST: usize = 256;
-/// How long a loop that never sleeps rests between bursts.
-const REST: Duration = Duration::from_millis(1);
 
 /// A running shell.
 #[derive(Debug)]
@@ -26,6 +23,10 @@ pub(super) struct Shell {
     status: i32,
     current: Option<Box<Program>>,
     output: Output,
+    /// Whether some of the running program's output could not be stored.
+    has_failed: bool,
+    /// Octets that the present event's programs wrote.
+    written: usize,
 }
 
 impl Shell {
@@ -40,15 +41,27 @@ impl Shell {
         }
         let script = words.get(flags.count()).ok_or("-c needs a script")?;
         let instructions = script::compile(script)?;
-        Ok(Shell { instructions, next: 0, status: 0, current: None, output: Output::default() })
+        Ok(Shell {
+            instructions,
+            next: 0,
+            status: 0,
+            current: None,
+            output: Output::default(),
+            written: 0,
+            has_failed: false,
+        })
     }
 
     /// Handles an event.
     pub(super) fn handle(&mut self, event: Event, console: &mut Console, sockets: &mut Sockets<'_, '_>) {
+        self.written = 0;
         self.feed(event, console, sockets);
         for _ in 0..BURST {
-            if self.current.is_some() {
+            if self.current.is_some() || console.is_full() {
                 return;
+            }
+            if self.written >= FULL {
+                break;
             }
             let Some(instruction) = self.instructions.get(self.next).cloned() else {
                 console.exit(self.status);
@@ -85,7 +98,12 @@ impl Shell {
                 console.exit(words.get(1).and_then(|code| code.parse().ok()).unwrap_or(self.status));
                 return false;
             }
-            Some(":" | "cd" | "set" | "export" | "trap" | "wait") => self.status = 0,
+            Some(":" | "cd" | "set" | "export" | "trap" | "wait") if output == Output::Console => {
+                self.status = 0;
+            }
+            Some(":" | "cd" | "set" | "export" | "trap" | "wait") => {
+                self.begin(&[String::from("true")], output, console, sockets)
+            }
             Some("exec") => self.begin(&words[1..], output, console, sockets),
             Some(_) => self.begin(&words, output, console, sockets),
             None if output != Output::Console => {
@@ -103,7 +121,7 @@ impl Shell {
         console: &mut Console,
         sockets: &mut Sockets<'_, '_>,
     ) {
-        self.output = output;
+        (self.output, self.has_failed) = (output, false);
         if let Output::File { path, append } = &mut self.output {
             *path = expand(path, self.status, sockets);
             if let Err(error) = sockets.files.write(path, &[], *append) {
@@ -112,22 +130,21 @@ impl Shell {
                 return;
             }
         }
-        self.current = Some(Box::new(Program::new(words)));
+        self.current = Some(Box::new(Program::new(words).with_reader()));
         self.feed(Event::Start, console, sockets);
     }
 
-    /// Hands an event to the running program and takes what it wrote.
+    /// Hands an event to the running program and takes what it wrote. The program has the shell's input for that time, so that what it
+    /// leaves is for the next one.
     fn feed(&mut self, event: Event, console: &mut Console, sockets: &mut Sockets<'_, '_>) {
         let Some(program) = &mut self.current else { return };
-        let count = console.peek_input().len();
-        program.input(console.peek_input());
-        console.consume_input(count);
-        if console.input_ended() {
-            program.close_input();
-        }
         program.console.is_held = self.output == Output::Console && console.is_full();
+        program.console.swap_input(console);
         program.handle(event, sockets);
+        program.console.swap_input(console);
+        let was_full = program.is_full();
         let written = program.take_output();
+        self.written += written.len();
         let failed = match &self.output {
             Output::Console => {
                 console.write(&written);
@@ -138,13 +155,18 @@ impl Shell {
             }
             Output::Nowhere | Output::File { .. } => None,
         };
+        let code = program.exit_code();
         if let Some(error) = failed {
             console.line(format!("sh: write error: {}", error.text()));
+            (self.output, self.has_failed) = (Output::Nowhere, true);
         }
-        if let Some(code) = program.exit_code() {
-            self.status = if failed.is_some() { 1 } else { code };
+        if let Some(code) = code {
+            self.status = if self.has_failed { 1 } else { code };
             self.current = None;
             sockets.close_all();
+        } else if was_full && !console.is_full() {
+            // It stopped for the sake of others alone.
+            sockets.wake_after(REST);
         }
     }
 }

@@ -51,7 +51,7 @@ fn serve_files(segment: &mut Segment, args: &str) {
 
 /// Puts a file where nginx finds it.
 fn write(segment: &mut Segment, name: &str, bytes: Vec<u8>) {
-    segment.pods[1].volumes[0].put(&[name.to_owned()], Entry::File(bytes.into()));
+    segment.pods[1].volumes[0].put(&[name.to_owned()], Entry::File(bytes.to_vec().into()));
 }
 
 /// RFC 9111, 4, 4.2.3, 4.3.4 and 5.1; squid's `X-Cache` and native log.
