@@ -5,6 +5,12 @@
 mod common;
 
 use common::Home;
+use flatnet::drive::Drive;
+use flatnet::topology::{self, TimeMode};
+use flatnet_engine::link::impairment::Impairment;
+use k8s_openapi::api::core::v1::Pod;
+use std::net::Ipv4Addr;
+use std::time::Duration;
 
 /// A home with the tour's network in virtual time, where every figure is exact.
 fn virtual_home(extra: &str) -> Home {
@@ -201,4 +207,27 @@ fn a_fault_breaks_a_pods_link() {
     assert!(!reasons.is_empty() && reasons.iter().any(|reason| reason == "link-loss"), "{reports:#}");
     let said = home.error("up --check --fault link:web-app-2:node-2");
     assert!(said.contains("breaks nothing: there is no link between"), "{said}");
+}
+
+/// What a node's link to a pod takes ends with the pod: the next one with its address has a link of its own.
+#[test]
+fn an_mtu_is_forgotten_with_its_pod() {
+    let text = include_str!("../scripts/topologies/two-nodes.yaml").to_owned();
+    let topology = topology::parse(&[("two-nodes.yaml".into(), text)]).unwrap().0;
+    let mut drive = Drive::start(&topology, TimeMode::Virtual).unwrap();
+    let address = Ipv4Addr::new(10, 1, 15, 3);
+    let mtu = |drive: &Drive| {
+        let publisher = &drive.network.publisher;
+        let tables = publisher.control.tables.current();
+        tables.node(publisher.node("node-1").unwrap()).unwrap().link_mtus.get(&address).copied()
+    };
+    let short = Impairment { mtu: Some(1000), ..Impairment::default() };
+    drive.network.publisher.impair("node-1", "web-app-1", short).unwrap();
+    assert_eq!(mtu(&drive), Some(1000));
+    assert!(drive.network.delete::<Pod>("default", "web-app-1").unwrap());
+    let gone = |drive: &mut Drive| drive.network.publisher.place("web-app-1").is_none().then_some(());
+    drive.wait_for(Duration::from_secs(60), gone).unwrap();
+    assert_eq!(mtu(&drive), None);
+    let report = flatnet::ledger::close(drive);
+    assert!(report.balances, "{report:?}");
 }

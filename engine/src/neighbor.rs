@@ -253,6 +253,19 @@ mod tests {
         assert_eq!((released.len(), neighbors.next_poll()), (WAITING_LIMIT, None));
     }
 
+    /// Linux' `unres_qlen`, 101: two of the longest datagrams wait for their next hop in all their fragments.
+    #[test]
+    fn the_longest_datagram_waits_whole() {
+        let longest = 65_535_usize.div_ceil(1480);
+        let (_arena, mut pools) = Arena::new(1, 256, 0).unwrap();
+        let mut neighbors = Neighbors::default();
+        for _ in 0..2 * longest {
+            let waiting = neighbors.wait(NEIGHBOR, pools[0].allocate(60).unwrap(), Instant::ZERO);
+            assert!(waiting.displaced.is_none());
+        }
+        assert_eq!(neighbors.waiting(&NEIGHBOR).count(), 2 * longest);
+    }
+
     /// RFC 1122, 2.3.2.1: at most one request a second.
     #[test]
     fn who_has_just_answered_is_not_asked_at_once_again() {

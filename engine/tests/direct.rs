@@ -6,6 +6,7 @@ mod common;
 
 use common::*;
 use flatnet_engine::binding::TcpState;
+use flatnet_engine::clock::Instant;
 use flatnet_engine::ledger::DropReason;
 use flatnet_engine::trace::Point;
 use flatnet_engine::wire::{EthernetFrame, IcmpPacket, IcmpType, IpProtocol, Ipv4Packet, TcpFlags};
@@ -91,12 +92,15 @@ fn a_half_seen_connection_is_established_when_the_client_acknowledges() {
     for mut lab in labs(Forwarding::DirectRouting, NEAR) {
         let state = |lab: &Lab| {
             let bindings = lab.workers.iter().flat_map(|worker| worker.bindings().iter(lab.node1));
-            bindings.map(|binding| binding.tcp_state()).next().unwrap()
+            let left = |ends: Instant| ends.saturating_duration_since(lab.now).as_secs();
+            bindings.map(|binding| (binding.tcp_state(), left(binding.ends()))).next().unwrap()
         };
+        // Who acknowledges was answered: five days, not the five minutes of what nothing came back of.
         for (flags, expected) in [
-            (TcpFlags::SYN, TcpState::SynSent),
-            (TcpFlags::ACK, TcpState::Established),
-            (TcpFlags::FIN.with(TcpFlags::ACK), TcpState::FinWait),
+            (TcpFlags::SYN, (TcpState::SynSent, 120)),
+            (TcpFlags::ACK, (TcpState::Established, 432_000)),
+            (TcpFlags::ACK, (TcpState::Established, 432_000)),
+            (TcpFlags::FIN.with(TcpFlags::ACK), (TcpState::FinWait, 120)),
         ] {
             let frame = lab.tcp(APP2, VIP, (1000, 80), flags);
             lab.send(APP2, &frame);

@@ -128,6 +128,33 @@ fn the_frames_of_one_source_that_wait_are_bounded() {
     lab.check();
 }
 
+/// RFC 791, 3.2: 8 KB cut for the smallest MTU, 68, are 171 fragments, which pass in any order; a datagram of more than 192 ends.
+#[test]
+fn a_long_datagram_in_the_smallest_fragments_passes_and_a_longer_one_ends() {
+    let pieces = |packet: &[u8], piece: usize| -> Vec<Vec<u8>> {
+        let at: Vec<usize> =
+            (1..).map(|number| number * piece).take_while(|&at| at < packet.len() - 20).collect();
+        cut(packet, &at)
+    };
+    let mut lab = roomy();
+    let gateway = lab.machines[&APP1].gateway;
+    let long = pieces(&udp_packet(APP1, VIP, (5000, 80), &data(8192), 64), 48);
+    assert_eq!(long.len(), 171);
+    for fragment in long.iter().rev() {
+        lab.send(APP1, &ethernet(gateway, mac(APP1), fragment));
+    }
+    let arrived: usize = [APP1, APP2, APP3].iter().map(|&at| lab.receive(at).len()).sum();
+    assert_eq!((arrived, lab.ledger(lab.node1).held, lab.drops(DropReason::FragmentLimit)), (171, 0, 0));
+    let longer = pieces(&udp_packet(APP1, VIP, (5000, 80), &data(1700), 64), 8);
+    for fragment in &longer {
+        let fragment = with_identification(fragment.clone(), 2);
+        lab.send(APP1, &ethernet(gateway, mac(APP1), &fragment));
+    }
+    let arrived: usize = [APP1, APP2, APP3].iter().map(|&at| lab.receive(at).len()).sum();
+    assert_eq!((arrived, lab.drops(DropReason::FragmentLimit)), (192, longer.len() as u64 - 192));
+    lab.check();
+}
+
 /// RFC 4963, 2: a flood of fragments for a node takes nothing from others.
 #[test]
 fn what_a_source_has_put_together_is_bounded() {
