@@ -5,8 +5,9 @@
 mod common;
 
 use common::*;
-use flatnet_engine::binding::Traffic;
+use flatnet_engine::binding::{Profile, Traffic};
 use flatnet_engine::clock::Instant;
+use flatnet_engine::control::EngineConfig;
 use flatnet_engine::masquerade::{NODE_PORTS, is_usable, owner};
 use flatnet_engine::wire::{IcmpPacket, IcmpType, IpProtocol, Ipv4Packet, TcpFlags, TcpSegment};
 use proptest::prelude::*;
@@ -343,4 +344,29 @@ fn a_known_connection_is_at_rest_once_its_data_are_acknowledged() {
         assert_eq!(binding.ends().saturating_duration_since(binding.last_seen).as_secs(), seconds, "{what}");
     }
     lab.check();
+}
+
+/// conntrack's `tcp_conntracks`: an answer to a SYN, a FIN and a reset of no connection are invalid, so that they take no port and leave
+/// as they are (`engine/tests/oracle.rs` asks Linux); the rest begins one. RFC 5382 knows no such thing.
+#[test]
+fn what_ends_or_answers_no_connection_begins_none() {
+    let [syn, ack, fin, rst] = [TcpFlags::SYN, TcpFlags::ACK, TcpFlags::FIN, TcpFlags::RST];
+    for (flags, begins) in [
+        (syn, true),
+        (ack, true),
+        (syn.with(ack), false),
+        (fin, false),
+        (fin.with(ack), false),
+        (rst, false),
+        (rst.with(ack), false),
+    ] {
+        for (profile, begins) in [(Profile::Linux, begins), (Profile::Rfc, true)] {
+            let mut lab = Lab::build_with(&EngineConfig { workers: 1, ..EngineConfig::default() }, profile);
+            let frame = lab.tcp(APP1, USER, (4000, 80), flags);
+            lab.send(APP1, &frame);
+            let source = Ipv4Packet::new_unchecked(&lab.settle(USER)[0][14..]).source();
+            let count = lab.workers[0].bindings().iter(lab.node1).count();
+            assert_eq!((source, count), if begins { (NODE1, 1) } else { (APP1, 0) }, "{flags:?} {profile:?}");
+        }
+    }
 }

@@ -370,6 +370,40 @@ fn cases() -> Vec<Case> {
             vec![through(USER, &tcp_packet(USER, NODE1, (80, 4000), TcpFlags::SYN.with(TcpFlags::ACK)))],
             1,
         ),
+        case(
+            "an acknowledgement of a connection that nobody knows is masqueraded (conntrack's tcp_loose)",
+            APP2,
+            vec![through(APP2, &tcp_packet(APP2, USER, (4030, 80), TcpFlags::ACK))],
+            1,
+        ),
+        case(
+            "a FIN of a connection that nobody knows begins none (conntrack's sIV)",
+            APP2,
+            vec![through(APP2, &tcp_packet(APP2, USER, (4031, 80), TcpFlags::FIN.with(TcpFlags::ACK)))],
+            1,
+        ),
+        case(
+            "a reset of a connection that nobody knows begins none",
+            APP2,
+            vec![through(APP2, &tcp_packet(APP2, USER, (4032, 80), TcpFlags::RST))],
+            1,
+        ),
+        case(
+            "an answer to a SYN that nobody saw begins none",
+            APP2,
+            vec![through(APP2, &tcp_packet(APP2, USER, (4033, 80), TcpFlags::SYN.with(TcpFlags::ACK)))],
+            1,
+        ),
+        differs(
+            "conntrack calls it invalid, so that Linux sends it on with the pod's address; here it is taken for a connection that was \
+             open before, as an acknowledgement is in both",
+            case(
+                "a TCP segment without flags leaves for outside",
+                APP2,
+                vec![through(APP2, &tcp_packet(APP2, USER, (4034, 80), TcpFlags::default()))],
+                1,
+            ),
+        ),
         case("an echo is masqueraded (RFC 5508, REQ-1)", APP2, vec![through(APP2, &echo(APP2, USER, 64))], 1),
         case(
             "its reply comes home",

@@ -15,7 +15,7 @@ use super::{
 use crate::binding::{Followed, OutOfWindow, Served, outside_key};
 use crate::masquerade::{Choice, Found, Pool};
 use crate::tables::{Interface, Masquerading, Node};
-use crate::wire::{IcmpPacket, IcmpType, IpProtocol, Ipv4Packet};
+use crate::wire::{IcmpPacket, IcmpType, IpProtocol, Ipv4Packet, TcpFlags};
 
 /// 3. The binding's translation; 4. else a Service's; 6. else MASQUERADE, or none.
 pub(super) fn plan(world: &mut World<'_>, arrival: &Arrival<'_>) -> Result<Translation, Refusal> {
@@ -38,6 +38,9 @@ pub(super) fn plan(world: &mut World<'_>, arrival: &Arrival<'_>) -> Result<Trans
         return balance(world, arrival, &asked);
     }
     let untranslated = Plan { through: tuple, out: tuple, binding: None, direct: None, hop: None };
+    if begins_nothing(arrival) {
+        return Ok(Translation::Plan(untranslated));
+    }
     if comes_in(arrival, &tuple) {
         // Its answers are none of the pod's own flows: they are not masqueraded.
         return match insert(world, arrival, tuple, None, None) {
@@ -121,6 +124,15 @@ pub(super) fn bound(through: Tuple, out: Tuple, binding: BindingRef) -> Translat
 /// Tells whether a packet goes from the pod network to somewhere else.
 pub(super) fn leaves_pod_network(node: &Node, tuple: &Tuple) -> bool {
     is_pods(node, tuple.source) && !is_pods(node, tuple.destination)
+}
+
+/// Tells whether a packet of no binding makes none, in profile `linux`: conntrack calls a reset, a FIN and the answer to a SYN
+/// invalid where it knows no connection (`tcp_conntracks`, sIV in state NONE), and what it does not follow it does not translate. The
+/// cache keeps none of these.
+fn begins_nothing(arrival: &Arrival<'_>) -> bool {
+    let flags = arrival.parsed.tcp_flags;
+    let is_answer = flags.contains(TcpFlags::SYN.with(TcpFlags::ACK));
+    profile(arrival) == Profile::Linux && (flags.rst() || flags.fin() || is_answer)
 }
 
 /// Tells whether a packet comes from somewhere else straight to a pod: conntrack follows it, too.
