@@ -59,6 +59,20 @@ pub(super) enum Failure {
     Other(u8, u8),
 }
 
+impl Failure {
+    /// Returns what libc says about it on a connected socket.
+    pub(super) const fn text(self) -> &'static str {
+        match self {
+            Failure::NetworkUnreachable => "Network is unreachable",
+            Failure::HostUnreachable | Failure::Prohibited | Failure::TtlExceeded => "No route to host",
+            Failure::ProtocolUnreachable => "Protocol not available",
+            Failure::PortUnreachable => "Connection refused",
+            Failure::FragmentationNeeded(_) => "Message too long",
+            Failure::Other(..) => "Protocol error",
+        }
+    }
+}
+
 /// Who reported a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Report {

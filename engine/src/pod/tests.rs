@@ -475,8 +475,8 @@ fn syn(source: Ipv4Addr, source_port: u16, port: u16) -> Vec<u8> {
     bytes
 }
 
-/// A port unreachable from the second pod about the first one's UDP frame, as if it had gone to another port.
-fn unreachable(about: &[u8], port: u16) -> Vec<u8> {
+/// An unreachable of a code from the second pod about the first one's UDP frame, as if it had gone to another port.
+fn unreachable(about: &[u8], port: u16, code: u8) -> Vec<u8> {
     let mut quote = about[14..42].to_vec();
     quote[22..24].copy_from_slice(&port.to_be_bytes());
     let mut bytes = vec![0; 42 + quote.len()];
@@ -494,7 +494,7 @@ fn unreachable(about: &[u8], port: u16) -> Vec<u8> {
     packet.set_destination(FIRST);
     packet.fill_header_checksum();
     let message = packet.payload_mut();
-    message[..2].copy_from_slice(&[3, 3]);
+    message[..2].copy_from_slice(&[3, code]);
     message[8..].copy_from_slice(&quote);
     crate::wire::IcmpPacket::new_unchecked(message).fill_checksum();
     bytes
@@ -503,8 +503,12 @@ fn unreachable(about: &[u8], port: u16) -> Vec<u8> {
 /// RFC 1122, 4.1.3.3 and 4.1.4: an error is about the datagram it quotes; one about a port that a damaged datagram went to ends no
 /// connection to another.
 #[test]
-fn nc_ends_by_an_error_about_its_own_peer_only() {
-    for (port, code) in [(8, None), (7, Some(1))] {
+fn nc_ends_by_an_error_about_its_own_peer_only_and_says_it() {
+    let refused = "hellonc: 10.1.15.3 port 7 (udp): Connection refused\n";
+    let too_long = "hellonc: 10.1.15.3 port 7 (udp): Message too long\n";
+    for (port, why, said, code) in
+        [(8, 3, "hello", None), (7, 3, refused, Some(1)), (7, 4, too_long, Some(1))]
+    {
         let mut segment = echo_pair();
         let id = segment.spawn(0, "nc -u 10.1.15.3 7");
         segment.pods[0].input(id, b"hello");
@@ -512,11 +516,11 @@ fn nc_ends_by_an_error_about_its_own_peer_only() {
         let is_udp =
             |frame: &&Vec<u8>| frame.len() > 42 && frame[23] == 17 && frame[26..30] == FIRST.octets();
         let about = segment.log.iter().find(is_udp).unwrap().clone();
-        let error = unreachable(&about, port);
+        let error = unreachable(&about, port, why);
         segment.with(0, |pod, now, out| pod.receive(&error, now, out));
         segment.run(Duration::from_secs(1));
         let output = segment.pods[0].output(id);
-        assert_eq!((&output.bytes[..], output.exit_code), (&b"hello"[..], code), "{port}");
+        assert_eq!((&output.bytes[..], output.exit_code), (said.as_bytes(), code), "{port}");
     }
 }
 

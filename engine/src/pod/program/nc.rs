@@ -171,6 +171,10 @@ impl Nc {
         // An error about a datagram to somebody else is none of this connection.
         while let Some(error) = sockets.udp_error(self.local_port) {
             if self.to == Some(error.to) {
+                if self.verbose || !self.scan {
+                    let (address, port) = (error.to.ip(), error.to.port());
+                    console.line(format!("nc: {address} port {port} (udp): {}", error.report.failure.text()));
+                }
                 console.exit(1);
                 return;
             }

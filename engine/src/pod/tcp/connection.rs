@@ -243,7 +243,9 @@ impl Connection {
         self.time_out(now);
         let mut wire = Wire::to_link(device, out, now, *self.tuple.remote.ip(), self.mtu, self.traced);
         for _ in 0..FLUSH_LIMIT {
-            if self.interface.poll_egress(time(now), &mut wire, &mut self.sockets) == PollResult::None {
+            if !wire.has_room()
+                || self.interface.poll_egress(time(now), &mut wire, &mut self.sockets) == PollResult::None
+            {
                 break;
             }
         }

@@ -7,10 +7,13 @@
 use super::super::device::Device;
 use super::super::ip;
 use crate::clock::Instant;
-use crate::link::pod_ring::Outbox;
+use crate::link::pod_ring::{Outbox, QUEUE_LIMIT};
 use crate::wire::{Ipv4Packet, TcpSegment};
 use smoltcp::phy::{self, Checksum, ChecksumCapabilities, DeviceCapabilities, Medium};
 use std::net::Ipv4Addr;
+
+/// Frames on the link beyond which streams wait; the rest is for answers, which cannot.
+const LINK_ROOM: usize = QUEUE_LIMIT / 8 * 7;
 
 /// The sequence numbers of the last segment sent, to go on from when the connection is only a memory.
 #[derive(Debug, Clone, Copy, Default)]
@@ -82,6 +85,17 @@ impl<'a, 'o> Wire<'a, 'o> {
     pub(super) fn with_incoming(mut self, packet: &'a [u8]) -> Self {
         self.incoming = Some(packet);
         self
+    }
+
+    /// Says whether its link takes another segment. smoltcp forgets one that it was about to send again where the device has no
+    /// room, so that it must not be asked then.
+    pub(super) fn has_room(&self) -> bool {
+        match &self.sink {
+            Sink::Link { device, out, .. } => {
+                device.is_local(self.destination) || out.queue.len() < LINK_ROOM
+            }
+            Sink::Memory(_) => true,
+        }
     }
 
     /// Returns the last segment's numbers, if any was sent.

@@ -52,3 +52,21 @@ fn both_sides_of_a_bad_cable_hear_each_other() {
         assert!(mean < limit, "{name}: {mean:.1} s on average, {times:.1?}");
     }
 }
+
+/// A window in the smallest segments is more frames than the pod's own link takes at once: they wait for room, as in a qdisc.
+#[test]
+fn a_connection_does_not_overrun_its_own_link() {
+    let small = |name, address| PodConfig { mtu: 96, ..pod(name, address) };
+    let mut segment = Segment::new(vec![small("first", FIRST), small("second", SECOND)]);
+    segment.pods[1].start_container(container("echo", Image::Echo, "")).unwrap();
+    let input = vec![7; 500_000];
+    let begun = segment.now;
+    let id = segment.spawn(0, "nc 10.1.15.3 7");
+    segment.pods[0].input(id, &input);
+    segment.pods[0].close_input(id);
+    let (text, code) = segment.finish(0, id);
+    assert!(text.as_bytes() == input && code == 0, "{code}, {} octets", text.len());
+    assert_eq!([0, 1].map(|index| segment.pods[index].drops().get(PodDrop::LinkFull)), [0; 2]);
+    let took = segment.now.saturating_duration_since(begun);
+    assert!(took < Duration::from_millis(100), "{took:?}");
+}
