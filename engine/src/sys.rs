@@ -9,7 +9,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
-use std::io;
+use std::io::{self, IoSlice};
 use std::marker::PhantomData;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::ops::{Deref, DerefMut};
@@ -252,26 +252,94 @@ fn no_headers() -> [libc::mmsghdr; DATAGRAMS] {
     unsafe { std::mem::zeroed() }
 }
 
-/// The header of a datagram that is in some parts of memory, and whose peer has an address in another.
-fn message(peer: *mut libc::sockaddr_in, parts: *mut libc::iovec, count: usize) -> libc::msghdr {
+/// The header of a datagram that is in some parts of memory, whose peer has an address in another, and with which come or go
+/// `control` bytes for the system.
+fn message(
+    peer: *mut libc::sockaddr_in,
+    (parts, count): (*mut libc::iovec, usize),
+    (control, length): (*mut Control, usize),
+) -> libc::msghdr {
     // SAFETY: all of it are numbers and pointers, of which null is one.
     let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
     header.msg_name = peer.cast();
     header.msg_namelen = size_of::<libc::sockaddr_in>() as libc::socklen_t;
     (header.msg_iov, header.msg_iovlen) = (parts, count as _);
+    (header.msg_control, header.msg_controllen) = (control.cast(), length as _);
     header
 }
 
+/// One control message with a number: how long the segments of a datagram are.
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+struct Control {
+    header: libc::cmsghdr,
+    /// A `u16` on its way to the system, an `int` from it, in the machine's byte order.
+    number: [u8; 4],
+}
+
+impl Control {
+    /// Bytes of the message, its padding left out, with a number of `bytes`.
+    const fn length(bytes: usize) -> usize {
+        size_of::<libc::cmsghdr>() + bytes
+    }
+
+    const fn none() -> Self {
+        Self { header: libc::cmsghdr { cmsg_len: 0, cmsg_level: 0, cmsg_type: 0 }, number: [0; 4] }
+    }
+}
+
+/// Datagrams to one peer, one behind the other in `parts`: each has `segment` bytes but the last, which may have fewer. Zero for a
+/// single one.
+#[derive(Debug, Clone, Copy)]
+pub struct Message<'a> {
+    /// The peer.
+    pub to: SocketAddrV4,
+    /// What they carry, [`DATAGRAMS`] parts at most.
+    pub parts: &'a [IoSlice<'a>],
+    /// Bytes of each.
+    pub segment: u16,
+}
+
+/// What came in one place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Received {
+    /// Who sent it.
+    pub from: SocketAddrV4,
+    /// Bytes of it, though there be no room for them.
+    pub length: usize,
+    /// Bytes of each of the datagrams that it is, but the last; all of it when it is one.
+    pub segment: usize,
+}
+
+/// Lets the system give datagrams of one peer together, as one of up to 64 KB.
+///
+/// # Errors
+/// The system's, when it does not know that.
+pub fn receive_together(socket: impl AsFd) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the option is an int, which outlives the call.
+    let result = unsafe {
+        let length = size_of::<libc::c_int>() as libc::socklen_t;
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_UDP,
+            libc::UDP_GRO,
+            (&raw const on).cast(),
+            length,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Receives the datagrams that are there, up to one for each place and [`DATAGRAMS`], without waiting. The second part of a place
-/// takes what the first has no room for. Who sent each and how many bytes it has, though there be no room for them, goes to
-/// `received`, in the order of the places.
+/// takes what the first has no room for. What came in each goes to `received`, in the order of the places.
 ///
 /// # Errors
 /// The system's; `WouldBlock` when nothing is there.
 pub fn receive_datagrams<'a>(
     socket: impl AsFd,
     places: impl Iterator<Item = [&'a mut [u8]; 2]>,
-    received: &mut Vec<(SocketAddrV4, usize)>,
+    received: &mut Vec<Received>,
 ) -> io::Result<()> {
     received.clear();
     let none = libc::iovec { iov_base: null_mut(), iov_len: 0 };
@@ -284,53 +352,67 @@ pub fn receive_datagrams<'a>(
         sin_zero: [0; 8],
     };
     let mut senders = [nobody; DATAGRAMS];
+    let mut controls = [Control::none(); DATAGRAMS];
     let mut headers = no_headers();
     let mut count: libc::c_uint = 0;
-    for (((place, parts), sender), header) in places.zip(&mut parts).zip(&mut senders).zip(&mut headers) {
+    let each = parts.iter_mut().zip(&mut senders).zip(&mut controls).zip(&mut headers);
+    for (place, (((parts, sender), control), header)) in places.zip(each) {
         *parts = place.map(|bytes| libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() });
-        header.msg_hdr = message(sender, parts.as_mut_ptr(), parts.len());
+        let control = (&raw mut *control, size_of::<Control>());
+        header.msg_hdr = message(sender, (parts.as_mut_ptr(), parts.len()), control);
         count += 1;
     }
     let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
-    // SAFETY: `count` headers are filled in; each names an address and two parts that outlive the call, the parts' memory
-    // is borrowed from the caller alone for as long as that.
+    // SAFETY: `count` headers are filled in; each names an address, a control message and two parts that outlive the call, the
+    // parts' memory is borrowed from the caller alone for as long as that.
     let got = unsafe {
         libc::recvmmsg(socket.as_fd().as_raw_fd(), headers.as_mut_ptr(), count, flags as _, null_mut())
     };
     let got = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
-    received.extend(senders.iter().zip(&headers).take(got).map(|(sender, header)| {
+    let each = senders.iter().zip(&controls).zip(&headers).take(got);
+    received.extend(each.map(|((sender, control), header)| {
         let address = Ipv4Addr::from_bits(u32::from_be(sender.sin_addr.s_addr));
-        (SocketAddrV4::new(address, u16::from_be(sender.sin_port)), header.msg_len as usize)
+        let from = SocketAddrV4::new(address, u16::from_be(sender.sin_port));
+        let length = header.msg_len as usize;
+        let is_told = header.msg_hdr.msg_controllen >= Control::length(size_of::<libc::c_int>())
+            && (control.header.cmsg_level, control.header.cmsg_type) == (libc::SOL_UDP, libc::UDP_GRO);
+        let told = libc::c_int::from_ne_bytes(control.number);
+        let told = if is_told { usize::try_from(told).unwrap_or(0) } else { 0 };
+        Received { from, length, segment: if told > 0 { told } else { length } }
     }));
     Ok(())
 }
 
-/// Sends datagrams, [`DATAGRAMS`] at most, without waiting; returns how many the system took, from the first on.
+/// Sends messages, [`DATAGRAMS`] at most, without waiting; returns how many the system took, from the first on.
 ///
 /// # Errors
 /// Why it did not take the first.
-pub fn send_datagrams<'a>(
+pub fn send_messages<'a>(
     socket: impl AsFd,
-    datagrams: impl Iterator<Item = (SocketAddrV4, &'a [u8])>,
+    messages: impl Iterator<Item = Message<'a>>,
 ) -> io::Result<usize> {
-    let none = libc::iovec { iov_base: null_mut(), iov_len: 0 };
-    let mut parts = [none; DATAGRAMS];
     // SAFETY: all of it are numbers.
     let mut peers: [libc::sockaddr_in; DATAGRAMS] = unsafe { std::mem::zeroed() };
+    let mut controls = [Control::none(); DATAGRAMS];
     let mut headers = no_headers();
     let mut count: libc::c_uint = 0;
-    for ((((to, bytes), part), peer), header) in datagrams.zip(&mut parts).zip(&mut peers).zip(&mut headers) {
-        // The system only reads from there.
-        *part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    let each = peers.iter_mut().zip(&mut controls).zip(&mut headers);
+    for (Message { to, parts, segment }, ((peer, control), header)) in messages.zip(each) {
         peer.sin_family = libc::AF_INET as libc::sa_family_t;
         peer.sin_port = to.port().to_be();
         peer.sin_addr.s_addr = to.ip().to_bits().to_be();
-        header.msg_hdr = message(peer, part, 1);
+        let told = if segment == 0 { 0 } else { size_of::<Control>() };
+        control.header.cmsg_len = Control::length(size_of::<u16>()) as _;
+        (control.header.cmsg_level, control.header.cmsg_type) = (libc::SOL_UDP, libc::UDP_SEGMENT);
+        control.number[..2].copy_from_slice(&segment.to_ne_bytes());
+        // The system only reads from there. An `IoSlice` is an iovec, as its documentation says.
+        let parts = (parts.as_ptr().cast_mut().cast::<libc::iovec>(), parts.len());
+        header.msg_hdr = message(peer, parts, (control, told));
         count += 1;
     }
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-    // SAFETY: `count` headers are filled in; each names an address and a part that outlive the call, and so does the parts'
-    // memory, which is only read.
+    // SAFETY: `count` headers are filled in; each names an address, perhaps a control message, and parts that outlive the call,
+    // and so does the parts' memory, which is only read.
     let sent = unsafe { libc::sendmmsg(socket.as_fd().as_raw_fd(), headers.as_mut_ptr(), count, flags as _) };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
@@ -384,16 +466,20 @@ mod tests {
         };
         let payloads: [&[u8]; 4] = [b"a", b"longer than a part", b"", b"to another"];
         let peers = [&there, &there, &there, &elsewhere].map(address);
-        assert_eq!(send_datagrams(&here, peers.into_iter().zip(payloads)).unwrap(), 4);
+        let slices = payloads.map(IoSlice::new);
+        let messages = peers.into_iter().zip(slices.chunks(1));
+        let messages = messages.map(|(to, parts)| Message { to, parts, segment: 0 });
+        assert_eq!(send_messages(&here, messages).unwrap(), 4);
 
         let (mut memory, mut received) = ([[0; 12]; 5], Vec::new());
         let places = memory.iter_mut().map(|place| place.split_at_mut(8).into());
         receive_datagrams(&there, places.take(2), &mut received).unwrap();
-        assert_eq!(received, [(address(&here), 1), (address(&here), 18)]);
+        let one = |length| Received { from: address(&here), length, segment: length };
+        assert_eq!(received, [one(1), one(18)]);
         let mut more = [[0; 12]; 5];
         let places = more.iter_mut().map(|place| place.split_at_mut(8).into());
         receive_datagrams(&there, places, &mut received).unwrap();
-        assert_eq!(received, [(address(&here), 0)]);
+        assert_eq!(received, [one(0)]);
         assert_eq!((memory[0][0], &memory[1]), (b'a', b"longer than "));
         let places = memory.iter_mut().map(|place| place.split_at_mut(8).into());
         let error = receive_datagrams(&there, places, &mut received).unwrap_err();
@@ -405,12 +491,32 @@ mod tests {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let (good, long) = ([0; 1], vec![0; 65_508]);
         let to = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9);
-        let datagrams: [(_, &[u8]); 3] = [(to, &good), (to, &long), (to, &good)];
-        assert_eq!(send_datagrams(&socket, datagrams.into_iter()).unwrap(), 1);
-        let error = send_datagrams(&socket, datagrams.into_iter().skip(1)).unwrap_err();
+        let parts = [IoSlice::new(&good), IoSlice::new(&long)];
+        let [good, long] = [&parts[..1], &parts[1..]].map(|parts| Message { to, parts, segment: 0 });
+        assert_eq!(send_messages(&socket, [good, long, good].into_iter()).unwrap(), 1);
+        let error = send_messages(&socket, [long, good].into_iter()).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EMSGSIZE));
-        assert_eq!(send_datagrams(&socket, datagrams.into_iter().cycle()).unwrap(), 1);
-        let many = datagrams.into_iter().take(1).cycle();
-        assert_eq!(send_datagrams(&socket, many).unwrap(), DATAGRAMS);
+        assert_eq!(send_messages(&socket, std::iter::repeat(good)).unwrap(), DATAGRAMS);
+    }
+
+    #[test]
+    fn datagrams_of_one_message_are_received_one_by_one_or_together() {
+        let [here, alone, together] = [(); 3].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
+        receive_together(&together).unwrap();
+        let (long, short) = ([1; 100], [2; 50]);
+        let parts = [&long[..], &long, &short].map(IoSlice::new);
+        for (socket, expected) in
+            [(&alone, &[(100, 100), (100, 100), (50, 50)][..]), (&together, &[(250, 100)])]
+        {
+            let std::net::SocketAddr::V4(to) = socket.local_addr().unwrap() else { unreachable!() };
+            let message = Message { to, parts: &parts, segment: 100 };
+            assert_eq!(send_messages(&here, std::iter::once(message)).unwrap(), 1);
+            let (mut memory, mut received) = ([[0; 300]; 5], Vec::new());
+            let places = memory.iter_mut().map(|place| place.split_at_mut(120).into());
+            receive_datagrams(socket, places, &mut received).unwrap();
+            let found: Vec<_> = received.iter().map(|it| (it.length, it.segment)).collect();
+            assert_eq!(found, expected);
+            assert_eq!(memory[0][..100], long);
+        }
     }
 }

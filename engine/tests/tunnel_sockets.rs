@@ -145,6 +145,28 @@ fn a_burst_arrives_whole_and_in_order() {
     lab.check();
 }
 
+/// The system may take datagrams of one length together, and give them so; which changes nothing of them.
+#[test]
+fn datagrams_of_all_lengths_come_out_as_they_went_in() {
+    let mut sockets = Sockets::new(9, 8);
+    let lab = &mut sockets.lab;
+    let lengths =
+        [[100; 70].as_slice(), &[50, 100, 100, 101, 99, 0, 0, 1400], &[1400; 50], &[2000, 2000, 1999, 9000]];
+    let payloads: Vec<Vec<u8>> =
+        lengths.concat().iter().enumerate().map(|(number, &length)| vec![number as u8; length]).collect();
+    let frames: Vec<Vec<u8>> =
+        payloads.iter().map(|payload| lab.udp(APP1, APP3, (4000, 53), payload)).collect();
+    for _ in 0..3 {
+        lab.send_all(APP1, &frames);
+        let mut arrived: Vec<Vec<u8>> = Vec::new();
+        for _ in 0..10 {
+            arrived.extend(lab.receive(APP3).iter().map(|frame| packet(frame).3[8..].to_vec()));
+        }
+        assert!(arrived == payloads, "{} of {}", arrived.len(), payloads.len());
+    }
+    lab.check();
+}
+
 #[test]
 fn long_datagrams_come_into_large_buffers_and_are_lost_by_name_without_one() {
     let mut sockets = Sockets::new(3, 4);

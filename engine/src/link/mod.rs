@@ -20,6 +20,8 @@ pub mod coalesce;
 
 pub mod tunnel_socket;
 
+pub mod outer;
+
 pub mod watch;
 
 use std::collections::VecDeque;

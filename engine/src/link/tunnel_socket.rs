@@ -6,7 +6,7 @@
 //! who sent it, and nothing of it is cut off; all else that leaves is given back. Allowed dependencies: `sys`, `frame`, `wire`.
 //! Read first: udp(7), ip(7); `docs/adr/0027-the-tunnels-socket.md`.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -18,17 +18,14 @@ use rustix::net::sockopt::{
     socket_recv_buffer_size,
 };
 
-use crate::frame::{Arena, Frame, LARGE_CAPACITY, Pool, Record, SMALL_CAPACITY};
+use crate::frame::{Arena, Frame, LARGE_CAPACITY, Pool, SMALL_CAPACITY};
 use crate::ledger::{DropReason, NodeCounters, Term};
-use crate::sys::{DATAGRAMS, receive_datagrams, send_datagrams};
-use crate::tunnel::{OUTER_LENGTH, OUTER_TTL};
-use crate::wire::{
-    ArpOperation, ArpPacket, EtherType, EthernetFrame, IpProtocol, Ipv4Packet, MacAddress, UdpDatagram,
-    ethernet, ipv4,
-};
+use crate::link::outer::{HEADERS, datagram, write_headers};
+use crate::sys::{DATAGRAMS, Message, Received, receive_datagrams, receive_together, send_messages};
+use crate::wire::{ArpOperation, ArpPacket, EtherType, EthernetFrame, IpProtocol, Ipv4Packet, UdpDatagram};
 
-/// Bytes in front of what the tunnel carries.
-const HEADERS: usize = ethernet::HEADER_LENGTH + OUTER_LENGTH;
+/// Bytes of one message at most: of UDP in an IPv4 packet.
+const MESSAGE_LIMIT: usize = 65_507;
 /// Bytes that wait in the system each way, where it gives so many.
 pub const BUFFER: usize = 4 << 20;
 
@@ -88,7 +85,11 @@ pub struct TunnelSocket {
     spare: Vec<Frame>,
     /// Where what is longer than a small buffer comes first, for each of them.
     rest: Box<[u8]>,
-    received: Vec<(SocketAddrV4, usize)>,
+    received: Vec<Received>,
+    /// Datagrams asked for at once: fewer while each brings many.
+    places: usize,
+    /// Whether datagrams of one length to one peer are sent as one message.
+    segments: bool,
 }
 
 /// Bytes of [`TunnelSocket::rest`] for one datagram: with a small buffer's, room for the longest there is.
@@ -115,7 +116,18 @@ impl TunnelSocket {
             .or_else(|_| set_socket_send_buffer_size(&socket, BUFFER));
         let rest = vec![0; DATAGRAMS * REST].into();
         let [outbox, spare] = [(); 2].map(|()| Vec::with_capacity(DATAGRAMS));
-        Ok(Self { socket, local, outbox, spare, rest, received: Vec::with_capacity(DATAGRAMS) })
+        // An older system gives them one by one.
+        let _ = receive_together(&socket);
+        Ok(Self {
+            socket,
+            local,
+            outbox,
+            spare,
+            rest,
+            received: Vec::with_capacity(DATAGRAMS),
+            places: DATAGRAMS,
+            segments: true,
+        })
     }
 
     /// Returns how many bytes the system lets wait for this socket.
@@ -153,19 +165,56 @@ impl TunnelSocket {
     ///
     /// # Errors
     /// Why the first is not sent.
-    pub fn send(&self, arena: &Arena, frames: &[Frame]) -> Result<usize, Unsent> {
-        let datagrams = frames.iter().map(|frame| {
-            let (peer, payload) = datagram(arena.bytes(frame));
-            (SocketAddrV4::new(peer, self.local.port()), payload)
-        });
-        send_datagrams(&self.socket, datagrams).map_err(|error| {
-            let peer = frames.first().map_or(Ipv4Addr::UNSPECIFIED, |first| datagram(arena.bytes(first)).0);
-            match Errno::from_io_error(&error) {
-                Some(Errno::MSGSIZE) => Unsent::TooLong(peer, self.path_mtu(peer)),
-                Some(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM | Errno::INTR) => Unsent::Full,
-                Some(_) | None => Unsent::Unreachable(peer),
+    pub fn send(&mut self, arena: &Arena, frames: &[Frame]) -> Result<usize, Unsent> {
+        let frames = &frames[..frames.len().min(DATAGRAMS)];
+        let mut parts = [IoSlice::new(&[]); DATAGRAMS];
+        for (part, frame) in parts.iter_mut().zip(frames) {
+            *part = IoSlice::new(datagram(arena.bytes(frame)).1);
+        }
+        // Where each message ends, in frames.
+        let (mut ends, mut count) = ([0; DATAGRAMS], 0);
+        while ends[..count].last().is_none_or(|&end| end < frames.len()) && !frames.is_empty() {
+            let start = ends[..count].last().copied().unwrap_or(0);
+            ends[count] = start + if self.segments { together(arena, &frames[start..]) } else { 1 };
+            count += 1;
+        }
+        let port = self.local.port();
+        let message = |(index, &end): (usize, &usize)| {
+            let start = index.checked_sub(1).map_or(0, |before| ends[before]);
+            let (peer, payload) = datagram(arena.bytes(&frames[start]));
+            let segment = if end - start > 1 { payload.len() as u16 } else { 0 };
+            Message { to: SocketAddrV4::new(peer, port), parts: &parts[start..end], segment }
+        };
+        match send_messages(&self.socket, ends[..count].iter().enumerate().map(message)) {
+            Ok(sent) => Ok(sent.checked_sub(1).map_or(0, |last| ends[last])),
+            Err(_) if ends[0] > 1 => self.send_one(arena, frames),
+            Err(error) => Err(self.unsent(arena, frames, &error)),
+        }
+    }
+
+    /// Sends the first frame by itself, after the system refused it with others.
+    #[cold]
+    fn send_one(&mut self, arena: &Arena, frames: &[Frame]) -> Result<usize, Unsent> {
+        let (peer, payload) = datagram(arena.bytes(&frames[0]));
+        let (to, parts) = (SocketAddrV4::new(peer, self.local.port()), [IoSlice::new(payload)]);
+        match send_messages(&self.socket, std::iter::once(Message { to, parts: &parts, segment: 0 })) {
+            Ok(sent) => {
+                // It was not the path that would not take it: this system, or this interface, makes no segments.
+                self.segments = false;
+                Ok(sent)
             }
-        })
+            Err(error) => Err(self.unsent(arena, frames, &error)),
+        }
+    }
+
+    #[cold]
+    fn unsent(&self, arena: &Arena, frames: &[Frame], error: &io::Error) -> Unsent {
+        let peer = frames.first().map_or(Ipv4Addr::UNSPECIFIED, |first| datagram(arena.bytes(first)).0);
+        match Errno::from_io_error(error) {
+            Some(Errno::MSGSIZE) => Unsent::TooLong(peer, self.path_mtu(peer)),
+            Some(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM | Errno::INTR) => Unsent::Full,
+            Some(_) | None => Unsent::Unreachable(peer),
+        }
     }
 
     /// Asks the system what it knows of the path to a peer; 0 when it does not say.
@@ -178,7 +227,8 @@ impl TunnelSocket {
         connected.map_or(0, |mtu| u16::try_from(mtu).unwrap_or(u16::MAX))
     }
 
-    /// Receives up to `limit` datagrams as frames; returns whether there may be more. What is lost for want of a buffer is counted.
+    /// Receives datagrams as frames, about `limit` of them; returns whether there may be more. What is lost for want of a buffer is
+    /// counted.
     pub fn receive(
         &mut self,
         limit: usize,
@@ -186,8 +236,8 @@ impl TunnelSocket {
         frames: &mut Vec<Frame>,
         counters: &NodeCounters,
     ) -> bool {
-        let limit = limit.min(DATAGRAMS);
-        while self.spare.len() < limit
+        let places = limit.min(self.places);
+        while self.spare.len() < places
             && let Some(frame) = pool.allocate(SMALL_CAPACITY)
         {
             self.spare.push(frame);
@@ -196,39 +246,27 @@ impl TunnelSocket {
             return true;
         }
         let arena = Arc::clone(pool.arena());
-        let limit = limit.min(self.spare.len());
+        let places = places.min(self.spare.len());
         let rests = self.rest.chunks_exact_mut(REST);
-        let places = self.spare[..limit].iter_mut().zip(rests).map(|(frame, rest)| {
+        let each = self.spare[..places].iter_mut().zip(rests).map(|(frame, rest)| {
             let bytes = arena.open(frame).into_bytes();
             [&mut bytes[HEADERS..], rest]
         });
-        if receive_datagrams(&self.socket, places, &mut self.received).is_err() {
+        if receive_datagrams(&self.socket, each, &mut self.received).is_err() {
             // What waits comes when the next is heard of; errors of the network's are not told to such a socket.
             return false;
         }
-        let (local, count) = (self.local, self.received.len());
+        let (before, count) = (frames.len(), self.received.len());
         let rests = self.rest.chunks_exact(REST);
-        for ((mut frame, rest), &(from, length)) in self.spare.drain(..count).zip(rests).zip(&self.received) {
-            let length = HEADERS + length;
-            if length > SMALL_CAPACITY {
-                let Some(mut large) = pool.allocate(length) else {
-                    pool.free(frame);
-                    counters.count(Term::Received, 1);
-                    counters.drop_frame(DropReason::PoolEmpty);
-                    continue;
-                };
-                let mut open = arena.open(&mut large);
-                let (first, beyond) = open.bytes_mut().split_at_mut(SMALL_CAPACITY);
-                first.copy_from_slice(arena.bytes(&frame));
-                beyond.copy_from_slice(&rest[..length - SMALL_CAPACITY]);
-                pool.free(std::mem::replace(&mut frame, large));
-            }
-            let mut open = arena.open(&mut frame);
-            open.truncate(length);
-            write_headers(open.bytes_mut(), from, local);
-            frames.push(frame);
+        let mut lost = 0;
+        for ((place, rest), came) in self.spare.drain(..count).zip(rests).zip(&self.received) {
+            lost += take_apart((place, rest), came, self.local, pool, frames);
         }
-        count == limit
+        counters.count(Term::Received, lost);
+        (0..lost).for_each(|_| counters.drop_frame(DropReason::PoolEmpty));
+        let brought = frames.len() - before;
+        self.places = if brought > 2 * DATAGRAMS { (self.places / 2).max(1) } else { DATAGRAMS };
+        count == places
     }
 
     /// Returns how many buffers wait here for what comes.
@@ -249,55 +287,68 @@ impl AsFd for TunnelSocket {
     }
 }
 
-/// Returns to whom a frame of the tunnel goes, and what it carries.
-#[must_use]
-pub fn datagram(frame: &[u8]) -> (Ipv4Addr, &[u8]) {
-    let packet = Ipv4Packet::new_unchecked(&frame[ethernet::HEADER_LENGTH..]);
-    let end = ethernet::HEADER_LENGTH + usize::from(packet.total_length());
-    (packet.destination(), frame.get(HEADERS..end).unwrap_or_default())
-}
-
-/// Writes the outer headers of what came from somebody: as on the wire, but for what the system does not tell. It has
-/// verified the checksum; none stands for that (RFC 768).
-fn write_headers(frame: &mut [u8], from: SocketAddrV4, local: SocketAddrV4) {
-    let length = frame.len() - ethernet::HEADER_LENGTH;
-    frame[..HEADERS].fill(0);
-    let mut header = EthernetFrame::new_unchecked(&mut frame[..]);
-    header.set_destination(MacAddress::for_ipv4(*local.ip()));
-    header.set_source(MacAddress::for_ipv4(*from.ip()));
-    header.set_ethertype(EtherType::Ipv4);
-    let packet = &mut frame[ethernet::HEADER_LENGTH..];
-    let mut packet = Ipv4Packet::new_unchecked(&mut packet[..]);
-    packet.set_header_length(ipv4::HEADER_LENGTH);
-    packet.set_total_length(length as u16);
-    packet.set_fragmentation(true, false, 0);
-    packet.set_time_to_live(OUTER_TTL);
-    packet.set_protocol(IpProtocol::Udp);
-    packet.set_source(*from.ip());
-    packet.set_destination(*local.ip());
-    packet.fill_header_checksum();
-    let mut datagram = UdpDatagram::new_unchecked(packet.payload_mut());
-    datagram.set_source_port(from.port());
-    datagram.set_destination_port(local.port());
-    datagram.set_length((length - ipv4::HEADER_LENGTH) as u16);
-}
-
-/// Turns a question for a neighbour's MAC into its answer: every neighbour's follows from its address.
-pub fn answer(arena: &Arena, frame: &mut Frame) {
-    let mut open = arena.open(frame);
-    let length = open.bytes().len();
-    *open.record = Record::default();
-    if !open.reset(length) {
-        return;
+/// Makes frames of the datagrams that came in one place, each with outer headers; returns how many were lost for want of a buffer.
+fn take_apart(
+    (place, rest): (Frame, &[u8]),
+    &Received { from, length, segment }: &Received,
+    local: SocketAddrV4,
+    pool: &mut Pool,
+    frames: &mut Vec<Frame>,
+) -> u64 {
+    let (arena, at) = (Arc::clone(pool.arena()), frames.len());
+    let first = HEADERS + segment.min(length);
+    // The first stays where it is, if it has room there; the others are taken out of what comes behind it.
+    let stays = first <= SMALL_CAPACITY;
+    let (step, mut lost) = (segment.max(1), 0);
+    for start in (0..length).step_by(step).skip(usize::from(stays)) {
+        let end = (start + step).min(length);
+        match pool.allocate(HEADERS + end - start) {
+            Some(mut frame) => {
+                let bytes = arena.open(&mut frame).into_bytes();
+                copy(&mut bytes[HEADERS..], &arena.bytes(&place)[HEADERS..], rest, start);
+                write_headers(bytes, from, local);
+                frames.push(frame);
+            }
+            None => lost += 1,
+        }
     }
-    let mut header = EthernetFrame::new_unchecked(open.bytes_mut());
-    let asker = header.source();
-    let mut packet = ArpPacket::new_unchecked(header.payload_mut());
-    let (own, target) = (packet.sender_address(), packet.target_address());
-    let mac = MacAddress::for_ipv4(target);
-    packet.set_operation(ArpOperation::Reply);
-    packet.set_sender(mac, target);
-    packet.set_target(asker, own);
-    header.set_destination(asker);
-    header.set_source(mac);
+    if !stays {
+        pool.free(place);
+        return lost;
+    }
+    let mut frame = place;
+    let mut open = arena.open(&mut frame);
+    open.truncate(first);
+    write_headers(open.into_bytes(), from, local);
+    frames.insert(at, frame);
+    lost
+}
+
+/// Copies what came from `start` on out of the two parts that it lies in.
+fn copy(to: &mut [u8], first: &[u8], rest: &[u8], start: usize) {
+    let in_first = to.len().min(first.len().saturating_sub(start));
+    let (head, tail) = to.split_at_mut(in_first);
+    head.copy_from_slice(&first[first.len().min(start)..][..in_first]);
+    let start = (start + in_first).saturating_sub(first.len());
+    tail.copy_from_slice(&rest[start..][..tail.len()]);
+}
+
+/// Returns how many frames, from the first on, go to one peer in one message: all have the length of the first, but the last,
+/// which may have less.
+fn together(arena: &Arena, frames: &[Frame]) -> usize {
+    let Some((first, others)) = frames.split_first() else { return 0 };
+    let (peer, payload) = datagram(arena.bytes(first));
+    let (size, mut sum, mut count) = (payload.len(), payload.len(), 1);
+    for other in others {
+        let (to, payload) = datagram(arena.bytes(other));
+        sum += payload.len();
+        if to != peer || payload.len() > size || payload.is_empty() || sum > MESSAGE_LIMIT {
+            break;
+        }
+        count += 1;
+        if payload.len() < size {
+            break;
+        }
+    }
+    count
 }

@@ -9,13 +9,10 @@ use std::sync::Arc;
 
 use super::{Attached, DropReason, Frame, Instant, Link, NodeId, PortId, Term, Worker};
 use crate::decide::Refusal;
-use crate::link::tunnel_socket::{Leaving, TunnelSocket, Unsent, answer, datagram};
+use crate::link::outer::{HEADERS, answer, datagram};
+use crate::link::tunnel_socket::{Leaving, TunnelSocket, Unsent};
 use crate::sys::DATAGRAMS;
 use crate::tunnel::OUTER_LENGTH;
-use crate::wire::ethernet;
-
-/// Where the packet is that a frame of the tunnel carries.
-const INNER: usize = ethernet::HEADER_LENGTH + OUTER_LENGTH;
 
 impl Worker {
     fn socket(&mut self, port: PortId) -> Option<(&mut TunnelSocket, NodeId)> {
@@ -111,7 +108,7 @@ impl Worker {
             }
             if let Unsent::TooLong(_, mtu) = unsent {
                 let refusal = Refusal { reason, mtu: mtu.saturating_sub(OUTER_LENGTH as u16) };
-                self.tell_sender(&frame, INNER, refusal, now);
+                self.tell_sender(&frame, HEADERS, refusal, now);
             }
             self.refuse_to_send(frame, port, reason, now);
         }
