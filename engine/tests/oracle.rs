@@ -256,6 +256,12 @@ fn with_options(packet: &[u8], options: [u8; 4]) -> Vec<u8> {
     })
 }
 
+/// A tag of no VLAN in front of what a frame carries.
+fn priority_tagged(mut frame: Vec<u8>) -> Vec<u8> {
+    frame.splice(12..12, [0x81, 0, 0xa0, 0]);
+    frame
+}
+
 fn may_cut(packet: Vec<u8>, identification: u16) -> Vec<u8> {
     with(packet, |bytes| {
         let mut header = Ipv4Packet::new_unchecked(bytes);
@@ -479,6 +485,18 @@ fn cases() -> Vec<Case> {
                 vec![through(APP2, &query(17))],
                 0,
             ),
+        ),
+        case(
+            "a priority tag to the node says nothing else (IEEE 802.1Q, 9.6, table 9-2)",
+            APP2,
+            vec![priority_tagged(through(APP2, &udp(APP2, USER, (4020, 53), b"tagged")))],
+            1,
+        ),
+        case(
+            "a priority tag between pods is gone where one looks (IEEE 802.1Q, 9.6, table 9-2)",
+            APP2,
+            vec![priority_tagged(ethernet(mac(APP1), mac(APP2), &udp(APP2, APP1, (1, 2), b"x")))],
+            1,
         ),
         differs(
             "Linux forwards a packet whose UDP length is wrong, with the pod's address as it is; here it is dropped: \
