@@ -79,6 +79,8 @@ const SWEEP: usize = 32;
 const ADJACENCY_LIMIT: usize = 1 << 16;
 /// Batches without a frame before a worker sleeps.
 const SPINS: u32 = 256;
+/// The same of a worker with links that are files: it asks the system in each, and programs of this machine want the time.
+const FILE_SPINS: u32 = 4;
 /// The longest sleep: rings of strangers do not wake a worker.
 const SLEEP_LIMIT: Duration = Duration::from_millis(10);
 /// The ingress of frames that the node made itself.
@@ -305,7 +307,8 @@ impl Worker {
         while !stop.load(Ordering::Acquire) {
             let now = clock.now();
             idle = if self.run_batch(now) > 0 { 0 } else { idle + 1 };
-            if idle > SPINS {
+            let spins = if self.mailbox.watch.is_empty() { SPINS } else { FILE_SPINS };
+            if idle > spins {
                 let next =
                     self.next_event(now).map_or(SLEEP_LIMIT, |next| next.saturating_duration_since(now));
                 self.sleep(now, next.min(SLEEP_LIMIT));
