@@ -141,6 +141,13 @@ impl Layout {
         start..start + 2
     }
 
+    /// Tells whether the transport checksum of a frame is right.
+    #[must_use]
+    pub fn is_right(&self, frame: &[u8]) -> bool {
+        let sum = checksum::ones_complement_sum(&frame[self.transport..self.end]);
+        checksum::add(self.pseudo_sum(frame), sum) == u16::MAX
+    }
+
     /// Makes the transport checksum of a frame.
     pub fn finish(&self, frame: &mut [u8]) {
         frame[self.checksum()].fill(0);
@@ -328,6 +335,10 @@ mod tests {
             let mut finished = whole.clone();
             layout.finish(&mut finished);
             judged(&finished, kind, is_ipv6, tags);
+            prop_assert!(layout.is_right(&finished));
+            let last = finished.len() - 1;
+            finished[last] ^= 1;
+            prop_assert!(!layout.is_right(&finished));
         }
 
         #[test]

@@ -31,7 +31,7 @@ impl<'a> Leader<'a> {
     #[must_use]
     pub fn of(arena: &'a Arena, frame: &'a Frame) -> Option<Self> {
         let (record, bytes) = (arena.record(frame), arena.bytes(frame));
-        let is_plain = record.segmentation == Segmentation::None && record.checksum != ChecksumState::Unknown;
+        let is_plain = record.segmentation == Segmentation::None;
         let layout =
             Layout::of(bytes).filter(|layout| is_plain && !layout.is_ipv6 && layout.end > layout.payload)?;
         if !Ipv4Packet::new_unchecked(layout.packet(bytes)).dont_fragment() {
@@ -39,19 +39,17 @@ impl<'a> Leader<'a> {
         }
         let transport = &bytes[layout.transport..layout.end];
         let segmentation = match layout.kind {
-            Transport::Udp => {
-                let has_none = UdpDatagram::new_unchecked(transport).checksum() == 0;
-                if has_none && record.checksum == ChecksumState::Verified {
-                    return None;
-                }
-                Segmentation::Udp
-            }
+            Transport::Udp if is_without_checksum(record.checksum, transport) => return None,
+            Transport::Udp => Segmentation::Udp,
             // What is pushed, or says more than data, is the last.
             Transport::Tcp if TcpSegment::new_unchecked(transport).flags() == TcpFlags::ACK => {
                 Segmentation::Tcp
             }
             Transport::Tcp => return None,
         };
+        if !is_right(record.checksum, &layout, bytes) {
+            return None;
+        }
         Some(Self { bytes, layout, segmentation })
     }
 
@@ -77,7 +75,7 @@ impl<'a> Leader<'a> {
         carried: usize,
     ) -> Option<(&'b [u8], bool)> {
         let (record, bytes) = (arena.record(next), arena.bytes(next));
-        if record.segmentation != Segmentation::None || record.checksum == ChecksumState::Unknown {
+        if record.segmentation != Segmentation::None {
             return None;
         }
         let (ours, theirs) = (self.layout, Layout::of(bytes)?);
@@ -86,7 +84,8 @@ impl<'a> Leader<'a> {
             && payload.len() <= self.size()
             && ours.packet_length(carried + payload.len()) <= PACKET_LIMIT
             && Layout { end: ours.end, ..theirs } == ours
-            && self.has_headers_of(bytes, carried);
+            && self.has_headers_of(bytes, carried)
+            && is_right(record.checksum, &theirs, bytes);
         let is_last = payload.len() < self.size()
             || ours.kind == Transport::Tcp
                 && TcpSegment::new_unchecked(&bytes[ours.transport..]).flags() != TcpFlags::ACK;
@@ -130,6 +129,16 @@ impl<'a> Leader<'a> {
         self.layout.write_length(headers, carried);
         length
     }
+}
+
+/// Tells whether a datagram goes without a checksum (RFC 768).
+fn is_without_checksum(state: ChecksumState, datagram: &[u8]) -> bool {
+    state != ChecksumState::Partial && UdpDatagram::new_unchecked(datagram).checksum() == 0
+}
+
+/// Tells whether a frame's checksum is right, or yet to be made: the system checks none of those that go together.
+fn is_right(state: ChecksumState, layout: &Layout, frame: &[u8]) -> bool {
+    state != ChecksumState::Unknown || layout.is_right(frame)
 }
 
 #[cfg(test)]
@@ -260,13 +269,25 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_cut_has_no_checksum_or_is_not_known_to_be_right_goes_alone() {
+    fn what_may_be_cut_or_has_no_checksum_or_a_wrong_one_goes_alone() {
         let (arena, mut pools) = Arena::new(1, 8, 0).unwrap();
         let pool = &mut pools[0];
         let mut first = frame(pool, Transport::Udp, 0, 0, &[7; 9]);
         assert!(Leader::of(&arena, &first).is_some());
-        arena.open(&mut first).record.checksum = ChecksumState::Unknown;
-        assert!(Leader::of(&arena, &first).is_none());
+        // Not known to be right: it is looked at.
+        let mut next = frame(pool, Transport::Udp, 0, 0, &[7; 9]);
+        for (damage, together) in [(0, true), (1, false)] {
+            for (at, state) in [(50, &mut first), (50, &mut next)] {
+                let mut open = arena.open(state);
+                open.record.checksum = ChecksumState::Unknown;
+                open.bytes_mut()[at] ^= damage;
+            }
+            assert_eq!(Leader::of(&arena, &first).is_some(), together);
+            arena.open(&mut first).bytes_mut()[50] ^= damage;
+            let leader = Leader::of(&arena, &first).unwrap();
+            assert_eq!(leader.followed_by(&arena, &next, 9).is_some(), together);
+        }
+        pool.free(next);
         arena.open(&mut first).record.checksum = ChecksumState::Verified;
         let checksum = arena.bytes(&first)[40..42].to_vec();
         arena.open(&mut first).bytes_mut()[40..42].fill(0);
