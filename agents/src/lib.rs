@@ -46,6 +46,8 @@ pub mod runtime;
 
 pub mod host;
 
+mod netlink;
+
 pub mod publisher;
 
 pub mod seed;

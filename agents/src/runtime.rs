@@ -115,7 +115,7 @@ pub struct Runtime {
     ear: Option<Ear>,
     makers: Makers,
     /// Pods that are being made, by uid.
-    making: BTreeMap<String, Arc<PodView>>,
+    making: BTreeSet<String>,
     /// By uid.
     pods: BTreeMap<String, RealPod>,
     /// Pods that were told to stop.
@@ -161,7 +161,7 @@ impl Runtime {
             directory,
             ear: None,
             makers: Makers::default(),
-            making: BTreeMap::new(),
+            making: BTreeSet::new(),
             pods: BTreeMap::new(),
             stopping: BTreeSet::new(),
             ended: VecDeque::new(),
@@ -179,7 +179,7 @@ impl Runtime {
         self.ear().map_err(failed)?;
         let order = Order { view: Arc::clone(view), config, directory: directory.clone() };
         self.makers.give(order).map_err(failed)?;
-        self.making.insert(view.uid.clone(), Arc::clone(view));
+        self.making.insert(view.uid.clone());
         Ok(())
     }
 
@@ -192,14 +192,14 @@ impl Runtime {
     /// Takes the pods that have been made since the last call, and those that could not be; their containers are started one by
     /// one.
     pub fn take_made(&mut self) -> Vec<(Arc<PodView>, Result<Tap, RuntimeError>)> {
-        let done = self.makers.take_done();
-        let wanted = done.into_iter().filter_map(|(view, made)| {
-            // One that was told to stop meanwhile ends with what was made.
-            self.making.remove(&view.uid)?;
+        let mut wanted = self.makers.take_done();
+        // One that was told to stop meanwhile ends with what was made.
+        wanted.retain(|(view, _)| self.making.remove(&view.uid));
+        let adopted = wanted.into_iter().map(|(view, made)| {
             let tap = made.and_then(|made| self.adopt(&view, made));
-            Some((view, tap))
+            (view, tap)
         });
-        wanted.collect()
+        adopted.collect()
     }
 
     fn adopt(&mut self, view: &Arc<PodView>, made: Made) -> Result<Tap, RuntimeError> {
@@ -224,7 +224,7 @@ impl Runtime {
     /// Tells whether a pod is one of these, or will be.
     #[must_use]
     pub fn has(&self, uid: &str) -> bool {
-        self.pods.contains_key(uid) || self.making.contains_key(uid)
+        self.pods.contains_key(uid) || self.making.contains(uid)
     }
 
     /// Starts the container at a place in a pod's manifest.

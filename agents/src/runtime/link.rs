@@ -3,7 +3,7 @@
 //! [`super::sandbox`] asks once a pod's namespace is there. Nothing of it is ever in the namespace of the caller, so that nothing can
 //! be left behind there: the interface goes when its file is closed.
 //!
-//! May depend on `netlink-packet-route`, `netlink-sys` and the engine's TAP. Read first: rtnetlink(7), network_namespaces(7).
+//! May depend on `crate::netlink` and the engine's TAP. Read first: rtnetlink(7), network_namespaces(7).
 
 use std::fs::{self, File};
 use std::io;
@@ -14,20 +14,19 @@ use std::thread;
 
 use flatnet_engine::link::tap::{Tap, TapError};
 use flatnet_engine::wire::MacAddress;
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily as SocketFamily, SocketType, socket};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use thiserror::Error;
+
+use crate::netlink::Kernel;
 
 /// The interface's name inside.
 pub const INTERFACE: &str = "eth0";
@@ -155,37 +154,4 @@ fn default_route(gateway: Ipv4Addr) -> RouteNetlinkMessage {
     };
     message.attributes = vec![RouteAttribute::Gateway(RouteAddress::Inet(gateway))];
     RouteNetlinkMessage::NewRoute(message)
-}
-
-/// A conversation with the system about the calling thread's network namespace.
-struct Kernel {
-    socket: Socket,
-    sequence: u32,
-}
-
-impl Kernel {
-    fn open() -> io::Result<Self> {
-        let socket = Socket::new(NETLINK_ROUTE)?;
-        socket.connect(&SocketAddr::new(0, 0))?;
-        Ok(Self { socket, sequence: 0 })
-    }
-
-    /// Has something done.
-    fn ask(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
-        self.sequence += 1;
-        let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
-        header.sequence_number = self.sequence;
-        let mut packet = NetlinkMessage::new(header, NetlinkPayload::from(message));
-        packet.finalize();
-        let mut bytes = vec![0; packet.buffer_len()];
-        packet.serialize(&mut bytes);
-        self.socket.send(&bytes, 0)?;
-        let (answer, _) = self.socket.recv_from_full()?;
-        let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer).map_err(io::Error::other)?;
-        let NetlinkPayload::Error(error) = answer.payload else {
-            return Err(io::Error::other("the system answered something else"));
-        };
-        if error.code.is_some() { Err(error.to_io()) } else { Ok(()) }
-    }
 }

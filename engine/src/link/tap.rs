@@ -103,8 +103,7 @@ impl Tap {
     }
 
     /// Reads a frame into a buffer of the pool; into `large`, which is then gone, when it is longer than a small one.
-    pub fn read(&mut self, pool: &mut Pool, large: &mut Option<Frame>) -> Read {
-        let arena = Arc::clone(pool.arena());
+    pub fn read(&mut self, arena: &Arena, pool: &mut Pool, large: &mut Option<Frame>) -> Read {
         let Some(mut small) = pool.allocate(SMALL_CAPACITY) else { return Read::NoBuffer };
         let mut header = [0; VNET_HEADER];
         let rest = match large {

@@ -172,10 +172,10 @@ impl TunnelSocket {
             *part = IoSlice::new(datagram(arena.bytes(frame)).1);
         }
         // Where each message ends, in frames.
-        let (mut ends, mut count) = ([0; DATAGRAMS], 0);
-        while ends[..count].last().is_none_or(|&end| end < frames.len()) && !frames.is_empty() {
-            let start = ends[..count].last().copied().unwrap_or(0);
-            ends[count] = start + if self.segments { together(arena, &frames[start..]) } else { 1 };
+        let (mut ends, mut count, mut end) = ([0; DATAGRAMS], 0, 0);
+        while end < frames.len() {
+            end += if self.segments { together(arena, &frames[end..]) } else { 1 };
+            ends[count] = end;
             count += 1;
         }
         let port = self.local.port();
@@ -260,7 +260,7 @@ impl TunnelSocket {
         let rests = self.rest.chunks_exact(REST);
         let mut lost = 0;
         for ((place, rest), came) in self.spare.drain(..count).zip(rests).zip(&self.received) {
-            lost += take_apart((place, rest), came, self.local, pool, frames);
+            lost += take_apart((place, rest), came, self.local, (&arena, pool), frames);
         }
         counters.count(Term::Received, lost);
         (0..lost).for_each(|_| counters.drop_frame(DropReason::PoolEmpty));
@@ -292,10 +292,10 @@ fn take_apart(
     (place, rest): (Frame, &[u8]),
     &Received { from, length, segment }: &Received,
     local: SocketAddrV4,
-    pool: &mut Pool,
+    (arena, pool): (&Arena, &mut Pool),
     frames: &mut Vec<Frame>,
 ) -> u64 {
-    let (arena, at) = (Arc::clone(pool.arena()), frames.len());
+    let at = frames.len();
     let first = HEADERS + segment.min(length);
     // The first stays where it is, if it has room there; the others are taken out of what comes behind it.
     let stays = first <= SMALL_CAPACITY;

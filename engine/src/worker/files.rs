@@ -1,13 +1,15 @@
-//! Links that are files of the system's: TAPs, and sockets of tunnels. When they have something, what is read from them and written to them.
+//! Links that are files of the system's: TAPs, and sockets of tunnels. When they have something, what is read from them and
+//! written to them.
 //!
 //! Called by the loop and by `ports`. Invariants: nothing is asked of the system while there are no such links, but to sleep; a
-//! link that may have more is looked at in the next batch again; what is sent by one in a batch is written at its end. Read first: `link/watch.rs`, `link/tap.rs`.
+//! link that may have more is looked at in the next batch again; what is sent by one in a batch is written at its end. Read
+//! first: `link/watch.rs`, `link/tap.rs`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Attached, BATCH_LIMIT, Frame, Instant, Link, NodeCounters, Term, Worker};
-use crate::frame::{LARGE_CAPACITY, Pool};
+use super::{Attached, BATCH_LIMIT, Frame, Instant, Link, NodeCounters, PortId, Term, Worker};
+use crate::frame::{Arena, LARGE_CAPACITY, Pool};
 use crate::link::tap::{Read, Tap};
 
 /// Frames that wait to be written to a port before they are.
@@ -36,24 +38,29 @@ impl Worker {
     /// Writes what was sent by such links in this batch.
     pub(super) fn write_files(&mut self, now: Instant) {
         while let Some(port) = self.unwritten.pop() {
-            let attached = self.links.get_mut(port.0 as usize).and_then(Option::as_mut);
-            if matches!(attached, Some(Attached { link: Link::TunnelSocket(_), .. })) {
-                self.send_datagrams(port, now);
-                continue;
+            let attached = self.links.get(port.0 as usize).and_then(Option::as_ref);
+            match attached.map(|attached| &attached.link) {
+                Some(Link::Tap(_)) => self.write_frames(port, now),
+                Some(Link::TunnelSocket(_)) => self.send_datagrams(port, now),
+                Some(Link::Wire { .. } | Link::Rings(_) | Link::Pod(_)) | None => {}
             }
-            let Some(Attached { link: Link::Tap(tap), counters, .. }) = attached else { continue };
-            let (mut sent, mut refused, pool) = (0, Vec::new(), &mut self.pool);
-            tap.write(&self.arena, |frame, written| match written {
-                Ok(()) => {
-                    sent += 1;
-                    pool.free(frame);
-                }
-                Err(reason) => refused.push((frame, reason)),
-            });
-            counters.count(Term::Sent, sent);
-            for (frame, reason) in refused {
-                self.refuse_to_send(frame, port, reason, now);
+        }
+    }
+
+    fn write_frames(&mut self, port: PortId, now: Instant) {
+        let attached = self.links.get_mut(port.0 as usize).and_then(Option::as_mut);
+        let Some(Attached { link: Link::Tap(tap), counters, .. }) = attached else { return };
+        let (mut sent, mut refused, pool) = (0, Vec::new(), &mut self.pool);
+        tap.write(&self.arena, |frame, written| match written {
+            Ok(()) => {
+                sent += 1;
+                pool.free(frame);
             }
+            Err(reason) => refused.push((frame, reason)),
+        });
+        counters.count(Term::Sent, sent);
+        for (frame, reason) in refused {
+            self.refuse_to_send(frame, port, reason, now);
         }
     }
 
@@ -70,15 +77,15 @@ impl Worker {
 pub(super) fn read_batch(
     tap: &mut Tap,
     limit: usize,
-    pool: &mut Pool,
+    (arena, pool): (&Arena, &mut Pool),
     frames: &mut Vec<Frame>,
     counters: &NodeCounters,
 ) -> bool {
     let (mut large, mut bytes, mut is_more) = (pool.allocate(LARGE_CAPACITY), 0, true);
     while frames.len() < limit && bytes < BATCH_BYTES {
-        match tap.read(pool, &mut large) {
+        match tap.read(arena, pool, &mut large) {
             Read::Frame(frame) => {
-                bytes += pool.arena().bytes(&frame).len();
+                bytes += arena.bytes(&frame).len();
                 frames.push(frame);
             }
             Read::Lost(reason) => {

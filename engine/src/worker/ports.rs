@@ -140,7 +140,7 @@ impl Worker {
             }
             Link::Tap(tap) => {
                 let (node, ingress, counters) = (attached.node, attached.ingress, &attached.counters);
-                if read_batch(tap, limit, &mut self.pool, frames, counters) {
+                if read_batch(tap, limit, (&self.arena, &mut self.pool), frames, counters) {
                     self.make_ready(port);
                 }
                 return (!frames.is_empty()).then_some((node, ingress));
