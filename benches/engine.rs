@@ -16,8 +16,10 @@ fn rows(criterion: &mut Criterion) {
         let mut group = criterion.benchmark_group(case.name);
         group.throughput(Throughput::Elements(BUFFERS as u64));
         group.bench_function(format!("{} flows/{}", case.flows, case.frame_bytes), |bencher| {
-            bencher
-                .iter_custom(|rounds| (0..rounds).map(|_| traffic.round().unwrap().time).sum::<Duration>());
+            bencher.iter_custom(|rounds| {
+                let rounds = traffic.rounds(u32::try_from(rounds).unwrap()).unwrap();
+                rounds.iter().map(|round| round.time).sum::<Duration>()
+            });
         });
         group.finish();
     }

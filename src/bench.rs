@@ -14,7 +14,7 @@ mod home;
 
 pub mod addresses;
 
-pub mod datagram;
+pub mod packet;
 
 pub mod rows;
 
@@ -41,8 +41,10 @@ const MEASURED: Duration = Duration::from_secs(1);
 const WARM_UP: u32 = 20;
 /// Rounds that are measured at least.
 const ROUNDS: usize = 50;
+/// Rounds between two looks at what they took.
+const AT_ONCE: u32 = 20;
 /// Rounds of which the stages are timed.
-const STAGED: usize = 100;
+const STAGED: u32 = 100;
 /// Services that change in a second, where any do.
 const CHANGES: u32 = 100;
 /// Frames whose waits are not measured, before those that are.
@@ -111,7 +113,7 @@ fn engine(arguments: &BenchEngine) -> miette::Result<ExitCode> {
 /// Gives a case what was asked for in place of its own.
 fn adapt(case: &mut Case, arguments: &BenchEngine) {
     case.workers = arguments.workers;
-    if let Some(flows) = arguments.flows.filter(|_| case.row != Row::NewFlows) {
+    if let Some(flows) = arguments.flows.filter(|_| !case.new) {
         case.flows = flows;
     }
     if let Some(size) = arguments.size {
@@ -144,29 +146,31 @@ fn measure_row(case: &Case, traffic: &mut Traffic, rates: &Rates) -> Result<Vec<
     match case.row {
         Row::ServiceChange => service_change(case, traffic, rates),
         Row::IdleLatency => idle_latency(case, traffic, rates),
-        Row::NewFlows => {
-            // At its steady state when bindings end as fast as they begin, and the cache is full of flows that have ended.
-            (0..6 * case.flows / BUFFERS as u32).try_for_each(|_| traffic.round().map(drop))?;
-            Ok(vec![steady(case, traffic, rates)?])
-        }
         Row::Bridge
         | Row::Encapsulate
         | Row::Decapsulate
         | Row::Masquerade
         | Row::Service
+        | Row::NewFlows
         | Row::ScaleServices
-        | Row::ScaleRoutes => Ok(vec![steady(case, traffic, rates)?]),
+        | Row::ScaleRoutes => {
+            if case.new {
+                // At its steady state when bindings end as fast as they begin, and the cache is full of flows that have ended.
+                traffic.rounds(6 * case.flows / BUFFERS as u32)?;
+            }
+            Ok(vec![steady(case, traffic, rates)?])
+        }
     }
 }
 
 /// Measures rounds that are all alike.
 fn steady(case: &Case, traffic: &mut Traffic, rates: &Rates) -> Result<Figure, BenchError> {
-    (0..WARM_UP).try_for_each(|_| traffic.round().map(drop))?;
+    traffic.rounds(WARM_UP)?;
     let (mut rounds, mut total) = (Vec::new(), Duration::ZERO);
     while total < MEASURED || rounds.len() < ROUNDS {
-        let round = traffic.round()?;
-        total += round.time;
-        rounds.push(round);
+        let some = traffic.rounds(AT_ONCE)?;
+        total += some.iter().map(|round| round.time).sum::<Duration>();
+        rounds.extend(some);
     }
     Ok(of_rounds(case, case.name, &rounds, rates))
 }
@@ -177,7 +181,7 @@ fn service_change(case: &Case, traffic: &mut Traffic, rates: &Rates) -> Result<V
     let (mut rounds, mut waits, mut unchanged) = (Vec::new(), Vec::new(), Duration::ZERO);
     while waits.len() < WAITS {
         let round = if unchanged < Duration::from_secs(1) / CHANGES {
-            traffic.round()?
+            traffic.rounds(1)?.remove(0)
         } else {
             unchanged = Duration::ZERO;
             let (round, acknowledged) = traffic.round_with_change()?;
@@ -229,7 +233,7 @@ fn of_stages(
     rates: &Rates,
 ) -> Result<BTreeMap<&'static str, f64>, BenchError> {
     let stages = traffic.stages(STAGED)?;
-    let packets = (STAGED * BUFFERS) as f64 * f64::from(case.workers);
+    let packets = f64::from(STAGED) * BUFFERS as f64 * f64::from(case.workers);
     let mark = (0..1000).map(|_| timestamp_counter().abs_diff(timestamp_counter())).min().unwrap_or(0);
     let clocks =
         stages.clocks.iter().zip(stages.ends).map(|(&clocks, ends)| clocks.saturating_sub(ends * mark));
@@ -370,7 +374,7 @@ mod tests {
         });
         for (own, case) in adapted {
             let is = |row| own.row == row;
-            assert_eq!(case.flows, if is(Row::NewFlows) { own.flows } else { 5 }, "{}", own.name);
+            assert_eq!(case.flows, if own.new { own.flows } else { 5 }, "{}", own.name);
             assert_eq!(case.services, if is(Row::ScaleServices) { own.services } else { 7 }, "{}", own.name);
             // Four homes, and a node to send to.
             assert_eq!(case.nodes, if is(Row::ScaleRoutes) { own.nodes } else { 5 }, "{}", own.name);

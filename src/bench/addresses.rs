@@ -56,8 +56,8 @@ pub fn service_address(service: u32) -> Ipv4Addr {
 }
 
 /// Returns where a Service is asked.
-pub(super) fn service_frontend(service: u32) -> Frontend {
-    Frontend { address: service_address(service), port: 80, protocol: Protocol::Udp }
+pub(super) fn service_frontend(service: u32, protocol: Protocol) -> Frontend {
+    Frontend { address: service_address(service), port: 80, protocol }
 }
 
 /// Returns the address of a pod behind Services: they are spread over all nodes but the homes.

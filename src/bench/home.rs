@@ -20,8 +20,8 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use super::BenchError;
 use super::addresses::{GATEWAY, node_spec, pod_address};
-use super::datagram::{Datagram, Entrance};
 use super::lab::{BUFFERS, PODS};
+use super::packet::{Entrance, Packet};
 
 /// Frames that a ring of a pod takes, where a round is spread over all pods: four times what it sends each.
 const POD_RING: usize = 512;
@@ -63,26 +63,32 @@ pub(super) struct Spent {
 /// How the homes of a round begin and end together.
 #[derive(Debug)]
 pub(super) struct Together {
-    /// Homes whose rings are not filled yet.
-    filling: AtomicUsize,
+    homes: usize,
+    /// How often a home had filled its rings.
+    filled: AtomicUsize,
     /// Workers go on until somebody says so.
     pub(super) done: AtomicBool,
 }
 
 impl Together {
     pub(super) fn new(homes: usize, done: bool) -> Self {
-        Self { filling: AtomicUsize::new(homes), done: AtomicBool::new(done) }
+        Self { homes, filled: AtomicUsize::new(0), done: AtomicBool::new(done) }
     }
 
-    /// Fills no more, and waits for the others.
-    fn begin(&self) {
-        self.filling.fetch_sub(1, Ordering::AcqRel);
-        self.await_filled();
+    /// Has filled its rings for this round, the first being 1, and waits for the others.
+    fn begin(&self, round: usize) {
+        self.filled.fetch_add(1, Ordering::AcqRel);
+        self.await_filled(round);
     }
 
-    /// Waits until the rings of all are filled.
-    pub(super) fn await_filled(&self) {
-        spin_while(|| self.filling.load(Ordering::Acquire) > 0);
+    /// Has nobody wait for a home any more.
+    fn give_up(&self) {
+        self.filled.fetch_or(1 << (usize::BITS - 1), Ordering::AcqRel);
+    }
+
+    /// Waits until the rings of all are filled for so many rounds.
+    pub(super) fn await_filled(&self, rounds: usize) {
+        spin_while(|| self.filled.load(Ordering::Acquire) < rounds * self.homes);
     }
 }
 
@@ -143,25 +149,43 @@ impl Home {
         Ok(Self { worker, node, ports })
     }
 
-    /// Sends a round of datagrams through the worker, at once with the other homes.
+    /// Sends rounds of packets through the worker, at once with the other homes.
     ///
     /// # Errors
     /// [`BenchError::NoBuffer`].
-    pub(super) fn round(
+    pub(super) fn rounds(
         &mut self,
-        mut datagrams: impl Iterator<Item = Datagram>,
+        count: u32,
+        gap: Duration,
+        mut source: impl FnMut() -> Packet,
+        frame_bytes: usize,
+        mut time: Time,
+        together: &Together,
+    ) -> Result<Vec<Spent>, BenchError> {
+        let rounds = (1..=count as usize).map(|number| {
+            time.skew += gap;
+            self.round(number, &mut source, frame_bytes, &time, together)
+        });
+        rounds.collect::<Result<_, _>>().inspect_err(|_| together.give_up())
+    }
+
+    fn round(
+        &mut self,
+        number: usize,
+        source: &mut impl FnMut() -> Packet,
         frame_bytes: usize,
         time: &Time,
         together: &Together,
     ) -> Result<Spent, BenchError> {
         let generating = timestamp_counter();
-        let sent = datagrams.try_fold(0, |sent, datagram| {
-            let frame = self.ports.frame(&datagram, frame_bytes)?;
-            self.ports.send(datagram.entrance, frame).map(|()| sent + 1)
+        let sent = (0..BUFFERS).try_fold(0, |sent, _| {
+            let packet = source();
+            let frame = self.ports.frame(&packet, frame_bytes)?;
+            self.ports.send(packet.entrance, frame).map(|()| sent + 1)
         });
         let generated = timestamp_counter();
-        together.begin();
         let sent = sent?;
+        together.begin(number);
         let (start, running) = (StdInstant::now(), timestamp_counter());
         self.forward(sent, time);
         let (end, stopped) = (StdInstant::now(), timestamp_counter());
@@ -205,12 +229,12 @@ impl Ports {
         Ok(())
     }
 
-    /// Writes a datagram into a buffer; a pod's frame has `frame_bytes`.
+    /// Writes a packet into a buffer; a pod's frame has `frame_bytes`.
     ///
     /// # Errors
     /// [`BenchError::NoBuffer`].
-    pub(super) fn frame(&mut self, datagram: &Datagram, frame_bytes: usize) -> Result<Frame, BenchError> {
-        self.frame_with(datagram.frame_length(frame_bytes), |bytes| datagram.write(bytes))
+    pub(super) fn frame(&mut self, packet: &Packet, frame_bytes: usize) -> Result<Frame, BenchError> {
+        self.frame_with(packet.frame_length(frame_bytes), |bytes| packet.write(bytes))
     }
 
     /// Has a frame of `length` bytes written into a buffer.

@@ -1,6 +1,6 @@
 //! Nodes as real ones look: pods on docker0, leases of other nodes, Services, and rings at pods and at eth0.
 //!
-//! The rows send datagrams through it, a round at a time: each home's generator fills its rings, the workers run all at once,
+//! The rows send packets through it, a round at a time: each home's generator fills its rings, the workers run all at once,
 //! each home's sink empties its rings; each is timed apart. Invariant: every frame that is sent is seen again, or the round
 //! fails.
 //!
@@ -19,12 +19,12 @@ use flatnet_engine::control::{Control, EngineConfig};
 use flatnet_engine::ledger::DropReason;
 use flatnet_engine::tables::Lease;
 use flatnet_engine::worker::Stages;
-use flatnet_proxy::{Backend, Service};
+use flatnet_proxy::{Backend, Protocol, Service};
 
 use super::BenchError;
 use super::addresses::{endpoint, node_address, pod_address, service_frontend, subnet};
-use super::datagram::{Datagram, Entrance};
 use super::home::{Home, Spent, Time, Together, answer, pin, spin, spin_while};
+use super::packet::{Entrance, Packet};
 
 /// Pods on the bridge of a home.
 pub const PODS: u32 = 32;
@@ -48,6 +48,8 @@ pub struct Scale {
     pub nodes: u32,
     /// Services.
     pub services: u32,
+    /// What they are for.
+    pub protocol: Protocol,
     /// Pods that are behind Services, none of them on a home.
     pub endpoints: u32,
     /// Flows of a home, both directions of each, that the cache has room for.
@@ -124,8 +126,8 @@ impl Lab {
             }
             for id in 0..scale.services {
                 if result.is_ok() {
-                    result =
-                        tables.set_service(service(&scale, id, 0), vec![service_frontend(id)], Vec::new());
+                    let frontend = service_frontend(id, scale.protocol);
+                    result = tables.set_service(service(&scale, id, 0), vec![frontend], Vec::new());
                 }
             }
         });
@@ -138,8 +140,8 @@ impl Lab {
     fn resolve(&mut self) -> Result<(), BenchError> {
         let homes = u32::from(self.scale.workers);
         for home in 0..homes {
-            let to =
-                |destination| Datagram::new(Entrance::Pod(0), pod_address(home, 0), 1024, destination, 7);
+            let from = (pod_address(home, 0), 1024);
+            let to = |address| Packet::new(Entrance::Pod(0), Protocol::Udp, from, (address, 7));
             let mut outward = vec![to(Ipv4Addr::new(198, 18, 0, 1))];
             outward.extend((homes..self.scale.nodes).map(|node| to(pod_address(node, 0))));
             for some in outward.chunks(256) {
@@ -158,28 +160,28 @@ impl Lab {
         }
     }
 
-    /// Sends datagrams, answers what the homes ask, and returns what comes out of their eth0.
+    /// Sends packets, answers what the homes ask, and returns what comes out of their eth0.
     ///
     /// # Errors
     /// [`BenchError::Lost`] when fewer come out of pods and eth0 together than went in.
-    pub fn exchange(&mut self, datagrams: &[Datagram]) -> Result<Vec<Datagram>, BenchError> {
-        let mut seen = Vec::with_capacity(datagrams.len());
+    pub fn exchange(&mut self, packets: &[Packet]) -> Result<Vec<Packet>, BenchError> {
+        let mut seen = Vec::with_capacity(packets.len());
         let mut delivered = 0;
-        for some in datagrams.chunks(BUFFERS) {
+        for some in packets.chunks(BUFFERS) {
             let before = delivered + seen.len();
-            for datagram in some {
-                let home = datagram.home() as usize % self.homes.len();
+            for packet in some {
+                let home = packet.home() as usize % self.homes.len();
                 let ports = &mut self.homes[home].ports;
-                let frame = ports.frame(datagram, self.frame_bytes)?;
-                ports.send(datagram.entrance, frame)?;
+                let frame = ports.frame(packet, self.frame_bytes)?;
+                ports.send(packet.entrance, frame)?;
             }
             let mut idle = 0;
             while delivered + seen.len() < before + some.len() {
                 self.run_all();
                 let mut asked = Vec::new();
                 let arrived = delivered + seen.len();
-                delivered += self.drain(|home, bytes| match Datagram::read(bytes) {
-                    Some(datagram) => seen.push(datagram),
+                delivered += self.drain(|home, bytes| match Packet::read(bytes) {
+                    Some(packet) => seen.push(packet),
                     None => asked.extend(answer(bytes).map(|reply| (home, reply))),
                 })?;
                 for (home, reply) in asked {
@@ -196,22 +198,27 @@ impl Lab {
         Ok(seen)
     }
 
-    /// Sends a round through the workers: each home's datagrams, in the homes' order.
+    /// Sends rounds through the workers, `gap` apart for everything that expires: each home's packets from a source of its own,
+    /// in the homes' order.
     ///
     /// # Errors
     /// [`BenchError::Lost`] when not all come out.
-    pub fn round<S: Iterator<Item = Datagram> + Send>(
+    pub fn rounds(
         &mut self,
-        sources: Vec<S>,
-    ) -> Result<Round, BenchError> {
+        count: u32,
+        gap: Duration,
+        sources: Vec<impl FnMut() -> Packet + Send>,
+    ) -> Result<Vec<Round>, BenchError> {
         let together = Together::new(self.homes.len(), true);
         let Self { homes, time, frame_bytes, .. } = self;
         let spent = match &mut homes[..] {
             [home] => {
-                sources.into_iter().map(|source| home.round(source, *frame_bytes, time, &together)).collect()
+                let of_home = |source| home.rounds(count, gap, source, *frame_bytes, *time, &together);
+                sources.into_iter().map(of_home).collect()
             }
-            _ => self.round_on_threads(sources, &together, |_| ()).0,
+            _ => self.rounds_on_threads(count, gap, sources, &together, |_| ()).0,
         };
+        self.pass(gap * count);
         self.sum(spent)
     }
 
@@ -220,29 +227,32 @@ impl Lab {
     ///
     /// # Errors
     /// [`BenchError`].
-    pub fn round_with_change<S: Iterator<Item = Datagram> + Send>(
+    pub fn round_with_change(
         &mut self,
-        sources: Vec<S>,
+        sources: Vec<impl FnMut() -> Packet + Send>,
         id: u32,
         version: u32,
     ) -> Result<(Round, Duration), BenchError> {
-        let service = service(&self.scale, id, version);
+        let (protocol, service) = (self.scale.protocol, service(&self.scale, id, version));
         let together = Together::new(self.homes.len(), false);
-        let (spent, changed) = self.round_on_threads(sources, &together, |control| {
+        let (spent, changed) = self.rounds_on_threads(1, Duration::ZERO, sources, &together, |control| {
             // A worker that is still filling its rings acknowledges nothing.
-            together.await_filled();
-            change(control, service)
+            together.await_filled(1);
+            change(control, protocol, service)
         });
-        Ok((self.sum(spent)?, changed?))
+        let round = self.sum(spent)?.pop().unwrap_or_default();
+        Ok((round, changed?))
     }
 
-    /// Runs each home's part of a round on a thread and core of its own, and something else at the same time.
-    fn round_on_threads<S: Iterator<Item = Datagram> + Send, T>(
+    /// Runs each home's part of rounds on a thread and core of its own, and something else at the same time.
+    fn rounds_on_threads<T>(
         &mut self,
-        sources: Vec<S>,
+        count: u32,
+        gap: Duration,
+        sources: Vec<impl FnMut() -> Packet + Send>,
         together: &Together,
         meanwhile: impl FnOnce(&mut Control) -> T,
-    ) -> (Vec<Result<Spent, BenchError>>, T) {
+    ) -> (Vec<Result<Vec<Spent>, BenchError>>, T) {
         let Self { control, homes, time, frame_bytes, .. } = self;
         let are_several = homes.len() > 1;
         let run = |number, home: &mut Home, source| {
@@ -250,7 +260,7 @@ impl Lab {
                 // Where the system does not let it, its caches are cold.
                 let _ = pin(number);
             }
-            home.round(source, *frame_bytes, time, together)
+            home.rounds(count, gap, source, *frame_bytes, *time, together)
         };
         thread::scope(|scope| {
             let parts = homes.iter_mut().zip(sources).enumerate();
@@ -263,29 +273,32 @@ impl Lab {
         })
     }
 
-    fn sum(&self, spent: Vec<Result<Spent, BenchError>>) -> Result<Round, BenchError> {
-        let (mut round, mut missing) = (Round::default(), 0);
-        let spent = spent.into_iter().collect::<Result<Vec<_>, _>>()?;
-        // From the first that begins to the last that ends: workers that take turns on a core are no faster for it.
-        let begun = spent.iter().map(|it| it.begun).min();
-        let ended = spent.iter().map(|it| it.ended).max();
-        round.time = begun.zip(ended).map_or(Duration::ZERO, |(begun, ended)| ended - begun);
-        for spent in spent {
-            round.clocks += spent.clocks;
-            round.outside += spent.outside;
-            missing += spent.missing;
+    /// Puts the homes' parts of each round together.
+    fn sum(&self, spent: Vec<Result<Vec<Spent>, BenchError>>) -> Result<Vec<Round>, BenchError> {
+        let homes = spent.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let count = homes.iter().map(Vec::len).min().unwrap_or(0);
+        let (mut rounds, mut missing) = (vec![Round::default(); count], 0);
+        for (number, round) in rounds.iter_mut().enumerate() {
+            let parts = || homes.iter().map(|home| home[number]);
+            // From the first that begins to the last that ends: workers that take turns on a core are no faster for it.
+            let begun = parts().map(|it| it.begun).min();
+            let ended = parts().map(|it| it.ended).max();
+            round.time = begun.zip(ended).map_or(Duration::ZERO, |(begun, ended)| ended - begun);
+            round.clocks = parts().map(|it| it.clocks).sum();
+            round.outside = parts().map(|it| it.outside).sum();
+            missing += parts().map(|it| it.missing).sum::<usize>();
         }
-        if missing > 0 { Err(self.lost(missing)) } else { Ok(round) }
+        if missing > 0 { Err(self.lost(missing)) } else { Ok(rounds) }
     }
 
-    /// Sends datagrams between pods of the first home one by one, while its worker runs on a thread of its own; returns what
+    /// Sends packets between pods of the first home one by one, while its worker runs on a thread of its own; returns what
     /// each took from ring to ring.
     ///
     /// # Errors
     /// [`BenchError`].
     pub fn one_by_one(
         &mut self,
-        mut datagrams: impl Iterator<Item = Datagram>,
+        mut packets: impl Iterator<Item = Packet>,
         waiting: Waiting,
     ) -> Result<Vec<Duration>, BenchError> {
         let (time, stop) = (self.time, AtomicBool::new(false));
@@ -299,14 +312,14 @@ impl Lab {
                 (Waiting::Spinning, _) | (Waiting::Sleeping, None) => spin(worker, &time, &stop),
             });
             let mut taken = Vec::new();
-            let result = datagrams.try_for_each(|datagram| {
-                let pod = datagram.tuple.destination - pod_address(0, 0).to_bits();
-                let frame = ports.frame(&datagram, *frame_bytes)?;
+            let result = packets.try_for_each(|packet| {
+                let pod = packet.tuple.destination - pod_address(0, 0).to_bits();
+                let frame = ports.frame(&packet, *frame_bytes)?;
                 if waiting == Waiting::Sleeping {
                     thread::sleep(ASLEEP_AFTER);
                 }
                 let start = StdInstant::now();
-                ports.send(datagram.entrance, frame)?;
+                ports.send(packet.entrance, frame)?;
                 if waiting == Waiting::Sleeping {
                     alarm.ring();
                 }
@@ -389,9 +402,9 @@ fn service(scale: &Scale, id: u32, version: u32) -> Service {
 }
 
 /// Changes a Service and waits until all workers work by it.
-fn change(control: &mut Control, service: Service) -> Result<Duration, BenchError> {
-    let (start, id) = (StdInstant::now(), service.id);
-    control.set_service(service, vec![service_frontend(id)], Vec::new())?;
+fn change(control: &mut Control, protocol: Protocol, service: Service) -> Result<Duration, BenchError> {
+    let (start, frontend) = (StdInstant::now(), service_frontend(service.id, protocol));
+    control.set_service(service, vec![frontend], Vec::new())?;
     let generation = control.tables.current().generation;
     spin_while(|| control.posts.iter().any(|post| post.acknowledged() < generation));
     Ok(start.elapsed())

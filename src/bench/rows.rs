@@ -1,4 +1,4 @@
-//! The rows: which datagrams go round, at how many flows, through how full a node.
+//! The rows: which packets go round, at how many flows, through how full a node.
 //!
 //! Invariants: flows of a round are picked at random; where a row has two directions, each has half of the frames; what
 //! answers a translated flow is what really came out of eth0, turned round; no home has a flow with another one.
@@ -12,14 +12,17 @@ use std::time::Duration;
 use clap::ValueEnum;
 use flatnet_engine::random::Random;
 use flatnet_engine::worker::Stages;
+use flatnet_proxy::Protocol;
 
 use super::BenchError;
 use super::addresses::{pod_address, service_address};
-use super::datagram::{Datagram, Entrance};
 use super::lab::{BUFFERS, Lab, PODS, Round, Scale, Waiting};
+use super::packet::{Entrance, Packet};
 
 /// Flows that live at once in the row of new ones, where nobody asks for another number.
 const LIVE: u32 = 1 << 20;
+/// The same in rows that are not about their number.
+const FEW_LIVE: u32 = 1 << 16;
 /// How long an unanswered UDP flow lives, as conntrack has it.
 const UNANSWERED: Duration = Duration::from_secs(30);
 /// After which time UDP flows are long known, as conntrack has it: their packets renew them and change nothing else.
@@ -46,7 +49,7 @@ pub enum Row {
     NewFlows,
     /// As service, while Services change: 100 a second of 100,000
     ServiceChange,
-    /// As service, with 10 and with 100,000 Services
+    /// As service, with 10 and with 100,000 Services, and their first packets
     ScaleServices,
     /// As encapsulate, with 10 and with 10,000 leases
     ScaleRoutes,
@@ -71,11 +74,16 @@ pub struct Case {
     pub nodes: u32,
     /// Services.
     pub services: u32,
+    /// Whose packets they are.
+    pub protocol: Protocol,
+    /// Whether every frame is a new flow; `flows` live at once then.
+    pub new: bool,
 }
 
 /// A case of a node with as much as a real one has.
 const fn case(row: Row, name: &'static str, flows: u32) -> Case {
-    Case { row, name, workers: 1, flows, frame_bytes: 64, nodes: 100, services: 1000 }
+    let protocol = Protocol::Udp;
+    Case { row, name, workers: 1, flows, frame_bytes: 64, nodes: 100, services: 1000, protocol, new: false }
 }
 
 /// The frame of a packet of 1,472 bytes: all that fits the tunnel of a node network of 1,500.
@@ -90,13 +98,17 @@ pub const CASES: &[Case] = &[
     Case { frame_bytes: LONG, ..case(Row::Decapsulate, "decapsulate", 1_000) },
     case(Row::Masquerade, "masquerade", 1_000),
     case(Row::Masquerade, "masquerade", 100_000),
+    Case { protocol: Protocol::Tcp, ..case(Row::Masquerade, "masquerade/tcp", 1_000) },
     case(Row::Service, "service", 1_000),
     case(Row::Service, "service", 100_000),
     case(Row::Service, "service", 1_000_000),
-    case(Row::NewFlows, "new-flows", LIVE),
+    Case { protocol: Protocol::Tcp, ..case(Row::Service, "service/tcp", 1_000) },
+    Case { new: true, ..case(Row::NewFlows, "new-flows", LIVE) },
     Case { services: 100_000, ..case(Row::ServiceChange, "service-change", 100_000) },
     Case { services: 10, ..case(Row::ScaleServices, "scale-services/10", 1_000) },
     Case { services: 100_000, ..case(Row::ScaleServices, "scale-services/100000", 1_000) },
+    Case { services: 10, new: true, ..case(Row::ScaleServices, "scale-services/new/10", FEW_LIVE) },
+    Case { services: 100_000, new: true, ..case(Row::ScaleServices, "scale-services/new/100000", FEW_LIVE) },
     Case { nodes: 10, ..case(Row::ScaleRoutes, "scale-routes/10", 1_000) },
     Case { nodes: 10_000, ..case(Row::ScaleRoutes, "scale-routes/10000", 1_000) },
     case(Row::IdleLatency, "idle-latency", 1_000),
@@ -107,12 +119,10 @@ pub const CASES: &[Case] = &[
 pub struct Traffic {
     lab: Lab,
     /// What goes round, home by home; empty where every frame is a new flow.
-    datagrams: Vec<Vec<Datagram>>,
-    /// Flows of a home that live at once, where every frame is a new one.
-    live: u32,
-    /// Flows of a home that have begun.
+    packets: Vec<Vec<Packet>>,
+    case: Case,
+    /// Flows of a home that have begun, where every frame is a new one.
     begun: u32,
-    services: u32,
     /// Services changed.
     changes: u32,
     /// Which Service changes, and which frame goes alone.
@@ -127,37 +137,44 @@ impl Traffic {
     /// # Errors
     /// [`BenchError`].
     pub fn new(case: &Case) -> Result<Self, BenchError> {
-        let Case { row, workers, flows, frame_bytes, nodes, services, .. } = *case;
+        let Case { row, workers, flows, frame_bytes, nodes, services, protocol, new, .. } = *case;
         // Of flows that come and go, some that have ended are still there; else there are a few for the node's own.
-        let bindings = if row == Row::NewFlows { flows as usize * 2 } else { flows as usize + 1024 };
-        let scale = Scale { workers, nodes, services, endpoints: 250, flows, bindings };
+        let bindings = if new { flows as usize * 2 } else { flows as usize + 1024 };
+        let scale = Scale { workers, nodes, services, protocol, endpoints: 250, flows, bindings };
         let mut lab = Lab::new(scale, frame_bytes)?;
         let homes = u32::from(workers);
-        let mut datagrams = Vec::new();
+        let mut packets = Vec::new();
         for home in 0..homes {
             let all = 0..flows;
             let to_node = |flow| to_node(home, flow, homes..nodes);
             let of_home = match row {
+                _ if new => Vec::new(),
                 Row::Bridge | Row::IdleLatency => all.map(|flow| bridged(home, flow)).collect(),
                 Row::Encapsulate | Row::ScaleRoutes => all.map(to_node).collect(),
                 Row::Decapsulate => all.map(|flow| to_node(flow).from_there()).collect(),
-                Row::Masquerade => both_ways(&mut lab, all.map(|flow| outward(home, flow)).collect())?,
-                Row::Service | Row::ServiceChange | Row::ScaleServices => {
-                    both_ways(&mut lab, all.map(|flow| to_service(home, flow, services)).collect())?
+                Row::Masquerade | Row::Service | Row::NewFlows | Row::ServiceChange | Row::ScaleServices => {
+                    both_ways(&mut lab, all.map(|flow| first(case, home, flow)).collect())?
                 }
-                Row::NewFlows => Vec::new(),
             };
-            lab.exchange(&of_home)?;
-            datagrams.push(of_home);
+            // As many as a round has, so that every queue is as long as it will be.
+            let all = of_home.iter().cycle().take(of_home.len().max(BUFFERS));
+            lab.exchange(&all.copied().collect::<Vec<_>>())?;
+            packets.push(of_home);
         }
-        let begun = if row == Row::NewFlows { PODS } else { 0 };
-        for home in 0..homes {
-            // Of every client, so that what is kept of each is there.
-            lab.exchange(&(0..begun).map(|flow| outward(home, flow)).collect::<Vec<_>>())?;
+        // Of every client and Service, so that what is kept of each is there.
+        let kept = if row == Row::ScaleServices { services.max(PODS) } else { PODS };
+        let (kept, mut begun) = (if new { kept } else { 0 }, 0);
+        while begun < kept {
+            let some = begun..kept.min(begun + BUFFERS as u32);
+            lab.pass(UNANSWERED * some.len() as u32 / flows);
+            for home in 0..homes {
+                lab.exchange(&some.clone().map(|flow| first(case, home, flow)).collect::<Vec<_>>())?;
+            }
+            begun = some.end;
         }
         let random = Random::new(7);
         let picks = (0..homes).map(|home| random.fork(u64::from(home))).collect();
-        Ok(Self { lab, datagrams, live: flows, begun, services, changes: 0, random, picks })
+        Ok(Self { lab, packets, case: *case, begun, changes: 0, random, picks })
     }
 
     /// Has time stand still but for what a round lets pass: each run does the same.
@@ -166,30 +183,33 @@ impl Traffic {
         self.lab.pass(STREAM_AGE);
     }
 
-    /// Sends a round through the workers.
+    /// Sends rounds through the workers.
     ///
     /// # Errors
     /// [`BenchError::Lost`].
-    pub fn round(&mut self) -> Result<Round, BenchError> {
-        let Self { lab, datagrams, live, begun, picks, .. } = self;
-        if datagrams.iter().all(Vec::is_empty) {
-            let first = *begun;
-            *begun = begun.wrapping_add(BUFFERS as u32);
-            // As many begin as end.
-            lab.pass(UNANSWERED * BUFFERS as u32 / *live);
-            let of_home = |home| (first..).take(BUFFERS).map(move |flow| outward(home, flow));
-            return lab.round((0..datagrams.len() as u32).map(of_home).collect());
+    pub fn rounds(&mut self, count: u32) -> Result<Vec<Round>, BenchError> {
+        let Self { lab, packets, case, begun, picks, .. } = self;
+        if !case.new {
+            return lab.rounds(count, Duration::ZERO, picked(packets, picks));
         }
-        lab.round(picked(datagrams, picks))
+        let (case, start, frames) = (&*case, *begun, BUFFERS as u32);
+        *begun = start.wrapping_add(count * frames);
+        let of_home = |home| {
+            let mut flows = start..;
+            move || first(case, home, flows.next().unwrap_or_default())
+        };
+        // As many begin as end.
+        let gap = UNANSWERED * frames / case.flows;
+        lab.rounds(count, gap, (0..packets.len() as u32).map(of_home).collect())
     }
 
     /// Sends so many rounds through the workers and returns what the stages of their batches took.
     ///
     /// # Errors
     /// [`BenchError::Lost`].
-    pub fn stages(&mut self, rounds: usize) -> Result<Stages, BenchError> {
+    pub fn stages(&mut self, rounds: u32) -> Result<Stages, BenchError> {
         self.lab.time_stages();
-        (0..rounds).try_for_each(|_| self.round().map(drop))?;
+        self.rounds(rounds)?;
         Ok(self.lab.take_stages())
     }
 
@@ -199,11 +219,11 @@ impl Traffic {
     /// # Errors
     /// [`BenchError`].
     pub fn round_with_change(&mut self) -> Result<(Round, Duration), BenchError> {
-        let Self { lab, datagrams, random, picks, services, changes, .. } = self;
-        let service = random.below(*services as usize) as u32;
+        let Self { lab, packets, random, picks, case, changes, .. } = self;
+        let service = random.below(case.services as usize) as u32;
         *changes += 1;
         let version = *changes;
-        lab.round_with_change(picked(datagrams, picks), service, version)
+        lab.round_with_change(picked(packets, picks), service, version)
     }
 
     /// Sends so many frames one by one; returns what each took.
@@ -211,27 +231,29 @@ impl Traffic {
     /// # Errors
     /// [`BenchError`].
     pub fn one_by_one(&mut self, frames: usize, waiting: Waiting) -> Result<Vec<Duration>, BenchError> {
-        let Self { lab, datagrams, random, .. } = self;
-        let flows = datagrams.first().map_or(0, Vec::len);
-        let some = (0..frames).map(|_| datagrams[0][random.below(flows)]);
+        let Self { lab, packets, random, .. } = self;
+        let flows = packets.first().map_or(0, Vec::len);
+        let some = (0..frames).map(|_| packets[0][random.below(flows)]);
         lab.one_by_one(some, waiting)
     }
 }
 
-/// Picks a round's datagrams at random, as many of each home.
+/// Picks packets at random, each home's from its own.
 fn picked<'a>(
-    datagrams: &'a [Vec<Datagram>],
+    packets: &'a [Vec<Packet>],
     picks: &'a mut [Random],
-) -> Vec<impl Iterator<Item = Datagram> + Send> {
-    let homes = datagrams.iter().zip(picks);
-    homes.map(|(all, random)| (0..BUFFERS).map(|_| all[random.below(all.len())])).collect()
+) -> Vec<impl FnMut() -> Packet + Send + 'a> {
+    let homes = packets.iter().zip(picks);
+    homes.map(|(all, random)| move || all[random.below(all.len())]).collect()
 }
 
-/// Sends the first datagram of each flow and returns all of them and their answers.
-fn both_ways(lab: &mut Lab, mut datagrams: Vec<Datagram>) -> Result<Vec<Datagram>, BenchError> {
-    let seen = lab.exchange(&datagrams)?;
-    datagrams.extend(seen.into_iter().map(Datagram::answer));
-    Ok(datagrams)
+/// Sends the first packet of each flow and returns all of them and their answers, as they are once all are established.
+fn both_ways(lab: &mut Lab, mut packets: Vec<Packet>) -> Result<Vec<Packet>, BenchError> {
+    let seen = lab.exchange(&packets)?;
+    let answers: Vec<_> = seen.into_iter().map(Packet::answer).collect();
+    lab.exchange(&answers)?;
+    packets.extend(answers);
+    Ok(packets.into_iter().map(Packet::established).collect())
 }
 
 /// A pod and a port of its own for a flow.
@@ -239,29 +261,42 @@ fn client(flow: u32) -> (u32, u16) {
     (flow % PODS, FIRST_PORT + (flow / PODS % PORTS) as u16)
 }
 
-fn bridged(home: u32, flow: u32) -> Datagram {
+/// The first packet of a flow from a pod of a home.
+fn from_pod(
+    (home, flow): (u32, u32),
+    protocol: Protocol,
+    destination: impl FnOnce(u32) -> (Ipv4Addr, u16),
+) -> Packet {
     let (pod, port) = client(flow);
-    let other = (pod + 1 + flow / PODS % (PODS - 1)) % PODS;
-    Datagram::new(Entrance::Pod(pod), pod_address(home, pod), port, pod_address(home, other), 7)
+    Packet::new(Entrance::Pod(pod), protocol, (pod_address(home, pod), port), destination(pod))
 }
 
-fn to_node(home: u32, flow: u32, others: Range<u32>) -> Datagram {
-    let ((pod, port), node) = (client(flow), others.start + flow % others.len() as u32);
-    Datagram::new(Entrance::Pod(pod), pod_address(home, pod), port, pod_address(node, flow % 50), 7)
+fn bridged(home: u32, flow: u32) -> Packet {
+    let other = |pod| (pod + 1 + flow / PODS % (PODS - 1)) % PODS;
+    from_pod((home, flow), Protocol::Udp, |pod| (pod_address(home, other(pod)), 7))
+}
+
+fn to_node(home: u32, flow: u32, others: Range<u32>) -> Packet {
+    let node = others.start + flow % others.len() as u32;
+    from_pod((home, flow), Protocol::Udp, |_| (pod_address(node, flow % 50), 7))
 }
 
 /// To one of many machines outside: a pod's ports begin again with the next machine.
-fn outward(home: u32, flow: u32) -> Datagram {
-    let (pod, port) = client(flow);
+fn outward(case: &Case, home: u32, flow: u32) -> Packet {
     let machine = Ipv4Addr::new(198, 18, 0, 1).to_bits() + flow / PODS / PORTS % 64 * 256 + flow % 251;
-    Datagram::new(Entrance::Pod(pod), pod_address(home, pod), port, Ipv4Addr::from_bits(machine), 53)
+    from_pod((home, flow), case.protocol, |_| (Ipv4Addr::from_bits(machine), 53))
 }
 
-fn to_service(home: u32, flow: u32, services: u32) -> Datagram {
-    let (pod, port) = client(flow);
+fn to_service(case: &Case, home: u32, flow: u32) -> Packet {
     // Coprime to the pods: every pod asks every Service.
-    let service = flow.wrapping_mul(7919) % services;
-    Datagram::new(Entrance::Pod(pod), pod_address(home, pod), port, service_address(service), 80)
+    let service = flow.wrapping_mul(7919) % case.services;
+    from_pod((home, flow), case.protocol, |_| (service_address(service), 80))
+}
+
+/// The first packet of a flow that a case has translated.
+fn first(case: &Case, home: u32, flow: u32) -> Packet {
+    let translated = if matches!(case.row, Row::Masquerade | Row::NewFlows) { outward } else { to_service };
+    translated(case, home, flow)
 }
 
 #[cfg(test)]
@@ -274,24 +309,22 @@ mod tests {
         for (case, workers) in CASES.iter().flat_map(|case| [(case, 1), (case, 2)]) {
             let small = Case { workers, flows: 500, nodes: 10, services: 20, ..*case };
             let mut traffic = Traffic::new(&small).unwrap();
-            for _ in 0..3 {
-                traffic.round().unwrap();
-            }
+            traffic.rounds(3).unwrap();
             let directions = match case.row {
-                Row::Masquerade | Row::Service | Row::ServiceChange | Row::ScaleServices => 2,
+                _ if case.new => 0,
+                Row::Masquerade | Row::Service | Row::ServiceChange | Row::ScaleServices | Row::NewFlows => 2,
                 Row::Bridge | Row::Encapsulate | Row::Decapsulate | Row::ScaleRoutes | Row::IdleLatency => 1,
-                Row::NewFlows => 0,
             };
-            let flows: Vec<_> = traffic.datagrams.iter().map(Vec::len).collect();
+            let flows: Vec<_> = traffic.packets.iter().map(Vec::len).collect();
             assert_eq!(flows, vec![500 * directions; usize::from(workers)], "{}", case.name);
         }
     }
 
     #[test]
     fn one_flow_is_enough_for_a_row() {
-        for case in CASES.iter().filter(|case| case.row != Row::NewFlows) {
+        for case in CASES.iter().filter(|case| !case.new) {
             let mut traffic = Traffic::new(&Case { flows: 1, nodes: 10, services: 20, ..*case }).unwrap();
-            traffic.round().unwrap();
+            traffic.rounds(1).unwrap();
         }
     }
 
@@ -302,7 +335,7 @@ mod tests {
         let mut traffic = Traffic::new(&case).unwrap();
         for _ in 0..20 {
             traffic.round_with_change().unwrap();
-            traffic.round().unwrap();
+            traffic.rounds(1).unwrap();
         }
     }
 
@@ -316,12 +349,12 @@ mod tests {
 
     #[test]
     fn no_two_flows_of_a_row_are_one() {
-        let rows: [&dyn Fn(u32) -> Datagram; 5] = [
+        let rows: [&dyn Fn(u32) -> Packet; 5] = [
             &|flow| bridged(0, flow),
             &|flow| to_node(1, flow, 2..100),
             &|flow| to_node(0, flow, 1..100).from_there(),
-            &|flow| outward(0, flow),
-            &|flow| to_service(0, flow, 1000),
+            &|flow| outward(&CASES[0], 0, flow),
+            &|flow| to_service(&CASES[0], 0, flow),
         ];
         for row in rows {
             let mut tuples: Vec<_> = (0..100_000).map(|flow| row(flow).tuple).collect();
