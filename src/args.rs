@@ -74,7 +74,7 @@ pub struct BenchEngine {
     /// Measure these rows only; again for more
     #[arg(long, value_name = "ROW")]
     pub row: Vec<Row>,
-    /// Flows of each worker, in place of each row's own; not for new-flows. Each pod has 60,000 ports
+    /// Flows of each worker, in place of each row's own; not where every frame is a new one. Each pod has 60,000 ports
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_900_000))]
     pub flows: Option<u32>,
     /// Bytes of a frame at a pod, from its Ethernet header on, in place of each row's own

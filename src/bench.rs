@@ -154,10 +154,7 @@ fn measure_row(case: &Case, traffic: &mut Traffic, rates: &Rates) -> Result<Vec<
         | Row::NewFlows
         | Row::ScaleServices
         | Row::ScaleRoutes => {
-            if case.new {
-                // At its steady state when bindings end as fast as they begin, and the cache is full of flows that have ended.
-                traffic.rounds(6 * case.flows / BUFFERS as u32)?;
-            }
+            traffic.settle()?;
             Ok(vec![steady(case, traffic, rates)?])
         }
     }
@@ -287,19 +284,32 @@ fn table(figures: &[Figure], rates: &Rates, workers: u8) -> String {
     let outside: Vec<f64> = figures.iter().filter_map(|figure| figure.outside).collect();
     let outside = outside.iter().sum::<f64>() / outside.len().max(1) as f64;
     let rate = rates.core_clocks_per_tsc;
+    format!(
+        "{}\n{stages}\nCLOCKS are core clocks a packet: TSC clocks times {rate:.2}, the rate of dependent additions in this run.\n\
+         {}Generator and sink took {outside:.0} TSC clocks a packet more, in no figure above.\n",
+        table.trim_fmt(),
+        conditions(workers)
+    )
+}
+
+/// Says what the figures of so many workers were taken under.
+#[must_use]
+pub fn conditions(workers: u8) -> String {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let who = match workers {
         1 => "One worker, ".to_owned(),
-        _ => format!(
+        _ if usize::from(workers) <= cores => format!(
             "{workers} workers at once, each with a node, flows, generator and sink\nof its own on a core, "
+        ),
+        _ => format!(
+            "{workers} workers that share {cores} cores, each with a node, flows, generator and sink\nof its own, "
         ),
     };
     format!(
-        "{}\n{stages}\nCLOCKS are core clocks a packet: TSC clocks times {rate:.2}, the rate of dependent additions in this run.\n\
-         {who}from the ingress ring to the egress ring through the whole loop; captures and traces off. 4,096\n\
+        "{who}from the ingress ring to the egress ring through the whole loop; captures and traces off. 4,096\n\
          buffers in rotation for each, flows in random order, both directions where a row has two. 100 leases, 1,000\n\
          Services, 250 pods behind them, or as many as the row or an option says. Checksums are known to be right, as between simulated\n\
-         pods. Generator and sink took {outside:.0} TSC clocks a packet more, in no figure above.\n",
-        table.trim_fmt()
+         pods.\n"
     )
 }
 

@@ -99,14 +99,15 @@ impl Drive {
             topology.workers.and_then(|workers| u8::try_from(workers).ok()).unwrap_or(DEFAULT_WORKERS);
         let usual = EngineConfig::default();
         let client_bindings = topology.nat_quota.unwrap_or(usual.client_bindings);
-        let config =
-            EngineConfig { workers, client_bindings, seed: topology.seed, secret: secret(time)?, ..usual };
+        let (seed, secret) = (topology.seed, secret(time)?);
+        let config = EngineConfig { workers, client_bindings, seed, secret, ..usual };
         let (control, workers) = Control::build(&config)?;
         let engine = match time {
             TimeMode::Virtual => Engine::Virtual { workers, now: Instant::ZERO },
             TimeMode::Real => start_threads(workers)?,
         };
-        let network = Network::bring_up(topology, Publisher::new(control, topology.seed, directory), store)?;
+        let network =
+            Network::bring_up(topology, Publisher::new(control, secret.unwrap_or(seed), directory), store)?;
         let mut drive = Self { network, engine };
         drive.settle();
         while drive.network.publisher.runtime.is_making() {

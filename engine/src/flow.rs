@@ -287,18 +287,23 @@ impl FlowCache {
         hit.then_some(slot)
     }
 
-    /// Tells whether there is a decision about a flow that tables have changed since.
-    #[must_use]
-    pub fn is_outdated(
-        &self,
+    /// Forgets the decision about a flow that tables have changed since; tells whether there was one.
+    pub fn forget_outdated(
+        &mut self,
         hash: u64,
         key: FlowKey,
         guard: &LinkGuard,
         epochs: &[u32; EPOCH_BUCKETS],
     ) -> bool {
         let is_it = |slot: &Slot| slot.key == key && slot.guard == *guard && slot.flags & flags::USED != 0;
-        let slot = self.places(hash).into_iter().map(|place| &self.slots[place]).find(|slot| is_it(slot));
-        slot.is_some_and(|slot| slot.epoch != self.epoch(epochs, slot.buckets))
+        let Some(place) = self.places(hash).into_iter().find(|&place| is_it(&self.slots[place])) else {
+            return false;
+        };
+        let is_outdated = self.slots[place].epoch != self.epoch(epochs, self.slots[place].buckets);
+        if is_outdated {
+            self.slots[place].flags = 0;
+        }
+        is_outdated
     }
 
     /// Returns the slot that the flow of this hash is most likely in, whosever it is.

@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::binding::{Bindings, HalfKey};
 use crate::clock::Instant;
 use crate::flow::Tuple;
+use crate::random::Random;
 use crate::tables::NodeId;
 
 /// Ports in a block; all of a block belong to one worker.
@@ -20,10 +21,9 @@ pub const BLOCK: u16 = 256;
 pub const NODE_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
 /// The lowest port that is handed out: those below are for well-known services.
 pub const FIRST_PORT: u16 = 1024;
-/// Ports tried before a list of the free ones is made: so many are taken together only where most of all are.
+/// Ports tried before a list of the free ones is made, each at random: whichever half of all are taken, by chance or because
+/// somebody chose them, one list is made for 65,536 flows.
 const PROBES: usize = 16;
-/// What lies between them. Odd, so that all ports come before one comes again; ports that are taken often lie side by side.
-const STRIDE: u16 = 40_503;
 /// How often a list without a free port is made anew, or the other workers are asked again.
 const PATIENCE: Duration = Duration::from_millis(100);
 
@@ -84,8 +84,8 @@ pub struct Choice {
     pub wish: u16,
     /// The tunnel's port.
     pub reserved: u16,
-    /// Where to start.
-    pub random: u16,
+    /// Which ports are tried.
+    pub random: u64,
     /// Whether an even port is exchanged for an even one and an odd one for an odd (RFC 4787, REQ-4), while there are.
     pub parity: bool,
 }
@@ -94,7 +94,8 @@ pub struct Choice {
 #[derive(Debug)]
 struct FreePorts {
     words: Box<[u64; 1024]>,
-    count: usize,
+    /// How many are free, even and odd ones.
+    count: [usize; 2],
     /// How many there can be.
     all: usize,
     /// When the list was made.
@@ -105,18 +106,18 @@ struct FreePorts {
 
 impl FreePorts {
     fn new(now: Instant) -> Self {
-        Self { words: Box::new([0; 1024]), count: 0, all: 0, made: now, refused: None }
+        Self { words: Box::new([0; 1024]), count: [0; 2], all: 0, made: now, refused: None }
     }
 
     fn insert(&mut self, port: u16) {
         let (word, bit) = (usize::from(port / 64), 1 << (port % 64));
-        self.count += usize::from(self.words[word] & bit == 0);
+        self.count[usize::from(port % 2)] += usize::from(self.words[word] & bit == 0);
         self.words[word] |= bit;
     }
 
     fn remove(&mut self, port: u16) {
         let (word, bit) = (usize::from(port / 64), 1 << (port % 64));
-        self.count -= usize::from(self.words[word] & bit != 0);
+        self.count[usize::from(port % 2)] -= usize::from(self.words[word] & bit != 0);
         self.words[word] &= !bit;
     }
 
@@ -175,11 +176,14 @@ impl Masquerade {
             return Found::Own(wish);
         }
         if !self.short.contains_key(&pool) {
-            let suits = |port: &u16| !parity || port % 2 == wish % 2;
-            let mut probes = self.own_from(reserved, random, STRIDE).filter(suits).take(PROBES);
-            let tried = probes.find(|&port| free(port));
-            if let Some(port) = tried {
-                return Found::Own(port);
+            let mut random = Random::new(random);
+            for _ in 0..PROBES {
+                let tried = self.own_from(reserved, random.next_u16()).next();
+                // The other port of its pair is in the same block.
+                let tried = tried.map(|port| if parity && port % 2 != wish % 2 { port ^ 1 } else { port });
+                if let Some(port) = tried.filter(|&port| is_usable(port, reserved) && free(port)) {
+                    return Found::Own(port);
+                }
             }
         }
         if let Some(port) = self.pick(bindings, pool, choice, now) {
@@ -199,12 +203,13 @@ impl Masquerade {
         now: Instant,
     ) -> Option<u16> {
         let Choice { wish, reserved, random, parity } = *choice;
+        let random = Random::new(random).next_u16();
         let outdated =
-            self.short.get(&pool).is_none_or(|list| list.count == 0 && list.made + PATIENCE <= now);
+            self.short.get(&pool).is_none_or(|list| list.count == [0; 2] && list.made + PATIENCE <= now);
         if outdated {
             let refused = self.short.get(&pool).and_then(|list| list.refused);
             let mut list = FreePorts { refused, ..FreePorts::new(now) };
-            for port in self.own_from(reserved, random, 1) {
+            for port in self.own_from(reserved, random) {
                 list.all += 1;
                 if bindings.is_free(&pool.reply(port), now) {
                     list.insert(port);
@@ -233,7 +238,8 @@ impl Masquerade {
         if owner(port, self.workers) == self.worker {
             list.insert(port);
         }
-        if list.count > list.all / 2 {
+        // Of both kinds, or flows that keep their parity would have it made again at once.
+        if list.count.iter().all(|&free| free > list.all / 4) {
             self.short.remove(&pool);
             bindings.tell_ends = !self.short.is_empty();
         }
@@ -246,8 +252,8 @@ impl Masquerade {
         }
     }
 
-    /// Yields this worker's ports, from a random one in one of its blocks, in steps.
-    fn own_from(&self, reserved: u16, random: u16, step: u16) -> impl Iterator<Item = u16> + use<> {
+    /// Yields this worker's ports, from a random one in one of its blocks.
+    fn own_from(&self, reserved: u16, random: u16) -> impl Iterator<Item = u16> + use<> {
         let (worker, workers) = (self.worker, self.workers);
         // Numbers that are no port's stand for ports spread over those above: else all of them would begin at the same one.
         let random = match random {
@@ -260,7 +266,7 @@ impl Masquerade {
         let own_block = block - block % u16::from(workers) + u16::from(worker);
         let start = own_block.wrapping_mul(BLOCK).wrapping_add(random % BLOCK);
         (0..=u16::MAX)
-            .map(move |number| start.wrapping_add(number.wrapping_mul(step)))
+            .map(move |number| start.wrapping_add(number))
             .filter(move |&port| owner(port, workers) == worker && is_usable(port, reserved))
     }
 }
@@ -279,7 +285,7 @@ mod tests {
         Pool::of(&HalfKey { node: NodeId(0), tuple: reply }).0
     }
 
-    fn choice(wish: u16, random: u16) -> Choice {
+    fn choice(wish: u16, random: u64) -> Choice {
         Choice { wish, reserved: 8285, random, parity: false }
     }
 
@@ -296,7 +302,7 @@ mod tests {
     fn workers_share_all_usable_ports_without_overlap() {
         let mut seen = BTreeSet::new();
         for worker in 0..3 {
-            for port in Masquerade::new(worker, 3).own_from(8285, 77, STRIDE) {
+            for port in Masquerade::new(worker, 3).own_from(8285, 77) {
                 assert!(seen.insert(port), "{port} twice");
             }
         }
@@ -310,7 +316,7 @@ mod tests {
     fn no_port_is_where_many_begin_to_look() {
         let mut starts = BTreeMap::new();
         for random in 0..=u16::MAX {
-            *starts.entry(Masquerade::new(0, 1).own_from(8285, random, STRIDE).next()).or_insert(0) += 1;
+            *starts.entry(Masquerade::new(0, 1).own_from(8285, random).next()).or_insert(0) += 1;
         }
         assert!(starts.values().all(|&count| count <= 3), "{starts:?}");
     }
@@ -319,15 +325,17 @@ mod tests {
     #[test]
     fn a_flows_own_port_comes_first_when_it_may_be_used() {
         let mut bindings = Bindings::new(9, 9, [1, 2]).unwrap();
-        for (worker, workers, wish, random, found, why) in [
-            (0, 1, 40_000, 5_000, 40_000, "its own"),
-            (0, 1, 80, 5_000, 5_000, "too low"),
-            (0, 1, 8285, 5_000, 5_000, "the tunnel's"),
-            (1, 2, 1024, 1280, 1280, "another worker's block"),
+        for (worker, workers, wish, is_kept, why) in [
+            (0, 1, 40_000, true, "its own"),
+            (0, 1, 80, false, "too low"),
+            (0, 1, 8285, false, "the tunnel's"),
+            (1, 2, 1024, false, "another worker's block"),
         ] {
             let mut ports = Masquerade::new(worker, workers);
-            let answer = ports.find(&mut bindings, pool(1), &choice(wish, random), Instant::ZERO);
-            assert_eq!(answer, Found::Own(found), "{why}");
+            let found = ports.find(&mut bindings, pool(1), &choice(wish, 5000), Instant::ZERO);
+            let Found::Own(port) = found else { panic!("{found:?}: {why}") };
+            assert_eq!(port == wish, is_kept, "{why}");
+            assert!(is_usable(port, 8285) && owner(port, workers) == worker, "{port}: {why}");
         }
     }
 
@@ -338,8 +346,7 @@ mod tests {
         let mut seen = BTreeSet::new();
         let usable = (0..=u16::MAX).filter(|&port| is_usable(port, 8285)).count();
         for client in 0..usable as u32 {
-            let random = client.wrapping_mul(40_503) as u16;
-            let found = ports.find(&mut bindings, pool(1), &choice(0, random), Instant::ZERO);
+            let found = ports.find(&mut bindings, pool(1), &choice(0, client.into()), Instant::ZERO);
             let Found::Own(port) = found else { panic!("{found:?} for client {client}") };
             assert!(seen.insert(port), "{port} twice");
             bind(&mut bindings, pool(1), client, port);
@@ -357,19 +364,39 @@ mod tests {
         assert!(matches!(ports.find(&mut bindings, pool(1), &choice(0, 1), Instant::ZERO), Found::Own(_)));
     }
 
-    /// Ports that clients keep often lie side by side: who begins among them must not look through all of them, or make a list of
-    /// all ports for one.
+    /// Clients keep their ports where they may, so whoever chooses theirs chooses which are taken. However that is done, few of
+    /// the flows that find theirs taken have a list of all ports made, which takes as long as thousands of them.
     #[test]
-    fn a_port_is_found_among_many_neighbours_that_are_taken_without_a_list() {
-        let (mut bindings, mut ports) = (Bindings::new(70_000, 1, [1, 2]).unwrap(), Masquerade::new(0, 1));
-        for port in FIRST_PORT..28_000 {
-            bind(&mut bindings, pool(1), port.into(), port);
+    fn no_choice_of_taken_ports_makes_the_next_one_dear() {
+        const FLOWS: u64 = 1500;
+        let usable = |port: &u16| is_usable(*port, 8285);
+        let by = |stride: u16, count: u16| {
+            (0..count).map(move |number| FIRST_PORT.wrapping_add(number.wrapping_mul(stride))).filter(usable)
+        };
+        let sets: [(&str, Vec<u16>); 5] = [
+            ("side by side", (FIRST_PORT..28_000).filter(usable).collect()),
+            ("all even ones", by(2, 32_768).collect()),
+            ("every third", by(3, 30_000).collect()),
+            ("in steps of 40,503", by(40_503, 30_000).collect()),
+            ("in steps of 4,097", by(4097, 30_000).collect()),
+        ];
+        for ((what, taken), parity) in sets.iter().flat_map(|set| [(set, false), (set, true)]) {
+            let (mut bindings, mut ports) =
+                (Bindings::new(70_000, 1, [1, 2]).unwrap(), Masquerade::new(0, 1));
+            taken.iter().for_each(|&port| bind(&mut bindings, pool(1), port.into(), port));
+            let mut lists = 0;
+            for flow in 0..FLOWS {
+                // A taken port, of which somebody's binding ends from time to time.
+                let had_list = !ports.short.is_empty();
+                let wish = taken[flow as usize];
+                let choice = Choice { parity, ..choice(wish, flow) };
+                let found = ports.find(&mut bindings, pool(1), &choice, Instant::ZERO);
+                assert!(matches!(found, Found::Own(_)), "{found:?}: {what}");
+                lists += u32::from(!had_list && !ports.short.is_empty());
+                ports.free(&mut bindings, &pool(1).reply(wish));
+            }
+            assert!(lists <= 1, "{what}, parity {parity}: {lists} lists for {FLOWS} flows");
         }
-        for random in (FIRST_PORT..28_000).step_by(7) {
-            let found = ports.find(&mut bindings, pool(1), &choice(random, random), Instant::ZERO);
-            assert!(matches!(found, Found::Own(28_000..)), "{found:?}");
-        }
-        assert!(ports.short.is_empty());
     }
 
     proptest! {
@@ -389,7 +416,7 @@ mod tests {
                 }
                 let first = plain.range(start..).next().or_else(|| plain.first()).copied();
                 prop_assert_eq!(list.first_from(start, u64::MAX), first);
-                prop_assert_eq!(list.count, plain.len());
+                prop_assert_eq!(list.count.iter().sum::<usize>(), plain.len());
                 let mut odd = plain.range(start..).chain(&plain).copied().filter(|port| port % 2 == 1);
                 prop_assert_eq!(list.first_from(start, 0xaaaa_aaaa_aaaa_aaaa), odd.next());
             }

@@ -181,6 +181,8 @@ pub struct Worker {
     errors: TokenBucket,
     /// Frames that ports of bridges may still have flooded.
     floods: HashMap<PortId, TokenBucket>,
+    /// What other workers' ports of bridges owe for frames that ended here.
+    strangers: exchange::Strangers,
     identification: u16,
     originated_identification: u16,
     batch: Batch,
@@ -256,6 +258,7 @@ impl Worker {
             parcels: Vec::new(),
             errors: TokenBucket::full(originate::ERRORS),
             floods: HashMap::new(),
+            strangers: exchange::Strangers::default(),
             batch: Batch::default(),
         })
     }
@@ -284,7 +287,9 @@ impl Worker {
         self.look_at_files();
         Stages::end::<TIMED>(&mut self.stages, Stage::Upkeep);
         // 3. A batch per port; when nobody else has anything, of those that would have to wait for others, too.
-        moved += self.run_ports::<TIMED>(0, now);
+        let own = self.run_ports::<TIMED>(0, now);
+        self.strangers.note_own(own);
+        moved += own;
         if moved == 0 {
             moved += self.run_ports::<TIMED>(SMALL_BATCH, now);
         }

@@ -1,6 +1,8 @@
-//! What two workers ask of the allocator for frames of known flows, by every way that crosses between them: nothing.
+//! What two workers ask of the allocator and of the system for frames of known flows, by every way that crosses between them:
+//! nothing.
 //!
-//! `benches/instructions.rs` has the same of one worker, and system calls. One test only: the allocator counts for all threads.
+//! `benches/instructions.rs` has the same of one worker. One test only: the allocator counts for all threads. It runs once more as
+//! a process of its own, which the kernel ends at the first system call between two frames.
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
@@ -9,11 +11,13 @@ mod common;
 use std::alloc::System;
 use std::hint::black_box;
 use std::net::Ipv4Addr;
+use std::process::Command;
 
 use cap::Cap;
 use common::*;
 use flatnet_engine::ledger::{DropReason, Term};
 use flatnet_engine::wire::TcpFlags;
+use rustix::thread::{SecureComputingMode, set_secure_computing_mode};
 
 #[global_allocator]
 static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
@@ -56,12 +60,72 @@ fn known(lab: &mut Lab) -> Vec<(Ipv4Addr, Vec<u8>)> {
     flows
 }
 
+/// Set for the process that may ask the system for nothing.
+const CONFINED: &str = "FLATNET_CONFINED";
+/// What that process says when it has come to its end.
+const DONE: &[u8] = b"nothing was asked of the system\n";
+
 #[test]
-fn two_workers_allocate_nothing_for_known_flows() {
+fn two_workers_ask_for_nothing_for_known_flows() {
+    if std::env::var_os(CONFINED).is_some() {
+        // The kernel ends the thread alone; that it never returns is the panic that ends the process.
+        let _ = std::thread::spawn(confined).join();
+        return;
+    }
+    let test = "two_workers_ask_for_nothing_for_known_flows";
+    let this = std::env::current_exe().unwrap();
+    let child = |mode: &str| {
+        let mut child = Command::new(&this);
+        child.args(["--exact", test, "--nocapture"]).env(CONFINED, mode).output().unwrap().stdout
+    };
+    let says_done = |output: &[u8]| output.windows(DONE.len()).any(|some| some == DONE);
+    assert!(!says_done(&child("guilty")), "who asks for something is ended");
+    assert!(says_done(&child("forwarding")), "two workers asked the system for something");
+    allocate_nothing();
+}
+
+/// Runs the workers where the kernel ends whoever asks for more than to write; says so when they did not.
+fn confined() {
     let mut lab = Lab::new(2);
     let flows = known(&mut lab);
-    let machines = [APP1, APP2, APP3, INTERNET];
-    machines.iter().for_each(|&machine| drop(lab.take(machine)));
+    for round in 0..=WARM_UP {
+        send(&mut lab, &flows);
+        if round == WARM_UP {
+            set_secure_computing_mode(SecureComputingMode::Strict).unwrap();
+        }
+        run(&mut lab);
+        if round < WARM_UP {
+            MACHINES.iter().for_each(|&machine| drop(lab.take(machine)));
+        }
+    }
+    if std::env::var(CONFINED).is_ok_and(|mode| mode == "guilty") {
+        std::thread::yield_now();
+    }
+    rustix::io::write(std::io::stdout(), DONE).unwrap();
+    // Nothing but its end is left to it, and that is not allowed either.
+    std::process::abort();
+}
+
+const MACHINES: [Ipv4Addr; 4] = [APP1, APP2, APP3, INTERNET];
+
+fn send(lab: &mut Lab, flows: &[(Ipv4Addr, Vec<u8>)]) {
+    for (from, bytes) in flows {
+        (0..FRAMES).for_each(|_| lab.push(*from, bytes));
+    }
+}
+
+fn run(lab: &mut Lab) {
+    for _ in 0..32 {
+        for worker in &mut lab.workers {
+            worker.run_batch(lab.now);
+        }
+    }
+}
+
+fn allocate_nothing() {
+    let mut lab = Lab::new(2);
+    let flows = known(&mut lab);
+    MACHINES.iter().for_each(|&machine| drop(lab.take(machine)));
     let counted = |run: &mut dyn FnMut()| {
         let before = ALLOCATOR.total_allocated();
         run();
@@ -69,17 +133,9 @@ fn two_workers_allocate_nothing_for_known_flows() {
     };
     assert!(counted(&mut || drop(black_box(vec![1_u8; 100]))) >= 100, "what allocates is seen");
     for round in 0..3 * WARM_UP {
-        let frames = flows.iter().flat_map(|flow| std::iter::repeat_n(flow, FRAMES));
-        frames.clone().for_each(|(from, bytes)| lab.push(*from, bytes));
-        let Lab { workers, now, .. } = &mut lab;
-        let allocated = counted(&mut || {
-            for _ in 0..32 {
-                workers.iter_mut().for_each(|worker| {
-                    worker.run_batch(*now);
-                });
-            }
-        });
-        let arrived: usize = machines.map(|machine| lab.take(machine).len()).iter().sum();
+        send(&mut lab, &flows);
+        let allocated = counted(&mut || run(&mut lab));
+        let arrived: usize = MACHINES.iter().map(|&machine| lab.take(machine).len()).sum();
         assert_eq!(arrived, flows.len() * FRAMES, "{:?}", drops(&lab));
         assert!(round < WARM_UP || allocated == 0, "round {round}: {allocated} bytes");
     }

@@ -241,6 +241,85 @@ fn flows_that_are_decided_anew_after_a_change_are_no_debt() {
     flooded.lab.check();
 }
 
+/// A flow that was known before a change, and is refused since, is forgiven one decision: the next of its frames are a flood's.
+#[test]
+fn flows_that_are_refused_after_a_change_are_a_flood() {
+    let mut flooded = Flooded::new(APP3, 9);
+    let established: Vec<_> = flooded.new[..1024].to_vec();
+    // The way there first.
+    flooded.lab.send(APP1, &established[0]);
+    for part in established.chunks(64).chain(established.chunks(64)) {
+        assert_eq!(flooded.offer(Some(APP1), part), 0);
+        flooded.lab.run();
+        flooded.lab.take(APP3);
+    }
+    // That they were new once is paid for.
+    for _ in 0..4_000 {
+        flooded.offer_known();
+        flooded.lab.run();
+        flooded.take();
+    }
+    flooded.lab.control.tables.publish(|tables| tables.set_lease(prefix("10.1.20.0/24"), None));
+    let mut rounds = |rounds: usize| {
+        let before = flooded.decisions();
+        for part in established.chunks(64).cycle().take(rounds) {
+            flooded.offer_known();
+            flooded.offer(Some(APP1), part);
+            let mut known = 0;
+            while known < u64::from(ESTABLISHED) {
+                flooded.batch();
+                known += flooded.take().0;
+            }
+        }
+        flooded.decisions() - before
+    };
+    let forgiven = rounds(32);
+    assert!(forgiven >= 1024, "{forgiven}");
+    let (known, work) = (3_000 * u64::from(ESTABLISHED), rounds(3_000) * DECISION);
+    assert!(known * 1000 / (known + work) >= 950, "{known} of {work}");
+    assert!(flooded.lab.drops(DropReason::NoLease) > 64);
+    flooded.lab.check();
+}
+
+/// What another worker looks after, and refuses, costs that worker a decision each: the pod waits for its known flows there, too.
+#[test]
+fn what_another_worker_refuses_takes_no_more_than_its_share() {
+    const OTHER: Ipv4Addr = Ipv4Addr::new(10, 1, 15, 9);
+    let config =
+        EngineConfig { workers: 2, small_buffers: 8192, large_buffers: 2, ..EngineConfig::default() };
+    let mut lab = Lab::build(&config);
+    lab.pod(lab.node1, "other", OTHER, Ipv4Addr::new(10, 1, 15, 1), 1);
+    let known: Vec<_> = (0..ESTABLISHED).map(|flow| lab.udp(APP2, OTHER, (flow + 1, 7), b"known")).collect();
+    (0..2).for_each(|_| lab.send_all(APP2, &known));
+    lab.take(OTHER);
+    // Ports of the node's own address that are the second worker's, and nobody's.
+    let refused: Vec<_> = (0..64).map(|flow| lab.udp(APP1, NODE1, (2000, 0x0500 + flow), b"new")).collect();
+    let before = lab.workers[1].decisions();
+    let now = lab.now;
+    for _ in 0..2000 {
+        lab.control.collect_buffers();
+        known.iter().for_each(|bytes| lab.push(APP2, bytes));
+        for bytes in &refused {
+            let mut frame = lab.control.pool.allocate(bytes.len()).unwrap();
+            lab.control.arena().open(&mut frame).bytes_mut().copy_from_slice(bytes);
+            let pushed = lab.machines.get_mut(&APP1).unwrap().peer.to_node.push(frame);
+            pushed.unwrap_or_else(|frame| lab.control.pool.free(frame));
+        }
+        let mut arrived = 0;
+        while arrived < known.len() {
+            for worker in &mut lab.workers {
+                worker.run_batch(now);
+            }
+            arrived += lab.take(OTHER).len();
+            lab.take(APP1);
+        }
+    }
+    let (known, work) = (2000 * u64::from(ESTABLISHED), (lab.workers[1].decisions() - before) * DECISION);
+    assert!(known * 1000 / (known + work) >= 950, "{known} beside {work}");
+    assert!(lab.drops(DropReason::DecisionLimit) > 0 && lab.drops(DropReason::HostClosed) > 0);
+    lab.check();
+}
+
 /// What comes in by an interface or a switch is from many, and waits for nobody (ADR 25).
 #[test]
 fn new_flows_from_outside_are_no_ports_debt() {

@@ -60,6 +60,24 @@ pub(super) struct Spent {
     pub(super) missing: usize,
 }
 
+/// Stands for a home that ended before its last round, among the homes' counts.
+const GIVEN_UP: usize = 1 << (usize::BITS - 1);
+
+/// Gives up for a home that ends before it says that all is done, by an error or a panic.
+struct Present<'a>(&'a Together);
+
+impl Present<'_> {
+    fn leave(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Present<'_> {
+    fn drop(&mut self) {
+        self.0.filled.fetch_or(GIVEN_UP, Ordering::AcqRel);
+    }
+}
+
 /// How the homes of a round begin and end together.
 #[derive(Debug)]
 pub(super) struct Together {
@@ -81,9 +99,9 @@ impl Together {
         self.await_filled(round);
     }
 
-    /// Has nobody wait for a home any more.
-    fn give_up(&self) {
-        self.filled.fetch_or(1 << (usize::BITS - 1), Ordering::AcqRel);
+    /// Tells whether a home ended before its last round: then nobody waits for any.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.filled.load(Ordering::Acquire) >= GIVEN_UP
     }
 
     /// Waits until the rings of all are filled for so many rounds.
@@ -162,11 +180,14 @@ impl Home {
         mut time: Time,
         together: &Together,
     ) -> Result<Vec<Spent>, BenchError> {
+        let present = Present(together);
         let rounds = (1..=count as usize).map(|number| {
             time.skew += gap;
             self.round(number, &mut source, frame_bytes, &time, together)
         });
-        rounds.collect::<Result<_, _>>().inspect_err(|_| together.give_up())
+        let rounds = rounds.collect::<Result<_, _>>()?;
+        present.leave();
+        Ok(rounds)
     }
 
     fn round(
@@ -194,7 +215,8 @@ impl Home {
         while self.worker.run_batch(time.now()) > 0 {}
         let taking = timestamp_counter();
         let mut out = 0;
-        let delivered = self.ports.drain(|_| out += 1);
+        // Whatever else the node says does not stand for one that is lost.
+        let delivered = self.ports.drain(|bytes| out += usize::from(Packet::read(bytes).is_some()));
         let outside = generated - generating + (timestamp_counter() - taking);
         Ok(Spent {
             begun: start,

@@ -9,6 +9,7 @@
 //! Above 400 lines because rounds, changes and lone frames are three ways through one network.
 
 use std::net::Ipv4Addr;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -238,7 +239,7 @@ impl Lab {
         let (spent, changed) = self.rounds_on_threads(1, Duration::ZERO, sources, &together, |control| {
             // A worker that is still filling its rings acknowledges nothing.
             together.await_filled(1);
-            change(control, protocol, service)
+            change(control, protocol, service, &together)
         });
         let round = self.sum(spent)?.pop().unwrap_or_default();
         Ok((round, changed?))
@@ -269,7 +270,9 @@ impl Lab {
                 .collect();
             let other = meanwhile(control);
             together.done.store(true, Ordering::Release);
-            (threads.into_iter().filter_map(|thread| thread.join().ok()).collect(), other)
+            let parts =
+                threads.into_iter().map(|thread| thread.join().unwrap_or_else(|it| resume_unwind(it)));
+            (parts.collect(), other)
         })
     }
 
@@ -402,10 +405,16 @@ fn service(scale: &Scale, id: u32, version: u32) -> Service {
 }
 
 /// Changes a Service and waits until all workers work by it.
-fn change(control: &mut Control, protocol: Protocol, service: Service) -> Result<Duration, BenchError> {
+fn change(
+    control: &mut Control,
+    protocol: Protocol,
+    service: Service,
+    together: &Together,
+) -> Result<Duration, BenchError> {
     let (start, frontend) = (StdInstant::now(), service_frontend(service.id, protocol));
     control.set_service(service, vec![frontend], Vec::new())?;
     let generation = control.tables.current().generation;
-    spin_while(|| control.posts.iter().any(|post| post.acknowledged() < generation));
+    let waits = || control.posts.iter().any(|post| post.acknowledged() < generation);
+    spin_while(|| waits() && !together.is_given_up());
     Ok(start.elapsed())
 }

@@ -51,7 +51,7 @@ pub enum Row {
     ServiceChange,
     /// As service, with 10 and with 100,000 Services, and their first packets
     ScaleServices,
-    /// As encapsulate, with 10 and with 10,000 leases
+    /// As encapsulate, with 10 and with 10,000 leases, and their first packets
     ScaleRoutes,
     /// One frame at a time between two pods, its worker on a thread of its own
     IdleLatency,
@@ -111,6 +111,8 @@ pub const CASES: &[Case] = &[
     Case { services: 100_000, new: true, ..case(Row::ScaleServices, "scale-services/new/100000", FEW_LIVE) },
     Case { nodes: 10, ..case(Row::ScaleRoutes, "scale-routes/10", 1_000) },
     Case { nodes: 10_000, ..case(Row::ScaleRoutes, "scale-routes/10000", 1_000) },
+    Case { nodes: 10, new: true, ..case(Row::ScaleRoutes, "scale-routes/new/10", FEW_LIVE) },
+    Case { nodes: 10_000, new: true, ..case(Row::ScaleRoutes, "scale-routes/new/10000", FEW_LIVE) },
     case(Row::IdleLatency, "idle-latency", 1_000),
 ];
 
@@ -161,8 +163,8 @@ impl Traffic {
             lab.exchange(&all.copied().collect::<Vec<_>>())?;
             packets.push(of_home);
         }
-        // Of every client and Service, so that what is kept of each is there.
-        let kept = if row == Row::ScaleServices { services.max(PODS) } else { PODS };
+        // Of every client and Service, so that what is kept of each is there, and a round's, for the queues.
+        let kept = if row == Row::ScaleServices { services.max(BUFFERS as u32) } else { BUFFERS as u32 };
         let (kept, mut begun) = (if new { kept } else { 0 }, 0);
         while begun < kept {
             let some = begun..kept.min(begun + BUFFERS as u32);
@@ -175,6 +177,16 @@ impl Traffic {
         let random = Random::new(7);
         let picks = (0..homes).map(|home| random.fork(u64::from(home))).collect();
         Ok(Self { lab, packets, case: *case, begun, changes: 0, random, picks })
+    }
+
+    /// Comes to the steady state where every frame is a new flow: bindings end as fast as they begin, and the cache is full of
+    /// flows that have ended.
+    ///
+    /// # Errors
+    /// [`BenchError::Lost`].
+    pub fn settle(&mut self) -> Result<(), BenchError> {
+        let rounds = if self.case.new { 6 * self.case.flows / BUFFERS as u32 } else { 0 };
+        self.rounds(rounds).map(drop)
     }
 
     /// Has time stand still but for what a round lets pass: each run does the same.
@@ -288,15 +300,24 @@ fn outward(case: &Case, home: u32, flow: u32) -> Packet {
 }
 
 fn to_service(case: &Case, home: u32, flow: u32) -> Packet {
-    // Coprime to the pods: every pod asks every Service.
+    // A prime: all Services are asked, whatever their number.
     let service = flow.wrapping_mul(7919) % case.services;
     from_pod((home, flow), case.protocol, |_| (service_address(service), 80))
 }
 
-/// The first packet of a flow that a case has translated.
+/// The first packet of a flow that a case has decided anew, or translated.
 fn first(case: &Case, home: u32, flow: u32) -> Packet {
-    let translated = if matches!(case.row, Row::Masquerade | Row::NewFlows) { outward } else { to_service };
-    translated(case, home, flow)
+    match case.row {
+        Row::ScaleRoutes => to_node(home, flow, u32::from(case.workers)..case.nodes),
+        Row::Masquerade | Row::NewFlows => outward(case, home, flow),
+        Row::Bridge
+        | Row::Encapsulate
+        | Row::Decapsulate
+        | Row::Service
+        | Row::ServiceChange
+        | Row::ScaleServices
+        | Row::IdleLatency => to_service(case, home, flow),
+    }
 }
 
 #[cfg(test)]

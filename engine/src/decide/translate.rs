@@ -260,7 +260,7 @@ fn free_port(
     let choice = Choice {
         wish: client.tuple.source_port,
         reserved: arrival.node.reserved_port(),
-        random: world.random.next_u16(),
+        random: world.random.next_u64(),
         parity,
     };
     let (pool, _) = Pool::of(reply);

@@ -58,7 +58,7 @@ impl Worker {
     /// Grants another worker a port, or passes its wish on.
     pub(super) fn grant_port(&mut self, pool: PortPool, asker: u8, now: Instant) {
         let reserved = self.tables.node(pool.node).map_or(0, |node| node.reserved_port());
-        let choice = Choice { wish: 0, reserved, random: self.random.next_u16(), parity: false };
+        let choice = Choice { wish: 0, reserved, random: self.random.next_u64(), parity: false };
         let found = self.masquerade.pick(&mut self.bindings, pool, &choice, now);
         match found.filter(|&port| self.bindings.redirect(pool.reply(port), asker, now)) {
             Some(port) => self.notify(asker, Notice::PortGranted(pool, port)),

@@ -176,7 +176,7 @@ impl Worker {
 
     /// What the worker has done so far, in frames that the cache answers.
     #[inline(always)]
-    fn work(&self) -> u64 {
+    pub(super) fn work(&self) -> u64 {
         self.frames + self.decisions * DECISION
     }
 

@@ -22,7 +22,9 @@ use crate::wire::ethernet::{ADDRESSES_LENGTH, TAG_LENGTH, is_priority_tagged};
 impl Worker {
     /// Decides about a frame and does what was decided.
     pub(super) fn decide(&mut self, frame: Frame, parsed: &Parsed, now: Instant) {
-        if parsed.class == Class::PriorityTagged {
+        if self.strangers.wait() {
+            self.drop_frame(frame, DropReason::DecisionLimit, now);
+        } else if parsed.class == Class::PriorityTagged {
             self.untag(frame, now);
         } else if parsed.fragment {
             self.decide_fragment(frame, parsed, now);
@@ -68,10 +70,12 @@ impl Worker {
         self.decisions += 1;
         let is_flow = matches!(parsed.class, Class::Flow | Class::LayerTwo);
         let (key, guard) = (parsed.key, &parsed.guard);
-        let is_known = is_flow && self.cache.is_outdated(parsed.hash, key, guard, &self.tables.epochs);
+        // Once: what is refused, or waits, after a change is in no cache, and each frame of it is as much work as a new flow's.
+        let is_known = is_flow && self.cache.forget_outdated(parsed.hash, key, guard, &self.tables.epochs);
         self.new_flows += u64::from(!is_known);
         let mut transform = Transform::new();
         let verdict = decide(&mut self.world(now), &arrival, &mut transform);
+        self.strangers.note(&verdict);
         // Ahead of the frame, so that its answer finds the way.
         self.spread_news();
         match verdict {
