@@ -30,6 +30,9 @@ use crate::netlink::Kernel;
 
 /// The interface's name inside.
 pub const INTERFACE: &str = "eth0";
+/// Bytes of the longest superframe that the system is to make: with inner headers for each of its segments it is one message of
+/// the tunnel's, which takes 65,507.
+const SUPERFRAME: u32 = 62_000;
 
 /// What a pod's interface is to be.
 #[derive(Debug, Clone, Copy)]
@@ -112,8 +115,11 @@ fn configure(config: &LinkConfig) -> Result<(), LinkError> {
     index("lo").and_then(|lo| kernel.ask(up(lo, Vec::new()), 0)).map_err(set("lo up"))?;
     let eth0 = index(INTERFACE).map_err(set("eth0"))?;
     without_ipv6().map_err(set("eth0 without IPv6"))?;
-    let attributes =
-        vec![LinkAttribute::Address(config.mac.octets().to_vec()), LinkAttribute::Mtu(config.mtu.into())];
+    let attributes = vec![
+        LinkAttribute::Address(config.mac.octets().to_vec()),
+        LinkAttribute::Mtu(config.mtu.into()),
+        LinkAttribute::GsoMaxSize(SUPERFRAME),
+    ];
     kernel.ask(up(eth0, attributes), 0).map_err(set("eth0 up"))?;
     kernel.ask(address(eth0, config), NLM_F_CREATE | NLM_F_EXCL).map_err(set("the address of eth0"))?;
     if let Some(gateway) = config.gateway {
