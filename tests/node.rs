@@ -255,6 +255,61 @@ print(s.getsockopt(socket.IPPROTO_IP, 14))
     cluster.end();
 }
 
+/// Switches something that an eth0 leaves to others, by its number in the system's `linux/ethtool.h`.
+const SWITCH: &str = "
+import ctypes, fcntl, socket, struct, sys
+value = ctypes.create_string_buffer(struct.pack('II', int(sys.argv[1]), int(sys.argv[2])))
+request = struct.pack('16sP16x', b'eth0', ctypes.addressof(value))
+fcntl.ioctl(socket.socket(), 0x8946, request)
+";
+const CHECKSUMS: u32 = 0x17;
+const TCP_SEGMENTS: u32 = 0x1f;
+const SEGMENTS: u32 = 0x24;
+const RECEIVED_TOGETHER: u32 = 0x2c;
+
+impl Cluster {
+    fn switch(&self, is_pod: bool, number: u8, what: u32, on: bool) {
+        let mut asks = if is_pod {
+            self.home.command(&format!("exec --name node-{number} real-{number} -- python3 -c"))
+        } else {
+            let mut python = Command::new("python3");
+            python.arg("-c");
+            self.machines[&number].command(&python)
+        };
+        let output = asks.args([SWITCH, &what.to_string(), &u8::from(on).to_string()]).output().unwrap();
+        assert!(output.status.success(), "{what:#x} {on}: {output:?}");
+    }
+}
+
+#[test]
+fn what_is_fetched_is_the_same_with_every_offload_on_or_off() {
+    let cluster = Cluster::new();
+    let switches = [
+        (true, 12, TCP_SEGMENTS),
+        (true, 12, SEGMENTS),
+        (true, 12, CHECKSUMS),
+        (true, 11, RECEIVED_TOGETHER),
+        (false, 12, SEGMENTS),
+        (false, 12, CHECKSUMS),
+        (false, 11, RECEIVED_TOGETHER),
+    ];
+    assert!(cluster.real_fetches(11, "10.1.12.20"), "all on");
+    for (is_pod, number, what) in switches {
+        cluster.switch(is_pod, number, what, false);
+        assert!(cluster.real_fetches(11, "10.1.12.20"), "pod {is_pod}, {number}: {what:#x} off");
+        cluster.switch(is_pod, number, what, true);
+    }
+    switches.iter().for_each(|&(is_pod, number, what)| cluster.switch(is_pod, number, what, false));
+    for (here, there) in [(11, 12), (12, 11)] {
+        let server = format!("10.1.{there}.20");
+        assert!(cluster.real_fetches(here, &server) && cluster.simulated_fetches(here, &server), "all off");
+    }
+    for number in [11, 12] {
+        assert_eq!(cluster.drops(number), BTreeMap::new());
+    }
+    cluster.end();
+}
+
 #[test]
 fn hostile_datagrams_of_the_network_are_dropped_by_name() {
     let cluster = Cluster::new();

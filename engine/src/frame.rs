@@ -40,6 +40,18 @@ pub enum ChecksumState {
     Verified,
     /// It is yet to be made, and what is in its place means nothing: TCP or UDP in an Ethernet frame, whole.
     Partial,
+    /// The same of a superframe's packet behind the outer headers of a tunnel, whose lengths and checksums mean nothing either
+    /// on its way out.
+    PartialInside,
+}
+
+impl ChecksumState {
+    /// Tells whether a checksum is yet to be made.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_unfinished(self) -> bool {
+        matches!(self, Self::Partial | Self::PartialInside)
+    }
 }
 
 /// How a superframe is cut where an egress cannot take it whole.

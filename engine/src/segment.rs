@@ -1,10 +1,9 @@
 //! Frames that were left unfinished: their checksum, and their cutting into segments, are for whoever takes them off.
 //!
-//! A link that offloads brings them; they pass bridge, routes and translation as they are. The worker finishes them here
-//! where they leave by a link that does not offload, or get outer headers. Invariants: the segments of a superframe are those
-//! that its sender would have made, and together carry its payload; what is in the checksum's place of an unfinished frame means
-//! nothing. Allowed dependencies: `wire`. Read first: the kernel's `Documentation/networking/segmentation-offloads.rst`;
-//! `docs/adr/0022-superframes-are-finished-at-the-end.md`; RFC 9293, 3.1; RFC 768.
+//! A link that offloads brings them; they pass bridge, routes and translation as they are, and are finished where they leave by one
+//! that does not. Invariants: the segments of a superframe are those that its sender would have made, and together carry its
+//! payload; what is in the checksum's place of an unfinished frame means nothing. Allowed dependencies: `wire`. Read first: the
+//! kernel's `segmentation-offloads.rst`; `docs/adr/0022-superframes-are-finished-at-the-end.md`; RFC 9293, 3.1; RFC 768.
 
 use std::ops::Range;
 
@@ -75,8 +74,17 @@ impl Layout {
             half(frame, network - 2 + tag * TAG_LENGTH).is_some_and(|kind| TAGS.contains(&kind))
         });
         network += tags.count() * TAG_LENGTH;
+        Self::behind(frame, network, half(frame, network - 2)?)
+    }
+
+    /// Reads an IPv4 packet with nothing in front of it; `None` unless it is a whole TCP or UDP packet.
+    #[must_use]
+    pub fn of_packet(packet: &[u8]) -> Option<Self> {
+        Self::behind(packet, 0, IPV4)
+    }
+
+    fn behind(frame: &[u8], network: usize, ethertype: u16) -> Option<Self> {
         let packet = frame.get(network..)?;
-        let ethertype = half(frame, network - 2)?;
         let (transport, protocol, end) = match ethertype {
             IPV4 => {
                 let header = Ipv4Packet::new_checked(packet).ok().filter(|packet| !packet.is_fragment())?;
@@ -150,29 +158,40 @@ impl Layout {
 
     /// Makes the transport checksum of a frame.
     pub fn finish(&self, frame: &mut [u8]) {
-        frame[self.checksum()].fill(0);
-        let sum = checksum::add(
-            self.pseudo_sum(frame),
-            checksum::ones_complement_sum(&frame[self.transport..self.end]),
-        );
+        let (headers, payload) = frame[..self.end].split_at_mut(self.payload);
+        self.write_checksum(headers, payload);
+    }
+
+    /// Makes the transport checksum in headers, for the payload that belongs behind them.
+    fn write_checksum(&self, headers: &mut [u8], payload: &[u8]) {
+        headers[self.checksum()].fill(0);
+        // A transport header has a whole number of words: the sums of both parts add up.
+        let header = checksum::ones_complement_sum(&headers[self.transport..]);
+        let sum = checksum::add(header, checksum::ones_complement_sum(payload));
+        let sum = checksum::add(self.pseudo_sum(headers), sum);
         let checksum = match self.kind {
             // Zero would mean that there is none (RFC 768).
             Transport::Udp if sum == 0xffff => sum,
             Transport::Udp | Transport::Tcp => !sum,
         };
-        frame[self.checksum()].copy_from_slice(&checksum.to_be_bytes());
+        headers[self.checksum()].copy_from_slice(&checksum.to_be_bytes());
     }
 
     /// Writes a segment: the whole frame's headers, made to fit, and a range of it, which lies in its payload; `number` counts
     /// the segments before. `segment` is as long as the headers and the range.
     pub fn write_segment(&self, segment: &mut [u8], whole: &[u8], range: &Range<usize>, number: u16) {
         let (headers, payload) = segment.split_at_mut(self.payload);
-        headers.copy_from_slice(&whole[..self.payload]);
+        self.write_segment_headers(headers, whole, range, number);
         payload.copy_from_slice(&whole[range.clone()]);
-        let made = Self { end: segment.len(), ..*self };
-        made.write_lengths(segment, number);
+    }
+
+    /// Writes the headers of such a segment alone, as [`Layout::write_segment`] does.
+    pub fn write_segment_headers(&self, headers: &mut [u8], whole: &[u8], range: &Range<usize>, number: u16) {
+        headers.copy_from_slice(&whole[..self.payload]);
+        let made = Self { end: self.payload + range.len(), ..*self };
+        made.write_lengths(headers, number);
         if self.kind == Transport::Tcp {
-            let mut header = TcpSegment::new_unchecked(&mut segment[self.transport..]);
+            let mut header = TcpSegment::new_unchecked(&mut headers[self.transport..]);
             let sequence = header.sequence().wrapping_add((range.start - self.payload) as u32);
             header.set_sequence(sequence);
             let mut flags = header.flags().bits();
@@ -184,7 +203,7 @@ impl Layout {
             }
             header.set_flags(TcpFlags::from_bits(flags));
         }
-        made.finish(segment);
+        made.write_checksum(headers, &whole[range.clone()]);
     }
 
     /// Makes headers those of a packet with so many bytes of payload, whose checksum is yet to be made.

@@ -487,7 +487,7 @@ impl Worker {
             self.hand_over(frame, worker, now);
             return None;
         }
-        if open.record.checksum == ChecksumState::Partial {
+        if open.record.checksum.is_unfinished() {
             let slot = *slot;
             return self.cached_unfinished(frame, parsed, slot, now);
         }

@@ -7,8 +7,9 @@ mod common;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use common::superframes::{segments, unfinished, unfinished_record};
 use common::*;
-use flatnet_engine::frame::{ChecksumState, Record, Segmentation};
+use flatnet_engine::frame::{ChecksumState, Segmentation};
 use flatnet_engine::ledger::{DropReason, Term};
 use flatnet_engine::link::Direction;
 use flatnet_engine::link::impairment::Impairment;
@@ -22,52 +23,6 @@ const SIZE: u16 = 1432;
 /// Payload bytes of a superframe.
 const LENGTH: usize = 12 * SIZE as usize + 7;
 const MACHINES: [Ipv4Addr; 6] = [APP1, APP2, APP3, BACKEND, USER, INTERNET];
-
-/// A frame as a link that offloads brings it: with nonsense for a checksum.
-fn unfinished(
-    lab: &Lab,
-    (from, to): (Ipv4Addr, Ipv4Addr),
-    port: u16,
-    is_tcp: bool,
-    length: usize,
-) -> Vec<u8> {
-    let payload: Vec<u8> = (0..length).map(|at| (at * 7 + at / 251) as u8).collect();
-    let mut bytes = if is_tcp {
-        let mut bytes = lab.tcp(from, to, (40_000, port), TcpFlags::ACK.with(TcpFlags::PSH));
-        bytes.extend(&payload);
-        let total = bytes.len() - 14;
-        let mut packet = Ipv4Packet::new_unchecked(&mut bytes[14..]);
-        packet.set_total_length(total as u16);
-        packet.fill_header_checksum();
-        bytes
-    } else {
-        lab.udp(from, to, (40_000, port), &payload)
-    };
-    let place = Layout::of(&bytes).unwrap().checksum();
-    bytes[place].copy_from_slice(&[0xba, 0xad]);
-    bytes
-}
-
-fn unfinished_record(record: &mut Record, is_tcp: bool, size: u16) {
-    record.checksum = ChecksumState::Partial;
-    record.segmentation = if is_tcp { Segmentation::Tcp } else { Segmentation::Udp };
-    record.segment_size = size;
-}
-
-/// The same as its sender would have cut it.
-fn segments(whole: &[u8], size: u16) -> Vec<Vec<u8>> {
-    let layout = Layout::of(whole).unwrap();
-    let starts = (layout.payload..layout.end).step_by(usize::from(size));
-    starts
-        .enumerate()
-        .map(|(number, start)| {
-            let range = start..(start + usize::from(size)).min(layout.end);
-            let mut segment = vec![0; layout.payload + range.len()];
-            layout.write_segment(&mut segment, whole, &range, number as u16);
-            segment
-        })
-        .collect()
-}
 
 /// What is at each machine, superframes cut as the last link would; and how many there were.
 fn arrived(lab: &mut Lab) -> (Vec<(Ipv4Addr, Vec<u8>)>, usize) {

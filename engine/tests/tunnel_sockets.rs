@@ -4,102 +4,15 @@
 
 mod common;
 
-use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
-use std::sync::Arc;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
+use common::sockets::{PORT, Sockets, address};
 use common::*;
-use flatnet_engine::binding::Profile;
-use flatnet_engine::clock::Instant;
-use flatnet_engine::control::{Control, EngineConfig, NodeSpec};
-use flatnet_engine::ledger::{DropReason, Term};
-use flatnet_engine::link::Link;
+use flatnet_engine::ledger::DropReason;
 use flatnet_engine::link::tunnel_socket::{TunnelSocket, TunnelSocketError};
-use flatnet_engine::tables::{Lease, NextHop, Node, NodeId, PortId};
+use flatnet_engine::tables::Lease;
 use flatnet_engine::trace::Point;
 use flatnet_engine::wire::{ArpOperation, IpProtocol, Ipv4Packet, UdpDatagram};
-
-const PORT: u16 = 8285;
-
-/// Addresses of the host's that no other test and no other run has.
-fn address(test: u8, last: u8) -> Ipv4Addr {
-    let [.., high, low] = std::process::id().to_be_bytes();
-    Ipv4Addr::new(127, test << 4 | last, high, low)
-}
-
-struct Sockets {
-    lab: Lab,
-    own: [Ipv4Addr; 2],
-    ports: [PortId; 2],
-}
-
-impl Sockets {
-    fn new(test: u8, large_buffers: u32) -> Self {
-        let config =
-            EngineConfig { workers: 1, small_buffers: 2048, large_buffers, ..EngineConfig::default() };
-        let (mut control, workers) = Control::build(&config).unwrap();
-        let own = [1, 2].map(|last| address(test, last));
-        let mut ports = Vec::new();
-        let mut node = |name: &str, address, subnet: &str| {
-            let spec = NodeSpec {
-                name: Arc::from(name),
-                address,
-                network: prefix("127.0.0.0/8"),
-                gateway: None,
-                subnet: prefix(subnet),
-                pod_network: prefix("10.1.0.0/16"),
-                profile: Profile::Linux,
-                tunnel_port: PORT,
-                mtu: u16::MAX,
-            };
-            let id = control.add_node(&spec).unwrap();
-            let socket = TunnelSocket::open(SocketAddrV4::new(address, PORT)).unwrap();
-            let link = Link::TunnelSocket(Box::new(socket));
-            ports.push(control.attach_interface(id, 0, 0, link).unwrap());
-            let mut changed = Node::clone(control.tables.current().node(id).unwrap());
-            changed.routes.insert(prefix("0.0.0.0/0"), NextHop::Interface { index: 0, gateway: None });
-            control.tables.publish(|tables| {
-                tables.set_node(id, Some(changed));
-                tables.set_lease(prefix(subnet), Some(Lease { public_ip: address }));
-            });
-            id
-        };
-        let (node1, node2) = (node("node-1", own[0], "10.1.15.0/24"), node("node-2", own[1], "10.1.20.0/24"));
-        let mut lab = Lab {
-            control,
-            workers,
-            machines: BTreeMap::new(),
-            now: Instant::ZERO,
-            switch: NodeId(u16::MAX),
-            node1,
-            node2,
-            isp: NodeId(u16::MAX),
-            wires: Vec::new(),
-        };
-        lab.pod(node1, "app-1", APP1, Ipv4Addr::new(10, 1, 15, 1), 0);
-        lab.pod(node2, "app-3", APP3, Ipv4Addr::new(10, 1, 20, 1), 0);
-        lab.run();
-        Self { lab, own, ports: [ports[0], ports[1]] }
-    }
-
-    /// Takes the first node away, so that whoever likes sends from its tunnel's address and port.
-    fn take_peer_away(&mut self) {
-        self.lab.control.detach(self.ports[0]).unwrap();
-        self.lab.run();
-    }
-
-    /// Sends datagrams to the second node from an address of the host's; returns what the node then dropped, by reason.
-    fn hostile(&mut self, from: (Ipv4Addr, u16), payload: &[u8]) -> Vec<(DropReason, u64)> {
-        let before = self.lab.ledger(self.lab.node2);
-        let socket = UdpSocket::bind(from).unwrap();
-        socket.send_to(payload, (self.own[1], PORT)).unwrap();
-        self.lab.run();
-        let after = self.lab.ledger(self.lab.node2);
-        assert_eq!(after.term(Term::Received), before.term(Term::Received) + 1);
-        let news = DropReason::ALL.iter().map(|&reason| (reason, after.drops(reason) - before.drops(reason)));
-        news.filter(|&(_, count)| count > 0).collect()
-    }
-}
 
 #[test]
 fn frames_cross_the_hosts_network_as_they_cross_a_wire() {
@@ -148,7 +61,7 @@ fn a_burst_arrives_whole_and_in_order() {
 /// The system may take datagrams of one length together, and give them so; which changes nothing of them.
 #[test]
 fn datagrams_of_all_lengths_come_out_as_they_went_in() {
-    let mut sockets = Sockets::new(9, 8);
+    let mut sockets = Sockets::new(9, 16);
     let lab = &mut sockets.lab;
     let lengths =
         [[100; 70].as_slice(), &[50, 100, 100, 101, 99, 0, 0, 1400], &[1400; 50], &[2000, 2000, 1999, 9000]];
@@ -160,7 +73,7 @@ fn datagrams_of_all_lengths_come_out_as_they_went_in() {
         lab.send_all(APP1, &frames);
         let mut arrived: Vec<Vec<u8>> = Vec::new();
         for _ in 0..10 {
-            arrived.extend(lab.receive(APP3).iter().map(|frame| packet(frame).3[8..].to_vec()));
+            arrived.extend(superframes::arrived(lab, APP3).0.iter().map(|it| packet(it).3[8..].to_vec()));
         }
         assert!(arrived == payloads, "{} of {}", arrived.len(), payloads.len());
     }

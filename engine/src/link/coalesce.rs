@@ -31,15 +31,27 @@ impl<'a> Leader<'a> {
     #[must_use]
     pub fn of(arena: &'a Arena, frame: &'a Frame) -> Option<Self> {
         let (record, bytes) = (arena.record(frame), arena.bytes(frame));
-        let is_plain = record.segmentation == Segmentation::None;
-        let layout =
-            Layout::of(bytes).filter(|layout| is_plain && !layout.is_ipv6 && layout.end > layout.payload)?;
+        let layout = Layout::of(bytes).filter(|_| record.segmentation == Segmentation::None)?;
+        Self::new(bytes, layout, record.checksum)
+    }
+
+    /// Reads an IPv4 packet of which nothing is known; `None` when none can follow it.
+    #[must_use]
+    pub fn of_packet(packet: &'a [u8]) -> Option<Self> {
+        let layout = whole_packet(packet)?;
+        Self::new(packet, layout, ChecksumState::Unknown)
+    }
+
+    fn new(bytes: &'a [u8], layout: Layout, state: ChecksumState) -> Option<Self> {
+        if layout.is_ipv6 || layout.end == layout.payload {
+            return None;
+        }
         if !Ipv4Packet::new_unchecked(layout.packet(bytes)).dont_fragment() {
             return None;
         }
         let transport = &bytes[layout.transport..layout.end];
         let segmentation = match layout.kind {
-            Transport::Udp if is_without_checksum(record.checksum, transport) => return None,
+            Transport::Udp if is_without_checksum(state, transport) => return None,
             Transport::Udp => Segmentation::Udp,
             // What is pushed, or says more than data, is the last.
             Transport::Tcp if TcpSegment::new_unchecked(transport).flags() == TcpFlags::ACK => {
@@ -47,7 +59,7 @@ impl<'a> Leader<'a> {
             }
             Transport::Tcp => return None,
         };
-        if !is_right(record.checksum, &layout, bytes) {
+        if !is_right(state, &layout, bytes) {
             return None;
         }
         Some(Self { bytes, layout, segmentation })
@@ -78,14 +90,30 @@ impl<'a> Leader<'a> {
         if record.segmentation != Segmentation::None {
             return None;
         }
-        let (ours, theirs) = (self.layout, Layout::of(bytes)?);
+        self.followed(bytes, Layout::of(bytes)?, record.checksum, carried)
+    }
+
+    /// Returns the same of an IPv4 packet of which nothing is known.
+    #[must_use]
+    pub fn followed_by_packet<'b>(&self, packet: &'b [u8], carried: usize) -> Option<(&'b [u8], bool)> {
+        self.followed(packet, whole_packet(packet)?, ChecksumState::Unknown, carried)
+    }
+
+    fn followed<'b>(
+        &self,
+        bytes: &'b [u8],
+        theirs: Layout,
+        state: ChecksumState,
+        carried: usize,
+    ) -> Option<(&'b [u8], bool)> {
+        let ours = self.layout;
         let payload = &bytes[theirs.payload..theirs.end];
         let fits = !payload.is_empty()
             && payload.len() <= self.size()
             && ours.packet_length(carried + payload.len()) <= PACKET_LIMIT
             && Layout { end: ours.end, ..theirs } == ours
             && self.has_headers_of(bytes, carried)
-            && is_right(record.checksum, &theirs, bytes);
+            && is_right(state, &theirs, bytes);
         let is_last = payload.len() < self.size()
             || ours.kind == Transport::Tcp
                 && TcpSegment::new_unchecked(&bytes[ours.transport..]).flags() != TcpFlags::ACK;
@@ -131,9 +159,15 @@ impl<'a> Leader<'a> {
     }
 }
 
+/// Reads a packet that ends where it says, behind a right header.
+fn whole_packet(packet: &[u8]) -> Option<Layout> {
+    let layout = Layout::of_packet(packet).filter(|layout| layout.end == packet.len())?;
+    Ipv4Packet::new_unchecked(packet).verify_header_checksum().then_some(layout)
+}
+
 /// Tells whether a datagram goes without a checksum (RFC 768).
 fn is_without_checksum(state: ChecksumState, datagram: &[u8]) -> bool {
-    state != ChecksumState::Partial && UdpDatagram::new_unchecked(datagram).checksum() == 0
+    !state.is_unfinished() && UdpDatagram::new_unchecked(datagram).checksum() == 0
 }
 
 /// Tells whether a frame's checksum is right, or yet to be made: the system checks none of those that go together.

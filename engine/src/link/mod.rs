@@ -22,6 +22,8 @@ pub mod tunnel_socket;
 
 pub mod outer;
 
+pub mod train;
+
 pub mod watch;
 
 use std::collections::VecDeque;

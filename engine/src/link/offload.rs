@@ -106,6 +106,8 @@ pub fn send(frame: &mut FrameMut<'_>) -> [u8; VNET_HEADER] {
         ChecksumState::Unknown => return [0; VNET_HEADER],
         ChecksumState::Verified => return Header { flags: CHECKSUM_IS_RIGHT, ..Header::default() }.write(),
         ChecksumState::Partial => {}
+        // Outer headers lead into a tunnel: such a frame is never a TAP's.
+        ChecksumState::PartialInside => return [0; VNET_HEADER],
     }
     let Some(layout) = Layout::of(frame.bytes()) else { return [0; VNET_HEADER] };
     let sum = layout.pseudo_sum(frame.bytes());

@@ -27,26 +27,34 @@ pub fn datagram(frame: &[u8]) -> (Ipv4Addr, &[u8]) {
 /// Writes the outer headers of what came from somebody: as on the wire, but for what the system does not tell. It has
 /// verified the checksum; none stands for that (RFC 768).
 pub fn write_headers(frame: &mut [u8], from: SocketAddrV4, local: SocketAddrV4) {
-    let length = frame.len() - ethernet::HEADER_LENGTH;
     frame[..HEADERS].fill(0);
     let mut header = EthernetFrame::new_unchecked(&mut frame[..]);
     header.set_destination(MacAddress::for_ipv4(*local.ip()));
     header.set_source(MacAddress::for_ipv4(*from.ip()));
     header.set_ethertype(EtherType::Ipv4);
-    let packet = &mut frame[ethernet::HEADER_LENGTH..];
-    let mut packet = Ipv4Packet::new_unchecked(&mut packet[..]);
+    let mut packet = Ipv4Packet::new_unchecked(&mut frame[ethernet::HEADER_LENGTH..]);
     packet.set_header_length(ipv4::HEADER_LENGTH);
-    packet.set_total_length(length as u16);
     packet.set_fragmentation(true, false, 0);
     packet.set_time_to_live(OUTER_TTL);
     packet.set_protocol(IpProtocol::Udp);
     packet.set_source(*from.ip());
     packet.set_destination(*local.ip());
-    packet.fill_header_checksum();
-    let mut datagram = UdpDatagram::new_unchecked(packet.payload_mut());
+    let mut datagram =
+        UdpDatagram::new_unchecked(&mut frame[ethernet::HEADER_LENGTH + ipv4::HEADER_LENGTH..]);
     datagram.set_source_port(from.port());
     datagram.set_destination_port(local.port());
+    write_lengths(frame);
+}
+
+/// Makes the outer headers those of a datagram as long as the frame is, without a checksum (RFC 768).
+pub fn write_lengths(frame: &mut [u8]) {
+    let length = frame.len() - ethernet::HEADER_LENGTH;
+    let mut packet = Ipv4Packet::new_unchecked(&mut frame[ethernet::HEADER_LENGTH..]);
+    packet.set_total_length(length as u16);
+    packet.fill_header_checksum();
+    let mut datagram = UdpDatagram::new_unchecked(packet.payload_mut());
     datagram.set_length((length - ipv4::HEADER_LENGTH) as u16);
+    datagram.set_checksum(0);
 }
 
 /// Turns a question for a neighbour's MAC into its answer: every neighbour's follows from its address.

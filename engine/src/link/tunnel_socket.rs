@@ -20,12 +20,12 @@ use rustix::net::sockopt::{
 
 use crate::frame::{Arena, Frame, LARGE_CAPACITY, Pool, SMALL_CAPACITY};
 use crate::ledger::{DropReason, NodeCounters, Term};
-use crate::link::outer::{HEADERS, datagram, write_headers};
+use crate::link::coalesce::HEADERS_LIMIT;
+use crate::link::outer::{HEADERS, datagram};
+use crate::link::train::{Came, MESSAGE_LIMIT, Superframe, together};
 use crate::sys::{DATAGRAMS, Message, Received, receive_datagrams, receive_together, send_messages};
 use crate::wire::{ArpOperation, ArpPacket, EtherType, EthernetFrame, IpProtocol, Ipv4Packet, UdpDatagram};
 
-/// Bytes of one message at most: of UDP in an IPv4 packet.
-const MESSAGE_LIMIT: usize = 65_507;
 /// Bytes that wait in the system each way, where it gives so many.
 pub const BUFFER: usize = 4 << 20;
 
@@ -63,6 +63,15 @@ pub enum Leaving {
     Stray,
 }
 
+/// What was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sent {
+    /// Frames, from the first on.
+    pub frames: usize,
+    /// The datagrams that they made.
+    pub datagrams: usize,
+}
+
 /// Why datagrams are not sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unsent {
@@ -81,16 +90,27 @@ pub struct TunnelSocket {
     local: SocketAddrV4,
     /// Frames that are sent at the end of the batch.
     pub outbox: Vec<Frame>,
+    /// Whether datagrams of one length to one peer are sent as one message: until the system refuses it.
+    pub segments: bool,
+    /// Whether datagrams that came together are put together again, where they are a flow's.
+    pub merges: bool,
+    /// Where the headers of a superframe's segments are made.
+    headers: Box<[u8]>,
     /// Buffers for what comes next.
     spare: Vec<Frame>,
-    /// Where what is longer than a small buffer comes first, for each of them.
+    /// Where what is longer than a small buffer comes first, for each of them that has no large buffer.
     rest: Box<[u8]>,
+    /// Calls for which large buffers are at hand, since the last that brought something long.
+    expects_long: u8,
     received: Vec<Received>,
     /// Datagrams asked for at once: fewer while each brings many.
     places: usize,
-    /// Whether datagrams of one length to one peer are sent as one message.
-    segments: bool,
 }
+
+/// Large buffers at hand for what comes in one call: with twice as much, what a core has in its second cache would not last.
+const LONG: usize = 8;
+/// Calls without anything long after which no more is expected.
+const SHORT_CALLS: u8 = 64;
 
 /// Bytes of [`TunnelSocket::rest`] for one datagram: with a small buffer's, room for the longest there is.
 const REST: usize = LARGE_CAPACITY - SMALL_CAPACITY;
@@ -115,6 +135,7 @@ impl TunnelSocket {
         let _ = set_socket_send_buffer_size_force(&socket, BUFFER)
             .or_else(|_| set_socket_send_buffer_size(&socket, BUFFER));
         let rest = vec![0; DATAGRAMS * REST].into();
+        let headers = vec![0; DATAGRAMS * HEADERS_LIMIT].into();
         let [outbox, spare] = [(); 2].map(|()| Vec::with_capacity(DATAGRAMS));
         // An older system gives them one by one.
         let _ = receive_together(&socket);
@@ -122,11 +143,14 @@ impl TunnelSocket {
             socket,
             local,
             outbox,
+            segments: true,
+            merges: true,
+            headers,
             spare,
             rest,
+            expects_long: 0,
             received: Vec::with_capacity(DATAGRAMS),
             places: DATAGRAMS,
-            segments: true,
         })
     }
 
@@ -161,12 +185,68 @@ impl TunnelSocket {
         }
     }
 
-    /// Sends frames that are [`Leaving::Datagram`], up to [`DATAGRAMS`]; returns how many, from the first on.
+    /// Sends frames that are [`Leaving::Datagram`], up to [`DATAGRAMS`], or a superframe if that is the first.
     ///
     /// # Errors
-    /// Why the first is not sent.
-    pub fn send(&mut self, arena: &Arena, frames: &[Frame]) -> Result<usize, Unsent> {
-        let frames = &frames[..frames.len().min(DATAGRAMS)];
+    /// Why the first frame is not sent, and how many datagrams of it have gone before.
+    pub fn send(&mut self, arena: &Arena, frames: &[Frame]) -> Result<Sent, (Unsent, usize)> {
+        let is_finished = |frame: &&Frame| !arena.record(frame).checksum.is_unfinished();
+        match frames.first().filter(|frame| !is_finished(frame)) {
+            Some(superframe) => self.send_superframe(arena, superframe),
+            None => {
+                let count = frames.iter().take(DATAGRAMS).take_while(is_finished).count();
+                let sent = self.send_finished(arena, &frames[..count]).map_err(|unsent| (unsent, 0))?;
+                Ok(Sent { frames: sent, datagrams: sent })
+            }
+        }
+    }
+
+    /// Sends a superframe in as few messages as take it: each segment's headers from here, its payload from where it is.
+    fn send_superframe(&mut self, arena: &Arena, frame: &Frame) -> Result<Sent, (Unsent, usize)> {
+        let mut sent = Sent { frames: 1, datagrams: 0 };
+        let Some(superframe) = Superframe::of(arena, frame) else { return Ok(sent) };
+        let Superframe { peer, packet, layout, size } = superframe;
+        let (to, length) = (SocketAddrV4::new(peer, self.local.port()), superframe.datagram_length());
+        let mut start = layout.payload;
+        while start < layout.end {
+            let room = if self.segments { (MESSAGE_LIMIT / length).clamp(1, DATAGRAMS) } else { 1 };
+            let ranges =
+                (start..layout.end).step_by(size).map(|at| at..(at + size).min(layout.end)).take(room);
+            let mut count = 0;
+            for (headers, range) in self.headers.chunks_exact_mut(HEADERS_LIMIT).zip(ranges.clone()) {
+                let number = (sent.datagrams + count) as u16;
+                layout.write_segment_headers(&mut headers[..layout.payload], packet, &range, number);
+                count += 1;
+            }
+            let mut parts = [IoSlice::new(&[]); 2 * DATAGRAMS];
+            let each = self.headers.chunks_exact(HEADERS_LIMIT).zip(ranges);
+            for (parts, (headers, range)) in parts.chunks_exact_mut(2).zip(each) {
+                parts[0] = IoSlice::new(&headers[..layout.payload]);
+                parts[1] = IoSlice::new(&packet[range]);
+            }
+            let message = |count: usize| Message {
+                to,
+                parts: &parts[..2 * count],
+                segment: if count > 1 { length as u16 } else { 0 },
+            };
+            let once = |count| send_messages(&self.socket, std::iter::once(message(count)));
+            let (refused, gone) = match once(count) {
+                Ok(_) => (None, count),
+                Err(error) if count > 1 && !is_full(&error) => (once(1).err(), 1),
+                Err(error) => (Some(error), 0),
+            };
+            if let Some(error) = refused {
+                return Err((self.unsent(peer, &error), sent.datagrams));
+            }
+            // One alone went: it was not the path that would not take them.
+            self.segments &= gone == count;
+            sent.datagrams += gone;
+            start += gone * size;
+        }
+        Ok(sent)
+    }
+
+    fn send_finished(&mut self, arena: &Arena, frames: &[Frame]) -> Result<usize, Unsent> {
         let mut parts = [IoSlice::new(&[]); DATAGRAMS];
         for (part, frame) in parts.iter_mut().zip(frames) {
             *part = IoSlice::new(datagram(arena.bytes(frame)).1);
@@ -187,8 +267,11 @@ impl TunnelSocket {
         };
         match send_messages(&self.socket, ends[..count].iter().enumerate().map(message)) {
             Ok(sent) => Ok(sent.checked_sub(1).map_or(0, |last| ends[last])),
-            Err(_) if ends[0] > 1 => self.send_one(arena, frames),
-            Err(error) => Err(self.unsent(arena, frames, &error)),
+            Err(error) if ends[0] > 1 && !is_full(&error) => self.send_one(arena, frames),
+            Err(error) => {
+                let peer = frames.first().map_or(Ipv4Addr::UNSPECIFIED, |it| datagram(arena.bytes(it)).0);
+                Err(self.unsent(peer, &error))
+            }
         }
     }
 
@@ -203,16 +286,15 @@ impl TunnelSocket {
                 self.segments = false;
                 Ok(sent)
             }
-            Err(error) => Err(self.unsent(arena, frames, &error)),
+            Err(error) => Err(self.unsent(peer, &error)),
         }
     }
 
     #[cold]
-    fn unsent(&self, arena: &Arena, frames: &[Frame], error: &io::Error) -> Unsent {
-        let peer = frames.first().map_or(Ipv4Addr::UNSPECIFIED, |first| datagram(arena.bytes(first)).0);
+    fn unsent(&self, peer: Ipv4Addr, error: &io::Error) -> Unsent {
         match Errno::from_io_error(error) {
             Some(Errno::MSGSIZE) => Unsent::TooLong(peer, self.path_mtu(peer)),
-            Some(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM | Errno::INTR) => Unsent::Full,
+            _ if is_full(error) => Unsent::Full,
             Some(_) | None => Unsent::Unreachable(peer),
         }
     }
@@ -227,11 +309,12 @@ impl TunnelSocket {
         connected.map_or(0, |mtu| u16::try_from(mtu).unwrap_or(u16::MAX))
     }
 
-    /// Receives datagrams as frames, about `limit` of them; returns whether there may be more. What is lost for want of a buffer is
-    /// counted.
+    /// Receives datagrams as frames, about `limit` of them, and superframes, where `merges` allows it; returns whether there may be
+    /// more. What is lost for want of a buffer is counted, and so is what went into a superframe.
     pub fn receive(
         &mut self,
         limit: usize,
+        merges: bool,
         pool: &mut Pool,
         frames: &mut Vec<Frame>,
         counters: &NodeCounters,
@@ -247,26 +330,50 @@ impl TunnelSocket {
         }
         let arena = Arc::clone(pool.arena());
         let places = places.min(self.spare.len());
-        let rests = self.rest.chunks_exact_mut(REST);
-        let each = self.spare[..places].iter_mut().zip(rests).map(|(frame, rest)| {
+        let mut large = [const { None }; DATAGRAMS];
+        if self.expects_long > 0 {
+            large[..places.min(LONG)].fill_with(|| pool.allocate(LARGE_CAPACITY));
+        }
+        let rests = self.rest.chunks_exact_mut(REST).zip(&mut large);
+        let each = self.spare[..places].iter_mut().zip(rests).map(|(frame, (rest, large))| {
             let bytes = arena.open(frame).into_bytes();
+            let rest = match large {
+                Some(large) => &mut arena.open(large).into_bytes()[SMALL_CAPACITY..],
+                None => rest,
+            };
             [&mut bytes[HEADERS..], rest]
         });
-        if receive_datagrams(&self.socket, each, &mut self.received).is_err() {
-            // What waits comes when the next is heard of; errors of the network's are not told to such a socket.
-            return false;
-        }
+        let received = receive_datagrams(&self.socket, each, &mut self.received);
         let (before, count) = (frames.len(), self.received.len());
-        let rests = self.rest.chunks_exact(REST);
-        let mut lost = 0;
-        for ((place, rest), came) in self.spare.drain(..count).zip(rests).zip(&self.received) {
-            lost += take_apart((place, rest), came, self.local, (&arena, pool), frames);
+        let (mut lost, mut merged) = (0, 0);
+        let rests = self.rest.chunks_exact(REST).zip(&mut large);
+        for ((place, (rest, large)), &came) in self.spare.drain(..count).zip(rests).zip(&self.received) {
+            let came = Came { place, came, local: self.local };
+            match large.take_if(|_| HEADERS + came.came.length > SMALL_CAPACITY) {
+                Some(large) => {
+                    let (missing, others) = came.keep(large, merges && self.merges, (&arena, pool), frames);
+                    (lost, merged) = (lost + missing, merged + others);
+                }
+                None => lost += came.take_apart(0, rest, (&arena, pool), frames),
+            }
         }
-        counters.count(Term::Received, lost);
+        large.into_iter().flatten().for_each(|frame| pool.free(frame));
+        counters.count(Term::Received, lost + merged);
+        counters.count(Term::Merged, merged);
         (0..lost).for_each(|_| counters.drop_frame(DropReason::PoolEmpty));
-        let brought = frames.len() - before;
-        self.places = if brought > 2 * DATAGRAMS { (self.places / 2).max(1) } else { DATAGRAMS };
-        count == places
+        if received.is_ok() {
+            self.expect(frames.len() - before);
+        }
+        // What waits comes when the next is heard of; errors of the network's are not told to such a socket.
+        received.is_ok() && count == places
+    }
+
+    /// Draws from a call that brought so many frames what the next will bring.
+    fn expect(&mut self, brought: usize) {
+        let is_long = self.received.iter().any(|came| HEADERS + came.length > SMALL_CAPACITY);
+        self.expects_long = if is_long { SHORT_CALLS } else { self.expects_long.saturating_sub(1) };
+        let most = if self.expects_long > 0 { LONG } else { DATAGRAMS };
+        self.places = if brought > 2 * DATAGRAMS { (self.places / 2).max(1) } else { most };
     }
 
     /// Returns how many buffers wait here for what comes.
@@ -287,68 +394,7 @@ impl AsFd for TunnelSocket {
     }
 }
 
-/// Makes frames of the datagrams that came in one place, each with outer headers; returns how many were lost for want of a buffer.
-fn take_apart(
-    (place, rest): (Frame, &[u8]),
-    &Received { from, length, segment }: &Received,
-    local: SocketAddrV4,
-    (arena, pool): (&Arena, &mut Pool),
-    frames: &mut Vec<Frame>,
-) -> u64 {
-    let at = frames.len();
-    let first = HEADERS + segment.min(length);
-    // The first stays where it is, if it has room there; the others are taken out of what comes behind it.
-    let stays = first <= SMALL_CAPACITY;
-    let (step, mut lost) = (segment.max(1), 0);
-    for start in (0..length).step_by(step).skip(usize::from(stays)) {
-        let end = (start + step).min(length);
-        match pool.allocate(HEADERS + end - start) {
-            Some(mut frame) => {
-                let bytes = arena.open(&mut frame).into_bytes();
-                copy(&mut bytes[HEADERS..], &arena.bytes(&place)[HEADERS..], rest, start);
-                write_headers(bytes, from, local);
-                frames.push(frame);
-            }
-            None => lost += 1,
-        }
-    }
-    if !stays {
-        pool.free(place);
-        return lost;
-    }
-    let mut frame = place;
-    let mut open = arena.open(&mut frame);
-    open.truncate(first);
-    write_headers(open.into_bytes(), from, local);
-    frames.insert(at, frame);
-    lost
-}
-
-/// Copies what came from `start` on out of the two parts that it lies in.
-fn copy(to: &mut [u8], first: &[u8], rest: &[u8], start: usize) {
-    let in_first = to.len().min(first.len().saturating_sub(start));
-    let (head, tail) = to.split_at_mut(in_first);
-    head.copy_from_slice(&first[first.len().min(start)..][..in_first]);
-    let start = (start + in_first).saturating_sub(first.len());
-    tail.copy_from_slice(&rest[start..][..tail.len()]);
-}
-
-/// Returns how many frames, from the first on, go to one peer in one message: all have the length of the first, but the last,
-/// which may have less.
-fn together(arena: &Arena, frames: &[Frame]) -> usize {
-    let Some((first, others)) = frames.split_first() else { return 0 };
-    let (peer, payload) = datagram(arena.bytes(first));
-    let (size, mut sum, mut count) = (payload.len(), payload.len(), 1);
-    for other in others {
-        let (to, payload) = datagram(arena.bytes(other));
-        sum += payload.len();
-        if to != peer || payload.len() > size || payload.is_empty() || sum > MESSAGE_LIMIT {
-            break;
-        }
-        count += 1;
-        if payload.len() < size {
-            break;
-        }
-    }
-    count
+/// Tells whether the system takes no more for now, however short it be.
+fn is_full(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM | Errno::INTR))
 }

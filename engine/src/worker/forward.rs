@@ -11,7 +11,6 @@ use crate::flow::{Slot, Tuple};
 use crate::frame::FrameMut;
 use crate::rewrite::{Step, Transform, apply, replay};
 use crate::trace::{Action, Point};
-use crate::wire::Ipv4Packet;
 
 /// Frames that one port may have flooded.
 const FLOODS: Rate = Rate { per_second: 4096, burst: 4096 };
@@ -20,12 +19,7 @@ impl Worker {
     /// Does with a frame what the cache does with those of its flow.
     pub(super) fn forward_as(&mut self, mut frame: Frame, parsed: &Parsed, slot: &Slot, now: Instant) {
         if slot.flags & flags::ENCAPSULATE != 0 && self.is_unfinished(&frame) {
-            let network = usize::from(parsed.network_offset);
-            let on = |worker: &mut Self, frame: Frame| {
-                let length = Ipv4Packet::new_unchecked(&worker.arena.bytes(&frame)[network..]).total_length();
-                worker.forward_as(frame, &Parsed { length, ..*parsed }, slot, now);
-            };
-            return self.finish_frame(frame, on, now);
+            return self.encapsulate_unfinished(frame, parsed, slot, now);
         }
         self.identification = self.identification.wrapping_add(1);
         let adjacency = &self.adjacencies.list[slot.adjacency as usize];

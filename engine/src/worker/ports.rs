@@ -147,7 +147,8 @@ impl Worker {
             }
             Link::TunnelSocket(socket) if attached.waiting.is_empty() => {
                 let (node, ingress, counters) = (attached.node, attached.ingress, &attached.counters);
-                if socket.receive(limit, &mut self.pool, frames, counters) {
+                let merges = !self.observer.is_listening();
+                if socket.receive(limit, merges, &mut self.pool, frames, counters) {
                     self.make_ready(port);
                 }
                 return (!frames.is_empty()).then_some((node, ingress));

@@ -1,16 +1,18 @@
 //! What a worker does with frames whose checksum, or cutting into segments, is left to others.
 //!
-//! A link that offloads brings them and takes them as they are. Invariants: they are finished before they get outer headers,
-//! leave by a link that does not offload, wait for a neighbour, or anybody looks at them; a superframe is as long as the longest
+//! A link that offloads brings them and takes them as they are; a tunnel's socket brings superframes behind outer headers and
+//! takes them so. Invariants: they are finished before they get outer headers for any other link, leave by a link that does not
+//! offload, wait for a neighbour, or anybody looks at them; what came out of the tunnel as one is decided about in segments; a superframe is as long as the longest
 //! of its segments to whoever compares it with an MTU. Read first: `segment.rs`, `link/offload.rs`.
 
 use super::{
-    ChecksumState, DropReason, Frame, Instant, NO_BINDING, NodeId, Parsed, PortId, Slot, Term, Worker,
+    ChecksumState, DropReason, Frame, Instant, Link, NO_BINDING, NodeId, Parsed, PortId, Slot, Term, Worker,
 };
-use super::{hear, renew};
+use super::{flags, hear, renew, replay};
 use crate::frame::Segmentation;
+use crate::link::outer::{HEADERS, write_lengths};
 use crate::segment::Layout;
-use crate::wire::IpProtocol;
+use crate::wire::{IpProtocol, Ipv4Packet};
 
 impl Worker {
     /// What the second and third pass do, of a frame that is not finished; gives it back when it must be decided.
@@ -18,14 +20,19 @@ impl Worker {
     #[inline(never)]
     pub(super) fn cached_unfinished(
         &mut self,
-        frame: Frame,
+        mut frame: Frame,
         parsed: &Parsed,
         slot: Slot,
         now: Instant,
     ) -> Option<Frame> {
-        // What came out of the tunnel has its own checksum, and only the slow path says so.
+        // What came out of the tunnel has its own checksum, unless it was put together here: only the slow path says so, and cuts
+        // what is not for one of the node's own links.
+        let is_merged = self.arena.record(&frame).checksum == ChecksumState::PartialInside;
         let mtu = self.adjacencies.list[slot.adjacency as usize].mtu;
-        if parsed.tunneled || self.wire_length(&frame, parsed) > mtu {
+        if parsed.tunneled != is_merged
+            || is_merged && slot.flags & flags::ENCAPSULATE != 0
+            || self.wire_length(&frame, parsed) > mtu
+        {
             return Some(frame);
         }
         if slot.binding != NO_BINDING {
@@ -36,13 +43,57 @@ impl Worker {
                 hear(&mut self.bindings, &slot, parsed, self.arena.bytes(&frame));
             }
         }
+        // The outer headers go.
+        self.arena.open(&mut frame).record.checksum = ChecksumState::Partial;
         self.forward_as(frame, parsed, &slot, now);
         None
     }
 
     /// Tells whether a frame's checksum or segments are yet to be made.
     pub(super) fn is_unfinished(&self, frame: &Frame) -> bool {
-        self.arena.record(frame).checksum == ChecksumState::Partial
+        self.arena.record(frame).checksum.is_unfinished()
+    }
+
+    /// Decides about what came out of the tunnel and is not finished: in segments, if it was put together here.
+    #[cold]
+    pub(super) fn decide_unfinished(&mut self, frame: Frame, now: Instant) {
+        if self.arena.record(&frame).checksum == ChecksumState::PartialInside {
+            return self.finish_frame(frame, |worker, frame| worker.take_again(frame, now), now);
+        }
+        // Whoever made the inner packet could have made this checksum: it comes from a machine that has no tunnel.
+        self.drop_frame(frame, DropReason::TunnelChecksum, now);
+    }
+
+    /// Forwards a frame that gets outer headers: as one, if it is a superframe and the link takes that.
+    pub(super) fn encapsulate_unfinished(
+        &mut self,
+        mut frame: Frame,
+        parsed: &Parsed,
+        slot: &Slot,
+        now: Instant,
+    ) {
+        let adjacency = &self.adjacencies.list[slot.adjacency as usize];
+        let egress = adjacency.egress;
+        let link = self.links.get(egress.0 as usize).and_then(Option::as_ref).map(|attached| &attached.link);
+        let takes_superframes = matches!(link, Some(Link::TunnelSocket(socket)) if socket.segments);
+        if !takes_superframes || self.arena.record(&frame).segmentation == Segmentation::None {
+            let network = usize::from(parsed.network_offset);
+            let on = |worker: &mut Self, frame: Frame| {
+                let length = Ipv4Packet::new_unchecked(&worker.arena.bytes(&frame)[network..]).total_length();
+                worker.forward_as(frame, &Parsed { length, ..*parsed }, slot, now);
+            };
+            return self.finish_frame(frame, on, now);
+        }
+        let mut open = self.arena.open(&mut frame);
+        // So no payload is read for an outer checksum that means nothing: the segments have none.
+        open.record.checksum = ChecksumState::Verified;
+        let has_room = replay(&mut open, parsed, slot, adjacency, self.identification);
+        open.record.checksum = ChecksumState::PartialInside;
+        if has_room {
+            self.send(frame, egress, now);
+        } else {
+            self.drop_frame(frame, DropReason::MtuExceeded, now);
+        }
     }
 
     /// Returns how long a frame's packet is on a wire, bytes: the longest of its segments, if it is to be cut.
@@ -51,7 +102,11 @@ impl Worker {
         if record.segmentation == Segmentation::None {
             return parsed.length;
         }
-        let layout = Layout::of(self.arena.bytes(frame));
+        let bytes = self.arena.bytes(frame);
+        let layout = match record.checksum {
+            ChecksumState::PartialInside => bytes.get(HEADERS..).and_then(Layout::of_packet),
+            ChecksumState::Unknown | ChecksumState::Verified | ChecksumState::Partial => Layout::of(bytes),
+        };
         let length = layout.map(|layout| layout.packet_length(usize::from(record.segment_size)));
         length.and_then(|length| u16::try_from(length).ok()).unwrap_or(parsed.length)
     }
@@ -64,12 +119,15 @@ impl Worker {
         now: Instant,
     ) {
         let mut open = self.arena.open(&mut frame);
-        let Some(layout) = Layout::of(open.bytes()) else {
+        let outer = if open.record.checksum == ChecksumState::PartialInside { HEADERS } else { 0 };
+        let inside = open.bytes().get(outer..);
+        let layout = if outer > 0 { inside.and_then(Layout::of_packet) } else { inside.and_then(Layout::of) };
+        let Some(layout) = layout else {
             return self.drop_frame(frame, DropReason::MalformedOffload, now);
         };
         if open.record.segmentation == Segmentation::None {
             open.record.checksum = ChecksumState::Verified;
-            layout.finish(open.bytes_mut());
+            layout.finish(&mut open.bytes_mut()[outer..]);
             return on(self, frame);
         }
         let (node, size) = (NodeId(open.record.node), usize::from(open.record.segment_size));
@@ -78,14 +136,20 @@ impl Worker {
                 self.count(node, Term::Split, 1);
             }
             let range = start..(start + size).min(layout.end);
-            let Some(mut segment) = self.pool.allocate_like(&frame, layout.payload + range.len()) else {
+            let Some(mut segment) = self.pool.allocate_like(&frame, outer + layout.payload + range.len())
+            else {
                 self.lack_buffer(node);
                 continue;
             };
             let open = self.arena.open(&mut segment);
             open.record.checksum = ChecksumState::Verified;
             (open.record.segmentation, open.record.segment_size) = (Segmentation::None, 0);
-            layout.write_segment(open.into_bytes(), self.arena.bytes(&frame), &range, number as u16);
+            let (whole, bytes) = (self.arena.bytes(&frame), open.into_bytes());
+            layout.write_segment(&mut bytes[outer..], &whole[outer..], &range, number as u16);
+            if outer > 0 {
+                bytes[..outer].copy_from_slice(&whole[..outer]);
+                write_lengths(bytes);
+            }
             on(self, segment);
         }
         // The first stands for the whole in the ledger.

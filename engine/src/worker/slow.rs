@@ -55,8 +55,7 @@ impl Worker {
             return self.take_arp(frame, node_id, port_id, now);
         }
         if parsed.tunneled && self.is_unfinished(&frame) {
-            // Whoever made the inner packet could have made this checksum: it comes from a machine that has no tunnel.
-            return self.drop_frame(frame, DropReason::TunnelChecksum, now);
+            return self.decide_unfinished(frame, now);
         }
         let tables = std::sync::Arc::clone(&self.tables);
         let (Some(node), Some(ingress)) = (tables.node(node_id), tables.ports.get(&port_id)) else {

@@ -9,12 +9,18 @@ use std::sync::Arc;
 
 use super::{Attached, DropReason, Frame, Instant, Link, NodeId, PortId, Term, Worker};
 use crate::decide::Refusal;
-use crate::link::outer::{HEADERS, answer, datagram};
+use crate::link::outer::{HEADERS, answer};
+use crate::link::train::longest_packet;
 use crate::link::tunnel_socket::{Leaving, TunnelSocket, Unsent};
 use crate::sys::DATAGRAMS;
 use crate::tunnel::OUTER_LENGTH;
 
 impl Worker {
+    /// Returns the socket at a port, to switch what it leaves to the system.
+    pub fn tunnel_socket(&mut self, port: PortId) -> Option<&mut TunnelSocket> {
+        self.socket(port).map(|(socket, _)| socket)
+    }
+
     fn socket(&mut self, port: PortId) -> Option<(&mut TunnelSocket, NodeId)> {
         let attached = self.links.get_mut(port.0 as usize)?.as_mut()?;
         let Link::TunnelSocket(socket) = &mut attached.link else { return None };
@@ -28,15 +34,19 @@ impl Worker {
             return self.refuse_to_send(frame, egress, DropReason::LinkDown, now);
         };
         let node = *node;
-        match socket.leaving(self.arena.bytes(&frame)) {
+        // Only what this node has encapsulated is a superframe here.
+        let is_superframe = self.arena.record(&frame).checksum.is_unfinished();
+        let leaving =
+            if is_superframe { Leaving::Datagram } else { socket.leaving(self.arena.bytes(&frame)) };
+        match leaving {
             Leaving::Datagram => {
                 socket.outbox.push(frame);
                 let waiting = socket.outbox.len();
-                if waiting == 1 {
-                    self.unwritten.push(egress);
-                }
-                if waiting >= DATAGRAMS {
+                // Large buffers are few, and a superframe makes a message by itself.
+                if is_superframe || waiting >= DATAGRAMS {
                     self.send_datagrams(egress, now);
+                } else if waiting == 1 {
+                    self.unwritten.push(egress);
                 }
             }
             Leaving::Question => {
@@ -60,10 +70,16 @@ impl Worker {
             let Some((socket, _)) = self.socket(port) else { break };
             match socket.send(&arena, &frames) {
                 Ok(sent) => {
-                    self.count(node, Term::Sent, sent as u64);
-                    frames.drain(..sent).for_each(|frame| self.pool.free(frame));
+                    self.count(node, Term::Sent, sent.datagrams as u64);
+                    self.count(node, Term::Split, (sent.datagrams - sent.frames) as u64);
+                    frames.drain(..sent.frames).for_each(|frame| self.pool.free(frame));
                 }
-                Err(unsent) => self.drop_unsent(&mut frames, (node, port), unsent, now),
+                Err((unsent, gone)) => {
+                    // What is left of the first frame stands for the rest of it.
+                    self.count(node, Term::Sent, gone as u64);
+                    self.count(node, Term::Split, gone as u64);
+                    self.drop_unsent(&mut frames, (node, port), unsent, now);
+                }
             }
         }
         // The list is kept, to be reused; meanwhile the node may have sent something itself.
@@ -84,7 +100,7 @@ impl Worker {
         now: Instant,
     ) {
         let arena = Arc::clone(&self.arena);
-        let first = frames.first().map_or(0, |frame| datagram(arena.bytes(frame)).1.len() + OUTER_LENGTH);
+        let first = frames.first().map_or(0, |frame| longest_packet(&arena, frame).1);
         let reason = match unsent {
             Unsent::TooLong(peer, mtu) => {
                 if (1..first).contains(&usize::from(mtu)) {
@@ -101,8 +117,8 @@ impl Worker {
             Unsent::Full => true,
         };
         for (index, frame) in std::mem::take(frames).into_iter().enumerate() {
-            let (peer, payload) = datagram(arena.bytes(&frame));
-            if index > 0 && !shares_fate(peer, payload.len() + OUTER_LENGTH) {
+            let (peer, length) = longest_packet(&arena, &frame);
+            if index > 0 && !shares_fate(peer, length) {
                 frames.push(frame);
                 continue;
             }

@@ -7,6 +7,8 @@
 )]
 
 pub mod fragments;
+pub mod sockets;
+pub mod superframes;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -237,7 +239,7 @@ impl Lab {
     }
 
     /// What the control side's pool does not own goes home through the workers, as real links do.
-    fn bring_home(&mut self) {
+    pub fn bring_home(&mut self) {
         for worker in 0..self.workers.len() {
             let foreign: Vec<_> = self.control.pool.homebound(worker).drain(..).collect();
             for frame in foreign {
