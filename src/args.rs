@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use flatnet_engine::masquerade::PortRange;
 use flatnet_engine::pod::ProbeProtocol;
 use flatnet_proxy::Ipv4Prefix;
 use serde::Deserialize;
@@ -191,6 +192,13 @@ pub struct Node {
     /// How many threads move packets [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub workers: Option<u16>,
+    /// An interface, such as `flatnet0`, that this host gets: its own way to pods and Services; needs CAP_NET_ADMIN
+    #[arg(long, value_name = "NAME", value_parser = values::interface_name)]
+    pub host_port: Option<String>,
+    /// The ports of this host's addresses that the node translates to, which no program here may be given by chance [default:
+    /// 61000-65535]
+    #[arg(long, value_name = "FIRST-LAST", value_parser = values::port_range)]
+    pub masquerade_ports: Option<PortRange>,
     /// A YAML mapping of other nodes' pod subnets to their addresses; SIGHUP has it read again
     #[arg(long, value_name = "FILE")]
     pub routes: Option<PathBuf>,
@@ -208,7 +216,7 @@ pub struct Node {
 /// What else there is to know before a node is started.
 const NODE_HELP: &str = "\
 A node needs no privileges but what its pods need: real ones (runtimeClassName: netns) take CAP_NET_ADMIN and
-CAP_SYS_ADMIN, simulated ones nothing. Pods' MTU is that of the address's interface less 28.
+CAP_SYS_ADMIN, simulated ones nothing, and --host-port takes CAP_NET_ADMIN. Pods' MTU is that of the address's interface less 28.
 
   flatnet node --address 192.168.66.11/24 --pod-cidr 10.1.15.0/24 --routes routes.yaml -f pods.yaml -d
   with routes.yaml:  10.1.20.0/24: 192.168.66.12";

@@ -26,6 +26,8 @@ use flatnet_agents::controllers::bind::Binder;
 use flatnet_agents::controllers::endpoints::Endpoints;
 use flatnet_agents::controllers::service_ip::ServiceAddresses;
 use flatnet_agents::controllers::{self, Warning};
+use flatnet_agents::host::port::HostPortError;
+use flatnet_agents::host::ports::PortsError;
 use flatnet_agents::kubelet::{self, Kubelet};
 use flatnet_agents::lease::{self, Attributes, DEFAULT_PREFIX, NetworkConfig};
 use flatnet_agents::node::{NodeError, ensure_config};
@@ -79,6 +81,30 @@ pub enum NetworkError {
         /// Why.
         #[source]
         source: TunnelSocketError,
+        /// What to do.
+        #[help]
+        help: String,
+    },
+    /// The host cannot have its way to pods.
+    #[error("this host gets no way to the pods through node {node}")]
+    HostPort {
+        /// The node's name.
+        node: String,
+        /// Why.
+        #[source]
+        source: HostPortError,
+        /// What to do.
+        #[help]
+        help: String,
+    },
+    /// The ports of a node's translations are not free.
+    #[error("node {node} cannot use these ports beside this host's programs")]
+    Ports {
+        /// The node's name.
+        node: String,
+        /// Why.
+        #[source]
+        source: PortsError,
         /// What to do.
         #[help]
         help: String,

@@ -1,7 +1,7 @@
 //! `flatnet node`: one node of a cluster, on this host's own network.
 //!
 //! A node is a topology of its own, whose only node has `underlay: socket`: flags and configuration are written as one, checked
-//! with the manifests, and run as `flatnet up` runs any. Invariant: nothing of the host is changed.
+//! with the manifests, and run as `flatnet up` runs any. Invariant: nothing of the host is changed unless it is asked for.
 //!
 //! May depend on [`crate::up`] and [`crate::topology`]. Read first: `docs/topology.md`, "Real nodes".
 
@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use flatnet_agents::lease::config::DEFAULT_UDP_PORT;
+use flatnet_engine::masquerade::PortRange;
 use flatnet_proxy::Ipv4Prefix;
 use miette::Diagnostic;
 
@@ -78,6 +79,8 @@ fn fill(flags: &mut Node, file: NodeConfig) {
     flags.backend = flags.backend.or(file.backend);
     flags.port = flags.port.or(file.port);
     flags.workers = flags.workers.or(file.workers);
+    flags.host_port = flags.host_port.take().or(file.host_port);
+    flags.masquerade_ports = flags.masquerade_ports.or(file.masquerade_ports);
     flags.routes = flags.routes.take().or(file.routes);
     if flags.files.is_empty() {
         flags.files = file.files;
@@ -112,6 +115,12 @@ fn document(arguments: &Node, name: &str, interface: Interface) -> String {
     if let Some(subnet) = arguments.pod_cidr {
         let _ = writeln!(text, "      podCIDR: {subnet}");
     }
+    if let Some(name) = &arguments.host_port {
+        let _ = writeln!(text, "      hostPort: {name:?}");
+    }
+    if let Some(PortRange { first, last }) = arguments.masquerade_ports {
+        let _ = writeln!(text, "      masqueradePorts: {first}-{last}");
+    }
     text + "      underlay: socket\n"
 }
 
@@ -128,6 +137,12 @@ fn words(arguments: &Node, name: &str, interface: Interface, topology: &Topology
     }
     if let Some(workers) = arguments.workers {
         flag("--workers", workers.to_string());
+    }
+    if let Some(name) = &arguments.host_port {
+        flag("--host-port", name.clone());
+    }
+    if let Some(PortRange { first, last }) = arguments.masquerade_ports {
+        flag("--masquerade-ports", format!("{first}-{last}"));
     }
     for path in &arguments.files {
         words.extend(["--file".into(), path.into()]);
@@ -155,7 +170,7 @@ mod tests {
     #[test]
     fn the_background_process_is_told_all_that_this_one_was() {
         let all = "flatnet node --name n --address 192.168.66.11/24 --pod-network 10.2.0.0/16 --pod-cidr 10.2.3.0/24 \
-                   --service-network 10.97.0.0/16 --port 9000 --workers 3 --file a --file b --routes r";
+                   --service-network 10.97.0.0/16 --port 9000 --workers 3 --host-port flatnet0 --masquerade-ports 61000-62000 --file a --file b --routes r";
         let told = node(all);
         let interface = told.address.unwrap();
         let (topology, _) = read_node(document(&told, "n", interface), &[], "n").unwrap();

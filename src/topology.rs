@@ -62,6 +62,7 @@ use std::{
 use flatnet_agents::pods;
 use flatnet_engine::binding::Profile;
 use flatnet_engine::link::impairment::Impairment;
+use flatnet_engine::masquerade::PortRange;
 use flatnet_engine::pod::Image;
 use flatnet_proxy::Ipv4Prefix;
 use k8s_openapi::api::core::v1::{Pod, Service};
@@ -156,6 +157,17 @@ pub struct Node {
     pub pod_cidr: Option<Ipv4Prefix>,
     /// What its eth0 is on.
     pub underlay: Underlay,
+    /// What else it has of the host, where its eth0 is on the host's network.
+    pub host: HostAccess,
+}
+
+/// What a node on the host's own network has beside its tunnel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostAccess {
+    /// The interface through which the host itself reaches pods and Services.
+    pub port: Option<String>,
+    /// The ports that translations use where the host has the node's addresses, too; `None` leaves them to the command.
+    pub masquerade_ports: Option<PortRange>,
 }
 
 /// What a node's eth0 is on.

@@ -8,47 +8,16 @@ mod common;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Read as _;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use common::{Home, Namespace, await_that};
+use common::{Home, Namespace, Program, Wire, await_that, content};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Says how long it took until a node was reached again: `scripts/test --long` compares that with its bound, since whoever shares the
 /// machine has a part in it.
 fn tell_recovery(since: Instant) {
     eprintln!("recovery: {} ms", since.elapsed().as_millis());
-}
-
-/// A switch with machines at it, each with an eth0 of 192.168.66.0/24.
-struct Wire(Namespace);
-
-impl Wire {
-    fn new() -> Self {
-        let switch = Namespace::new();
-        switch.says("ip link add br0 type bridge && ip link set br0 up");
-        Self(switch)
-    }
-
-    fn machine(&self, number: u8) -> Namespace {
-        let machine = Namespace::new();
-        let id = machine.id();
-        self.0.says(&format!(
-            "ip link add port{number} type veth peer name eth0 netns {id} && ip link set port{number} master br0 up"
-        ));
-        machine.says(&format!(
-            "ip link set lo up && ip address add 192.168.66.{number}/24 dev eth0 && ip link set eth0 up"
-        ));
-        machine
-    }
-
-    /// Lets the wire to these machines take no longer packets than this.
-    fn set_mtu(&self, machines: &BTreeMap<u8, Namespace>, mtu: u16) {
-        for (number, machine) in machines {
-            machine.says(&format!("ip link set eth0 mtu {mtu}"));
-            self.0.says(&format!("ip link set port{number} mtu {mtu}"));
-        }
-    }
 }
 
 /// Nodes 11 and 12 with a simulated and a real pod each; node N has the subnet 10.1.N.0/24.
@@ -100,13 +69,7 @@ ports: [{port: 80}]
 impl Cluster {
     fn new() -> Self {
         let home = Home::new();
-        // Bytes that do not repeat soon.
-        let mut state = 1u32;
-        let mut next = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 24) as u8
-        };
-        let content: Vec<u8> = (0..1 << 20).map(|_| next()).collect();
+        let content = content(1 << 20);
         std::fs::create_dir(home.file("site")).unwrap();
         std::fs::write(home.file("site/content"), &content).unwrap();
         std::fs::write(home.file("pods.yaml"), manifests(&home)).unwrap();
@@ -353,16 +316,6 @@ for payload in cases[sys.argv[2]]:
     let own = |row: &serde_json::Value| row["reason"] == "pod-unknown-protocol";
     assert!(pod.as_array().unwrap().iter().all(own), "nothing came as far as a pod: {pod}");
     assert_eq!(cluster.home.json("down --name node-11")["balances"], true);
-}
-
-/// A program that runs until it is dropped.
-struct Program(Child);
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
-//! What interfaces this host has in the network namespace of the caller.
+//! What interfaces this host has in the network namespace of the caller, and beside it its own way to pods
+//! (`port`) and the ports that its programs are never given (`ports`).
 //!
-//! Whoever puts a node on the host's own network asks. Invariant: nothing is changed.
+//! Whoever puts a node on the host's own network asks. Invariant: nothing is changed here.
 //!
 //! May depend on `crate::netlink`. Read first: rtnetlink(7).
 
@@ -13,6 +14,10 @@ use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use crate::netlink::Kernel;
+
+pub mod port;
+
+pub mod ports;
 
 /// An interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

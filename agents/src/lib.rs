@@ -16,7 +16,7 @@
 //! - [`kubelet`]: a pod's life on its node: which containers start again and when, and the status; pure.
 //! - [`volumes`]: what a pod's containers can mount.
 //! - [`runtime`]: pods whose programs are the host's own.
-//! - [`host`]: what interfaces the host has.
+//! - [`host`]: what interfaces the host has, and its own way to pods.
 //! - [`publisher`]: the owner of the engine's control side.
 //! - [`seed`]: numbers and uids that a seed determines.
 

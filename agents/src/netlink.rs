@@ -1,17 +1,28 @@
 //! Questions and orders to the system about the network namespace of the calling thread.
 //!
-//! [`crate::host`] lists interfaces by it, [`crate::runtime::link`] makes a pod's. Invariant: an order is carried out when it is
+//! [`crate::host`] lists interfaces by it and makes the host's own, [`crate::runtime::link`] makes a pod's. Invariant: an order is carried out when it is
 //! answered for.
 //!
 //! May depend on `netlink-packet-route` and `netlink-sys`. Read first: rtnetlink(7), netlink(7), "NLM_F_DUMP".
 
+use std::fs;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr};
 
+use flatnet_proxy::Ipv4Prefix;
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload,
 };
-use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use rustix::net::netdevice::name_to_index;
+use rustix::net::{AddressFamily as SocketFamily, SocketType, socket};
 
 /// A conversation with the system.
 pub(crate) struct Kernel {
@@ -50,6 +61,51 @@ impl Kernel {
         if error.code.is_some() { Err(error.to_io()) } else { Ok(()) }
     }
 
+    /// Changes a link: these flags on, those off, and what else it is to have.
+    pub(crate) fn set_link(
+        &mut self,
+        index: u32,
+        (on, off): (LinkFlags, LinkFlags),
+        attributes: Vec<LinkAttribute>,
+    ) -> io::Result<()> {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        link.header.flags = on;
+        link.header.change_mask = on | off;
+        link.attributes = attributes;
+        self.ask(RouteNetlinkMessage::SetLink(link), 0)
+    }
+
+    /// Gives an interface an address; so many bits of it are the network's.
+    pub(crate) fn add_address(&mut self, index: u32, address: Ipv4Addr, length: u8) -> io::Result<()> {
+        let mut message = AddressMessage::default();
+        message.header.family = AddressFamily::Inet;
+        message.header.prefix_len = length;
+        message.header.index = index;
+        let own = IpAddr::V4(address);
+        message.attributes = vec![AddressAttribute::Local(own), AddressAttribute::Address(own)];
+        self.ask(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    /// Adds a route: everything, by a gateway.
+    pub(crate) fn add_default_route(&mut self, gateway: Ipv4Addr) -> io::Result<()> {
+        let mut message = route(RouteScope::Universe, 0);
+        message.attributes = vec![RouteAttribute::Gateway(RouteAddress::Inet(gateway))];
+        self.ask(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    /// Adds a route: a network is at the other end of an interface, and what is sent there comes from `source` unless its sender
+    /// says otherwise.
+    pub(crate) fn add_route(&mut self, network: Ipv4Prefix, index: u32, source: Ipv4Addr) -> io::Result<()> {
+        let mut message = route(RouteScope::Link, network.length());
+        message.attributes = vec![
+            RouteAttribute::Destination(RouteAddress::Inet(network.address())),
+            RouteAttribute::Oif(index),
+            RouteAttribute::PrefSource(RouteAddress::Inet(source)),
+        ];
+        self.ask(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL)
+    }
+
     /// Asks for everything of a kind, and gives it away piece by piece.
     pub(crate) fn dump(
         &mut self,
@@ -74,5 +130,34 @@ impl Kernel {
                 }
             }
         }
+    }
+}
+
+fn route(scope: RouteScope, length: u8) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header = RouteHeader {
+        address_family: AddressFamily::Inet,
+        destination_prefix_length: length,
+        table: RouteHeader::RT_TABLE_MAIN,
+        protocol: RouteProtocol::Static,
+        scope,
+        kind: RouteType::Unicast,
+        ..RouteHeader::default()
+    };
+    message
+}
+
+/// Returns the number of an interface.
+pub(crate) fn index(name: &str) -> io::Result<u32> {
+    let any = socket(SocketFamily::INET, SocketType::DGRAM, None)?;
+    Ok(name_to_index(any, name)?)
+}
+
+/// Keeps IPv6 off an interface: pods have none, and what an interface asks and says on its own about it is noise to them.
+pub(crate) fn without_ipv6(name: &str) -> io::Result<()> {
+    match fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1") {
+        // This kernel has none.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
     }
 }

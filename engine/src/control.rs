@@ -20,6 +20,7 @@ use crate::link::wire::Wire;
 use crate::link::{Link, PodLink};
 use crate::load::{COUNTED_LIMIT, Loads, Numbers};
 use crate::mailbox::{Incoming, MailboxFull, Outgoing, Parcel, Post};
+use crate::masquerade::PortRange;
 use crate::pod::Pod;
 use crate::random::Random;
 use crate::ring;
@@ -30,6 +31,8 @@ use crate::tables::{
 use crate::tunnel::OUTER_LENGTH;
 use crate::wire::MacAddress;
 use crate::worker::{Parts, Worker};
+
+pub mod host;
 
 /// Frames on the way from one worker to another at most.
 const RING_LIMIT: usize = 4096;
@@ -311,7 +314,11 @@ impl Control {
                 port: spec.tunnel_port,
                 mtu: overlay_mtu,
             }),
-            masquerade: Some(Masquerading { pods: spec.pod_network, profile: spec.profile }),
+            masquerade: Some(Masquerading {
+                pods: spec.pod_network,
+                profile: spec.profile,
+                ports: PortRange::ALL,
+            }),
             services: true,
             ..Node::default()
         };

@@ -36,6 +36,7 @@ use crate::tunnel::Outer;
 use crate::wire::{EthernetFrame, IpProtocol, Ipv4Packet, MacAddress, TcpSegment, ipv4};
 
 mod error;
+mod host;
 mod route;
 mod service;
 mod translate;
@@ -207,6 +208,7 @@ fn may_send(world: &World<'_>, arrival: &Arrival<'_>) -> Result<(), DropReason> 
     let source = Ipv4Addr::from_bits(arrival.parsed.tuple().source);
     let is_ipv4 = arrival.parsed.class != Class::LayerTwo;
     let (owns_mac, owns_address) = match arrival.ingress.role {
+        Role::Interface(_) if arrival.is_from_host() => return host::may_send(arrival),
         Role::Interface(_) => return Ok(()),
         Role::Bridge(Some(guard)) => {
             let own = source == guard.address || guard.vip == Some(source) && is_direct(world, arrival);
@@ -237,12 +239,13 @@ fn martian(world: &World<'_>, arrival: &Arrival<'_>) -> Result<(), DropReason> {
     let tuple = arrival.parsed.tuple();
     let (source, destination) = (Ipv4Addr::from_bits(tuple.source), Ipv4Addr::from_bits(tuple.destination));
     let reflected = arrival.course == Course::Reflected;
+    let is_own = is_local(arrival.node, source) && !arrival.is_from_host();
     let lease = world.tables.leases.lookup(source).filter(|_| arrival.parsed.tunneled);
     let bad_source = source.is_loopback()
         || source.is_unspecified()
         || route::is_broadcast(arrival.node, source)
         || lease.is_some_and(|(subnet, _)| route::is_broadcast_of(subnet, source))
-        || (is_local(arrival.node, source) || source == destination) && !reflected;
+        || (is_own || source == destination) && !reflected;
     let bad_destination = destination.is_loopback() || destination.is_unspecified();
     // RFC 1812, 5.3.4: what the link layer broadcast is not forwarded to one host; every router would.
     if matches!(arrival.ingress.role, Role::Interface(_)) && arrival.destination_mac().is_multicast() {
@@ -309,7 +312,7 @@ fn home(world: &mut World<'_>, arrival: &Arrival<'_>) -> Option<(u8, Option<Bind
     let destination = Ipv4Addr::from_bits(arrival.parsed.tuple().destination);
     let worker = if let Some(endpoint) = world.tables.endpoints.get(&destination) {
         (endpoint.node == arrival.ingress.node).then_some(endpoint.worker)?
-    } else if is_local(arrival.node, destination) && is_answer(&tuple) {
+    } else if is_local(arrival.node, destination) && is_answer(arrival.node, &tuple) {
         masquerade::owner(tuple.destination_port, world.workers)
     } else {
         return None;
@@ -318,9 +321,12 @@ fn home(world: &mut World<'_>, arrival: &Arrival<'_>) -> Option<(u8, Option<Bind
 }
 
 /// Tells whether a packet to the node's own address may answer a masqueraded one.
-fn is_answer(tuple: &Tuple) -> bool {
+fn is_answer(node: &Node, tuple: &Tuple) -> bool {
+    let port = tuple.destination_port;
     match IpProtocol::from(tuple.protocol) {
-        IpProtocol::Tcp | IpProtocol::Udp => masquerade::is_usable(tuple.destination_port, 0),
+        IpProtocol::Tcp | IpProtocol::Udp => {
+            masquerade::is_usable(port, 0) && node.masquerade_ports().contains(port)
+        }
         // A request has its type there, an answer its identifier; see `parse::icmp_ports`.
         IpProtocol::Icmp => tuple.source_port == 8 || tuple.source_port == 13,
         IpProtocol::Unknown(_) => false,
@@ -409,7 +415,11 @@ fn forward(
     if matches!(hop, Hop::Local) {
         let is_hairpin =
             plan.binding.is_some() && is_local(arrival.node, Ipv4Addr::from_bits(plan.out.source));
-        return Ok(if is_hairpin { Verdict::Reflect(Step::Translate(plan.out)) } else { Verdict::Consume });
+        return match is_hairpin {
+            true => Ok(Verdict::Reflect(Step::Translate(plan.out))),
+            false if host::takes(arrival, destination) => host::hand_up(world, arrival, plan, transform),
+            false => Ok(Verdict::Consume),
+        };
     }
     leave(world, arrival, hop, transform, Leaving { plan, destination })
 }
@@ -429,7 +439,9 @@ fn leave(
     leaving: Leaving,
 ) -> Result<Verdict, Refusal> {
     let packet = Ipv4Packet::new_unchecked(arrival.packet());
-    if packet.time_to_live() <= 1 {
+    // The host is this hop itself.
+    let is_hop = !arrival.is_from_host();
+    if is_hop && packet.time_to_live() <= 1 {
         return Err(DropReason::TtlExpired.into());
     }
     let at = (arrival.ingress.node, arrival.node);
@@ -443,7 +455,9 @@ fn leave(
         Ok(reach) => reach,
         Err(neighbor) => return Ok(Verdict::Resolve(neighbor)),
     };
-    transform.push(Step::DecrementTtl);
+    if is_hop {
+        transform.push(Step::DecrementTtl);
+    }
     if leaving.plan.out != leaving.plan.through {
         transform.push(Step::Translate(leaving.plan.out));
         transform.push(Step::Pass(hop.point(), Action::TranslateSource));

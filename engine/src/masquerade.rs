@@ -27,6 +27,26 @@ const PROBES: usize = 16;
 /// How often a list without a free port is made anew, or the other workers are asked again.
 const PATIENCE: Duration = Duration::from_millis(100);
 
+/// Ports, from the first to the last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PortRange {
+    /// The first.
+    pub first: u16,
+    /// The last.
+    pub last: u16,
+}
+
+impl PortRange {
+    /// All that may be handed out, NodePorts and the tunnel's port among them.
+    pub const ALL: Self = Self { first: FIRST_PORT, last: u16::MAX };
+
+    /// Tells whether a port is one of them.
+    #[must_use]
+    pub fn contains(self, port: u16) -> bool {
+        (self.first..=self.last).contains(&port)
+    }
+}
+
 /// Returns the worker that a port belongs to.
 #[must_use]
 pub fn owner(port: u16, workers: u8) -> u8 {
@@ -82,6 +102,8 @@ pub enum Found {
 pub struct Choice {
     /// The flow's own port: taken where it may be.
     pub wish: u16,
+    /// The node's ports for this.
+    pub range: PortRange,
     /// The tunnel's port.
     pub reserved: u16,
     /// Which ports are tried.
@@ -170,18 +192,19 @@ impl Masquerade {
         if let Some((_, port)) = self.granted.take_if(|(granted, _)| *granted == pool) {
             return Found::Granted(port);
         }
-        let Choice { wish, reserved, random, parity } = *choice;
+        let Choice { wish, range, reserved, random, parity } = *choice;
+        let may_be = |port: u16| range.contains(port) && is_usable(port, reserved);
         let mut free = |port: u16| bindings.is_free(&pool.reply(port), now);
-        if owner(wish, self.workers) == self.worker && is_usable(wish, reserved) && free(wish) {
+        if owner(wish, self.workers) == self.worker && may_be(wish) && free(wish) {
             return Found::Own(wish);
         }
         if !self.short.contains_key(&pool) {
             let mut random = Random::new(random);
             for _ in 0..PROBES {
-                let tried = self.own_from(reserved, random.next_u16()).next();
+                let tried = self.own_from((range, reserved), random.next_u16()).next();
                 // The other port of its pair is in the same block.
                 let tried = tried.map(|port| if parity && port % 2 != wish % 2 { port ^ 1 } else { port });
-                if let Some(port) = tried.filter(|&port| is_usable(port, reserved) && free(port)) {
+                if let Some(port) = tried.filter(|&port| may_be(port) && free(port)) {
                     return Found::Own(port);
                 }
             }
@@ -202,14 +225,14 @@ impl Masquerade {
         choice: &Choice,
         now: Instant,
     ) -> Option<u16> {
-        let Choice { wish, reserved, random, parity } = *choice;
+        let Choice { wish, range, reserved, random, parity } = *choice;
         let random = Random::new(random).next_u16();
         let outdated =
             self.short.get(&pool).is_none_or(|list| list.count == [0; 2] && list.made + PATIENCE <= now);
         if outdated {
             let refused = self.short.get(&pool).and_then(|list| list.refused);
             let mut list = FreePorts { refused, ..FreePorts::new(now) };
-            for port in self.own_from(reserved, random) {
+            for port in self.own_from((range, reserved), random) {
                 list.all += 1;
                 if bindings.is_free(&pool.reply(port), now) {
                     list.insert(port);
@@ -253,10 +276,16 @@ impl Masquerade {
     }
 
     /// Yields this worker's ports, from a random one in one of its blocks.
-    fn own_from(&self, reserved: u16, random: u16) -> impl Iterator<Item = u16> + use<> {
+    fn own_from(
+        &self,
+        (range, reserved): (PortRange, u16),
+        random: u16,
+    ) -> impl Iterator<Item = u16> + use<> {
         let (worker, workers) = (self.worker, self.workers);
         // Numbers that are no port's stand for ports spread over those above: else all of them would begin at the same one.
         let random = match random {
+            // Few are: else nearly all would begin at the first.
+            _ if range != PortRange::ALL => range.first + random % (range.last - range.first).max(1),
             ..FIRST_PORT => FIRST_PORT + random * 28,
             _ if NODE_PORTS.contains(&random) => NODE_PORTS.end() + 1 + (random - NODE_PORTS.start()) * 11,
             _ => random,
@@ -265,9 +294,9 @@ impl Masquerade {
         let block = random / BLOCK;
         let own_block = block - block % u16::from(workers) + u16::from(worker);
         let start = own_block.wrapping_mul(BLOCK).wrapping_add(random % BLOCK);
-        (0..=u16::MAX)
-            .map(move |number| start.wrapping_add(number))
-            .filter(move |&port| owner(port, workers) == worker && is_usable(port, reserved))
+        (0..=u16::MAX).map(move |number| start.wrapping_add(number)).filter(move |&port| {
+            owner(port, workers) == worker && range.contains(port) && is_usable(port, reserved)
+        })
     }
 }
 

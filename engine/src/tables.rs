@@ -16,6 +16,7 @@ use arc_swap::ArcSwap;
 use flatnet_proxy::{Forwarding, Frontend, Ipv4Prefix, NodePort, Service, Shards, Table, TableError};
 
 use crate::binding::Profile;
+use crate::masquerade::PortRange;
 use crate::route::Routes;
 use crate::wire::MacAddress;
 
@@ -26,6 +27,8 @@ pub struct Masquerading {
     pub pods: Ipv4Prefix,
     /// How its translations behave.
     pub profile: Profile,
+    /// The ports that it hands out.
+    pub ports: PortRange,
 }
 
 /// A node: a cluster's node, a switch, or a router between networks.
@@ -78,6 +81,8 @@ pub struct Node {
     pub bridge: Option<Bridge>,
     /// eth0 and further ones.
     pub interfaces: Vec<Interface>,
+    /// The interface behind which the host's own system is, which has the node's addresses, too: an index.
+    pub host: Option<u8>,
     /// Neighbours, pods among them, whose links take less than the interface towards them, bytes of an IP packet.
     pub link_mtus: BTreeMap<Ipv4Addr, u16>,
     /// flannel0.
@@ -149,6 +154,12 @@ impl Node {
     #[must_use]
     pub fn reserved_port(&self) -> u16 {
         self.tunnel.map_or(0, |tunnel| tunnel.port)
+    }
+
+    /// Returns the ports that translations may use.
+    #[must_use]
+    pub fn masquerade_ports(&self) -> PortRange {
+        self.masquerade.map_or(PortRange::ALL, |masquerade| masquerade.ports)
     }
 }
 
@@ -339,13 +350,16 @@ impl Tables {
         // A flow to an address that was none of a Service's may have been decided otherwise.
         let row = self.services.get(service.id);
         let old = row.map(|row| row.frontends.clone()).unwrap_or_default();
+        // What was sent to such a port of a node may have been the host's.
+        let known = |port: &NodePort| row.is_some_and(|row| row.node_ports.contains(port));
+        let new_at_nodes = !node_ports.iter().all(known);
         let (before, after) = (row.map(|row| row.service.forwarding).unwrap_or_default(), service.forwarding);
         let changed: Vec<_> = frontends.iter().filter(|frontend| !old.contains(frontend)).copied().collect();
         self.services.insert(service, frontends, node_ports)?;
         for frontend in changed {
             self.touch(address_bucket(frontend.address));
         }
-        if before != after {
+        if before != after || new_at_nodes {
             // Who answers from a VIP may not any more; such flows depend on their destination only.
             self.touch_all();
         }

@@ -4,6 +4,8 @@
 //!
 //! May depend on agents and engine. Read first: [`crate::views::Status`].
 
+use std::net::Ipv4Addr;
+
 use flatnet_engine::tables::Node;
 
 use super::Instance;
@@ -44,7 +46,7 @@ impl Instance {
                 Some(NodeStatus {
                     name,
                     kind: kind(node),
-                    addresses: node.interfaces.iter().map(|interface| interface.address).collect(),
+                    addresses: addresses(node),
                     subnet: node
                         .bridge
                         .as_ref()
@@ -57,6 +59,15 @@ impl Instance {
             })
             .collect()
     }
+}
+
+/// The addresses of a node's interfaces towards others, each once.
+fn addresses(node: &Node) -> Vec<Ipv4Addr> {
+    let outward = node.interfaces.iter().enumerate();
+    let outward = outward.filter(|(index, _)| node.host.map(usize::from) != Some(*index));
+    let mut addresses: Vec<_> = outward.map(|(_, interface)| interface.address).collect();
+    addresses.dedup();
+    addresses
 }
 
 fn kind(node: &Node) -> NodeKind {

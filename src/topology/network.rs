@@ -198,6 +198,7 @@ fn node(spec: &Spec, machine: &Machine) -> Option<Node> {
         gateway: gateway(spec, machine, interface),
         pod_cidr: machine.pod_cidr.as_ref().map(|subnet| subnet.value),
         underlay: machine.underlay,
+        host: machine.host.clone(),
     })
 }
 

@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
+use flatnet_engine::masquerade::PortRange;
 use flatnet_proxy::Ipv4Prefix;
 
 use crate::topology::{
@@ -37,6 +38,10 @@ pub struct NodeConfig {
     pub port: Option<u16>,
     /// How many workers move packets.
     pub workers: Option<u16>,
+    /// The interface through which the host reaches pods and Services.
+    pub host_port: Option<String>,
+    /// The ports that translations use.
+    pub masquerade_ports: Option<PortRange>,
     /// The file of routes to other nodes.
     pub routes: Option<PathBuf>,
     /// Manifests.
@@ -75,6 +80,12 @@ fn read(node: &Node, findings: &mut Vec<Finding>) -> NodeConfig {
         backend: fields.optional("backend", |node| values::backend(&text(node)?)).map(|it| it.value),
         port: fields.optional("port", port).map(|it| it.value),
         workers: fields.optional("workers", workers).map(|it| it.value),
+        host_port: fields
+            .optional("host-port", |node| values::interface_name(&text(node)?))
+            .map(|it| it.value),
+        masquerade_ports: fields
+            .optional("masquerade-ports", |node| values::port_range(&text(node)?))
+            .map(|it| it.value),
         routes: fields.optional("routes", path).map(|it| it.value),
         files: fields.optional("file", paths).map(|it| it.value).unwrap_or_default(),
         detach: fields.optional("detach", boolean).is_some_and(|it| it.value),

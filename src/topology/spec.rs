@@ -14,7 +14,7 @@ use flatnet_engine::pod::Image;
 use flatnet_proxy::Ipv4Prefix;
 
 use crate::topology::{
-    BackendKind, Interface, TimeMode, Underlay,
+    BackendKind, HostAccess, Interface, TimeMode, Underlay,
     fields::{Fields, Located, address, boolean, interface, number, prefix, text},
     findings::{Finding, Place, listed},
     links::{LinkSpec, link},
@@ -59,6 +59,7 @@ pub(crate) struct Machine {
     pub(crate) image: Option<Image>,
     pub(crate) services: bool,
     pub(crate) underlay: Underlay,
+    pub(crate) host: HostAccess,
 }
 
 /// Reads the document.
@@ -141,13 +142,29 @@ fn node(item: &Node, findings: &mut Vec<Finding>) -> Option<Machine> {
     let pod_cidr = fields.optional("podCIDR", |node| values::subnet(&text(node)?));
     let gateway = fields.optional("gateway", address);
     let underlay = fields.optional("underlay", underlay).map(|underlay| underlay.value);
+    let host = host_access(&mut fields, underlay.unwrap_or_default());
     fields.close();
     Some(Machine {
         gateway,
         pod_cidr,
         underlay: underlay.unwrap_or_default(),
+        host,
         ..machine(name?, vec![address_?])
     })
+}
+
+/// Reads what a node has of the host.
+fn host_access(fields: &mut Fields<'_, '_>, underlay: Underlay) -> HostAccess {
+    let port = fields.optional("hostPort", |node| values::interface_name(&text(node)?));
+    let ports = fields.optional("masqueradePorts", |node| values::port_range(&text(node)?));
+    let places = [port.as_ref().map(|it| &it.place), ports.as_ref().map(|it| &it.place)];
+    if underlay != Underlay::Socket {
+        for place in places.into_iter().flatten() {
+            let finding = Finding::error(place.clone(), "only a node on the host's own network has that");
+            fields.findings.push(finding.help("`underlay: socket` puts it there"));
+        }
+    }
+    HostAccess { port: port.map(|it| it.value), masquerade_ports: ports.map(|it| it.value) }
 }
 
 fn underlay(node: &Node) -> Result<Underlay, String> {
@@ -167,6 +184,7 @@ fn machine(name: Located<String>, addresses: Vec<Located<Interface>>) -> Machine
         image: None,
         services: false,
         underlay: Underlay::Switch,
+        host: HostAccess::default(),
     }
 }
 

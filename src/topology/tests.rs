@@ -377,6 +377,39 @@ fn a_node_may_be_on_the_hosts_network_and_others_elsewhere() {
 }
 
 #[test]
+fn what_a_node_has_of_the_host_needs_a_node_there() {
+    let text = |fields: &str| {
+        format!(
+            "apiVersion: flatnet.dev/v1\nkind: Topology\nspec:\n  nodes:\n  - name: n\n    address: 192.168.66.11/24\n{fields}"
+        )
+    };
+    let all = "    underlay: socket\n    hostPort: flatnet0\n    masqueradePorts: 50000-50999\n";
+    let (topology, _) = parse(&file(&text(all))).unwrap();
+    let ports = PortRange { first: 50_000, last: 50_999 };
+    let expected = HostAccess { port: Some("flatnet0".to_owned()), masquerade_ports: Some(ports) };
+    assert_eq!(topology.nodes[0].host, expected);
+    assert_eq!(
+        findings(&text("    hostPort: flatnet0\n    masqueradePorts: 50000-50999\n")),
+        [
+            "7:15 only a node on the host's own network has that",
+            "8:22 only a node on the host's own network has that"
+        ]
+    );
+    for (ports, expected) in [
+        ("50000", "\"50000\" is not a range of ports such as 61000-65535"),
+        ("50999-50000", "\"50999-50000\" is not a range of ports such as 61000-65535"),
+        ("1000-2000", "1000-2000 begins below 1024, where ports of services are"),
+        ("29000-33000", "29000-33000 has ports that Services may have on every node"),
+        ("31000-31001", "31000-31001 has ports that Services may have on every node"),
+    ] {
+        let written = text(&format!("    underlay: socket\n    masqueradePorts: {ports:?}\n"));
+        assert_eq!(findings(&written), [format!("8:22 masqueradePorts: {expected}")]);
+    }
+    let written = text("    underlay: socket\n    hostPort: a-name-that-is-long\n");
+    assert_eq!(findings(&written), ["8:15 hostPort: \"a-name-that-is-long\" cannot be an interface's name"]);
+}
+
+#[test]
 fn all_errors_of_a_topology_come_at_once() {
     let text = "apiVersion: flatnet.dev/v1
 kind: Topology

@@ -7,6 +7,7 @@
 use std::net::Ipv4Addr;
 
 use flatnet_agents::{controllers::service_ip::NODE_PORTS, objects::is_dns_name};
+use flatnet_engine::masquerade::{FIRST_PORT, PortRange};
 use flatnet_proxy::Ipv4Prefix;
 
 use crate::topology::{BackendKind, Interface};
@@ -73,6 +74,39 @@ pub fn interface(text: &str) -> Result<Interface, String> {
         return Err(format!("{address} is not an address that a machine can have"));
     }
     Ok(Interface { address, network })
+}
+
+/// Reads the name of a network interface.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn interface_name(text: &str) -> Result<String, String> {
+    let is_fit = (1..16).contains(&text.len())
+        && text != "."
+        && text != ".."
+        && text.chars().all(|it| it.is_ascii_graphic() && !"/:%".contains(it));
+    if is_fit { Ok(text.to_owned()) } else { Err(format!("{text:?} cannot be an interface's name")) }
+}
+
+/// Reads ports such as `61000-65535`: ports that translations may use.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn port_range(text: &str) -> Result<PortRange, String> {
+    let ends = text.split_once('-').and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
+    let Some((first, last)) = ends.filter(|(first, last)| first <= last) else {
+        return Err(format!("{text:?} is not a range of ports such as 61000-65535"));
+    };
+    let range = PortRange { first, last };
+    if first < FIRST_PORT {
+        return Err(format!("{text} begins below {FIRST_PORT}, where ports of services are"));
+    }
+    if [*NODE_PORTS.start(), *NODE_PORTS.end()].into_iter().any(|port| range.contains(port))
+        || NODE_PORTS.contains(&first)
+    {
+        return Err(format!("{text} has ports that Services may have on every node"));
+    }
+    Ok(range)
 }
 
 /// Reads how nodes reach each other's pods.

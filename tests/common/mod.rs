@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
@@ -151,6 +152,57 @@ impl Drop for Namespace {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }
+}
+
+/// A switch with machines at it, each with an eth0 of 192.168.66.0/24.
+pub struct Wire(pub Namespace);
+
+impl Wire {
+    pub fn new() -> Self {
+        let switch = Namespace::new();
+        switch.says("ip link add br0 type bridge && ip link set br0 up");
+        Self(switch)
+    }
+
+    pub fn machine(&self, number: u8) -> Namespace {
+        let machine = Namespace::new();
+        let id = machine.id();
+        self.0.says(&format!(
+            "ip link add port{number} type veth peer name eth0 netns {id} && ip link set port{number} master br0 up"
+        ));
+        machine.says(&format!(
+            "ip link set lo up && ip address add 192.168.66.{number}/24 dev eth0 && ip link set eth0 up"
+        ));
+        machine
+    }
+
+    /// Lets the wire to these machines take no longer packets than this.
+    pub fn set_mtu(&self, machines: &BTreeMap<u8, Namespace>, mtu: u16) {
+        for (number, machine) in machines {
+            machine.says(&format!("ip link set eth0 mtu {mtu}"));
+            self.0.says(&format!("ip link set port{number} mtu {mtu}"));
+        }
+    }
+}
+
+/// A program that runs until it is dropped.
+pub struct Program(pub Child);
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+/// Bytes that do not repeat soon.
+pub fn content(length: usize) -> Vec<u8> {
+    let mut state = 1u32;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    };
+    (0..length).map(|_| next()).collect()
 }
 
 /// Reads a capture with tshark; a line per frame of the given fields, separated by tabs.

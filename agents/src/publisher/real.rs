@@ -9,9 +9,10 @@ use std::sync::Arc;
 use flatnet_engine::link::Link;
 use flatnet_engine::link::tap::Tap;
 use flatnet_engine::link::tunnel_socket::TunnelSocket;
+use flatnet_engine::masquerade::PortRange;
 use flatnet_engine::tables::{NextHop, Node, NodeId};
 
-use super::{Guard, Ipv4Prefix, MacAddress, NodeSpec, PublishError, Publisher, Start, objects};
+use super::{ControlError, Guard, Ipv4Prefix, MacAddress, NodeSpec, PublishError, Publisher, Start, objects};
 use crate::pods::{Attachment, MAC_ANNOTATION, PodView};
 use crate::runtime::News;
 use crate::runtime::link::{self, LinkConfig, LinkError};
@@ -46,6 +47,20 @@ impl Publisher {
                 tables.set_node(id, Some(node));
             }
         });
+        Ok(())
+    }
+
+    /// Puts the host's own system behind a node, by the TAP that it reaches pods through. Translations of the node's keep to ports
+    /// that the host's programs are not given.
+    ///
+    /// # Errors
+    /// [`PublishError::Control`].
+    pub fn add_host_port(&mut self, node: &str, tap: Tap, ports: PortRange) -> Result<(), PublishError> {
+        let failed = |source| PublishError::Control { what: format!("the host's way to {node}"), source };
+        let id = self.nodes.get(node).copied().ok_or_else(|| failed(ControlError::Missing))?;
+        self.control.set_masquerade_ports(id, ports).map_err(failed)?;
+        let (worker, name) = (self.worker(), Arc::clone(tap.name()));
+        self.control.add_host_port(id, &name, worker, Link::Tap(Box::new(tap))).map_err(failed)?;
         Ok(())
     }
 

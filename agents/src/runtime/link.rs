@@ -5,34 +5,26 @@
 //!
 //! May depend on `crate::netlink` and the engine's TAP. Read first: rtnetlink(7), network_namespaces(7).
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::thread;
 
 use flatnet_engine::link::tap::{Tap, TapError};
 use flatnet_engine::wire::MacAddress;
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
-};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use rustix::net::netdevice::name_to_index;
-use rustix::net::{AddressFamily as SocketFamily, SocketType, socket};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use thiserror::Error;
 
-use crate::netlink::Kernel;
+use crate::netlink::{Kernel, index, without_ipv6};
 
 /// The interface's name inside.
 pub const INTERFACE: &str = "eth0";
 /// Bytes of the longest superframe that the system is to make: with inner headers for each of its segments it is one message of
 /// the tunnel's, which takes 65,507.
-const SUPERFRAME: u32 = 62_000;
+pub(crate) const SUPERFRAME: u32 = 62_000;
 
 /// What a pod's interface is to be.
 #[derive(Debug, Clone, Copy)]
@@ -100,64 +92,22 @@ fn enter(path: &Path) -> Result<(), LinkError> {
 
 fn configure(config: &LinkConfig) -> Result<(), LinkError> {
     let set = |what| move |source| LinkError::Set { what, source };
-    let any = socket(SocketFamily::INET, SocketType::DGRAM, None).map_err(io::Error::from);
-    let any = any.map_err(set("an interface"))?;
-    let index = |name| name_to_index(&any, name).map_err(io::Error::from);
     let mut kernel = Kernel::open().map_err(set("an interface"))?;
-    let up = |index, attributes| {
-        let mut link = LinkMessage::default();
-        link.header.index = index;
-        link.header.flags = LinkFlags::Up;
-        link.header.change_mask = LinkFlags::Up;
-        link.attributes = attributes;
-        RouteNetlinkMessage::SetLink(link)
-    };
-    index("lo").and_then(|lo| kernel.ask(up(lo, Vec::new()), 0)).map_err(set("lo up"))?;
+    let (up, off) = (LinkFlags::Up, LinkFlags::empty());
+    index("lo").and_then(|lo| kernel.set_link(lo, (up, off), Vec::new())).map_err(set("lo up"))?;
     let eth0 = index(INTERFACE).map_err(set("eth0"))?;
-    without_ipv6().map_err(set("eth0 without IPv6"))?;
+    // On `lo` it is on.
+    without_ipv6(INTERFACE).map_err(set("eth0 without IPv6"))?;
     let attributes = vec![
         LinkAttribute::Address(config.mac.octets().to_vec()),
         LinkAttribute::Mtu(config.mtu.into()),
         LinkAttribute::GsoMaxSize(SUPERFRAME),
     ];
-    kernel.ask(up(eth0, attributes), 0).map_err(set("eth0 up"))?;
-    kernel.ask(address(eth0, config), NLM_F_CREATE | NLM_F_EXCL).map_err(set("the address of eth0"))?;
+    kernel.set_link(eth0, (up, off), attributes).map_err(set("eth0 up"))?;
+    let LinkConfig { address, prefix_length, .. } = *config;
+    kernel.add_address(eth0, address, prefix_length).map_err(set("the address of eth0"))?;
     if let Some(gateway) = config.gateway {
-        kernel.ask(default_route(gateway), NLM_F_CREATE | NLM_F_EXCL).map_err(set("the default route"))?;
+        kernel.add_default_route(gateway).map_err(set("the default route"))?;
     }
     Ok(())
-}
-
-/// The pod network has no IPv6, and what each interface asks and says on its own about it goes to all pods of a node: as Docker
-/// does on its bridge, it is off. On `lo` it is on.
-fn without_ipv6() -> io::Result<()> {
-    match fs::write(format!("/proc/sys/net/ipv6/conf/{INTERFACE}/disable_ipv6"), "1") {
-        // This kernel has none.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
-    }
-}
-
-fn address(index: u32, config: &LinkConfig) -> RouteNetlinkMessage {
-    let mut message = AddressMessage::default();
-    message.header.family = AddressFamily::Inet;
-    message.header.prefix_len = config.prefix_length;
-    message.header.index = index;
-    let own = IpAddr::V4(config.address);
-    message.attributes = vec![AddressAttribute::Local(own), AddressAttribute::Address(own)];
-    RouteNetlinkMessage::NewAddress(message)
-}
-
-fn default_route(gateway: Ipv4Addr) -> RouteNetlinkMessage {
-    let mut message = RouteMessage::default();
-    message.header = RouteHeader {
-        address_family: AddressFamily::Inet,
-        table: RouteHeader::RT_TABLE_MAIN,
-        protocol: RouteProtocol::Static,
-        scope: RouteScope::Universe,
-        kind: RouteType::Unicast,
-        ..RouteHeader::default()
-    };
-    message.attributes = vec![RouteAttribute::Gateway(RouteAddress::Inet(gateway))];
-    RouteNetlinkMessage::NewRoute(message)
 }

@@ -10,8 +10,8 @@ use flatnet_proxy::{Forwarding, Protocol};
 
 use super::{
     Arrival, Course, DropReason, Half, HalfKey, Hop, IpProtocol, Ipv4Addr, Leaving, NodeId, Plan, PortId,
-    Refusal, Role, Served, Step, Transform, Tuple, Verdict, World, enter, entry, icmp, is_local, leave,
-    parse, route,
+    Profile, Refusal, Role, Served, Step, Transform, Tuple, Verdict, World, enter, entry, host, icmp,
+    is_local, leave, parse, route, translate,
 };
 use crate::icmp::ErrorTranslation;
 use crate::load::UNCOUNTED;
@@ -141,7 +141,8 @@ pub(super) fn forward(
         if let Some(mtu) = told_mtu(world, arrival, &quoted) {
             return Ok(Verdict::LowerPathMtu(Ipv4Addr::from_bits(quoted.destination), mtu));
         }
-        let masqueraded = is_local(arrival.node, Ipv4Addr::from_bits(tuple.destination));
+        let own = Ipv4Addr::from_bits(tuple.destination);
+        let masqueraded = is_local(arrival.node, own) && !host::takes(arrival, own);
         return if masqueraded {
             Err(DropReason::IcmpErrorUnmatched.into())
         } else {
@@ -157,7 +158,8 @@ pub(super) fn forward(
     };
     let destination = Ipv4Addr::from_bits(translation.destination);
     let hop = route(world.tables, arrival.node, destination)?;
-    if matches!(hop, Hop::Local) {
+    let is_hosts = translate::profile(arrival) == Profile::Linux && host::takes(arrival, destination);
+    if matches!(hop, Hop::Local) && !is_hosts {
         // RFC 5508, REQ-7: what it is about went the hairpin way.
         let is_hairpin = arrival.course != Course::Reflected;
         return Ok(if is_hairpin {
@@ -169,5 +171,8 @@ pub(super) fn forward(
     enter(arrival, transform);
     transform.push(Step::TranslateError(translation));
     transform.push(Step::Pass(entry(arrival), Action::TranslateDestination));
+    if is_hosts {
+        return host::hand_up(world, arrival, untranslated, transform);
+    }
     leave(world, arrival, hop, transform, Leaving { plan: untranslated, destination })
 }

@@ -158,7 +158,7 @@ pub fn reach(
     destination: Ipv4Addr,
 ) -> Result<Result<Reach, Neighbor>, DropReason> {
     match hop {
-        Hop::Local => Err(DropReason::NoRoute),
+        Hop::Local => super::host::reach(node).map(Ok).ok_or(DropReason::NoRoute),
         Hop::Bridge { route } => bridge(world, id, node, route, destination),
         Hop::Tunnel { lease, peer } => {
             let tunnel = node.tunnel.ok_or(DropReason::NoRoute)?;

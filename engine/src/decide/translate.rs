@@ -10,7 +10,7 @@ use flatnet_proxy::Forwarding;
 use super::service::{asked, balance};
 use super::{
     Answers, Arrival, BindingRef, Course, DropReason, Half, HalfKey, Hop, Ipv4Addr, Opening, Plan, Profile,
-    Refusal, Refused, Translation, Tuple, World, inside_key, is_local, masquerade, route,
+    Refusal, Refused, Translation, Tuple, World, host, inside_key, is_local, masquerade, route,
 };
 use crate::binding::{Followed, OutOfWindow, Served, outside_key};
 use crate::masquerade::{Choice, Found, Pool};
@@ -40,6 +40,10 @@ pub(super) fn plan(world: &mut World<'_>, arrival: &Arrival<'_>) -> Result<Trans
     let untranslated = Plan { through: tuple, out: tuple, binding: None, direct: None, hop: None };
     if begins_nothing(arrival) {
         return Ok(Translation::Plan(untranslated));
+    }
+    if arrival.is_from_host() {
+        let masqueraded = host::masqueraded(world, arrival, tuple);
+        return masqueraded.unwrap_or(Ok(Translation::Plan(untranslated)));
     }
     if comes_in(arrival, &tuple) {
         // Its answers are none of the pod's own flows: they are not masqueraded.
@@ -85,7 +89,7 @@ fn followed(world: &mut World<'_>, arrival: &Arrival<'_>) -> Result<Option<Follo
         .map_err(|OutOfWindow| DropReason::TcpResetOutOfWindow)
 }
 
-fn profile(arrival: &Arrival<'_>) -> Profile {
+pub(super) fn profile(arrival: &Arrival<'_>) -> Profile {
     arrival.node.masquerade.map_or(Profile::Linux, |masquerade| masquerade.profile)
 }
 
@@ -107,6 +111,7 @@ pub(super) fn may_hairpin(arrival: &Arrival<'_>) -> bool {
         && arrival.course != Course::Reflected
         && is_pods(arrival.node, tuple.source)
         && matches!(IpProtocol::from(tuple.protocol), IpProtocol::Tcp | IpProtocol::Udp)
+        && arrival.node.masquerade_ports().contains(tuple.destination_port)
         && masquerade::is_usable(tuple.destination_port, arrival.node.reserved_port())
         && arrival.node.interfaces.iter().any(to_uplink)
 }
@@ -145,7 +150,7 @@ fn comes_in(arrival: &Arrival<'_>, tuple: &Tuple) -> bool {
 }
 
 /// Tells whether an address is of the pod network, where that is masqueraded.
-fn is_pods(node: &Node, address: u32) -> bool {
+pub(super) fn is_pods(node: &Node, address: u32) -> bool {
     node.masquerade.is_some_and(|Masquerading { pods, .. }| pods.contains(Ipv4Addr::from_bits(address)))
 }
 
@@ -259,6 +264,7 @@ fn free_port(
     }
     let choice = Choice {
         wish: client.tuple.source_port,
+        range: arrival.node.masquerade_ports(),
         reserved: arrival.node.reserved_port(),
         random: world.random.next_u64(),
         parity,

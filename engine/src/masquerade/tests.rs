@@ -12,7 +12,7 @@ fn pool(remote: u32) -> Pool {
 }
 
 fn choice(wish: u16, random: u64) -> Choice {
-    Choice { wish, reserved: 8285, random, parity: false }
+    Choice { wish, range: PortRange::ALL, reserved: 8285, random, parity: false }
 }
 
 /// Binds a flow of client number `client` to a port.
@@ -27,7 +27,7 @@ fn bind(bindings: &mut Bindings, pool: Pool, client: u32, port: u16) {
 fn workers_share_all_usable_ports_without_overlap() {
     let mut seen = BTreeSet::new();
     for worker in 0..3 {
-        for port in Masquerade::new(worker, 3).own_from(8285, 77) {
+        for port in Masquerade::new(worker, 3).own_from((PortRange::ALL, 8285), 77) {
             assert!(seen.insert(port), "{port} twice");
         }
     }
@@ -41,7 +41,8 @@ fn workers_share_all_usable_ports_without_overlap() {
 fn no_port_is_where_many_begin_to_look() {
     let mut starts = BTreeMap::new();
     for random in 0..=u16::MAX {
-        *starts.entry(Masquerade::new(0, 1).own_from(8285, random).next()).or_insert(0) += 1;
+        *starts.entry(Masquerade::new(0, 1).own_from((PortRange::ALL, 8285), random).next()).or_insert(0) +=
+            1;
     }
     assert!(starts.values().all(|&count| count <= 3), "{starts:?}");
 }
@@ -62,6 +63,30 @@ fn a_flows_own_port_comes_first_when_it_may_be_used() {
         assert_eq!(port == wish, is_kept, "{why}");
         assert!(is_usable(port, 8285) && owner(port, workers) == worker, "{port}: {why}");
     }
+}
+
+/// Where the host's own programs use the same address, only what none of them is given is left; all of that, and no port of it
+/// before the others.
+#[test]
+fn only_ports_of_the_nodes_range_are_handed_out() {
+    let mut bindings = Bindings::new(9000, 1, [1, 2]).unwrap();
+    let mut ports = Masquerade::new(0, 1);
+    let range = PortRange { first: 61_000, last: 65_535 };
+    let mut starts = BTreeMap::new();
+    for random in 0..=u16::MAX {
+        *starts.entry(ports.own_from((range, 8285), random).next()).or_insert(0) += 1;
+    }
+    assert!(starts.len() > 4500 && starts.values().all(|&count| count <= 30), "{starts:?}");
+    let mut seen = BTreeSet::new();
+    for client in 0..4536u32 {
+        let choice = Choice { range, ..choice(40_000, u64::from(client)) };
+        let found = ports.find(&mut bindings, pool(1), &choice, Instant::ZERO);
+        let Found::Own(port) = found else { panic!("{found:?} for client {client}") };
+        assert!(range.contains(port) && seen.insert(port), "{port}");
+        bind(&mut bindings, pool(1), client, port);
+    }
+    let choice = Choice { range, ..choice(40_000, 1) };
+    assert_eq!(ports.find(&mut bindings, pool(1), &choice, Instant::ZERO), Found::Exhausted);
 }
 
 /// RFC 4787, 4.2.

@@ -7,7 +7,7 @@
 use super::{DropReason, Frame, Instant, NodeId, Notice, PortPool, Worker};
 use crate::binding::{Answers, News};
 use crate::flow::FlowKey;
-use crate::masquerade::Choice;
+use crate::masquerade::{Choice, PortRange};
 
 /// Frames that wait for a port at most.
 const WAITING_LIMIT: usize = 256;
@@ -57,8 +57,10 @@ impl Worker {
 
     /// Grants another worker a port, or passes its wish on.
     pub(super) fn grant_port(&mut self, pool: PortPool, asker: u8, now: Instant) {
-        let reserved = self.tables.node(pool.node).map_or(0, |node| node.reserved_port());
-        let choice = Choice { wish: 0, reserved, random: self.random.next_u64(), parity: false };
+        let node = self.tables.node(pool.node);
+        let (range, reserved) =
+            node.map_or((PortRange::ALL, 0), |node| (node.masquerade_ports(), node.reserved_port()));
+        let choice = Choice { wish: 0, range, reserved, random: self.random.next_u64(), parity: false };
         let found = self.masquerade.pick(&mut self.bindings, pool, &choice, now);
         match found.filter(|&port| self.bindings.redirect(pool.reply(port), asker, now)) {
             Some(port) => self.notify(asker, Notice::PortGranted(pool, port)),

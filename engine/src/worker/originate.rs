@@ -142,6 +142,9 @@ impl Worker {
         let (node, to) = (NodeId(record.node), Ipv4Packet::new_unchecked(quoted).source());
         let mark = self.answer_mark(record.mark);
         let (direct, length) = (self.sender(frame, network, now), icmp::error_length(quoted));
+        // From an address of its own the host would believe nothing: then for the node speaks whom it asked.
+        let is_own = self.tables.node(node).is_some_and(|node| is_local(node, to));
+        let from = from.or(is_own.then(|| Ipv4Packet::new_unchecked(quoted).destination()));
         self.originate(node, (to, direct), length, mark, now, |packet, source, identification| {
             icmp::write_error(packet, from.unwrap_or(source), quoted, (kind, code, mtu), identification);
         });

@@ -387,7 +387,9 @@ fn ingress_port(id: PortId, port: &Port, node: &Node) -> IngressPort {
         Role::Interface(index) => {
             let mac =
                 node.interfaces.get(usize::from(index)).map(|interface| interface.mac).unwrap_or_default();
-            Side::Interface { mac, tunnel: node.tunnel.map(|tunnel| (tunnel.local, tunnel.port)) }
+            // The tunnel's datagrams come by eth0.
+            let tunnel = node.tunnel.filter(|_| index == 0);
+            Side::Interface { mac, tunnel: tunnel.map(|tunnel| (tunnel.local, tunnel.port)) }
         }
     };
     IngressPort { port: id.0, side }

@@ -1,0 +1,125 @@
+//! Which ports of this host its own programs are never given, so that a node may use them from the same addresses.
+//!
+//! Whoever puts a node on the host's network asks before it translates anything. Invariant: nothing is changed; what the host
+//! does not keep free is an error that says how to have it kept free.
+//!
+//! Read first: the kernel's `Documentation/networking/ip-sysctl.rst`, `ip_local_port_range` and `ip_local_reserved_ports`.
+
+use std::fs;
+use std::io;
+
+use flatnet_engine::masquerade::PortRange;
+use thiserror::Error;
+
+/// What nodes translate to where the host has their addresses, too: above what Linux gives programs.
+pub const DEFAULT_PORTS: PortRange = PortRange { first: 61_000, last: 65_535 };
+
+/// Why a node may not use some ports.
+#[derive(Debug, Error)]
+pub enum PortsError {
+    /// The host gives one of them to programs that ask for any.
+    #[error(
+        "port {port} of {}-{} may be given to any program of this host, which gives {}-{} (net.ipv4.ip_local_port_range)",
+        .wanted.first, .wanted.last, .local.first, .local.last
+    )]
+    Given {
+        /// The first such.
+        port: u16,
+        /// What the node wants.
+        wanted: PortRange,
+        /// What the host gives.
+        local: PortRange,
+    },
+    /// The host does not say what it gives.
+    #[error("net.ipv4.{name} cannot be read")]
+    Unknown {
+        /// The setting.
+        name: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Checks that this host gives none of these ports to programs that ask for any.
+///
+/// # Errors
+/// [`PortsError`].
+pub fn check(wanted: PortRange) -> Result<(), PortsError> {
+    let read = |name: &'static str| {
+        let text = fs::read_to_string(format!("/proc/sys/net/ipv4/{name}"));
+        text.map_err(|source| PortsError::Unknown { name, source })
+    };
+    let malformed = |name| {
+        let source = io::Error::new(io::ErrorKind::InvalidData, "it is not as expected");
+        PortsError::Unknown { name, source }
+    };
+    let local = read("ip_local_port_range")?;
+    let local = range(local.split_whitespace()).ok_or_else(|| malformed("ip_local_port_range"))?;
+    let reserved = read("ip_local_reserved_ports")?;
+    let reserved = ranges(&reserved).ok_or_else(|| malformed("ip_local_reserved_ports"))?;
+    match given(wanted, local, &reserved) {
+        Some(port) => Err(PortsError::Given { port, wanted, local }),
+        None => Ok(()),
+    }
+}
+
+/// Returns the first of the wanted ports that programs may be given.
+fn given(wanted: PortRange, local: PortRange, reserved: &[PortRange]) -> Option<u16> {
+    let is_given = |&port: &u16| local.contains(port) && !reserved.iter().any(|it| it.contains(port));
+    (wanted.first..=wanted.last).find(is_given)
+}
+
+/// Reads ports and ranges of them, separated by commas; nothing is none.
+fn ranges(text: &str) -> Option<Vec<PortRange>> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Some(Vec::new());
+    }
+    text.split(',').map(|part| range(part.split('-'))).collect()
+}
+
+fn range<'a>(mut ends: impl Iterator<Item = &'a str>) -> Option<PortRange> {
+    let first = ends.next()?.parse().ok()?;
+    let last = ends.next().map_or(Some(first), |last| last.parse().ok())?;
+    ends.next().is_none().then_some(PortRange { first, last })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ports(first: u16, last: u16) -> PortRange {
+        PortRange { first, last }
+    }
+
+    #[test]
+    fn ports_that_programs_may_be_given_are_found_unless_they_are_reserved() {
+        let linux = ports(32_768, 60_999);
+        assert_eq!(given(DEFAULT_PORTS, linux, &[]), None);
+        assert_eq!(given(ports(60_000, 62_000), linux, &[]), Some(60_000));
+        assert_eq!(given(ports(32_000, 40_000), linux, &[]), Some(32_768));
+        let wide = ports(1024, 65_535);
+        assert_eq!(given(DEFAULT_PORTS, wide, &[]), Some(61_000));
+        assert_eq!(given(DEFAULT_PORTS, wide, &ranges("8080,61000-65535\n").unwrap()), None);
+        assert_eq!(given(DEFAULT_PORTS, wide, &ranges("61000-65534").unwrap()), Some(65_535));
+    }
+
+    #[test]
+    fn the_systems_lists_are_read_as_it_writes_them() {
+        assert_eq!(ranges("\n"), Some(Vec::new()));
+        assert_eq!(ranges("80,1000-1002\n"), Some(vec![ports(80, 80), ports(1000, 1002)]));
+        assert_eq!(range("32768\t60999\n".split_whitespace()), Some(ports(32_768, 60_999)));
+        assert_eq!((ranges("a"), ranges("1-2-3"), ranges("1,")), (None, None, None));
+    }
+
+    #[test]
+    fn this_host_says_what_it_gives() {
+        // Whatever it gives, its first port is one.
+        let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
+        let first = text.split_whitespace().next().unwrap().parse().unwrap();
+        let reserved = fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports").unwrap();
+        let is_reserved = ranges(&reserved).unwrap().iter().any(|it| it.contains(first));
+        assert_eq!(check(ports(first, first)).is_ok(), is_reserved);
+    }
+}

@@ -1,0 +1,79 @@
+//! What a node on the host's own network has beside its tunnel: the way to the host itself, and ports of its own.
+//!
+//! Invariants: as `control`. Allowed dependencies: as `control`. Read first: `docs/adr/0028-a-nodes-way-out-and-in.md`.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use flatnet_proxy::Ipv4Prefix;
+
+use super::{Control, ControlError};
+use crate::link::Link;
+use crate::masquerade::PortRange;
+use crate::tables::{Interface, Node, NodeId, PortId};
+use crate::wire::MacAddress;
+
+impl Control {
+    /// Puts the host's own system behind an interface of a node, by a link whose other end has the same MAC; returns its port.
+    /// From then on the host gets what is for the node's addresses.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub fn add_host_port(
+        &mut self,
+        id: NodeId,
+        name: &str,
+        worker: u8,
+        link: Link,
+    ) -> Result<PortId, ControlError> {
+        let mut index = 0;
+        self.edit(id, |node| {
+            let bridge = node.bridge.as_ref()?;
+            let (router, mtu) = (bridge.router?, bridge.mtu);
+            index = u8::try_from(node.interfaces.len()).ok()?;
+            node.interfaces.push(Interface {
+                name: Arc::from(name),
+                port: PortId(u32::MAX),
+                mac: host_port_mac(router.address),
+                address: router.address,
+                network: Ipv4Prefix::masked(router.address, 32),
+                mtu,
+            });
+            Some(())
+        })?;
+        let port = self.attach_interface(id, index, worker, link)?;
+        // Nothing goes that way before its link is there.
+        self.edit(id, |node| {
+            node.host = Some(index);
+            Some(())
+        })?;
+        Ok(port)
+    }
+
+    /// Says which ports a node's translations use: where the host's own system has the node's addresses, too, its programs
+    /// must not be given the same.
+    ///
+    /// # Errors
+    /// [`ControlError::Missing`].
+    pub fn set_masquerade_ports(&mut self, id: NodeId, ports: PortRange) -> Result<(), ControlError> {
+        self.edit(id, |node| {
+            node.masquerade.as_mut()?.ports = ports;
+            Some(())
+        })
+    }
+
+    /// Publishes a node as it is after `change`, which says whether there was something to change.
+    fn edit(&mut self, id: NodeId, change: impl FnOnce(&mut Node) -> Option<()>) -> Result<(), ControlError> {
+        let mut node = Node::clone(self.tables.current().node(id).ok_or(ControlError::Missing)?);
+        change(&mut node).ok_or(ControlError::Missing)?;
+        self.tables.publish(|tables| tables.set_node(id, Some(node)));
+        Ok(())
+    }
+}
+
+/// Returns the MAC of both ends of the way to the host, by docker0's address: 02:43 and it, where docker0's own has 02:42.
+#[must_use]
+pub fn host_port_mac(docker0: Ipv4Addr) -> MacAddress {
+    let [a, b, c, d] = docker0.octets();
+    MacAddress::new([0x02, 0x43, a, b, c, d])
+}
