@@ -37,6 +37,8 @@ pub enum Command {
     Node(Node),
     /// End a running network and print its packet ledger
     Down(Down),
+    /// Take away what killed processes of flatnet left behind: sockets, and nodes' rules in this network namespace
+    Clean(Clean),
     /// List the running networks
     Status(Status),
     /// List pods, services, nodes or endpointslices, as kubectl does
@@ -195,6 +197,9 @@ pub struct Node {
     /// An interface, such as `flatnet0`, that this host gets: its own way to pods and Services; needs CAP_NET_ADMIN
     #[arg(long, value_name = "NAME", value_parser = values::interface_name)]
     pub host_port: Option<String>,
+    /// Send and receive by the interface of the address, too: MASQUERADE and NodePorts; needs CAP_NET_RAW and CAP_NET_ADMIN
+    #[arg(long)]
+    pub uplink: bool,
     /// The ports of this host's addresses that the node translates to, which no program here may be given by chance [default:
     /// 61000-65535]
     #[arg(long, value_name = "FIRST-LAST", value_parser = values::port_range)]
@@ -216,7 +221,8 @@ pub struct Node {
 /// What else there is to know before a node is started.
 const NODE_HELP: &str = "\
 A node needs no privileges but what its pods need: real ones (runtimeClassName: netns) take CAP_NET_ADMIN and
-CAP_SYS_ADMIN, simulated ones nothing, and --host-port takes CAP_NET_ADMIN. Pods' MTU is that of the address's interface less 28.
+CAP_SYS_ADMIN, simulated ones nothing, --host-port takes CAP_NET_ADMIN,
+--uplink CAP_NET_RAW and CAP_NET_ADMIN. Pods' MTU is that of the address's interface less 28.
 
   flatnet node --address 192.168.66.11/24 --pod-cidr 10.1.15.0/24 --routes routes.yaml -f pods.yaml -d
   with routes.yaml:  10.1.20.0/24: 192.168.66.12";
@@ -228,6 +234,14 @@ pub struct Down {
     #[command(flatten)]
     pub selection: Selection,
     /// How to print the ledger: `table` for people, `json` for programs
+    #[arg(short, long, value_enum, default_value = "table", hide_possible_values = true)]
+    pub output: Output,
+}
+
+/// `flatnet clean`.
+#[derive(Debug, Args)]
+pub struct Clean {
+    /// How to print what was removed: `table` for people, `json` for programs
     #[arg(short, long, value_enum, default_value = "table", hide_possible_values = true)]
     pub output: Output,
 }

@@ -77,4 +77,6 @@ pub mod status;
 
 pub mod down;
 
+pub mod clean;
+
 pub mod bench;

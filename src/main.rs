@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use flatnet::args::{Arguments, Command};
-use flatnet::{bench, capture, down, exec, get, link, node, output, replay, show, status, trace, up};
+use flatnet::{bench, capture, clean, down, exec, get, link, node, output, replay, show, status, trace, up};
 use flatnet_agents::runtime::init::{self, Role};
 
 fn main() -> miette::Result<ExitCode> {
@@ -19,6 +19,7 @@ fn main() -> miette::Result<ExitCode> {
         Command::Up(arguments) => up::run(&arguments),
         Command::Node(arguments) => node::run(arguments),
         Command::Down(arguments) => down::run(&arguments),
+        Command::Clean(arguments) => clean::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Get(arguments) => get::run(&arguments),
         Command::Delete(arguments) => get::delete(&arguments),

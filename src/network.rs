@@ -9,10 +9,14 @@
 //! May depend on agents and engine. Read first: `docs/architecture.md`, "Objects first".
 
 mod containers;
+mod error;
 mod kept;
 mod underlay;
+mod uplink;
 
 pub use containers::Restart;
+pub use error::NetworkError;
+pub use uplink::UplinkFault;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -26,17 +30,15 @@ use flatnet_agents::controllers::bind::Binder;
 use flatnet_agents::controllers::endpoints::Endpoints;
 use flatnet_agents::controllers::service_ip::ServiceAddresses;
 use flatnet_agents::controllers::{self, Warning};
-use flatnet_agents::host::port::HostPortError;
-use flatnet_agents::host::ports::PortsError;
+use flatnet_agents::host::firewall::Rules;
 use flatnet_agents::kubelet::{self, Kubelet};
 use flatnet_agents::lease::{self, Attributes, DEFAULT_PREFIX, NetworkConfig};
 use flatnet_agents::node::{NodeError, ensure_config};
 use flatnet_agents::objects::{self, Object, ObjectError, pod_name};
 use flatnet_agents::pods::PodView;
-use flatnet_agents::publisher::{PublishError, Publisher};
+use flatnet_agents::publisher::Publisher;
 use flatnet_agents::{Embedded, Store, StoreError};
 use flatnet_engine::clock::Instant;
-use flatnet_engine::link::tunnel_socket::TunnelSocketError;
 use flatnet_proxy::Ipv4Prefix;
 use futures::executor::LocalPool;
 use futures::task::LocalSpawnExt;
@@ -45,80 +47,6 @@ use crate::topology::{Routes, Topology};
 
 /// How long agents that the store failed rest.
 const RETRY: Duration = Duration::from_secs(1);
-
-/// Why a network does not come up.
-#[derive(Debug, thiserror::Error, miette::Diagnostic)]
-pub enum NetworkError {
-    /// A node got no subnet.
-    #[error("node {node} gets no pod subnet")]
-    Claim {
-        /// The node's name.
-        node: String,
-        /// Why.
-        #[source]
-        source: NodeError,
-    },
-    /// The network's configuration cannot be written.
-    #[error("the pod network {network} cannot be used")]
-    Config {
-        /// The pod network.
-        network: Ipv4Prefix,
-        /// Why.
-        #[source]
-        source: NodeError,
-    },
-    /// An object cannot be stored.
-    #[error("an object of the topology cannot be stored")]
-    Object(#[from] ObjectError),
-    /// The engine refused a part.
-    #[error(transparent)]
-    Publish(#[from] PublishError),
-    /// A node cannot be on the host's own network.
-    #[error("node {node} cannot be on this host's network")]
-    Socket {
-        /// The node's name.
-        node: String,
-        /// Why.
-        #[source]
-        source: TunnelSocketError,
-        /// What to do.
-        #[help]
-        help: String,
-    },
-    /// The host cannot have its way to pods.
-    #[error("this host gets no way to the pods through node {node}")]
-    HostPort {
-        /// The node's name.
-        node: String,
-        /// Why.
-        #[source]
-        source: HostPortError,
-        /// What to do.
-        #[help]
-        help: String,
-    },
-    /// The ports of a node's translations are not free.
-    #[error("node {node} cannot use these ports beside this host's programs")]
-    Ports {
-        /// The node's name.
-        node: String,
-        /// Why.
-        #[source]
-        source: PortsError,
-        /// What to do.
-        #[help]
-        help: String,
-    },
-    /// The host does not say what interfaces it has.
-    #[error("the interfaces of this host cannot be listed")]
-    Interfaces(#[source] std::io::Error),
-    /// The store failed.
-    #[error("the store failed")]
-    Store(#[from] StoreError),
-    /// There is no such lease.
-    #[error("node {0} has no lease to delete")]
-    NoLease(String),
-}
 
 /// A network's control plane.
 pub struct Network {
@@ -141,6 +69,8 @@ pub struct Network {
     seed: u64,
     /// The leases of nodes that are elsewhere, which nobody renews.
     routes: Routes,
+    /// What keeps the host from answering for nodes.
+    rules: Vec<Rules>,
 }
 
 /// Something that runs on the store until the store fails it.
@@ -178,6 +108,7 @@ impl Network {
             service_network: topology.service_network,
             seed: topology.seed,
             routes: Routes::new(),
+            rules: Vec::new(),
         };
         network.add_underlay(topology)?;
         let config = NetworkConfig::new(topology.pod_network)

@@ -80,6 +80,7 @@ fn fill(flags: &mut Node, file: NodeConfig) {
     flags.port = flags.port.or(file.port);
     flags.workers = flags.workers.or(file.workers);
     flags.host_port = flags.host_port.take().or(file.host_port);
+    flags.uplink |= file.uplink;
     flags.masquerade_ports = flags.masquerade_ports.or(file.masquerade_ports);
     flags.routes = flags.routes.take().or(file.routes);
     if flags.files.is_empty() {
@@ -118,6 +119,9 @@ fn document(arguments: &Node, name: &str, interface: Interface) -> String {
     if let Some(name) = &arguments.host_port {
         let _ = writeln!(text, "      hostPort: {name:?}");
     }
+    if arguments.uplink {
+        text += "      uplink: true\n";
+    }
     if let Some(PortRange { first, last }) = arguments.masquerade_ports {
         let _ = writeln!(text, "      masqueradePorts: {first}-{last}");
     }
@@ -143,6 +147,9 @@ fn words(arguments: &Node, name: &str, interface: Interface, topology: &Topology
     }
     if let Some(PortRange { first, last }) = arguments.masquerade_ports {
         flag("--masquerade-ports", format!("{first}-{last}"));
+    }
+    if arguments.uplink {
+        words.push("--uplink".into());
     }
     for path in &arguments.files {
         words.extend(["--file".into(), path.into()]);
@@ -170,7 +177,7 @@ mod tests {
     #[test]
     fn the_background_process_is_told_all_that_this_one_was() {
         let all = "flatnet node --name n --address 192.168.66.11/24 --pod-network 10.2.0.0/16 --pod-cidr 10.2.3.0/24 \
-                   --service-network 10.97.0.0/16 --port 9000 --workers 3 --host-port flatnet0 --masquerade-ports 61000-62000 --file a --file b --routes r";
+                   --service-network 10.97.0.0/16 --port 9000 --workers 3 --host-port flatnet0 --uplink --masquerade-ports 61000-62000 --file a --file b --routes r";
         let told = node(all);
         let interface = told.address.unwrap();
         let (topology, _) = read_node(document(&told, "n", interface), &[], "n").unwrap();

@@ -166,6 +166,8 @@ pub struct Node {
 pub struct HostAccess {
     /// The interface through which the host itself reaches pods and Services.
     pub port: Option<String>,
+    /// Whether it sends and receives by the host's interface that has its address.
+    pub uplink: bool,
     /// The ports that translations use where the host has the node's addresses, too; `None` leaves them to the command.
     pub masquerade_ports: Option<PortRange>,
 }

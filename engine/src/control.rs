@@ -313,6 +313,7 @@ impl Control {
                 local: spec.address,
                 port: spec.tunnel_port,
                 mtu: overlay_mtu,
+                finds_peers: false,
             }),
             masquerade: Some(Masquerading {
                 pods: spec.pod_network,

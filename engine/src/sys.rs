@@ -1,7 +1,7 @@
 //! System calls of the engine that no library makes safe: memory for buffers and tables, TAPs, batches of datagrams.
 //!
 //! `frame` maps its arena here, `flow` asks for large pages, `link::tap` opens its device, `link::tunnel_socket`
-//! sends and receives. Invariants: nothing here is called per packet; advice that the system does not take changes speed only.
+//! sends and receives, `link::uplink` opens its socket (`sys/packet.rs`). Invariants: nothing here is called per packet; advice that the system does not take changes speed only.
 //! Allowed dependencies: rustix, libc. Read first: madvise(2), recvmmsg(2), the kernel's
 //! `Documentation/networking/tuntap.rst`.
 //!
@@ -20,6 +20,10 @@ use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 use rustix::ioctl::{IntegerSetter, Setter, ioctl, opcode};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+
+mod packet;
+
+pub use packet::{Instruction, attach_filter, open_packet_socket};
 
 /// Bytes of a large page.
 const LARGE_PAGE: usize = 2 << 20;

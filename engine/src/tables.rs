@@ -147,6 +147,8 @@ pub struct Tunnel {
     pub port: u16,
     /// Largest inner packet, bytes.
     pub mtu: u16,
+    /// Whether every peer is a neighbour at eth0, whose link finds the way.
+    pub finds_peers: bool,
 }
 
 impl Node {

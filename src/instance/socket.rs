@@ -157,6 +157,29 @@ pub fn running() -> Vec<(String, PathBuf)> {
     found
 }
 
+/// Removes the sockets of this user's at which nobody listens any more; returns them.
+///
+/// # Errors
+/// [`SocketError::Io`].
+pub fn remove_dead() -> Result<Vec<PathBuf>, SocketError> {
+    let directory = directory();
+    let lock = match File::open(&directory) {
+        Ok(lock) => lock,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(&directory)(error)),
+    };
+    // Nobody claims one meanwhile.
+    lock.lock().map_err(failed(&directory))?;
+    let entries = fs::read_dir(&directory).map_err(failed(&directory))?.flatten().map(|entry| entry.path());
+    let mut dead: Vec<_> =
+        entries.filter(|path| path.extension().is_some_and(|it| it == "sock") && !answers(path)).collect();
+    dead.sort();
+    for path in &dead {
+        fs::remove_file(path).map_err(failed(path))?;
+    }
+    Ok(dead)
+}
+
 /// Tells whether somebody listens at a socket, be it with a full queue: to wait for room there may be for ever.
 fn answers(path: &Path) -> bool {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;

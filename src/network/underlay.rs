@@ -8,19 +8,13 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
 use flatnet_agents::host;
-use flatnet_agents::host::port::{self, HostPortConfig, HostPortError};
-use flatnet_agents::host::ports::{self, DEFAULT_PORTS};
 use flatnet_agents::lease::DEFAULT_PREFIX;
 use flatnet_agents::lease::allocate::Wish;
 use flatnet_agents::node::{NodeOptions, claim};
 use flatnet_agents::publisher::HostSpec;
 use flatnet_agents::seed;
 use flatnet_engine::control::{InterfaceSpec, NodeSpec};
-use flatnet_engine::link::tap::TapError;
 use flatnet_engine::link::tunnel_socket::{BUFFER, TunnelSocket, TunnelSocketError};
-use flatnet_engine::masquerade::PortRange;
-use flatnet_engine::tunnel::OUTER_LENGTH;
-use flatnet_proxy::Ipv4Prefix;
 use k8s_openapi::api::core::v1::{Node as NodeObject, NodeAddress, NodeStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -94,6 +88,9 @@ impl Network {
         if let Some(name) = &node.host.port {
             self.add_host_port(topology, node, (name, lease.subnet, mtu))?;
         }
+        if node.host.uplink {
+            self.add_uplink(topology, node)?;
+        }
         let object = node_object(&node.name, node.interface.address);
         self.pool.run_until(kept::ensure(&self.store, &object, topology.seed))?;
         Ok(())
@@ -122,66 +119,6 @@ impl Network {
             ));
         }
         Ok((u16::try_from(interface.mtu).unwrap_or(u16::MAX), socket))
-    }
-}
-
-impl Network {
-    /// Gives this host its way to pods and Services through a node.
-    fn add_host_port(
-        &mut self,
-        topology: &Topology,
-        node: &Node,
-        (name, subnet, mtu): (&str, Ipv4Prefix, u16),
-    ) -> Result<(), NetworkError> {
-        let failed = |source: HostPortError| {
-            let help = host_port_advice(&source);
-            NetworkError::HostPort { node: node.name.clone(), source, help }
-        };
-        let tap = port::make(&HostPortConfig {
-            name: name.to_owned(),
-            subnet,
-            pod_network: topology.pod_network,
-            service_network: topology.service_network,
-            mtu: mtu.saturating_sub(OUTER_LENGTH as u16),
-        });
-        let ports = self.masquerade_ports(node)?;
-        self.publisher.add_host_port(&node.name, tap.map_err(failed)?, ports)?;
-        Ok(())
-    }
-
-    /// Returns the ports that a node's translations use beside this host's programs.
-    fn masquerade_ports(&self, node: &Node) -> Result<PortRange, NetworkError> {
-        let ports = node.host.masquerade_ports.unwrap_or(DEFAULT_PORTS);
-        ports::check(ports).map_err(|source| {
-            let PortRange { first, last } = ports;
-            let help = format!(
-                "`sysctl -w net.ipv4.ip_local_reserved_ports={first}-{last}` keeps them free; or give other ones \
-                 (--masquerade-ports)"
-            );
-            NetworkError::Ports { node: node.name.clone(), source, help }
-        })?;
-        Ok(ports)
-    }
-}
-
-/// Says what to do about a way to pods that the host cannot have.
-fn host_port_advice(error: &HostPortError) -> String {
-    match error {
-        HostPortError::Tap(TapError::NotAllowed { .. }) => {
-            "without the capability CAP_NET_ADMIN leave --host-port away: pods and tunnel need none, `flatnet exec` and `flatnet \
-             capture` work"
-                .to_owned()
-        }
-        HostPortError::Tap(TapError::Taken { .. }) => {
-            "another node of this host may have it: each needs a name of its own (--host-port)".to_owned()
-        }
-        HostPortError::Tap(TapError::Name(_) | TapError::System { .. }) => {
-            "/dev/net/tun must be there: `modprobe tun`".to_owned()
-        }
-        HostPortError::RouteTaken(network) => {
-            format!("`ip route show {network}` says by whom; two ways to one network cannot both be used")
-        }
-        HostPortError::Set { .. } => "it needs the capability CAP_NET_ADMIN".to_owned(),
     }
 }
 

@@ -40,6 +40,8 @@ pub struct NodeConfig {
     pub workers: Option<u16>,
     /// The interface through which the host reaches pods and Services.
     pub host_port: Option<String>,
+    /// Whether it sends and receives by the interface of its address.
+    pub uplink: bool,
     /// The ports that translations use.
     pub masquerade_ports: Option<PortRange>,
     /// The file of routes to other nodes.
@@ -83,6 +85,7 @@ fn read(node: &Node, findings: &mut Vec<Finding>) -> NodeConfig {
         host_port: fields
             .optional("host-port", |node| values::interface_name(&text(node)?))
             .map(|it| it.value),
+        uplink: fields.optional("uplink", boolean).is_some_and(|it| it.value),
         masquerade_ports: fields
             .optional("masquerade-ports", |node| values::port_range(&text(node)?))
             .map(|it| it.value),

@@ -156,15 +156,24 @@ fn node(item: &Node, findings: &mut Vec<Finding>) -> Option<Machine> {
 /// Reads what a node has of the host.
 fn host_access(fields: &mut Fields<'_, '_>, underlay: Underlay) -> HostAccess {
     let port = fields.optional("hostPort", |node| values::interface_name(&text(node)?));
+    let uplink = fields.optional("uplink", boolean);
     let ports = fields.optional("masqueradePorts", |node| values::port_range(&text(node)?));
-    let places = [port.as_ref().map(|it| &it.place), ports.as_ref().map(|it| &it.place)];
+    let places = [
+        port.as_ref().map(|it| &it.place),
+        uplink.as_ref().map(|it| &it.place),
+        ports.as_ref().map(|it| &it.place),
+    ];
     if underlay != Underlay::Socket {
         for place in places.into_iter().flatten() {
             let finding = Finding::error(place.clone(), "only a node on the host's own network has that");
             fields.findings.push(finding.help("`underlay: socket` puts it there"));
         }
     }
-    HostAccess { port: port.map(|it| it.value), masquerade_ports: ports.map(|it| it.value) }
+    HostAccess {
+        port: port.map(|it| it.value),
+        uplink: uplink.is_some_and(|it| it.value),
+        masquerade_ports: ports.map(|it| it.value),
+    }
 }
 
 fn underlay(node: &Node) -> Result<Underlay, String> {

@@ -383,10 +383,12 @@ fn what_a_node_has_of_the_host_needs_a_node_there() {
             "apiVersion: flatnet.dev/v1\nkind: Topology\nspec:\n  nodes:\n  - name: n\n    address: 192.168.66.11/24\n{fields}"
         )
     };
-    let all = "    underlay: socket\n    hostPort: flatnet0\n    masqueradePorts: 50000-50999\n";
+    let all =
+        "    underlay: socket\n    hostPort: flatnet0\n    uplink: true\n    masqueradePorts: 50000-50999\n";
     let (topology, _) = parse(&file(&text(all))).unwrap();
     let ports = PortRange { first: 50_000, last: 50_999 };
-    let expected = HostAccess { port: Some("flatnet0".to_owned()), masquerade_ports: Some(ports) };
+    let expected =
+        HostAccess { port: Some("flatnet0".to_owned()), uplink: true, masquerade_ports: Some(ports) };
     assert_eq!(topology.nodes[0].host, expected);
     assert_eq!(
         findings(&text("    hostPort: flatnet0\n    masqueradePorts: 50000-50999\n")),

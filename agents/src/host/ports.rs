@@ -30,6 +30,14 @@ pub enum PortsError {
         /// What the host gives.
         local: PortRange,
     },
+    /// One of them is the tunnel's.
+    #[error("port {port} of {}-{} is the tunnel's", .wanted.first, .wanted.last)]
+    Tunnel {
+        /// The tunnel's.
+        port: u16,
+        /// What the node wants.
+        wanted: PortRange,
+    },
     /// The host does not say what it gives.
     #[error("net.ipv4.{name} cannot be read")]
     Unknown {
@@ -41,11 +49,14 @@ pub enum PortsError {
     },
 }
 
-/// Checks that this host gives none of these ports to programs that ask for any.
+/// Checks that this host gives none of these ports to programs that ask for any, and that none is the tunnel's.
 ///
 /// # Errors
 /// [`PortsError`].
-pub fn check(wanted: PortRange) -> Result<(), PortsError> {
+pub fn check(wanted: PortRange, tunnel: u16) -> Result<(), PortsError> {
+    if wanted.contains(tunnel) {
+        return Err(PortsError::Tunnel { port: tunnel, wanted });
+    }
     let read = |name: &'static str| {
         let text = fs::read_to_string(format!("/proc/sys/net/ipv4/{name}"));
         text.map_err(|source| PortsError::Unknown { name, source })
@@ -120,6 +131,7 @@ mod tests {
         let first = text.split_whitespace().next().unwrap().parse().unwrap();
         let reserved = fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports").unwrap();
         let is_reserved = ranges(&reserved).unwrap().iter().any(|it| it.contains(first));
-        assert_eq!(check(ports(first, first)).is_ok(), is_reserved);
+        assert_eq!(check(ports(first, first), 0).is_ok(), is_reserved);
+        assert!(matches!(check(DEFAULT_PORTS, 62_000), Err(PortsError::Tunnel { port: 62_000, .. })));
     }
 }

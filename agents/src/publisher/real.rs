@@ -6,13 +6,14 @@
 
 use std::sync::Arc;
 
+use flatnet_engine::control::host::UplinkSpec;
 use flatnet_engine::link::Link;
 use flatnet_engine::link::tap::Tap;
 use flatnet_engine::link::tunnel_socket::TunnelSocket;
 use flatnet_engine::masquerade::PortRange;
-use flatnet_engine::tables::{NextHop, Node, NodeId};
+use flatnet_engine::tables::NodeId;
 
-use super::{ControlError, Guard, Ipv4Prefix, MacAddress, NodeSpec, PublishError, Publisher, Start, objects};
+use super::{ControlError, Guard, MacAddress, NodeSpec, PublishError, Publisher, Start, objects};
 use crate::pods::{Attachment, MAC_ANNOTATION, PodView};
 use crate::runtime::News;
 use crate::runtime::link::{self, LinkConfig, LinkError};
@@ -40,14 +41,7 @@ impl Publisher {
         let (worker, link) = (self.worker(), Link::TunnelSocket(Box::new(socket)));
         self.control.attach_interface(id, 0, worker, link).map_err(failed)?;
         // Which way a peer is the host knows.
-        let everything = Ipv4Prefix::masked(std::net::Ipv4Addr::UNSPECIFIED, 0);
-        self.control.tables.publish(|tables| {
-            if let Some(mut node) = tables.node(id).map(|node| Node::clone(node)) {
-                node.routes.insert(everything, NextHop::Interface { index: 0, gateway: None });
-                tables.set_node(id, Some(node));
-            }
-        });
-        Ok(())
+        self.control.let_link_find_peers(id).map_err(failed)
     }
 
     /// Puts the host's own system behind a node, by the TAP that it reaches pods through. Translations of the node's keep to ports
@@ -61,6 +55,25 @@ impl Publisher {
         self.control.set_masquerade_ports(id, ports).map_err(failed)?;
         let (worker, name) = (self.worker(), Arc::clone(tap.name()));
         self.control.add_host_port(id, &name, worker, Link::Tap(Box::new(tap))).map_err(failed)?;
+        Ok(())
+    }
+
+    /// Gives a node an interface of the host's for all that its tunnel does not carry. Its translations keep to ports that the host's
+    /// programs are not given.
+    ///
+    /// # Errors
+    /// [`PublishError::Control`].
+    pub fn add_uplink(
+        &mut self,
+        node: &str,
+        (spec, tap): (&UplinkSpec, Tap),
+        ports: PortRange,
+    ) -> Result<(), PublishError> {
+        let failed = |source| PublishError::Control { what: format!("the uplink of {node}"), source };
+        let id = self.nodes.get(node).copied().ok_or_else(|| failed(ControlError::Missing))?;
+        self.control.set_masquerade_ports(id, ports).map_err(failed)?;
+        let worker = self.worker();
+        self.control.add_uplink(id, spec, worker, Link::Tap(Box::new(tap))).map_err(failed)?;
         Ok(())
     }
 

@@ -10,8 +10,20 @@ use flatnet_proxy::Ipv4Prefix;
 use super::{Control, ControlError};
 use crate::link::Link;
 use crate::masquerade::PortRange;
-use crate::tables::{Interface, Node, NodeId, PortId};
+use crate::tables::{Interface, NextHop, Node, NodeId, PortId};
 use crate::wire::MacAddress;
+
+/// The name of a raw uplink's interface, as captures and traces say it: eth0 is the tunnel's.
+const UPLINK: &str = "uplink";
+
+/// An interface of the host's, as a node uses it.
+#[derive(Debug, Clone)]
+pub struct UplinkSpec {
+    /// Its MAC.
+    pub mac: MacAddress,
+    /// The host's routes out of it: where to, and by which gateway.
+    pub routes: Vec<(Ipv4Prefix, Option<Ipv4Addr>)>,
+}
 
 impl Control {
     /// Puts the host's own system behind an interface of a node, by a link whose other end has the same MAC; returns its port.
@@ -45,6 +57,58 @@ impl Control {
         // Nothing goes that way before its link is there.
         self.edit(id, |node| {
             node.host = Some(index);
+            Some(())
+        })?;
+        Ok(port)
+    }
+
+    /// Lets the link at a node's eth0 find the tunnel's peers: whatever the routes say, they are neighbours there.
+    ///
+    /// # Errors
+    /// [`ControlError::Missing`].
+    pub fn let_link_find_peers(&mut self, id: NodeId) -> Result<(), ControlError> {
+        self.edit(id, |node| {
+            node.tunnel.as_mut()?.finds_peers = true;
+            // What is neither a peer's nor a pod's is the link's to refuse.
+            let eth0 = NextHop::Interface { index: 0, gateway: None };
+            node.routes.insert(Ipv4Prefix::masked(Ipv4Addr::UNSPECIFIED, 0), eth0);
+            Some(())
+        })
+    }
+
+    /// Gives a node an interface of the host's to send by and receive from, with the host's own address and MAC there: all that the
+    /// tunnel does not carry takes the routes that lead out of it. Returns its port.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub fn add_uplink(
+        &mut self,
+        id: NodeId,
+        spec: &UplinkSpec,
+        worker: u8,
+        link: Link,
+    ) -> Result<PortId, ControlError> {
+        let mut index = 0;
+        self.edit(id, |node| {
+            let eth0 = node.interfaces.first()?;
+            let uplink =
+                Interface { name: Arc::from(UPLINK), port: PortId(u32::MAX), mac: spec.mac, ..eth0.clone() };
+            index = u8::try_from(node.interfaces.len()).ok()?;
+            node.interfaces.push(uplink);
+            Some(())
+        })?;
+        let port = self.attach_interface(id, index, worker, link)?;
+        self.edit(id, |node| {
+            let network = node.interfaces.first()?.network;
+            node.routes.insert(network, NextHop::Interface { index, gateway: None });
+            node.routes.remove(Ipv4Prefix::masked(Ipv4Addr::UNSPECIFIED, 0));
+            for &(prefix, gateway) in &spec.routes {
+                // Pods are where the node says.
+                let is_pods = node.masquerade.is_some_and(|it| it.pods.covers(prefix));
+                if !is_pods && node.routes.get(prefix).is_none() {
+                    node.routes.insert(prefix, NextHop::Interface { index, gateway });
+                }
+            }
             Some(())
         })?;
         Ok(port)

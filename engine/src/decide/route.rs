@@ -52,7 +52,7 @@ impl Hop {
             }
             Self::Tunnel { peer, .. } => {
                 let tunnel = node.tunnel.map_or(u16::MAX, |tunnel| tunnel.mtu);
-                let link = match self::route(world.tables, node, peer) {
+                let link = match peer_way(world.tables, node, peer) {
                     Ok(hop @ Self::Interface { .. }) => hop.mtu(world, (id, node), peer),
                     Ok(Self::Local | Self::Bridge { .. } | Self::Tunnel { .. }) | Err(_) => u16::MAX,
                 };
@@ -133,6 +133,16 @@ pub fn route(tables: &Tables, node: &Node, destination: Ipv4Addr) -> Result<Hop,
     })
 }
 
+/// Returns the way to a peer of the tunnel.
+fn peer_way(tables: &Tables, node: &Node, peer: Ipv4Addr) -> Result<Hop, DropReason> {
+    match self::route(tables, node, peer) {
+        Ok(Hop::Interface { .. }) | Err(_) if node.tunnel.is_some_and(|tunnel| tunnel.finds_peers) => {
+            Ok(Hop::Interface { index: 0, next_hop: peer, route: Ipv4Prefix::masked(peer, 32) })
+        }
+        way => way,
+    }
+}
+
 /// Tells whether an address is not one host's: broadcast or multicast.
 pub(super) fn is_broadcast(node: &Node, address: Ipv4Addr) -> bool {
     address.is_broadcast()
@@ -164,7 +174,7 @@ pub fn reach(
             let tunnel = node.tunnel.ok_or(DropReason::NoRoute)?;
             let dont_fragment = !world.path_mtu.is_locked((id, peer), world.now);
             let outer = Outer { source: tunnel.local, destination: peer, port: tunnel.port, dont_fragment };
-            match self::route(world.tables, node, peer)? {
+            match peer_way(world.tables, node, peer)? {
                 Hop::Interface { index, next_hop, .. } => {
                     let reach = interface(world, id, node, (index, next_hop), lease)?;
                     Ok(reach.map(|reach| Reach { outer: Some(outer), ..reach }))

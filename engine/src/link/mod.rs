@@ -18,6 +18,10 @@ pub mod offload;
 
 pub mod coalesce;
 
+pub mod filter;
+
+pub mod uplink;
+
 pub mod tunnel_socket;
 
 pub mod outer;
@@ -51,7 +55,7 @@ pub enum Link {
     Rings(Rings),
     /// A simulated pod, or a host: the worker polls it.
     Pod(Box<PodLink>),
-    /// An interface of the system's, whose other end is here.
+    /// An interface of the system's, whose other end is here, or one of the host's own that the node sends and receives by, too.
     Tap(Box<Tap>),
     /// A socket of the system's, through which a node's tunnel leads.
     TunnelSocket(Box<TunnelSocket>),

@@ -69,6 +69,8 @@ pub enum Read {
 pub struct Tap {
     name: Arc<str>,
     file: OwnedFd,
+    /// Bytes of the header in front of each frame.
+    header: usize,
     /// Where the rest of a frame goes that is longer than a small buffer, while no large one is free.
     rest: Box<[u8]>,
     /// Frames to be written.
@@ -92,8 +94,18 @@ impl Tap {
                 Some(_) => TapError::System { name, source },
             }
         })?;
+        Ok(Self::of_file(name, file, VNET_HEADER))
+    }
+
+    /// Takes a socket for the frames of an interface of the host's, which reads and writes them as a TAP does, behind a header of so
+    /// many bytes.
+    pub(super) fn of_packet_socket(interface: &str, socket: OwnedFd, header: usize) -> Self {
+        Self::of_file(interface, socket, header.min(VNET_HEADER))
+    }
+
+    fn of_file(name: &str, file: OwnedFd, header: usize) -> Self {
         let rest = vec![0; LARGE_CAPACITY - SMALL_CAPACITY].into();
-        Ok(Self { name: Arc::from(name), file, rest, waiting: VecDeque::new(), coalesces: true })
+        Self { name: Arc::from(name), file, header, rest, waiting: VecDeque::new(), coalesces: true }
     }
 
     /// Returns the interface's name, as it was when the TAP was opened.
@@ -111,13 +123,23 @@ impl Tap {
             None => &mut self.rest,
         };
         let mut open = arena.open(&mut small);
-        let parts =
-            &mut [IoSliceMut::new(&mut header), IoSliceMut::new(open.bytes_mut()), IoSliceMut::new(rest)];
-        let Ok(length) = readv(&self.file, parts) else {
-            pool.free(small);
-            return Read::Empty;
+        let parts = &mut [
+            IoSliceMut::new(&mut header[..self.header]),
+            IoSliceMut::new(open.bytes_mut()),
+            IoSliceMut::new(rest),
+        ];
+        let length = match readv(&self.file, parts) {
+            Ok(length) => length.saturating_sub(self.header),
+            Err(errno) => {
+                pool.free(small);
+                // A socket's frame that no such header describes is gone, and others may be behind it.
+                return if errno == Errno::INVAL {
+                    Read::Lost(DropReason::MalformedOffload)
+                } else {
+                    Read::Empty
+                };
+            }
         };
-        let length = length.saturating_sub(VNET_HEADER);
         let mut frame = if length <= SMALL_CAPACITY {
             open.truncate(length);
             small
@@ -179,6 +201,7 @@ impl Tap {
             let result = match written {
                 Ok(()) => Ok(()),
                 Err(Errno::AGAIN | Errno::NOMEM | Errno::NOBUFS) => Err(DropReason::LinkQueueFull),
+                Err(Errno::MSGSIZE) => Err(DropReason::LinkMtu),
                 Err(_) => Err(DropReason::LinkDown),
             };
             self.waiting.drain(..count).for_each(|frame| done(frame, result));
@@ -198,7 +221,7 @@ impl Tap {
         let Some(frame) = self.waiting.front_mut() else { return (0, Ok(())) };
         let mut open = arena.open(frame);
         let header = offload::send(&mut open);
-        (1, writev(&self.file, &[IoSlice::new(&header), IoSlice::new(open.bytes())]).map(drop))
+        (1, writev(&self.file, &[IoSlice::new(&header[..self.header]), IoSlice::new(open.bytes())]).map(drop))
     }
 
     /// Writes the first frames as one, if they are a flow's; `None` when the first is alone.
@@ -221,7 +244,7 @@ impl Tap {
         let mut headers = [0; HEADERS_LIMIT];
         let length = leader.write_headers(&mut headers, carried, arena.bytes(last));
         let header = offload::header_of(&leader.layout, leader.segmentation, leader.size() as u16);
-        (parts[0], parts[1]) = (IoSlice::new(&header), IoSlice::new(&headers[..length]));
+        (parts[0], parts[1]) = (IoSlice::new(&header[..self.header]), IoSlice::new(&headers[..length]));
         Some((count, writev(&self.file, &parts[..2 + count]).map(drop)))
     }
 }

@@ -1,0 +1,52 @@
+//! `flatnet clean`: takes away what processes of flatnet's left behind that were killed.
+//!
+//! Interfaces, namespaces and mounts go with their processes by themselves; what stays is a node's table of rules in this network
+//! namespace, and a socket's file. Invariant: nothing of a network that runs is touched, and nothing that flatnet did not make.
+//!
+//! May depend on agents and [`crate::instance::socket`]. Read first: `agents/src/host/firewall.rs`.
+
+use std::process::ExitCode;
+
+use flatnet_agents::host::firewall::{self, FirewallError};
+use miette::Diagnostic;
+use serde::Serialize;
+
+use crate::args::{self, Output};
+use crate::instance::socket;
+use crate::output::{print, print_json};
+
+/// Something cannot be taken away.
+#[derive(Debug, thiserror::Error, Diagnostic)]
+enum CleanError {
+    /// The host's rules cannot be looked at, or changed.
+    #[error("the rules that nodes left in this host's tables cannot be removed")]
+    #[diagnostic(help("they take the capability CAP_NET_ADMIN; sockets need none, and are removed"))]
+    Rules(#[source] FirewallError),
+}
+
+/// What is gone now.
+#[derive(Debug, Serialize)]
+struct Cleaned {
+    removed: Vec<String>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Something is left.
+pub fn run(arguments: &args::Clean) -> miette::Result<ExitCode> {
+    let sockets = socket::remove_dead()?;
+    let mut removed: Vec<_> = sockets.into_iter().map(|path| format!("socket {}", path.display())).collect();
+    let rules = firewall::clean();
+    let tables = rules.as_deref().unwrap_or_default().iter();
+    removed.extend(tables.map(|table| format!("nftables table ip {table}")));
+    match arguments.output {
+        Output::Json => print_json(&Cleaned { removed })?,
+        Output::Table if removed.is_empty() => print("nothing was left behind\n")?,
+        Output::Table => print(&removed.iter().map(|what| format!("removed {what}\n")).collect::<String>())?,
+    }
+    match rules {
+        Ok(_) => Ok(ExitCode::SUCCESS),
+        Err(error) => Err(CleanError::Rules(error).into()),
+    }
+}
