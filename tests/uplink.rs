@@ -186,6 +186,8 @@ impl Outside {
         await_that("it is gone", || {
             std::fs::read_to_string(&stat).map_or(true, |text| text.contains(") Z "))
         });
+        // Its other threads may end later, and hold its files until then.
+        await_that("nobody answers", || self.home.json("status") == serde_json::json!([]));
     }
 
     fn drops(&self) -> BTreeMap<String, u64> {
@@ -268,6 +270,77 @@ fn a_way_that_takes_less_is_found_out_in_both_directions() {
     for port in [30_080, 30_081] {
         assert!(outside.gets(&outside.internet, &format!("192.168.66.11:{port}")), "{port}");
     }
+    outside.end();
+}
+
+/// Datagrams longer than any link takes, both ways, and short ones.
+#[test]
+fn datagrams_of_any_length_go_out_and_their_answers_come_back() {
+    let outside = Outside::new("");
+    let echo = "
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind(('', 7))
+while True:
+    data, peer = s.recvfrom(65535)
+    s.sendto(data, peer)
+";
+    let mut server = Command::new("python3");
+    server.args(["-c", echo]);
+    let _server = Program(outside.internet.command(&server).spawn().unwrap());
+    let ask = format!(
+        "
+import os, socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.settimeout(1)
+for length in [0, 1, 100, 1444, 1473, 4000, 20000]:
+    data = os.urandom(length)
+    for attempt in range(10):
+        s.sendto(data, ('{INTERNET}', 7))
+        try:
+            got = s.recv(65535)
+        except (TimeoutError, ConnectionRefusedError):
+            continue
+        if got == data:
+            print(length)
+            break
+"
+    );
+    let mut command = outside.home.command("exec real -- python3 -c");
+    let output = command.arg(ask).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "0\n1\n100\n1444\n1473\n4000\n20000\n", "{output:?}");
+    assert_eq!(outside.resets(), 0);
+    outside.end();
+}
+
+#[test]
+fn an_interface_that_goes_down_and_comes_back_is_used_again() {
+    let outside = Outside::new(" --host-port flatnet0");
+    let who = || outside.says("sim", &format!("curl -s --max-time 1 http://{INTERNET}:8000/who"));
+    assert!(who().starts_with("192.168.66.11 "));
+    outside.host.says("ip link set eth0 down");
+    assert_eq!(who(), "");
+    let got = Outside::curl(&outside.host, "http://10.1.11.20/content");
+    assert!(got == outside.content, "the host and its pods go on");
+    assert!(outside.drops().contains_key("link-down"), "{:?}", outside.drops());
+    outside.host.says("ip link set eth0 up && ip route add default via 192.168.66.1");
+    await_that("it is back", || who().starts_with("192.168.66.11 "));
+    await_that("in both directions", || outside.gets(&outside.user, "192.168.66.11:30081"));
+    outside.end();
+}
+
+/// A router that is replaced has another MAC, and may say so or not.
+#[test]
+fn a_gateway_with_another_mac_is_found_again() {
+    let outside = Outside::new("");
+    let who = || outside.says("sim", &format!("curl -s --max-time 1 http://{INTERNET}:8000/who"));
+    assert!(who().starts_with("192.168.66.11 "));
+    outside
+        .router
+        .says("ip link set eth0 down && ip link set eth0 address 02:99:00:00:00:01 && ip link set eth0 up");
+    await_that("it is found", || who().starts_with("192.168.66.11 "));
+    let neighbors = outside.home.text("show neighbors node-11");
+    assert!(neighbors.contains("02:99:00:00:00:01"), "{neighbors}");
     outside.end();
 }
 

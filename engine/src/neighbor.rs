@@ -27,6 +27,8 @@ pub const ASKING_LIMIT: usize = 1024;
 pub const KNOWN_LIMIT: usize = 1 << 16;
 /// Requests sent before a neighbour is given up.
 pub const REQUESTS: u32 = 3;
+/// How long a real network's neighbour is believed to be where it was, as in Linux (`base_reachable_time`, 30 s, halved at least).
+pub const BELIEVED: Duration = Duration::from_secs(15);
 /// Time between requests, and how long a failure is remembered.
 pub const REQUEST_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -73,6 +75,10 @@ pub struct Neighbors {
     asking: usize,
     /// Frames that wait.
     held: usize,
+    /// Interfaces at real networks, whose machines come and go by themselves.
+    renewed: Vec<(NodeId, Attachment)>,
+    /// When their neighbours are looked at next.
+    renewal: Option<Instant>,
 }
 
 impl Neighbors {
@@ -179,15 +185,42 @@ impl Neighbors {
         (again, failed)
     }
 
-    /// Returns when [`Neighbors::poll`] has something to do.
+    /// Begins to ask for an interface's neighbours again and again: another machine may have their addresses, and say nothing.
+    pub fn keep_asking(&mut self, node: NodeId, attachment: Attachment, now: Instant) {
+        self.renewed.push((node, attachment));
+        self.renewal = Some(now + REQUEST_INTERVAL);
+    }
+
+    /// Returns the neighbours to ask once more, and how many are forgotten because they do not answer any more: cached flows use
+    /// their MACs. None before its time.
+    pub fn renew(&mut self, now: Instant) -> Option<(Vec<Neighbor>, usize)> {
+        self.renewal.filter(|&at| at <= now)?;
+        self.renewal = Some(now + REQUEST_INTERVAL);
+        let (mut again, mut silent) = (Vec::new(), Vec::new());
+        for (neighbor, state) in &self.states {
+            let State::Known { since, .. } = state else { continue };
+            if !self.renewed.contains(&(neighbor.node, neighbor.attachment)) || now < *since + BELIEVED {
+                continue;
+            }
+            let is_silent = now >= *since + BELIEVED + REQUEST_INTERVAL * REQUESTS;
+            if is_silent { &mut silent } else { &mut again }.push(*neighbor);
+        }
+        // The others' turn comes.
+        again.truncate(ASKING_LIMIT);
+        silent.iter().for_each(|neighbor| drop(self.states.remove(neighbor)));
+        Some((again, silent.len()))
+    }
+
+    /// Returns when [`Neighbors::poll`] or [`Neighbors::renew`] has something to do.
     #[must_use]
     pub fn next_poll(&self) -> Option<Instant> {
         if self.asking == 0 {
-            return None;
+            return self.renewal;
         }
-        self.states
-            .values()
+        let asking = self.states.values();
+        asking
             .filter_map(|state| if let State::Asking { next, .. } = state { Some(*next) } else { None })
+            .chain(self.renewal)
             .min()
     }
 
@@ -312,6 +345,32 @@ mod tests {
             neighbors.learn(neighbor, MacAddress::BROADCAST, Instant::ZERO);
         }
         assert_eq!((neighbors.held(NodeId(0)), neighbors.held), (0, 0));
+    }
+
+    /// RFC 1122, 2.3.2.1, (2) and (4).
+    #[test]
+    fn neighbours_of_a_real_network_are_asked_again_and_forgotten_when_they_are_silent() {
+        let mut neighbors = Neighbors::default();
+        let simulated = Neighbor { attachment: Attachment::Interface(1), ..NEIGHBOR };
+        neighbors.keep_asking(NEIGHBOR.node, NEIGHBOR.attachment, Instant::ZERO);
+        for neighbor in [NEIGHBOR, simulated] {
+            neighbors.learn(neighbor, MacAddress::BROADCAST, Instant::ZERO);
+        }
+        let mut asked = Vec::new();
+        let mut answers = 1;
+        while let Some(next) = neighbors.next_poll().filter(|_| neighbors.concerns(&NEIGHBOR)) {
+            let (again, forgotten) = neighbors.renew(next).unwrap();
+            assert_eq!(forgotten, usize::from(!neighbors.concerns(&NEIGHBOR)));
+            assert!(neighbors.renew(next).is_none(), "once a second");
+            asked.extend(again.iter().map(|neighbor| (*neighbor, next)));
+            if !again.is_empty() && answers > 0 {
+                answers -= 1;
+                neighbors.learn(NEIGHBOR, MacAddress::BROADCAST, next);
+            }
+        }
+        let at = |seconds| (NEIGHBOR, Instant::ZERO + Duration::from_secs(seconds));
+        assert_eq!(asked, [at(15), at(30), at(31), at(32)]);
+        assert!(neighbors.concerns(&simulated), "nobody asks for those");
     }
 
     /// RFC 1122, 2.3.2.1.

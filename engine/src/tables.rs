@@ -83,6 +83,8 @@ pub struct Node {
     pub interfaces: Vec<Interface>,
     /// The interface behind which the host's own system is, which has the node's addresses, too: an index.
     pub host: Option<u8>,
+    /// The interface at the host's own network, whose machines are not ours: an index.
+    pub uplink: Option<u8>,
     /// Neighbours, pods among them, whose links take less than the interface towards them, bytes of an IP packet.
     pub link_mtus: BTreeMap<Ipv4Addr, u16>,
     /// flannel0.

@@ -95,6 +95,7 @@ impl Control {
                 Interface { name: Arc::from(UPLINK), port: PortId(u32::MAX), mac: spec.mac, ..eth0.clone() };
             index = u8::try_from(node.interfaces.len()).ok()?;
             node.interfaces.push(uplink);
+            node.uplink = Some(index);
             Some(())
         })?;
         let port = self.attach_interface(id, index, worker, link)?;

@@ -62,3 +62,58 @@ pub fn open((interface, index): (&str, u32), own: Ipv4Addr, ports: &[PortRange])
         .or_else(|_| set_socket_send_buffer_size(&socket, BUFFER));
     Ok(Tap::of_packet_socket(interface, socket, header))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::frame::{Arena, ChecksumState, Frame, Pool};
+    use crate::link::tap::Read;
+    use crate::wire::{EthernetFrame, Ipv4Packet, UdpDatagram};
+
+    /// Reads what comes next. An interface that always is there needs no peer.
+    fn next(uplink: &mut Tap, arena: &Arena, pool: &mut Pool) -> Frame {
+        let end = Instant::now() + Duration::from_secs(10);
+        while Instant::now() < end {
+            match uplink.read(arena, pool, &mut None) {
+                Read::Frame(frame) => return frame,
+                Read::Empty => std::thread::yield_now(),
+                Read::NoBuffer | Read::Lost(_) => break,
+            }
+        }
+        unreachable!("it was sent, there are buffers, and it is short")
+    }
+
+    /// Needs root.
+    #[test]
+    fn what_is_the_nodes_is_read_and_what_it_writes_is_on_the_wire() {
+        let (arena, mut pools) = Arena::new(1, 8, 2).unwrap();
+        let ports = [PortRange { first: 61_000, last: 61_999 }];
+        let mut uplink = open(("lo", 1), Ipv4Addr::LOCALHOST, &ports).unwrap();
+        let [sender, other] = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
+        sender.send_to(b"the host's", other.local_addr().unwrap()).unwrap();
+        sender.send_to(b"the node's", "127.0.0.1:61001").unwrap();
+        let mut frame = next(&mut uplink, &arena, &mut pools[0]);
+        let mut open = arena.open(&mut frame);
+        assert!(open.bytes().ends_with(b"the node's"));
+        assert_ne!(open.record.checksum, ChecksumState::Unknown, "the system says what it knows of it");
+        // To another port: what is on this wire comes back.
+        open.record.checksum = ChecksumState::Unknown;
+        let mut header = EthernetFrame::new_unchecked(open.bytes_mut());
+        let mut packet = Ipv4Packet::new_unchecked(header.payload_mut());
+        let mut datagram = UdpDatagram::new_unchecked(packet.payload_mut());
+        datagram.set_destination_port(61_002);
+        datagram.set_checksum(0);
+        let expected = open.bytes().to_vec();
+        uplink.queue(frame);
+        uplink.write(&arena, |frame, written| {
+            assert_eq!(written, Ok(()));
+            pools[0].free(frame);
+        });
+        let back = next(&mut uplink, &arena, &mut pools[0]);
+        assert_eq!(arena.bytes(&back), expected);
+        pools[0].free(back);
+    }
+}

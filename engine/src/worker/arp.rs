@@ -169,11 +169,27 @@ impl Worker {
         }
     }
 
+    /// Lets neighbours at a real network's port be asked again and again.
+    pub(super) fn keep_asking_at(&mut self, port: PortId, id: NodeId) {
+        let role = self.tables.ports.get(&port).map(|port| port.role);
+        if let (Some(Role::Interface(index)), Some(node)) = (role, self.tables.node(id))
+            && node.uplink == Some(index)
+        {
+            self.neighbors.keep_asking(id, Attachment::Interface(index), self.now);
+        }
+    }
+
     /// Asks again for neighbours that are late, and gives up on those that stay silent.
     pub(super) fn ask_neighbors_again(&mut self, now: Instant) {
         let (again, failed) = self.neighbors.poll(now);
         for neighbor in again {
             self.ask(neighbor, now);
+        }
+        if let Some((again, forgotten)) = self.neighbors.renew(now) {
+            again.into_iter().for_each(|neighbor| self.ask(neighbor, now));
+            if forgotten > 0 {
+                self.cache.clear();
+            }
         }
         for (neighbor, frame) in failed {
             self.release(neighbor.node);

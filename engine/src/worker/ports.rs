@@ -67,6 +67,7 @@ impl Worker {
         if watched.is_err() {
             return false;
         }
+        self.keep_asking_at(port, node);
         let waiting = VecDeque::new();
         let debt = Debt::default();
         self.links[index] = Some(Attached { link, node, counters, ingress, waiting, is_ready: false, debt });
