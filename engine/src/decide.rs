@@ -417,7 +417,9 @@ fn forward(
             plan.binding.is_some() && is_local(arrival.node, Ipv4Addr::from_bits(plan.out.source));
         return match is_hairpin {
             true => Ok(Verdict::Reflect(Step::Translate(plan.out))),
-            false if host::takes(arrival, destination) => host::hand_up(world, arrival, plan, transform),
+            false if host::takes(arrival, destination, plan.binding.map(|(_, half)| half)) => {
+                host::hand_up(world, arrival, plan, transform)
+            }
             false => Ok(Verdict::Consume),
         };
     }

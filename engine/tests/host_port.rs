@@ -129,6 +129,27 @@ fn the_host_reaches_services_by_ports_that_none_of_its_programs_has() {
     });
 }
 
+/// A Service of machines outside: the answer comes by eth0, and is the host's all the same.
+#[test]
+fn the_host_reaches_a_service_of_machines_outside() {
+    each(|mut lab| {
+        lab.set_backends(vec![on("any", INTERNET, 0)]);
+        for _ in 0..2 {
+            from_host(&mut lab, &udp_packet(DOCKER0, VIP, (40_000, 80), b"asks", 64));
+            let frames = lab.settle(INTERNET);
+            let (source, _, _, payload) = packet(&frames[0]);
+            let (through, _) = ports(&payload);
+            assert!(source == NODE1 && PORTS.contains(through), "{source}:{through}");
+            let answer = lab.udp(INTERNET, NODE1, (80, through), b"says");
+            lab.send(INTERNET, &answer);
+            lab.settle(USER);
+            let (source, destination, _, payload) = only(&mut lab, DOCKER0);
+            assert_eq!((source, destination, ports(&payload)), (VIP, DOCKER0, (80, 40_000)));
+        }
+        lab.check();
+    });
+}
+
 #[test]
 fn pods_reach_the_hosts_programs_by_all_of_the_nodes_addresses() {
     each(|mut lab| {

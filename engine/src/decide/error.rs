@@ -142,7 +142,7 @@ pub(super) fn forward(
             return Ok(Verdict::LowerPathMtu(Ipv4Addr::from_bits(quoted.destination), mtu));
         }
         let own = Ipv4Addr::from_bits(tuple.destination);
-        let masqueraded = is_local(arrival.node, own) && !host::takes(arrival, own);
+        let masqueraded = is_local(arrival.node, own) && !host::takes(arrival, own, None);
         return if masqueraded {
             Err(DropReason::IcmpErrorUnmatched.into())
         } else {
@@ -158,7 +158,8 @@ pub(super) fn forward(
     };
     let destination = Ipv4Addr::from_bits(translation.destination);
     let hop = route(world.tables, arrival.node, destination)?;
-    let is_hosts = translate::profile(arrival) == Profile::Linux && host::takes(arrival, destination);
+    let is_hosts =
+        translate::profile(arrival) == Profile::Linux && host::takes(arrival, destination, Some(half));
     if matches!(hop, Hop::Local) && !is_hosts {
         // RFC 5508, REQ-7: what it is about went the hairpin way.
         let is_hairpin = arrival.course != Course::Reflected;

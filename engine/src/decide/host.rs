@@ -6,9 +6,9 @@
 //! `docs/adr/0028-a-nodes-way-out-and-in.md`.
 
 use super::{
-    Arrival, Attachment, Decision, DropReason, Hop, Ipv4Addr, Ipv4Prefix, Node, Plan, Reach, Refusal, Role,
-    Step, Transform, Translation, Tuple, Verdict, World, dependencies, entry, exit, is_local, prefix_bucket,
-    route, translate,
+    Arrival, Attachment, Decision, DropReason, Half, Hop, Ipv4Addr, Ipv4Prefix, Node, Plan, Reach, Refusal,
+    Role, Step, Transform, Translation, Tuple, Verdict, World, dependencies, entry, exit, is_local,
+    prefix_bucket, route, translate,
 };
 use crate::trace::Action;
 
@@ -25,9 +25,11 @@ pub(super) fn may_send(arrival: &Arrival<'_>) -> Result<(), DropReason> {
     if is_local(arrival.node, source) { Ok(()) } else { Err(DropReason::SpoofedAddress) }
 }
 
-/// Tells whether a packet for an address is the host's to take.
-pub(super) fn takes(arrival: &Arrival<'_>, destination: Ipv4Addr) -> bool {
-    arrival.node.host.is_some() && !arrival.is_from_outside() && is_local(arrival.node, destination)
+/// Tells whether a packet for an address is the host's to take: of what comes from outside only what answers the host, by the half
+/// of a binding.
+pub(super) fn takes(arrival: &Arrival<'_>, destination: Ipv4Addr, half: Option<Half>) -> bool {
+    let may_have = !arrival.is_from_outside() || half == Some(Half::Reply);
+    arrival.node.host.is_some() && may_have && is_local(arrival.node, destination)
 }
 
 /// Gives the host a packet for one of the node's addresses; the transform has all but its way out.
