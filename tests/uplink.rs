@@ -425,4 +425,8 @@ fn what_the_host_cannot_give_is_told_with_what_to_do() {
     let said = says(&inside);
     assert!(said.contains("nft cannot be run") && said.contains("install nftables"), "{said}");
     assert_eq!(machine.says("nft list tables"), "");
+    let said = says(&unprivileged(home.command("clean"), "-all"));
+    assert!(said.contains("the rules of this host need the capability CAP_NET_ADMIN"), "{said}");
+    let cleaned = machine.command(&home.command("clean")).output().unwrap();
+    assert_eq!(String::from_utf8(cleaned.stdout).unwrap(), "nothing was left behind\n");
 }
