@@ -194,14 +194,13 @@ pub struct Node {
     /// How many threads move packets [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub workers: Option<u16>,
-    /// An interface, such as `flatnet0`, that this host gets: its own way to pods and Services; needs CAP_NET_ADMIN
+    /// The interface, such as flatnet0, by which this host itself reaches pods and Services; needs CAP_NET_ADMIN
     #[arg(long, value_name = "NAME", value_parser = values::interface_name)]
     pub host_port: Option<String>,
-    /// Send and receive by the interface of the address, too: MASQUERADE and NodePorts; needs CAP_NET_RAW and CAP_NET_ADMIN
+    /// MASQUERADE and NodePorts, by the interface that has the address; needs CAP_NET_RAW and CAP_NET_ADMIN
     #[arg(long)]
     pub uplink: bool,
-    /// The ports of this host's addresses that the node translates to, which no program here may be given by chance [default:
-    /// 61000-65535]
+    /// Ports of this host that the node translates to, and that no program here is given [default: 61000-65535]
     #[arg(long, value_name = "FIRST-LAST", value_parser = values::port_range)]
     pub masquerade_ports: Option<PortRange>,
     /// A YAML mapping of other nodes' pod subnets to their addresses; SIGHUP has it read again

@@ -39,6 +39,22 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 http.server.ThreadingHTTPServer(('', int(sys.argv[2])), Handler).serve_forever()
 ";
 
+/// A Service whose backend is another node's.
+const FAR: &str = "\
+---
+apiVersion: v1
+kind: Service
+metadata: {name: far}
+spec: {type: NodePort, clusterIP: 10.96.0.12, ports: [{port: 80, nodePort: 30082}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: far-by-hand, labels: {kubernetes.io/service-name: far}}
+addressType: IPv4
+endpoints: [{addresses: [10.1.12.10]}]
+ports: [{port: 80}]
+";
+
 /// Pods of the node and a Service with a NodePort: all that is asked there is served by one or the other.
 fn manifests(home: &Home) -> String {
     let path = |name: &str| home.file(name).display().to_string();
@@ -54,15 +70,14 @@ fn manifests(home: &Home) -> String {
          ---\napiVersion: v1\nkind: Service\nmetadata: {{name: sim}}\nspec: {{type: NodePort, clusterIP: 10.96.0.10, selector: {{app: sim}}, ports: \
          [{{port: 80, nodePort: 30080}}]}}\n\
          ---\napiVersion: v1\nkind: Service\nmetadata: {{name: real}}\nspec: {{type: NodePort, clusterIP: 10.96.0.11, selector: {{app: real}}, ports: \
-         [{{port: 80, nodePort: 30081}}]}}\n"
+         [{{port: 80, nodePort: 30081}}]}}\n{FAR}"
     )
 }
 
 /// A host with a node, a user beside it, and a server behind a router.
 struct Outside {
     home: Home,
-    /// What is between them; it is there as long as they are.
-    _wire: Wire,
+    wire: Wire,
     host: Namespace,
     user: Namespace,
     router: Namespace,
@@ -82,6 +97,7 @@ impl Outside {
         std::fs::write(home.file("site/content"), &content).unwrap();
         std::fs::write(home.file("server.py"), SERVER).unwrap();
         std::fs::write(home.file("pods.yaml"), manifests(&home)).unwrap();
+        std::fs::write(home.file("routes.yaml"), "10.1.12.0/24: 192.168.66.12\n").unwrap();
         let [host, user, router] = [11, 50, 1].map(|number| wire.machine(number));
         let internet = Namespace::new();
         let id = router.id();
@@ -109,7 +125,7 @@ impl Outside {
         let servers = servers.into();
         let mut outside = Self {
             home,
-            _wire: wire,
+            wire,
             host,
             user,
             router,
@@ -130,10 +146,11 @@ impl Outside {
     }
 
     fn start(&self, flags: &str) {
-        let pods = self.home.file("pods.yaml");
+        let (pods, routes) = (self.home.file("pods.yaml"), self.home.file("routes.yaml"));
         let words = format!(
-            "node --name node-11 --address 192.168.66.11/24 --pod-cidr 10.1.11.0/24 -f {} --uplink -d{flags}",
-            pods.display()
+            "node --name node-11 --address 192.168.66.11/24 --pod-cidr 10.1.11.0/24 -f {} --routes {} --uplink -d{flags}",
+            pods.display(),
+            routes.display()
         );
         let output = self.host.command(&self.home.command(&words)).output().unwrap();
         assert!(output.status.success(), "{output:?}");
@@ -342,6 +359,42 @@ fn a_gateway_with_another_mac_is_found_again() {
     let neighbors = outside.home.text("show neighbors node-11");
     assert!(neighbors.contains("02:99:00:00:00:01"), "{neighbors}");
     outside.end();
+}
+
+/// The tunnel goes its own way beside the uplink, whose routes lead to neither its peers nor their pods.
+#[test]
+fn a_node_port_leads_to_a_pod_of_another_node() {
+    let outside = Outside::new("");
+    let far = outside.wire.machine(12);
+    let (pods, routes) = (outside.home.file("far.yaml"), outside.home.file("back.yaml"));
+    let site = outside.home.file("site").display().to_string();
+    let pod = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: far, annotations: {{flatnet.dev/ip: 10.1.12.10}}}}\nspec:\n  volumes: [{{name: site, hostPath: \
+         {{path: {site}}}}}]\n  containers: [{{name: nginx, image: nginx, args: [--root, /site], volumeMounts: [{{name: site, mountPath: /site}}]}}]\n"
+    );
+    std::fs::write(&pods, pod).unwrap();
+    std::fs::write(&routes, "10.1.11.0/24: 192.168.66.11\n").unwrap();
+    let words = format!(
+        "node --name node-12 --address 192.168.66.12/24 --pod-cidr 10.1.12.0/24 -f {} --routes {} --uplink -d",
+        pods.display(),
+        routes.display()
+    );
+    let output = far.command(&outside.home.command(&words)).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    for client in [&outside.user, &outside.internet] {
+        assert!(outside.gets(client, "192.168.66.11:30082"));
+    }
+    for server in ["10.1.12.10", "10.96.0.12"] {
+        let words = format!("exec --name node-11 real -- curl -s http://{server}/content");
+        assert!(outside.home.run(&words).stdout == outside.content, "{server}");
+    }
+    // Without a gateway's MAC, too: peers are the host's to find.
+    let neighbors = outside.home.text("show --name node-12 neighbors node-12");
+    assert!(neighbors.contains("192.168.66.11") && !neighbors.contains("192.168.66.1 "), "{neighbors}");
+    for node in ["node-11", "node-12"] {
+        assert_eq!(outside.home.json(&format!("down --name {node}"))["balances"], true);
+    }
+    assert_eq!(outside.rules(), "table ip probe\n");
 }
 
 /// What the rules are for: without them the host resets what it does not know.
