@@ -134,7 +134,7 @@ drop_reasons! {
     TransportChecksum "transport-checksum" "The TCP, UDP or ICMP checksum of a packet for the node itself is wrong." "The frame was damaged on its way; what is only forwarded is left to its receiver.";
     HostClosed "host-closed" "The node itself has nothing on that port; the sender is told." "Nodes answer echo and traceroute only.";
     HostUnsupported "host-unsupported" "The node itself does not take this protocol." "Nodes answer echo and traceroute only.";
-    NoUplink "no-uplink" "The packet leaves a node on the host's network otherwise than through the tunnel." "A node on the host's network carries the tunnel only: it has no way outside yet.";
+    NoUplink "no-uplink" "The packet leaves a node on the host's network otherwise than through the tunnel." "Without `--uplink` (`flatnet node`) a node on the host's network carries the tunnel only.";
     LinkDown "link-down" "The link is down, or was removed; or the host has no way to the peer." "See `flatnet link`; `flatnet link A B up` brings a pair's link up. Of a node on the host's network, `ip route get PEER`.";
     LinkLoss "link-loss" "The link lost the frame, as it is set to." "See `flatnet link` and the topology's `links`.";
     LinkMtu "link-mtu" "The frame is longer than the link takes." "See `flatnet link` and the topology's `links`.";
