@@ -168,14 +168,19 @@ def two_nodes_flatnet(place):
     nodes, subnets = underlay(place), ("10.1.15", "10.1.20")
     ends = machines(place, *(f"{subnet}.2" for subnet in subnets))
     for number, (node, machine) in enumerate(zip(nodes, ends)):
-        name, home = f"node-{number + 1}", flatnet_home(place)
         routes = place.path(f"routes-{number}.yaml", f"{subnets[1 - number]}.0/24: 192.168.66.1{2 - number}\n")
-        pods = place.path(f"pods-{number}.yaml", POD.format(name="pod", node=name, **machine._asdict()))
-        own = ["--address", f"192.168.66.1{number + 1}/24", "--pod-cidr", f"{subnets[number]}.0/24"]
-        words = ["node", "--name", name, *own, "--routes", routes, "-f", pods, "-d"]
-        run("ip", "netns", "exec", node, flatnet_binary(), *words, env=home)
-        place.undo.callback(run, flatnet_binary(), "down", "--name", name, env=home)
+        flatnet_node(place, node, number + 1, machine, "--routes", routes)
     return ends
+
+
+def flatnet_node(place, namespace, number, machine, *flags):
+    """Starts a node in a namespace, with a machine for a pod."""
+    name, home = f"node-{number}", flatnet_home(place)
+    pods = place.path(f"{name}.yaml", POD.format(name="pod", node=name, **machine._asdict()))
+    subnet = machine.address.rsplit(".", 1)[0]
+    own = ["--name", name, "--address", f"192.168.66.1{number}/24", "--pod-cidr", f"{subnet}.0/24", "-f", pods, "-d"]
+    run("ip", "netns", "exec", namespace, flatnet_binary(), "node", *own, *flags, env=home)
+    place.undo.callback(run, flatnet_binary(), "down", "--name", name, env=home)
 
 
 def two_nodes_flannel(place, flanneld):
@@ -201,6 +206,37 @@ def two_nodes_flannel(place, flanneld):
     return ends
 
 
+# A machine on a node that is masqueraded, and one outside that knows nothing of it.
+
+
+def outside(place):
+    """The node's namespace, a machine on it, and one at the other end of the node's cable."""
+    node, inner, outer = place.namespace("node-1"), *machines(place, "10.1.15.2", "192.168.66.50")
+    veth(node, "eth0", outer)
+    ip("-n", node, "address", "add", "192.168.66.11/24", "dev", "eth0")
+    address(outer, "other", 24, 1500)
+    return node, inner, outer
+
+
+def outside_kernel(place):
+    """The kernel's routes and nftables' masquerade."""
+    node, inner, outer = outside(place)
+    veth(node, "port", inner)
+    ip("-n", node, "address", "add", "10.1.15.1/24", "dev", "port")
+    address(inner, "other", 24, 1500, "10.1.15.1")
+    run("ip", "netns", "exec", node, "sysctl", "-qw", "net.ipv4.ip_forward=1")
+    rule = "table ip nat { chain out { type nat hook postrouting priority srcnat; oifname eth0 masquerade; }; }"
+    run("ip", "netns", "exec", node, "nft", rule)
+    return [inner, outer]
+
+
+def outside_flatnet(place):
+    """`flatnet node --uplink`."""
+    node, inner, outer = outside(place)
+    flatnet_node(place, node, 1, inner, "--uplink")
+    return [inner, outer]
+
+
 LANES = {
     "same-node": {
         "kernel": same_node_kernel,
@@ -215,4 +251,7 @@ LANES = {
         "flatnet": two_nodes_flatnet,
         "flannel": two_nodes_flannel,
     },
+    "outside": {"kernel": outside_kernel, "flatnet": outside_flatnet},
 }
+# Lanes that have one way only: nobody outside knows an address inside.
+ONE_WAY = {"outside"}
