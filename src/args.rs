@@ -8,6 +8,7 @@
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use flatnet_engine::masquerade::PortRange;
@@ -17,6 +18,7 @@ use serde::Deserialize;
 
 use crate::bench::pods::PodRow;
 use crate::bench::rows::Row;
+use crate::impairment::duration;
 use crate::topology::{BackendKind, Interface, values};
 
 /// The flat pod network in userspace.
@@ -194,6 +196,9 @@ pub struct Node {
     /// How many threads move packets [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub workers: Option<u16>,
+    /// For how long they look for packets before they sleep, such as 50us [default: 0]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub poll: Option<Duration>,
     /// The interface, such as flatnet0, by which this host itself reaches pods and Services; needs CAP_NET_ADMIN
     #[arg(long, value_name = "NAME", value_parser = values::interface_name)]
     pub host_port: Option<String>,

@@ -100,7 +100,7 @@ impl Drive {
         let usual = EngineConfig::default();
         let client_bindings = topology.nat_quota.unwrap_or(usual.client_bindings);
         let (seed, secret) = (topology.seed, secret(time)?);
-        let config = EngineConfig { workers, client_bindings, seed, secret, ..usual };
+        let config = EngineConfig { workers, client_bindings, poll: topology.poll, seed, secret, ..usual };
         let (control, workers) = Control::build(&config)?;
         let engine = match time {
             TimeMode::Virtual => Engine::Virtual { workers, now: Instant::ZERO },

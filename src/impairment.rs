@@ -126,7 +126,7 @@ fn bits(rate: u64) -> String {
 }
 
 /// Reads a duration such as `250us`, `1.5ms`, `2s` or 0.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     if text == "0" {
         return Ok(Duration::ZERO);
     }

@@ -79,6 +79,7 @@ fn fill(flags: &mut Node, file: NodeConfig) {
     flags.backend = flags.backend.or(file.backend);
     flags.port = flags.port.or(file.port);
     flags.workers = flags.workers.or(file.workers);
+    flags.poll = flags.poll.or(file.poll);
     flags.host_port = flags.host_port.take().or(file.host_port);
     flags.uplink |= file.uplink;
     flags.masquerade_ports = flags.masquerade_ports.or(file.masquerade_ports);
@@ -110,7 +111,11 @@ fn document(arguments: &Node, name: &str, interface: Interface) -> String {
     };
     let port = arguments.port.unwrap_or(DEFAULT_UDP_PORT);
     let workers = arguments.workers.unwrap_or(DEFAULT_WORKERS);
-    let _ = writeln!(text, "  backend: {{type: {backend}, port: {port}}}\n  workers: {workers}\n  nodes:");
+    let poll = arguments.poll.unwrap_or_default().as_nanos();
+    let _ = writeln!(
+        text,
+        "  backend: {{type: {backend}, port: {port}}}\n  workers: {workers}\n  poll: {poll}ns\n  nodes:"
+    );
     let _ = writeln!(text, "    - name: {name}");
     let _ = writeln!(text, "      address: {}/{}", interface.address, interface.network.length());
     if let Some(subnet) = arguments.pod_cidr {
@@ -141,6 +146,9 @@ fn words(arguments: &Node, name: &str, interface: Interface, topology: &Topology
     }
     if let Some(workers) = arguments.workers {
         flag("--workers", workers.to_string());
+    }
+    if let Some(poll) = arguments.poll {
+        flag("--poll", format!("{}ns", poll.as_nanos()));
     }
     if let Some(name) = &arguments.host_port {
         flag("--host-port", name.clone());
@@ -177,7 +185,7 @@ mod tests {
     #[test]
     fn the_background_process_is_told_all_that_this_one_was() {
         let all = "flatnet node --name n --address 192.168.66.11/24 --pod-network 10.2.0.0/16 --pod-cidr 10.2.3.0/24 \
-                   --service-network 10.97.0.0/16 --port 9000 --workers 3 --host-port flatnet0 --uplink --masquerade-ports 61000-62000 --file a --file b --routes r";
+                   --service-network 10.97.0.0/16 --port 9000 --workers 3 --poll 50us --host-port flatnet0 --uplink --masquerade-ports 61000-62000 --file a --file b --routes r";
         let told = node(all);
         let interface = told.address.unwrap();
         let (topology, _) = read_node(document(&told, "n", interface), &[], "n").unwrap();

@@ -57,6 +57,7 @@ use std::{
     net::Ipv4Addr,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use flatnet_agents::pods;
@@ -108,6 +109,8 @@ pub struct Topology {
     pub time: Option<TimeMode>,
     /// How many workers move packets; `None` leaves it to the command.
     pub workers: Option<u16>,
+    /// For how long workers look for work before they sleep.
+    pub poll: Duration,
     /// The pods, in the order of the files.
     pub pods: Vec<Pod>,
     /// The Services, in the order of the files.

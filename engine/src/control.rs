@@ -8,12 +8,12 @@
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam::queue::ArrayQueue;
 use flatnet_proxy::{Backend, Frontend, Ipv4Prefix, Load, NodePort, Row, Scheduler, Service, TableError};
 
-use crate::binding::Binding;
-use crate::binding::Profile;
+use crate::binding::{Binding, Profile};
 use crate::frame::{Arena, ArenaError, Pool};
 use crate::ledger::{Ledger, NodeCounters};
 use crate::link::wire::Wire;
@@ -56,10 +56,11 @@ pub struct EngineConfig {
     pub bindings: usize,
     /// Bindings of each that one client may have.
     pub client_bindings: u32,
+    /// For how long a worker without work looks for more before it sleeps; a few times in any case.
+    pub poll: Duration,
     /// Where all chance comes from.
     pub seed: u64,
-    /// What the tables that strangers' packets fill are keyed by, if not the seed: whoever knows it can choose flows that
-    /// collide.
+    /// What tables that strangers' packets fill are keyed by, if not the seed: who knows it can choose flows that collide.
     pub secret: Option<u64>,
 }
 
@@ -72,6 +73,7 @@ impl Default for EngineConfig {
             cache_slots: 1 << 16,
             bindings: 1 << 18,
             client_bindings: 1 << 15,
+            poll: Duration::ZERO,
             seed: 7,
             secret: None,
         }

@@ -127,6 +127,8 @@ pub struct Parts {
 pub struct Worker {
     id: u8,
     workers: u8,
+    /// For how long it looks for work before it sleeps.
+    poll: Duration,
     arena: Arc<Arena>,
     pool: Pool,
     reader: Reader,
@@ -217,6 +219,7 @@ impl Worker {
         Ok(Self {
             id,
             workers: config.workers.max(1),
+            poll: config.poll,
             arena: Arc::clone(pool.arena()),
             pool,
             tables: Arc::clone(reader.load()),
@@ -308,12 +311,16 @@ impl Worker {
 
     /// Runs batches on this thread until `stop` is set; sleeps while there is nothing to do.
     pub fn run(&mut self, clock: &Clock, stop: &AtomicBool) {
-        let mut idle = 0;
+        let (mut idle, mut awake_until) = (0, clock.now() + self.poll);
         while !stop.load(Ordering::Acquire) {
             let now = clock.now();
-            idle = if self.run_batch(now) > 0 { 0 } else { idle + 1 };
+            if self.run_batch(now) > 0 {
+                (idle, awake_until) = (0, now + self.poll);
+                continue;
+            }
+            idle += 1;
             let spins = if self.mailbox.watch.is_empty() { SPINS } else { FILE_SPINS };
-            if idle > spins {
+            if idle > spins && now >= awake_until {
                 let next =
                     self.next_event(now).map_or(SLEEP_LIMIT, |next| next.saturating_duration_since(now));
                 self.sleep(now, next.min(SLEEP_LIMIT));

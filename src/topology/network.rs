@@ -53,6 +53,7 @@ pub(crate) fn check(spec: &Spec, findings: &mut Vec<Finding>) -> Topology {
         seed: spec.seed,
         time: spec.time,
         workers: spec.workers,
+        poll: spec.poll,
         pods: Vec::new(),
         services: Vec::new(),
         slices: Vec::new(),

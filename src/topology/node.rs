@@ -5,6 +5,7 @@
 //! May depend on the reader of topologies. Read first: [`crate::args::Node`].
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use flatnet_engine::masquerade::PortRange;
 use flatnet_proxy::Ipv4Prefix;
@@ -14,7 +15,7 @@ use crate::topology::{
     fields::{Fields, boolean, interface, prefix, text},
     findings::{Finding, Source},
     open,
-    spec::{port, workers},
+    spec::{poll, port, workers},
     split, values,
     yaml::{Node, Value, documents},
 };
@@ -38,6 +39,8 @@ pub struct NodeConfig {
     pub port: Option<u16>,
     /// How many workers move packets.
     pub workers: Option<u16>,
+    /// For how long they look for work before they sleep.
+    pub poll: Option<Duration>,
     /// The interface through which the host reaches pods and Services.
     pub host_port: Option<String>,
     /// Whether it sends and receives by the interface of its address.
@@ -82,6 +85,7 @@ fn read(node: &Node, findings: &mut Vec<Finding>) -> NodeConfig {
         backend: fields.optional("backend", |node| values::backend(&text(node)?)).map(|it| it.value),
         port: fields.optional("port", port).map(|it| it.value),
         workers: fields.optional("workers", workers).map(|it| it.value),
+        poll: fields.optional("poll", poll).map(|it| it.value),
         host_port: fields
             .optional("host-port", |node| values::interface_name(&text(node)?))
             .map(|it| it.value),

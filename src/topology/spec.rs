@@ -8,11 +8,14 @@
 //!
 //! Read first: `docs/topology.md`.
 
+use std::time::Duration;
+
 use flatnet_agents::lease::config::DEFAULT_UDP_PORT;
 use flatnet_engine::binding::Profile;
 use flatnet_engine::pod::Image;
 use flatnet_proxy::Ipv4Prefix;
 
+use crate::impairment::duration;
 use crate::topology::{
     BackendKind, HostAccess, Interface, TimeMode, Underlay,
     fields::{Fields, Located, address, boolean, interface, number, prefix, text},
@@ -47,6 +50,7 @@ pub(crate) struct Spec {
     pub(crate) seed: u64,
     pub(crate) time: Option<TimeMode>,
     pub(crate) workers: Option<u16>,
+    pub(crate) poll: Duration,
 }
 
 /// A node, a host or a router.
@@ -97,6 +101,7 @@ pub(crate) fn read(document: &Node, findings: &mut Vec<Finding>) -> Spec {
         seed: fields.optional("seed", |node| number(node, 0, u64::MAX)).map_or(0, |seed| seed.value),
         time: fields.optional("time", time).map(|time| time.value),
         workers: fields.optional("workers", workers).map(|workers| workers.value),
+        poll: fields.optional("poll", poll).map_or(Duration::ZERO, |poll| poll.value),
     };
     fields.close();
     result
@@ -247,6 +252,11 @@ fn name(node: &Node) -> Result<String, String> {
 /// Reads a number of workers.
 pub(crate) fn workers(node: &Node) -> Result<u16, String> {
     number(node, 1, MOST_WORKERS).map(|workers| workers as u16)
+}
+
+/// Reads for how long workers look for work before they sleep.
+pub(crate) fn poll(node: &Node) -> Result<Duration, String> {
+    duration(&text(node)?)
 }
 
 /// Reads the port of a tunnel.

@@ -223,7 +223,7 @@ fn the_example_reaches_the_proxy_with_three_backends_per_port() {
 
 #[test]
 fn links_and_defaults_are_read() {
-    let text = "apiVersion: flatnet.dev/v1\nkind: Topology\nspec:\n  time: virtual\n  workers: 2\n  nodes:\n    \
+    let text = "apiVersion: flatnet.dev/v1\nkind: Topology\nspec:\n  time: virtual\n  workers: 2\n  poll: 50us\n  nodes:\n    \
                 - {name: a, address: 192.168.1.2/24}\n    - {name: b, address: 192.168.1.3/24}\n  links:\n    \
                 - {between: [a, b], delay: 1ms, loss: 0.1%, mtu: 1400}\n";
     let (topology, _) = parse(&file(text)).unwrap();
@@ -232,6 +232,7 @@ fn links_and_defaults_are_read() {
     let link = |from: &str, to: &str| Link { from: from.into(), to: to.into(), impairment };
     assert_eq!(topology.links, [link("a", "b"), link("b", "a")]);
     assert_eq!((topology.time, topology.workers), (Some(TimeMode::Virtual), Some(2)));
+    assert_eq!(topology.poll, Duration::from_micros(50));
     assert_eq!(topology.service_network.to_string(), "10.96.0.0/12");
 }
 
@@ -749,7 +750,7 @@ fn what_is_known_is_listed_once() {
                 busybox}]}\n";
     let errors = parse(&file(text)).unwrap_err().errors;
     let advice: Vec<&str> = errors.iter().filter_map(Finding::advice).collect();
-    let spec = "known are backend, hosts, links, nat, natQuota, nodes, podNetwork, routers, routes, seed, serviceNetwork, time, workers";
+    let spec = "known are backend, hosts, links, nat, natQuota, nodes, podNetwork, poll, routers, routes, seed, serviceNetwork, time, workers";
     assert_eq!(advice, [spec, "known are a, b, p", "known are a, b"]);
 }
 
