@@ -106,8 +106,11 @@ impl Drive {
             TimeMode::Virtual => Engine::Virtual { workers, now: Instant::ZERO },
             TimeMode::Real => start_threads(workers)?,
         };
-        let network =
-            Network::bring_up(topology, Publisher::new(control, secret.unwrap_or(seed), directory), store)?;
+        let network = Network::bring_up(
+            topology,
+            Publisher::new(control, secret.is_none().then_some(seed), directory),
+            store,
+        )?;
         let mut drive = Self { network, engine };
         drive.settle();
         while drive.network.publisher.runtime.is_making() {

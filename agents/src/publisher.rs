@@ -19,6 +19,7 @@ mod real;
 pub use links::LinkPlace;
 pub use real::MadePod;
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::{collections::BTreeMap, error::Error, net::Ipv4Addr, path::PathBuf, sync::Arc};
 
 use flatnet_engine::{
@@ -146,12 +147,30 @@ pub struct HostSpec {
     pub image: Image,
 }
 
+/// Where the chance of pods and hosts comes from.
+#[derive(Debug)]
+enum Seeds {
+    /// The topology's seed: the same run gives the same bytes.
+    Known(u64),
+    /// A keyed one-way function: who finds out a pod's seed learns nothing of another's.
+    Secret(RandomState),
+}
+
+impl Seeds {
+    fn of(&self, what: &str, name: &str) -> u64 {
+        match self {
+            Self::Known(seed) => seed::hash(*seed, &[what, name]),
+            Self::Secret(state) => state.hash_one((what, name)),
+        }
+    }
+}
+
 /// The owner of the engine's control side.
 #[derive(Debug)]
 pub struct Publisher {
     /// The engine's control side, to visit workers and read ledgers.
     pub control: Control,
-    seed: u64,
+    seeds: Seeds,
     workers: u8,
     next_worker: u8,
     /// Volumes that could not be made, by pod.
@@ -174,12 +193,13 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Takes the control side of an engine without nodes; real pods' files go below the directory.
-    pub fn new(control: Control, seed: u64, directory: PathBuf) -> Self {
+    /// Takes the control side of an engine without nodes; real pods' files go below the directory. Pods' sequence numbers and hashed
+    /// tables come from the seed, or from the system where there is none: then nobody can know them.
+    pub fn new(control: Control, seed: Option<u64>, directory: PathBuf) -> Self {
         Self {
             workers: control.posts.len() as u8,
             control,
-            seed,
+            seeds: seed.map_or_else(|| Seeds::Secret(RandomState::new()), Seeds::Known),
             next_worker: 0,
             missing: BTreeMap::new(),
             switches: BTreeMap::new(),
@@ -281,7 +301,7 @@ impl Publisher {
             prefix_length: spec.network.length(),
             gateway: spec.gateway,
             mtu: 1500,
-            seed: seed::hash(self.seed, &["host", &spec.name]),
+            seed: self.seeds.of("host", &spec.name),
             ..PodConfig::default()
         });
         let container = ContainerConfig {
@@ -407,7 +427,7 @@ impl Publisher {
             prefix_length,
             gateway,
             mtu,
-            seed: seed::hash(self.seed, &["pod", &view.uid]),
+            seed: self.seeds.of("pod", &view.uid),
             volumes,
             ..PodConfig::default()
         });

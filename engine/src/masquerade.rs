@@ -201,7 +201,7 @@ impl Masquerade {
         if !self.short.contains_key(&pool) {
             let mut random = Random::new(random);
             for _ in 0..PROBES {
-                let tried = self.own_from((range, reserved), random.next_u16()).next();
+                let tried = self.own_at(range, random.next_u16());
                 // The other port of its pair is in the same block.
                 let tried = tried.map(|port| if parity && port % 2 != wish % 2 { port ^ 1 } else { port });
                 if let Some(port) = tried.filter(|&port| may_be(port) && free(port)) {
@@ -238,6 +238,10 @@ impl Masquerade {
                     list.insert(port);
                 }
             }
+            if list.all == 0 {
+                // All blocks of the range are others': whoever has them is asked, and nothing is kept of every remote endpoint.
+                return None;
+            }
             self.short.insert(pool, list);
             bindings.tell_ends = true;
         }
@@ -262,7 +266,8 @@ impl Masquerade {
             list.insert(port);
         }
         // Of both kinds, or flows that keep their parity would have it made again at once.
-        if list.count.iter().all(|&free| free > list.all / 4) {
+        let is_plenty = list.count.iter().all(|&free| free > list.all / 4);
+        if is_plenty || list.count.iter().sum::<usize>() == list.all {
             self.short.remove(&pool);
             bindings.tell_ends = !self.short.is_empty();
         }
@@ -275,27 +280,38 @@ impl Masquerade {
         }
     }
 
-    /// Yields this worker's ports, from a random one in one of its blocks.
+    /// Counts the ports of this worker's blocks in a range, whole blocks, and returns the first of those blocks.
+    fn own_blocks(&self, range: PortRange) -> (u16, u32) {
+        let (worker, workers) = (u16::from(self.worker), u16::from(self.workers));
+        let (first, last) = (range.first / BLOCK, range.last / BLOCK);
+        let first = first + (worker + workers - first % workers) % workers;
+        let blocks = if first > last { 0 } else { (last - first) / workers + 1 };
+        (first, u32::from(blocks) * u32::from(BLOCK))
+    }
+
+    /// Returns one of them, each with nearly the same chance; what it may be used for is for the caller to see.
+    fn own_at(&self, range: PortRange, random: u16) -> Option<u16> {
+        let (_, count) = self.own_blocks(range);
+        self.own_from_place(range, (u32::from(random) * count) >> 16).next()
+    }
+
+    /// Yields this worker's ports, from a random one on.
     fn own_from(
         &self,
         (range, reserved): (PortRange, u16),
         random: u16,
     ) -> impl Iterator<Item = u16> + use<> {
-        let (worker, workers) = (self.worker, self.workers);
-        // Numbers that are no port's stand for ports spread over those above: else all of them would begin at the same one.
-        let random = match random {
-            // Few are: else nearly all would begin at the first.
-            _ if range != PortRange::ALL => range.first + random % (range.last - range.first).max(1),
-            ..FIRST_PORT => FIRST_PORT + random * 28,
-            _ if NODE_PORTS.contains(&random) => NODE_PORTS.end() + 1 + (random - NODE_PORTS.start()) * 11,
-            _ => random,
-        };
-        // The start lies in a block of this worker's, so that the first port tried is as random as any.
-        let block = random / BLOCK;
-        let own_block = block - block % u16::from(workers) + u16::from(worker);
-        let start = own_block.wrapping_mul(BLOCK).wrapping_add(random % BLOCK);
-        (0..=u16::MAX).map(move |number| start.wrapping_add(number)).filter(move |&port| {
-            owner(port, workers) == worker && range.contains(port) && is_usable(port, reserved)
+        let (_, count) = self.own_blocks(range);
+        self.own_from_place(range, (u32::from(random) * count) >> 16)
+            .filter(move |&port| range.contains(port) && is_usable(port, reserved))
+    }
+
+    fn own_from_place(&self, range: PortRange, start: u32) -> impl Iterator<Item = u16> + use<> {
+        let ((first, count), workers) = (self.own_blocks(range), u32::from(self.workers));
+        (0..count).map(move |number| {
+            let place = (start + number) % count;
+            let block = u32::from(first) + place / u32::from(BLOCK) * workers;
+            (block * u32::from(BLOCK) + place % u32::from(BLOCK)) as u16
         })
     }
 }

@@ -296,11 +296,16 @@ impl Ports {
         })
     }
 
-    /// Takes all frames that came out: shows those of eth0, counts those of pods.
+    /// Takes all frames that came out: shows those of eth0, counts the packets of pods.
     pub(super) fn drain(&mut self, mut show: impl FnMut(&[u8])) -> usize {
         let Self { arena, spare, pods, uplink } = self;
-        let delivered =
-            pods.iter_mut().map(|pod| pod.from_node.pop(usize::MAX, |frame| spare.push(frame))).sum();
+        let mut delivered = 0;
+        for pod in pods {
+            pod.from_node.pop(usize::MAX, |frame| {
+                delivered += usize::from(Packet::read(arena.bytes(&frame)).is_some());
+                spare.push(frame);
+            });
+        }
         uplink.from_node.pop(usize::MAX, |frame| {
             show(arena.bytes(&frame));
             spare.push(frame);

@@ -41,8 +41,7 @@ fn workers_share_all_usable_ports_without_overlap() {
 fn no_port_is_where_many_begin_to_look() {
     let mut starts = BTreeMap::new();
     for random in 0..=u16::MAX {
-        *starts.entry(Masquerade::new(0, 1).own_from((PortRange::ALL, 8285), random).next()).or_insert(0) +=
-            1;
+        *starts.entry(Masquerade::new(0, 1).own_at(PortRange::ALL, random)).or_insert(0) += 1;
     }
     assert!(starts.values().all(|&count| count <= 3), "{starts:?}");
 }
@@ -74,7 +73,7 @@ fn only_ports_of_the_nodes_range_are_handed_out() {
     let range = PortRange { first: 61_000, last: 65_535 };
     let mut starts = BTreeMap::new();
     for random in 0..=u16::MAX {
-        *starts.entry(ports.own_from((range, 8285), random).next()).or_insert(0) += 1;
+        *starts.entry(ports.own_at(range, random)).or_insert(0) += 1;
     }
     assert!(starts.len() > 4500 && starts.values().all(|&count| count <= 30), "{starts:?}");
     let mut seen = BTreeSet::new();
@@ -169,5 +168,34 @@ proptest! {
             let mut odd = plain.range(start..).chain(&plain).copied().filter(|port| port % 2 == 1);
             prop_assert_eq!(list.first_from(start, 0xaaaa_aaaa_aaaa_aaaa), odd.next());
         }
+    }
+}
+
+/// However few blocks a range has for however many workers: each has its own ones, all are found, and one without any keeps nothing.
+#[test]
+fn workers_share_a_small_range() {
+    let range = PortRange { first: 61_000, last: 62_100 };
+    for workers in 1..=9 {
+        let mut seen = BTreeSet::new();
+        for worker in 0..workers {
+            let (mut bindings, mut ports) =
+                (Bindings::new(9000, 1, [1, 2]).unwrap(), Masquerade::new(worker, workers));
+            let own = (range.first..=range.last).filter(|&port| owner(port, workers) == worker).count();
+            for client in 0..own as u32 {
+                let choice = Choice { range, ..choice(40_000, client.into()) };
+                let found = ports.find(&mut bindings, pool(1), &choice, Instant::ZERO);
+                let Found::Own(port) = found else { panic!("{found:?}: {client} of {own}, {workers}") };
+                assert!(
+                    range.contains(port) && owner(port, workers) == worker && seen.insert(port),
+                    "{port}"
+                );
+                bind(&mut bindings, pool(1), client, port);
+            }
+            let choice = Choice { range, ..choice(40_000, 1) };
+            let none = if workers == 1 { Found::Exhausted } else { Found::Ask };
+            assert_eq!(ports.find(&mut bindings, pool(1), &choice, Instant::ZERO), none);
+            assert_eq!(ports.short.is_empty(), own == 0, "{worker} of {workers}");
+        }
+        assert_eq!(seen.len(), 1101, "{workers}");
     }
 }

@@ -298,9 +298,9 @@ pub const ROWS: &[Row] = &[
         differs: Some("each worker has ports of its own"),
         seen: &[
             "web-app-1 10.1.15.2 5000 10.1.15.3 80 63",
-            "web-app-1 10.1.15.2 64851 10.1.15.3 80 63",
+            "web-app-1 10.1.15.2 64861 10.1.15.3 80 63",
             "web-app-1 10.1.15.2 5000 10.1.15.3 80 63",
-            "web-app-1 10.1.15.2 64851 10.1.15.3 80 63",
+            "web-app-1 10.1.15.2 64861 10.1.15.3 80 63",
         ],
         ..PLAIN_SERVICE
     },
