@@ -6,43 +6,10 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::process::{Command, Stdio};
 
-use common::{Home, Namespace, Program, Wire, await_that, content};
+use common::{Home, Namespace, Program, Wire, await_that, content, two_sites};
 use rustix::process::{Pid, Signal, kill_process};
-
-/// A simulated and a real pod of a node, which both serve the site.
-fn pods(number: u8, site: &str) -> String {
-    let serve = serde_json::json!(["sh", "-c", "cd /mnt && exec python3 -m http.server 80"]);
-    let volume = format!("volumes: [{{name: site, hostPath: {{path: {site}}}}}]");
-    format!(
-        "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: sim-{number}, annotations: {{flatnet.dev/ip: 10.1.{number}.10}}}}\n\
-         spec:\n  nodeName: node-{number}\n  {volume}\n  containers:\n    - {{name: nginx, image: nginx, args: [--root, /site], \
-         volumeMounts: [{{name: site, mountPath: /site}}]}}\n\
-         ---\napiVersion: v1\nkind: Pod\nmetadata: {{name: real-{number}, annotations: {{flatnet.dev/ip: 10.1.{number}.20}}}}\n\
-         spec:\n  nodeName: node-{number}\n  runtimeClassName: netns\n  {volume}\n  containers:\n    - {{name: main, command: {serve}, \
-         volumeMounts: [{{name: site, mountPath: /mnt}}]}}\n"
-    )
-}
-
-/// A Service that both nodes' pods are behind.
-const SERVICE: &str = "\
----
-apiVersion: v1
-kind: Service
-metadata: {name: both}
-spec:
-  clusterIP: 10.96.0.10
-  ports: [{port: 8080, targetPort: 80}]
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: both-by-hand, labels: {kubernetes.io/service-name: both}}
-addressType: IPv4
-endpoints: [{addresses: [10.1.11.10]}, {addresses: [10.1.12.20]}]
-ports: [{port: 80}]
-";
 
 /// Hosts 11 and 12, each with a node and a way to it.
 struct Hosts {
@@ -56,14 +23,7 @@ struct Hosts {
 impl Hosts {
     fn new(flags: &str) -> Self {
         let (home, wire, content) = (Home::new(), Wire::new(), content(4 << 20));
-        std::fs::create_dir(home.file("site")).unwrap();
-        std::fs::write(home.file("site/content"), &content).unwrap();
-        let site = home.file("site").display().to_string();
-        let mut manifests = String::new();
-        for number in [11, 12] {
-            let _ = write!(manifests, "{}", pods(number, &site));
-        }
-        std::fs::write(home.file("pods.yaml"), manifests + SERVICE).unwrap();
+        two_sites(&home, &content);
         let machines: BTreeMap<_, _> = [11, 12].map(|number| (number, wire.machine(number))).into();
         let hosts = Self { home, _wire: wire, machines, content };
         for (number, other) in [(11, 12), (12, 11)] {
@@ -188,23 +148,18 @@ fn what_the_host_cannot_give_is_told_with_what_to_do() {
     let (home, wire) = (Home::new(), Wire::new());
     let machine = wire.machine(11);
     let command = |words: &str| home.command(&format!("node --name n --address 192.168.66.11/24 {words}"));
-    let says = |command: &Command| {
-        let output = machine.command(command).output().unwrap();
-        assert_eq!(output.status.code(), Some(1), "{output:?}");
-        String::from_utf8(output.stderr).unwrap()
-    };
     machine.says("ip link add taken type veth peer name other && ip route add 10.96.0.0/12 dev lo");
-    let said = says(&command("--host-port taken"));
+    let said = machine.refuses(&command("--host-port taken"));
     assert!(
         said.contains("taken: another process has this TAP, or it is another kind of interface"),
         "{said}"
     );
-    let said = says(&command("--host-port flatnet0"));
+    let said = machine.refuses(&command("--host-port flatnet0"));
     assert!(said.contains("this host has a route to 10.96.0.0/12 already"), "{said}");
     assert!(said.contains("ip route show 10.96.0.0/12"), "{said}");
     await_that("nothing is left", || !machine.says("ip -o link; ip route").contains("flatnet0"));
     machine.says("ip route del 10.96.0.0/12 && sysctl -q -w net.ipv4.ip_local_port_range='1024 65535'");
-    let said = says(&command("--host-port flatnet0"));
+    let said = machine.refuses(&command("--host-port flatnet0"));
     assert!(said.contains("port 61000 of 61000-65535 may be given to any program of this host"), "{said}");
     assert!(said.contains("net.ipv4.ip_local_reserved_ports=61000-65535"), "{said}");
     let command = command("--host-port flatnet0");
@@ -213,7 +168,7 @@ fn what_the_host_cannot_give_is_told_with_what_to_do() {
     unprivileged.arg(command.get_program()).args(command.get_args());
     unprivileged.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
     machine.says("sysctl -q -w net.ipv4.ip_local_reserved_ports=61000-65535");
-    let said = says(&unprivileged);
+    let said = machine.refuses(&unprivileged);
     assert!(said.contains("flatnet0: TAPs need the capability CAP_NET_ADMIN"), "{said}");
     assert!(said.contains("leave --host-port away"), "{said}");
 }

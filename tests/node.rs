@@ -11,7 +11,7 @@ use std::io::Read as _;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use common::{Home, Namespace, Program, Wire, await_that, content};
+use common::{Home, Namespace, Program, Wire, await_that, content, two_sites};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Says how long it took until a node was reached again: `scripts/test --long` compares that with its bound, since whoever shares the
@@ -28,51 +28,11 @@ struct Cluster {
     content: Vec<u8>,
 }
 
-/// What both nodes are given; each runs its own pods.
-fn manifests(home: &Home) -> String {
-    let mut text = String::new();
-    for number in [11, 12] {
-        let serve = serde_json::json!(["sh", "-c", "cd /mnt && exec python3 -m http.server 80"]);
-        let site = home.file("site");
-        let site = site.display();
-        let _ = write!(
-            text,
-            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: sim-{number}, annotations: {{flatnet.dev/ip: 10.1.{number}.10}}}}\n\
-             spec:\n  nodeName: node-{number}\n  volumes: [{{name: site, hostPath: {{path: {site}}}}}]\n  containers:\n    - {{name: nginx, image: nginx, args: [--root, /site], \
-             volumeMounts: [{{name: site, mountPath: /site}}]}}\n\
-             ---\napiVersion: v1\nkind: Pod\nmetadata: {{name: real-{number}, annotations: {{flatnet.dev/ip: 10.1.{number}.20}}}}\n\
-             spec:\n  nodeName: node-{number}\n  runtimeClassName: netns\n  volumes: [{{name: site, hostPath: {{path: {site}}}}}]\n  containers:\n    - {{name: main, command: \
-             {serve}, volumeMounts: [{{name: site, mountPath: /mnt}}]}}\n"
-        );
-    }
-    text + SERVICE
-}
-
-/// A Service whose backends are written by hand, since no node knows of the other's pods: one simulated, one real, one each.
-const SERVICE: &str = "\
----
-apiVersion: v1
-kind: Service
-metadata: {name: both}
-spec:
-  clusterIP: 10.96.0.10
-  ports: [{port: 8080, targetPort: 80}]
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: both-by-hand, labels: {kubernetes.io/service-name: both}}
-addressType: IPv4
-endpoints: [{addresses: [10.1.11.10]}, {addresses: [10.1.12.20]}]
-ports: [{port: 80}]
-";
-
 impl Cluster {
     fn new() -> Self {
         let home = Home::new();
         let content = content(1 << 20);
-        std::fs::create_dir(home.file("site")).unwrap();
-        std::fs::write(home.file("site/content"), &content).unwrap();
-        std::fs::write(home.file("pods.yaml"), manifests(&home)).unwrap();
+        two_sites(&home, &content);
         let wire = Wire::new();
         let machines = [11, 12].map(|number| (number, wire.machine(number))).into();
         let cluster = Self { home, wire, machines, content };

@@ -448,11 +448,6 @@ fn what_the_host_cannot_give_is_told_with_what_to_do() {
     let (home, wire) = (Home::new(), Wire::new());
     let machine = wire.machine(11);
     let node = |flags: &str| home.command(&format!("node --name n --uplink {flags}"));
-    let says = |command: &Command| {
-        let output = machine.command(command).output().unwrap();
-        assert_eq!(output.status.code(), Some(1), "{output:?}");
-        String::from_utf8(output.stderr).unwrap()
-    };
     let unprivileged = |command: Command, dropped: &str| {
         let mut unprivileged = Command::new("setpriv");
         unprivileged.args([&format!("--bounding-set={dropped}"), "--inh-caps=-all", "--"]);
@@ -461,24 +456,24 @@ fn what_the_host_cannot_give_is_told_with_what_to_do() {
         unprivileged
     };
     let own = "--address 192.168.66.11/24";
-    let said = says(&unprivileged(node(own), "-net_raw"));
+    let said = machine.refuses(&unprivileged(node(own), "-net_raw"));
     assert!(said.contains("eth0: a raw uplink needs the capability CAP_NET_RAW"), "{said}");
     assert!(said.contains("leave --uplink"), "{said}");
-    let said = says(&unprivileged(node(own), "-net_admin"));
+    let said = machine.refuses(&unprivileged(node(own), "-net_admin"));
     assert!(said.contains("the rules of this host need the capability CAP_NET_ADMIN"), "{said}");
-    let said = says(&node(&format!("{own} --port 61500")));
+    let said = machine.refuses(&node(&format!("{own} --port 61500")));
     assert!(said.contains("port 61500 of 61000-65535 is the tunnel's"), "{said}");
     machine.says("ip address add 192.0.2.1/24 dev lo");
-    let said = says(&node("--address 192.0.2.1/24"));
+    let said = machine.refuses(&node("--address 192.0.2.1/24"));
     assert!(said.contains("lo is no Ethernet"), "{said}");
     let nameless = node(own);
     let mut inside = Command::new("env");
     inside.args(["PATH=/nowhere", "/usr/bin/timeout"]).args(nameless.get_args());
     inside.envs(nameless.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let said = says(&inside);
+    let said = machine.refuses(&inside);
     assert!(said.contains("nft cannot be run") && said.contains("install nftables"), "{said}");
     assert_eq!(machine.says("nft list tables"), "");
-    let said = says(&unprivileged(home.command("clean"), "-all"));
+    let said = machine.refuses(&unprivileged(home.command("clean"), "-all"));
     assert!(said.contains("the rules of this host need the capability CAP_NET_ADMIN"), "{said}");
     let cleaned = machine.command(&home.command("clean")).output().unwrap();
     assert_eq!(String::from_utf8(cleaned.stdout).unwrap(), "nothing was left behind\n");

@@ -280,19 +280,9 @@ impl Masquerade {
         }
     }
 
-    /// Counts the ports of this worker's blocks in a range, whole blocks, and returns the first of those blocks.
-    fn own_blocks(&self, range: PortRange) -> (u16, u32) {
-        let (worker, workers) = (u16::from(self.worker), u16::from(self.workers));
-        let (first, last) = (range.first / BLOCK, range.last / BLOCK);
-        let first = first + (worker + workers - first % workers) % workers;
-        let blocks = if first > last { 0 } else { (last - first) / workers + 1 };
-        (first, u32::from(blocks) * u32::from(BLOCK))
-    }
-
-    /// Returns one of them, each with nearly the same chance; what it may be used for is for the caller to see.
+    /// Returns a port of this worker's blocks, each with nearly the same chance; whether it may be used is for the caller to see.
     fn own_at(&self, range: PortRange, random: u16) -> Option<u16> {
-        let (_, count) = self.own_blocks(range);
-        self.own_from_place(range, (u32::from(random) * count) >> 16).next()
+        self.own_blocks(range, random).next()
     }
 
     /// Yields this worker's ports, from a random one on.
@@ -301,16 +291,21 @@ impl Masquerade {
         (range, reserved): (PortRange, u16),
         random: u16,
     ) -> impl Iterator<Item = u16> + use<> {
-        let (_, count) = self.own_blocks(range);
-        self.own_from_place(range, (u32::from(random) * count) >> 16)
-            .filter(move |&port| range.contains(port) && is_usable(port, reserved))
+        let may_be = move |port: &u16| range.contains(*port) && is_usable(*port, reserved);
+        self.own_blocks(range, random).filter(may_be)
     }
 
-    fn own_from_place(&self, range: PortRange, start: u32) -> impl Iterator<Item = u16> + use<> {
-        let ((first, count), workers) = (self.own_blocks(range), u32::from(self.workers));
+    /// Yields the ports of this worker's blocks in a range, whole blocks, from a random one on.
+    fn own_blocks(&self, range: PortRange, random: u16) -> impl Iterator<Item = u16> + use<> {
+        let (worker, workers) = (u16::from(self.worker), u16::from(self.workers));
+        let (first, last) = (range.first / BLOCK, range.last / BLOCK);
+        let first = first + (worker + workers - first % workers) % workers;
+        let blocks = if first > last { 0 } else { (last - first) / workers + 1 };
+        let count = u32::from(blocks) * u32::from(BLOCK);
+        let start = (u32::from(random) * count) >> 16;
         (0..count).map(move |number| {
             let place = (start + number) % count;
-            let block = u32::from(first) + place / u32::from(BLOCK) * workers;
+            let block = u32::from(first) + place / u32::from(BLOCK) * u32::from(workers);
             (block * u32::from(BLOCK) + place % u32::from(BLOCK)) as u16
         })
     }

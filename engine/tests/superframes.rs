@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::superframes::{segments, unfinished, unfinished_record};
 use common::*;
-use flatnet_engine::frame::{ChecksumState, Segmentation};
+use flatnet_engine::frame::ChecksumState;
 use flatnet_engine::ledger::{DropReason, Term};
 use flatnet_engine::link::Direction;
 use flatnet_engine::link::impairment::Impairment;
@@ -26,33 +26,13 @@ const MACHINES: [Ipv4Addr; 6] = [APP1, APP2, APP3, BACKEND, USER, INTERNET];
 
 /// What is at each machine, superframes cut as the last link would; and how many there were.
 fn arrived(lab: &mut Lab) -> (Vec<(Ipv4Addr, Vec<u8>)>, usize) {
-    let (mut all, mut superframes) = (Vec::new(), 0);
+    let (mut all, mut whole) = (Vec::new(), 0);
     for at in MACHINES {
-        let mut frames = Vec::new();
-        lab.machines.get_mut(&at).unwrap().peer.from_node.pop(usize::MAX, |frame| frames.push(frame));
-        for frame in frames {
-            let record = *lab.control.arena().record(&frame);
-            let mut bytes = lab.control.arena().bytes(&frame).to_vec();
-            lab.control.pool.free(frame);
-            if record.segmentation != Segmentation::None {
-                superframes += 1;
-                all.extend(segments(&bytes, record.segment_size).into_iter().map(|bytes| (at, bytes)));
-                continue;
-            }
-            if record.checksum == ChecksumState::Partial {
-                Layout::of(&bytes).unwrap().finish(&mut bytes);
-            }
-            match arp_request(&bytes) {
-                Some((mac_of, asks, target)) if target == at => {
-                    let reply = arp(flatnet_engine::wire::ArpOperation::Reply, (mac(at), at), (mac_of, asks));
-                    lab.send(at, &reply);
-                }
-                Some(_) => {}
-                None => all.push((at, bytes)),
-            }
-        }
+        let (found, count) = superframes::arrived(lab, at);
+        all.extend(found.into_iter().map(|bytes| (at, bytes)));
+        whole += count;
     }
-    (all, superframes)
+    (all, whole)
 }
 
 /// Everything that arrives, with machines answering ARP.

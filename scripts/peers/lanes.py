@@ -1,5 +1,6 @@
 """The lanes and the systems in them: how each comes up, with two machines that reach each other by it."""
 
+import functools
 import json
 import os
 import subprocess
@@ -11,9 +12,15 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 
 
+@functools.cache
 def flatnet_binary():
     run("cargo", "build", "--release", "--locked", "--quiet", cwd=ROOT)
     return TARGET / "release" / "flatnet"
+
+
+def forward(namespace):
+    """Lets the kernel forward in a namespace."""
+    run("ip", "netns", "exec", namespace, "sysctl", "-qw", "net.ipv4.ip_forward=1")
 
 
 # One node: two machines on it.
@@ -158,7 +165,7 @@ def two_nodes_hostgw(place):
     for number, (node, machine) in enumerate(zip(nodes, ends)):
         ip("-n", node, "address", "add", f"{subnets[number]}.1/24", "dev", "br0")
         ip("-n", node, "route", "add", f"{subnets[1 - number]}.0/24", "via", f"192.168.66.1{2 - number}")
-        run("ip", "netns", "exec", node, "sysctl", "-qw", "net.ipv4.ip_forward=1")
+        forward(node)
         address(machine, "other", 24, 1500, f"{subnets[number]}.1")
     return ends
 
@@ -201,7 +208,7 @@ def two_nodes_flannel(place, flanneld):
     ends = bridged(place, nodes, 1472, subnets, (2, 2))
     for node, machine, subnet in zip(nodes, ends, subnets):
         ip("-n", node, "address", "add", f"{subnet}.1/24", "dev", "br0")
-        run("ip", "netns", "exec", node, "sysctl", "-qw", "net.ipv4.ip_forward=1")
+        forward(node)
         address(machine, "other", 24, 1472, f"{subnet}.1")
     return ends
 
@@ -224,7 +231,7 @@ def outside_kernel(place):
     veth(node, "port", inner)
     ip("-n", node, "address", "add", "10.1.15.1/24", "dev", "port")
     address(inner, "other", 24, 1500, "10.1.15.1")
-    run("ip", "netns", "exec", node, "sysctl", "-qw", "net.ipv4.ip_forward=1")
+    forward(node)
     rule = "table ip nat { chain out { type nat hook postrouting priority srcnat; oifname eth0 masquerade; }; }"
     run("ip", "netns", "exec", node, "nft", rule)
     return [inner, outer]

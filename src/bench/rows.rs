@@ -307,16 +307,12 @@ fn to_service(case: &Case, home: u32, flow: u32) -> Packet {
 
 /// The first packet of a flow that a case has decided anew, or translated.
 fn first(case: &Case, home: u32, flow: u32) -> Packet {
-    match case.row {
-        Row::ScaleRoutes => to_node(home, flow, u32::from(case.workers)..case.nodes),
-        Row::Masquerade | Row::NewFlows => outward(case, home, flow),
-        Row::Bridge
-        | Row::Encapsulate
-        | Row::Decapsulate
-        | Row::Service
-        | Row::ServiceChange
-        | Row::ScaleServices
-        | Row::IdleLatency => to_service(case, home, flow),
+    if case.row == Row::ScaleRoutes {
+        to_node(home, flow, u32::from(case.workers)..case.nodes)
+    } else if matches!(case.row, Row::Masquerade | Row::NewFlows) {
+        outward(case, home, flow)
+    } else {
+        to_service(case, home, flow)
     }
 }
 

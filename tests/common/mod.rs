@@ -138,6 +138,13 @@ impl Namespace {
         format!("/proc/{}/ns/net", self.0.id())
     }
 
+    /// What a command that fails there says of that.
+    pub fn refuses(&self, command: &Command) -> String {
+        let output = self.command(command).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    }
+
     /// What a command says there.
     pub fn says(&self, command: &str) -> String {
         let (id, words) = (self.0.id().to_string(), ["--net", "sh", "-ec", command]);
@@ -204,6 +211,44 @@ pub fn content(length: usize) -> Vec<u8> {
     };
     (0..length).map(|_| next()).collect()
 }
+
+/// What both of two nodes are given, `pods.yaml`, each to run its own pods: on nodes 11 and 12 a simulated and a real one, which serve
+/// `site/content`, and a Service that both nodes' pods are behind. Node N has the subnet 10.1.N.0/24.
+pub fn two_sites(home: &Home, content: &[u8]) {
+    std::fs::create_dir(home.file("site")).unwrap();
+    std::fs::write(home.file("site/content"), content).unwrap();
+    let serve = serde_json::json!(["sh", "-c", "cd /mnt && exec python3 -m http.server 80"]);
+    let volume = format!("volumes: [{{name: site, hostPath: {{path: {}}}}}]", home.file("site").display());
+    let pods = |number: u8| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: sim-{number}, annotations: {{flatnet.dev/ip: 10.1.{number}.10}}}}\n\
+             spec:\n  nodeName: node-{number}\n  {volume}\n  containers:\n    - {{name: nginx, image: nginx, args: [--root, /site], \
+             volumeMounts: [{{name: site, mountPath: /site}}]}}\n\
+             ---\napiVersion: v1\nkind: Pod\nmetadata: {{name: real-{number}, annotations: {{flatnet.dev/ip: 10.1.{number}.20}}}}\n\
+             spec:\n  nodeName: node-{number}\n  runtimeClassName: netns\n  {volume}\n  containers:\n    - {{name: main, command: \
+             {serve}, volumeMounts: [{{name: site, mountPath: /mnt}}]}}\n"
+        )
+    };
+    std::fs::write(home.file("pods.yaml"), pods(11) + &pods(12) + SERVICE).unwrap();
+}
+
+/// A Service whose backends are written by hand, since no node knows of the other's pods: one simulated, one real, one each.
+const SERVICE: &str = "\
+---
+apiVersion: v1
+kind: Service
+metadata: {name: both}
+spec:
+  clusterIP: 10.96.0.10
+  ports: [{port: 8080, targetPort: 80}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: both-by-hand, labels: {kubernetes.io/service-name: both}}
+addressType: IPv4
+endpoints: [{addresses: [10.1.11.10]}, {addresses: [10.1.12.20]}]
+ports: [{port: 80}]
+";
 
 /// Reads a capture with tshark; a line per frame of the given fields, separated by tabs.
 pub fn tshark(capture: &std::path::Path, fields: &[&str]) -> Vec<String> {

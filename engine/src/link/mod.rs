@@ -31,6 +31,12 @@ pub mod train;
 pub mod watch;
 
 use std::collections::VecDeque;
+use std::os::fd::AsFd;
+
+use rustix::net::sockopt::{
+    set_socket_recv_buffer_size, set_socket_recv_buffer_size_force, set_socket_send_buffer_size,
+    set_socket_send_buffer_size_force,
+};
 
 use crate::clock::Instant;
 use crate::frame::Frame;
@@ -142,4 +148,12 @@ pub fn rings(capacity: usize) -> (Rings, RingsPeer) {
     let (to_node, incoming) = crate::ring::ring(capacity);
     let (outgoing, from_node) = crate::ring::ring(capacity);
     (Rings { incoming, outgoing }, RingsPeer { to_node, from_node })
+}
+
+/// Lets so many bytes wait in the system at a socket, each way: beyond its limit only the privileged get, and less works, too.
+fn widen(socket: &impl AsFd, bytes: usize) {
+    let _ = set_socket_recv_buffer_size_force(socket, bytes)
+        .or_else(|_| set_socket_recv_buffer_size(socket, bytes));
+    let _ = set_socket_send_buffer_size_force(socket, bytes)
+        .or_else(|_| set_socket_send_buffer_size(socket, bytes));
 }

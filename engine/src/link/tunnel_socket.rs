@@ -12,17 +12,14 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use rustix::io::Errno;
-use rustix::net::sockopt::{
-    Ipv4PathMtuDiscovery, ip_mtu, set_ip_mtu_discover, set_socket_recv_buffer_size,
-    set_socket_recv_buffer_size_force, set_socket_send_buffer_size, set_socket_send_buffer_size_force,
-    socket_recv_buffer_size,
-};
+use rustix::net::sockopt::{Ipv4PathMtuDiscovery, ip_mtu, set_ip_mtu_discover, socket_recv_buffer_size};
 
 use crate::frame::{Arena, Frame, LARGE_CAPACITY, Pool, SMALL_CAPACITY};
 use crate::ledger::{DropReason, NodeCounters, Term};
 use crate::link::coalesce::HEADERS_LIMIT;
 use crate::link::outer::{HEADERS, datagram};
 use crate::link::train::{Came, MESSAGE_LIMIT, Superframe, together};
+use crate::link::widen;
 use crate::sys::{DATAGRAMS, Message, Received, receive_datagrams, receive_together, send_messages};
 use crate::wire::{ArpOperation, ArpPacket, EtherType, EthernetFrame, IpProtocol, Ipv4Packet, UdpDatagram};
 
@@ -129,11 +126,7 @@ impl TunnelSocket {
         };
         let socket = UdpSocket::bind(local).map_err(failed)?;
         set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::DO).map_err(|errno| failed(errno.into()))?;
-        // Beyond the system's limit only the privileged get; less works, too.
-        let _ = set_socket_recv_buffer_size_force(&socket, BUFFER)
-            .or_else(|_| set_socket_recv_buffer_size(&socket, BUFFER));
-        let _ = set_socket_send_buffer_size_force(&socket, BUFFER)
-            .or_else(|_| set_socket_send_buffer_size(&socket, BUFFER));
+        widen(&socket, BUFFER);
         let rest = vec![0; DATAGRAMS * REST].into();
         let headers = vec![0; DATAGRAMS * HEADERS_LIMIT].into();
         let [outbox, spare] = [(); 2].map(|()| Vec::with_capacity(DATAGRAMS));

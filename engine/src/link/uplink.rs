@@ -9,18 +9,13 @@ use std::io;
 use std::net::Ipv4Addr;
 
 use rustix::io::Errno;
-use rustix::net::sockopt::{
-    set_socket_recv_buffer_size, set_socket_recv_buffer_size_force, set_socket_send_buffer_size,
-    set_socket_send_buffer_size_force,
-};
 
 use crate::link::filter::filter;
 use crate::link::tap::Tap;
+use crate::link::tunnel_socket::BUFFER;
+use crate::link::widen;
 use crate::masquerade::PortRange;
 use crate::sys::open_packet_socket;
-
-/// Bytes that wait in the system each way, where it gives so many.
-const BUFFER: usize = 4 << 20;
 
 /// Why there is no uplink.
 #[derive(Debug, thiserror::Error)]
@@ -55,11 +50,7 @@ pub fn open((interface, index): (&str, u32), own: Ipv4Addr, ports: &[PortRange])
             Some(_) | None => UplinkError::System { interface, source },
         }
     })?;
-    // Beyond the system's limit only the privileged get; less works, too.
-    let _ = set_socket_recv_buffer_size_force(&socket, BUFFER)
-        .or_else(|_| set_socket_recv_buffer_size(&socket, BUFFER));
-    let _ = set_socket_send_buffer_size_force(&socket, BUFFER)
-        .or_else(|_| set_socket_send_buffer_size(&socket, BUFFER));
+    widen(&socket, BUFFER);
     Ok(Tap::of_packet_socket(interface, socket, header))
 }
 
