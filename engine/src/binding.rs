@@ -169,19 +169,27 @@ impl Bindings {
         })
     }
 
+    /// Hashes a half as the table does.
+    #[inline(always)]
+    pub(crate) fn hash(&self, key: &HalfKey) -> u64 {
+        key.hash(self.secret)
+    }
+
     /// Finds the place that has a half, and which of it.
     #[inline]
     fn place_of(&self, key: &HalfKey) -> Option<(u32, Half)> {
         let is_it = |index: u32, half| self.places[index as usize].key(half) == Some(key);
-        self.halves.find(key.hash(self.secret), is_it)
+        self.halves.find(self.hash(key), is_it)
     }
 
     fn give_half(&mut self, key: &HalfKey, index: u32, half: Half) {
-        self.halves.insert(key.hash(self.secret), index, half);
+        let hash = self.hash(key);
+        self.halves.insert(hash, index, half);
     }
 
     fn take_half(&mut self, key: &HalfKey, index: u32, half: Half) {
-        self.halves.remove(key.hash(self.secret), index, half);
+        let hash = self.hash(key);
+        self.halves.remove(hash, index, half);
     }
 
     /// Finds the binding of a packet and notes the packet: state, time.
@@ -267,6 +275,19 @@ impl Bindings {
             self.end(index);
         }
         has_expired
+    }
+
+    /// Ends the binding that has this reply half, if its connection is over and a SYN with this sequence number lies behind all
+    /// that was sent: who waits at the other end takes that for a new connection (RFC 1122, 4.2.2.13; RFC 9293, 3.10.7.4). Tells
+    /// whether it did. As conntrack does (`nf_nat_may_kill`).
+    pub fn give_up(&mut self, reply: &HalfKey, sequence: u32) -> bool {
+        let Some((index, Half::Reply)) = self.place_of(reply) else { return false };
+        let is_over =
+            self.places[index as usize].binding().is_some_and(|it| it.connection.may_follow(sequence));
+        if is_over {
+            self.end(index);
+        }
+        is_over
     }
 
     /// Tells whether a client may not have one more.
@@ -367,7 +388,7 @@ impl Bindings {
     /// Starts to fetch where a half is looked for, for whoever asks for it soon.
     #[inline(always)]
     pub fn prefetch_half(&self, key: &HalfKey) {
-        self.halves.prefetch(key.hash(self.secret));
+        self.halves.prefetch(self.hash(key));
     }
 
     /// Notes what a TCP segment that the cache answered says its sender expects, and the sequence number behind its data; its

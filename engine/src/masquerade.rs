@@ -3,7 +3,7 @@
 //! `decide` asks for a port when a source must be translated, and for a port's owner when an answer comes; the
 //! worker asks when another worker is out of ports. Invariants: a port belongs to one worker, by block, and is
 //! used by another only when granted, for one reply tuple; NodePorts and the tunnel's port are never used; a port
-//! is preserved where it may be; none is refused while one is free. Allowed dependencies: `binding`. Read first:
+//! is preserved where it may be; none is refused while one is free, or in TIME-WAIT for the most part. Allowed dependencies: `binding`. Read first:
 //! `docs/architecture.md`, "MASQUERADE ports"; RFC 4787, 4.2.
 
 use std::collections::BTreeMap;
@@ -24,6 +24,8 @@ pub const FIRST_PORT: u16 = 1024;
 /// Ports tried before a list of the free ones is made, each at random: whichever half of all are taken, by chance or because
 /// somebody chose them, one list is made for 65,536 flows.
 const PROBES: usize = 16;
+/// Ports tried for a connection in TIME-WAIT that may be followed by a new one. Where most are, half of them will do.
+const TIME_WAIT_PROBES: usize = 64;
 /// How often a list without a free port is made anew, or the other workers are asked again.
 const PATIENCE: Duration = Duration::from_millis(100);
 
@@ -110,6 +112,8 @@ pub struct Choice {
     pub random: u64,
     /// Whether an even port is exchanged for an even one and an odd one for an odd (RFC 4787, REQ-4), while there are.
     pub parity: bool,
+    /// The sequence number of the SYN that opens a connection, if one does.
+    pub opening: Option<u32>,
 }
 
 /// Which of a worker's ports are free in a pool that is short of them, a bit each.
@@ -192,7 +196,7 @@ impl Masquerade {
         if let Some((_, port)) = self.granted.take_if(|(granted, _)| *granted == pool) {
             return Found::Granted(port);
         }
-        let Choice { wish, range, reserved, random, parity } = *choice;
+        let Choice { wish, range, reserved, random, parity, opening } = *choice;
         let may_be = |port: u16| range.contains(port) && is_usable(port, reserved);
         let mut free = |port: u16| bindings.is_free(&pool.reply(port), now);
         if owner(wish, self.workers) == self.worker && may_be(wish) && free(wish) {
@@ -212,6 +216,13 @@ impl Masquerade {
         if let Some(port) = self.pick(bindings, pool, choice, now) {
             return Found::Own(port);
         }
+        if let Some(sequence) = opening {
+            let mut some =
+                self.own_from((range, reserved), Random::new(random).next_u16()).take(TIME_WAIT_PROBES);
+            if let Some(port) = some.find(|&port| bindings.give_up(&pool.reply(port), sequence)) {
+                return Found::Own(port);
+            }
+        }
         let refused = self.short.get(&pool).and_then(|list| list.refused);
         let may_ask = self.workers > 1 && refused.is_none_or(|at| at + PATIENCE <= now);
         if may_ask { Found::Ask } else { Found::Exhausted }
@@ -225,7 +236,7 @@ impl Masquerade {
         choice: &Choice,
         now: Instant,
     ) -> Option<u16> {
-        let Choice { wish, range, reserved, random, parity } = *choice;
+        let Choice { wish, range, reserved, random, parity, opening: _ } = *choice;
         let random = Random::new(random).next_u16();
         let outdated =
             self.short.get(&pool).is_none_or(|list| list.count == [0; 2] && list.made + PATIENCE <= now);

@@ -8,7 +8,8 @@ use common::*;
 use flatnet_engine::binding::{Profile, Traffic};
 use flatnet_engine::clock::Instant;
 use flatnet_engine::control::EngineConfig;
-use flatnet_engine::masquerade::{NODE_PORTS, is_usable, owner};
+use flatnet_engine::ledger::DropReason;
+use flatnet_engine::masquerade::{NODE_PORTS, PortRange, is_usable, owner};
 use flatnet_engine::wire::{IcmpPacket, IcmpType, IpProtocol, Ipv4Packet, TcpFlags, TcpSegment};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -369,4 +370,58 @@ fn what_ends_or_answers_no_connection_begins_none() {
             assert_eq!((source, count), if begins { (NODE1, 1) } else { (APP1, 0) }, "{flags:?} {profile:?}");
         }
     }
+}
+
+/// RFC 1122, 4.2.2.13; RFC 9293, 3.10.7.4: who waits in TIME-WAIT takes a SYN that lies behind all of the last connection. conntrack's
+/// `nf_nat_may_kill`: where no other port is left, that connection's is used anew.
+#[test]
+fn a_port_in_time_wait_is_used_for_a_new_connection_where_no_other_is_left() {
+    const PORTS: PortRange = PortRange { first: 61_000, last: 61_003 };
+    let [ack, fin] = [TcpFlags::ACK, TcpFlags::FIN.with(TcpFlags::ACK)];
+    let mut lab = Lab::new(1);
+    lab.control.set_masquerade_ports(lab.node1, PORTS).unwrap();
+    let place = |mut frame: Vec<u8>, (from, to): (Ipv4Addr, Ipv4Addr), sequence, acknowledgement| {
+        let mut segment = TcpSegment::new_unchecked(&mut frame[34..]);
+        segment.set_sequence(sequence);
+        segment.set_acknowledgement(acknowledgement);
+        segment.fill_checksum(from, to);
+        frame
+    };
+    // Returns the port that it has outside.
+    let open = |lab: &mut Lab, port: u16, sequence: u32| {
+        let frame = place(lab.tcp(APP2, USER, (port, 80), TcpFlags::SYN), (APP2, USER), sequence, 0);
+        lab.send(APP2, &frame);
+        let arrived = lab.settle(USER);
+        arrived.first().map(|frame| TcpSegment::new_unchecked(&frame[34..]).source_port())
+    };
+    let exchange = |lab: &mut Lab, port: u16, outside: u16, segments: &[(Ipv4Addr, TcpFlags, u32, u32)]| {
+        for &(from, flags, sequence, acknowledgement) in segments {
+            let (to, ports) = if from == APP2 { (USER, (port, 80)) } else { (NODE1, (80, outside)) };
+            let frame = place(lab.tcp(from, to, ports, flags), (from, to), sequence, acknowledgement);
+            lab.send(from, &frame);
+            assert_eq!(lab.settle(if from == APP2 { USER } else { APP2 }).len(), 1);
+        }
+    };
+    let answer = (USER, TcpFlags::SYN.with(ack), 500, 1001);
+    let close =
+        [(APP2, ack, 1001, 501), (USER, fin, 501, 1001), (APP2, fin, 1001, 502), (USER, ack, 502, 1002)];
+    let mut outside = Vec::new();
+    for port in 1..=4 {
+        let found = open(&mut lab, port, 1000).unwrap();
+        exchange(&mut lab, port, found, &[answer]);
+        outside.push(found);
+    }
+    let count = |lab: &Lab| lab.workers[0].bindings().iter(lab.node1).count();
+    assert!(PORTS.contains(outside[0]) && outside[3] != outside[0]);
+    // All four are open.
+    assert_eq!((open(&mut lab, 5, 90_000), lab.drops(DropReason::TuplesExhausted)), (None, 1));
+    exchange(&mut lab, 2, outside[1], &close);
+    // One is over, but this SYN would be a late one of it.
+    assert_eq!((open(&mut lab, 5, 1002), lab.drops(DropReason::TuplesExhausted)), (None, 2));
+    assert_eq!((open(&mut lab, 5, 1002 + (1 << 31)), lab.drops(DropReason::TuplesExhausted)), (None, 3));
+    assert_eq!((open(&mut lab, 5, 1003), count(&lab)), (Some(outside[1]), 4));
+    exchange(&mut lab, 5, outside[1], &[(USER, TcpFlags::SYN.with(ack), 700, 1004), (APP2, ack, 1004, 701)]);
+    // It is not over, whatever its port was before.
+    assert_eq!((open(&mut lab, 6, 90_000), lab.drops(DropReason::TuplesExhausted)), (None, 4));
+    lab.check();
 }

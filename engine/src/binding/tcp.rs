@@ -194,6 +194,12 @@ impl Connection {
         })
     }
 
+    /// Tells whether the connection is over, and a SYN with this sequence number opens another one from the same port.
+    pub(super) fn may_follow(&self, sequence: u32) -> bool {
+        let is_over = matches!(self.state, TcpState::TimeWait | TcpState::Closed);
+        is_over && (1..1 << 31).contains(&sequence.wrapping_sub(self.sent[Half::Original as usize]))
+    }
+
     /// Presumes that a SYN was answered.
     pub(super) fn presume(&mut self) {
         if self.state == TcpState::SynSent {

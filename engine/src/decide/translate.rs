@@ -262,12 +262,14 @@ fn free_port(
     if world.bindings.is_at_quota(&client) {
         return Err(DropReason::BindingQuota);
     }
+    let segment = arrival.segment();
     let choice = Choice {
         wish: client.tuple.source_port,
         range: arrival.node.masquerade_ports(),
         reserved: arrival.node.reserved_port(),
         random: world.random.next_u64(),
         parity,
+        opening: (segment.flags.syn() && !segment.flags.ack()).then_some(segment.sequence),
     };
     let (pool, _) = Pool::of(reply);
     match world.masquerade.find(world.bindings, pool, &choice, world.now) {

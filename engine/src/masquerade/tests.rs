@@ -12,7 +12,7 @@ fn pool(remote: u32) -> Pool {
 }
 
 fn choice(wish: u16, random: u64) -> Choice {
-    Choice { wish, range: PortRange::ALL, reserved: 8285, random, parity: false }
+    Choice { wish, range: PortRange::ALL, reserved: 8285, random, parity: false, opening: None }
 }
 
 /// Binds a flow of client number `client` to a port.

@@ -60,7 +60,8 @@ impl Worker {
         let node = self.tables.node(pool.node);
         let (range, reserved) =
             node.map_or((PortRange::ALL, 0), |node| (node.masquerade_ports(), node.reserved_port()));
-        let choice = Choice { wish: 0, range, reserved, random: self.random.next_u64(), parity: false };
+        let random = self.random.next_u64();
+        let choice = Choice { wish: 0, range, reserved, random, parity: false, opening: None };
         let found = self.masquerade.pick(&mut self.bindings, pool, &choice, now);
         match found.filter(|&port| self.bindings.redirect(pool.reply(port), asker, now)) {
             Some(port) => self.notify(asker, Notice::PortGranted(pool, port)),
@@ -114,7 +115,7 @@ impl Worker {
     }
 
     /// Tells one worker what it must not miss.
-    fn notify(&mut self, worker: u8, notice: Notice) {
+    pub(super) fn notify(&mut self, worker: u8, notice: Notice) {
         let Some(Some(way)) = self.outgoing.get_mut(usize::from(worker)) else { return };
         way.unannounced = true;
         // Behind what waits already: the order holds.

@@ -52,3 +52,44 @@ impl Worker {
         self.now
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::hash::BuildHasher as _;
+
+    use crate::binding::HalfKey;
+    use crate::control::{Control, EngineConfig};
+    use crate::flow::{FlowKey, Tuple};
+    use crate::tables::NodeId;
+
+    /// Which flows share a place in a table must not be anybody's to know, who knows the seed.
+    #[test]
+    fn tables_that_packets_fill_are_keyed_by_the_secret_of_their_worker() {
+        let tuple = Tuple { source: 1, destination: 2, source_port: 3, destination_port: 4, protocol: 17 };
+        let hashes = |secret| {
+            let config = EngineConfig { workers: 2, small_buffers: 64, secret, ..EngineConfig::default() };
+            let (_, workers) = Control::build(&config).unwrap();
+            let of = |worker: &super::Worker| {
+                let half = HalfKey { node: NodeId(5), tuple };
+                [
+                    worker.cache.hash(FlowKey::ipv4(&tuple, 5, false)),
+                    worker.bindings.hash(&half),
+                    worker.adjacencies.numbers.hasher().hash_one(5u64),
+                ]
+            };
+            workers.iter().map(of).collect::<Vec<_>>()
+        };
+        let (one, again, other, of_seed) = (hashes(Some(1)), hashes(Some(1)), hashes(Some(2)), hashes(None));
+        assert_eq!(one, again);
+        for table in 0..3 {
+            let mut all: Vec<u64> = [&one, &other, &of_seed]
+                .iter()
+                .flat_map(|workers| workers.iter().map(|of| of[table]))
+                .collect();
+            all.sort_unstable();
+            all.dedup();
+            assert_eq!(all.len(), 6, "table {table}: each worker of each secret has its own");
+        }
+        assert_eq!(of_seed, hashes(None), "by the seed where nothing else is said: a run can be had again");
+    }
+}
