@@ -35,7 +35,7 @@ use crate::worker::{Parts, Worker};
 pub mod host;
 
 /// Frames on the way from one worker to another at most.
-const RING_LIMIT: usize = 4096;
+pub(crate) const RING_LIMIT: usize = 4096;
 /// The name of a switch's only point.
 pub const SWITCH: &str = "switch";
 /// Nodes an engine has at most.

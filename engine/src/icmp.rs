@@ -110,7 +110,6 @@ pub fn notice(reason: DropReason, protocol: u8, mtu: u16) -> Option<Notice> {
         | DropReason::LinkMtu
         | DropReason::LinkQueueFull
         | DropReason::PodStopped
-        | DropReason::DecisionLimit
         | DropReason::WorkerRingFull
         | DropReason::NoUplink
         | DropReason::PoolEmpty => None,

@@ -140,7 +140,6 @@ drop_reasons! {
     LinkMtu "link-mtu" "The frame is longer than the link takes." "See `flatnet link` and the topology's `links`.";
     LinkQueueFull "link-queue-full" "The link's queue is full." "The receiver, or the link's `rate`, is slower than the sender.";
     PodStopped "pod-stopped" "The pod is dead; nothing takes its frames." "An autonomous pod that dies stays dead.";
-    DecisionLimit "decision-limit" "So many of a pod's frames ended at another worker than its own that it looks at no more of them while it is busy." "A flood: the pod sends what the node refuses, or takes in itself; see what else is dropped.";
     WorkerRingFull "worker-ring-full" "The ring to the worker of the egress is full." "That worker is slower than this one: send more slowly.";
     PoolEmpty "pool-empty" "No buffer was free." "Too many frames wait: send more slowly, or lower the links' `delay` and `queue`.";
 }

@@ -19,7 +19,7 @@ use crate::neighbor::Neighbor;
 use crate::ring::{Consumer, Popped, Producer, Word};
 use crate::tables::{NodeId, PortId};
 use crate::wire::MacAddress;
-use crate::worker::Worker;
+use crate::worker::{Permission, Worker};
 
 /// Visits that wait for a worker at most.
 const MAILBOX_LIMIT: usize = 4096;
@@ -75,6 +75,12 @@ pub enum Notice {
     PortGranted(Pool, u16),
     /// No worker has a port.
     PortRefused(Pool),
+    /// Ask this worker before each batch of the port.
+    AskFirst(PortId, u8),
+    /// May a batch be taken from the port?
+    MayTake(PortId),
+    /// What the port may take, as this worker sees it.
+    Take(PortId, u8, Permission),
 }
 
 /// One worker's way to another.

@@ -42,6 +42,7 @@ use crate::wire::{IpProtocol, TcpSegment};
 mod arp;
 mod budget;
 mod cables;
+mod debts;
 mod exchange;
 mod fetch;
 mod files;
@@ -62,6 +63,7 @@ mod stages;
 
 use budget::{Debt, SMALL_BATCH, TokenBucket};
 
+pub use debts::Permission;
 pub use pods::EndedContainers;
 pub use replays::ReplayState;
 pub use stages::{Stage, Stages};
@@ -99,6 +101,8 @@ struct Attached {
     /// Whether the port is in the list of ports with waiting frames.
     is_ready: bool,
     debt: Debt,
+    /// Other workers that it owes so much that they are asked before a batch is taken.
+    creditors: Vec<debts::Creditor>,
 }
 
 /// What [`crate::control::Control::build`] gives a worker.
@@ -183,8 +187,8 @@ pub struct Worker {
     errors: TokenBucket,
     /// Frames that ports of bridges may still have flooded.
     floods: HashMap<PortId, TokenBucket>,
-    /// What other workers' ports of bridges owe for frames that ended here.
-    strangers: exchange::Strangers,
+    /// What other workers' ports of bridges owe for decisions here.
+    strangers: debts::Strangers,
     identification: u16,
     originated_identification: u16,
     batch: Batch,
@@ -261,7 +265,7 @@ impl Worker {
             parcels: Vec::new(),
             errors: TokenBucket::full(originate::ERRORS),
             floods: HashMap::new(),
-            strangers: exchange::Strangers::default(),
+            strangers: debts::Strangers::default(),
             batch: Batch::default(),
         })
     }
@@ -291,10 +295,9 @@ impl Worker {
         Stages::end::<TIMED>(&mut self.stages, Stage::Upkeep);
         // 3. A batch per port; when nobody else has anything, of those that would have to wait for others, too.
         let own = self.run_ports::<TIMED>(0, now);
-        self.strangers.note_own(own);
-        moved += own;
+        moved += own + self.answer_strangers(0);
         if moved == 0 {
-            moved += self.run_ports::<TIMED>(SMALL_BATCH, now);
+            moved += self.run_ports::<TIMED>(SMALL_BATCH, now) + self.answer_strangers(SMALL_BATCH);
         }
         self.run_woken(now);
         self.write_files(now);

@@ -143,30 +143,12 @@ fn network(reason: DropReason) -> Lab {
         EngineConfig { client_bindings: u32::MAX, ..usual }
     } else if reason == DropReason::PoolEmpty {
         EngineConfig { large_buffers: 1, ..usual }
-    } else if matches!(reason, DropReason::WorkerRingFull | DropReason::DecisionLimit) {
+    } else if reason == DropReason::WorkerRingFull {
         EngineConfig { workers: 2, small_buffers: 8192, ..usual }
     } else {
         usual
     };
-    let mut lab = warm(&config, profile);
-    if reason == DropReason::DecisionLimit {
-        // So often the second worker may refuse what a pod of the first's sends.
-        for _ in 0..100 {
-            let frame = to_the_second_worker(&lab);
-            lab.send(APP1, &frame);
-            lab.take(APP1);
-        }
-        let known = ethernet(mac(APP1), mac(APP2), &datagram(APP1));
-        (0..2).for_each(|_| lab.send(APP2, &known));
-        lab.take(APP1);
-    }
-    lab
-}
-
-/// A datagram for a port of the node's that the second of two workers looks after, and nobody has.
-fn to_the_second_worker(lab: &Lab) -> Vec<u8> {
-    let packet = udp_packet(APP1, NODE1, (1, 0x0500), b"", 64);
-    ethernet(lab.machines[&APP1].gateway, mac(APP1), &packet)
+    warm(&config, profile)
 }
 
 /// Has a reason come up once; returns what the ledgers must have gained beside.
@@ -527,19 +509,6 @@ fn provoke(reason: DropReason, lab: &mut Lab) -> Gained {
                 lab.take(APP2);
             }
             Gained { received: 4097, sent: 4096, ..ALONE }
-        }
-        DropReason::DecisionLimit => {
-            let now = lab.now;
-            // The second worker has something of its own to do.
-            lab.push(APP2, &ethernet(mac(APP1), mac(APP2), &datagram(APP1)));
-            lab.workers[1].run_batch(now);
-            let frame = to_the_second_worker(lab);
-            lab.push(APP1, &frame);
-            lab.workers[0].run_batch(now);
-            lab.workers[1].run_batch(now);
-            lab.run();
-            lab.take(APP1);
-            Gained { received: 2, sent: 1, ..ALONE }
         }
         DropReason::PoolEmpty => {
             // A frame for a large buffer, of which the worker has one, is flooded to three ports.

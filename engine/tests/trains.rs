@@ -80,6 +80,25 @@ fn what_arrives_is_what_its_segments_would_have_come_to() {
     sockets.lab.check();
 }
 
+/// One at each node: what comes as one superframe is cut for it, and the first segment's decision holds for the rest.
+#[test]
+fn a_superframe_of_a_flow_that_nobody_knows_takes_one_decision_a_node() {
+    let mut sockets = Sockets::new(15, 32);
+    let lab = &mut sockets.lab;
+    for port in 9..13 {
+        let whole = unfinished(lab, (APP1, APP3), port, true, LENGTH);
+        let before = (lab.workers[0].decisions(), lab.ledger(lab.node2));
+        send_superframe(lab, &whole, true);
+        assert_eq!(arrived(lab, APP3).0.len(), 13);
+        let merged = since(&lab.ledger(lab.node2), &before.1, Term::Merged);
+        // What was long before is met with large buffers.
+        if port > 9 {
+            assert_eq!((merged, lab.workers[0].decisions() - before.0), (12, 2), "{port}");
+        }
+    }
+    sockets.lab.check();
+}
+
 /// A capture shows what a wire would: each segment finished, behind outer headers of its own.
 #[test]
 fn whoever_looks_sees_finished_segments_with_right_checksums() {

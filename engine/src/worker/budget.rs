@@ -6,6 +6,7 @@
 
 use super::BATCH_LIMIT;
 use crate::clock::Instant;
+use crate::control::RING_LIMIT;
 
 /// What a decision takes, in frames that the cache answers.
 pub(super) const DECISION: u64 = 40;
@@ -19,7 +20,9 @@ const CREDIT: u64 = BATCH_LIMIT as u64 * PRICE;
 /// Frames taken at once from a port that owes much: others' frames, which come meanwhile, fit their rings.
 pub(super) const SMALL_BATCH: usize = 16;
 /// What a port owes at most: a flood is soon forgotten when it ends.
-const DEBT_LIMIT: u64 = CREDIT + SMALL_BATCH as u64 * PRICE;
+pub(super) const DEBT_LIMIT: u64 = CREDIT + SMALL_BATCH as u64 * PRICE;
+/// The same of a port at another worker than its own, of which so much more may be on its way between the two.
+pub(super) const BURST_LIMIT: u64 = DEBT_LIMIT + RING_LIMIT as u64 * PRICE;
 
 /// How fast a bucket fills, and how much it holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,11 +85,11 @@ impl Debt {
         }
     }
 
-    /// Adds decisions about the port's frames, which are part of the worker's work by now.
+    /// Adds decisions about the port's frames, which are part of the worker's work by now; to no more than a limit.
     #[cold]
-    pub(super) fn charge(&mut self, decisions: u64, work: u64) {
+    pub(super) fn charge(&mut self, decisions: u64, work: u64, limit: u64) {
         self.settle(work);
-        self.owed = (self.owed + decisions * PRICE).min(DEBT_LIMIT);
+        self.owed = self.owed.max(limit.min(self.owed + decisions * PRICE));
     }
 }
 
@@ -127,7 +130,7 @@ mod tests {
             let taken = debt.batch_limit(work) as u64;
             if taken > 0 {
                 work += taken * DECISION;
-                debt.charge(taken, work);
+                debt.charge(taken, work, DEBT_LIMIT);
                 decisions += taken;
             }
         }
@@ -142,7 +145,7 @@ mod tests {
         // Nobody else sends: it has small batches although it owes.
         for _ in 0..10_000 {
             work += SMALL_BATCH as u64 * DECISION;
-            debt.charge(SMALL_BATCH as u64, work);
+            debt.charge(SMALL_BATCH as u64, work, DEBT_LIMIT);
         }
         for (others, limit) in
             [(0, 0), (DEBT_LIMIT - CREDIT - 1, 0), (1, SMALL_BATCH), (CREDIT / 2, BATCH_LIMIT)]
@@ -161,7 +164,7 @@ mod tests {
             // Nobody else sends.
             if batch % (PRICE / BATCH_LIMIT as u64) == 0 {
                 work += DECISION;
-                debt.charge(1, work);
+                debt.charge(1, work, DEBT_LIMIT);
             }
         }
     }

@@ -3,41 +3,9 @@
 //! Called once per batch, and wherever a frame is another's. Invariants: a notice is heeded before the
 //! frames sent after it; a full ring drops by name. Read first: `mailbox.rs`, `ring.rs`.
 
-use std::collections::HashMap;
-
-use super::budget::Debt;
 use super::{DropReason, Frame, Instant, NodeId, PortId, Worker};
-use crate::decide::{Refusal, Verdict};
 use crate::mailbox::{Notice, Parcel};
 use crate::parse::Side;
-
-/// What other workers' ports owe this worker for frames that ended here, refused or taken in by the node itself: those cost it a
-/// decision each, and their own worker nothing. Whatever is forwarded is in the cache from then on.
-#[derive(Debug, Default)]
-pub(super) struct Strangers {
-    debts: HashMap<PortId, Debt>,
-    /// Frames that ended here, in all.
-    ended: u64,
-    /// Whether the worker's own ports had frames in the last batch.
-    is_busy: bool,
-    /// Whether the present batch is of a port that owes too much.
-    wait: bool,
-}
-
-impl Strangers {
-    pub(super) fn note_own(&mut self, frames: usize) {
-        self.is_busy = frames > 0;
-    }
-
-    pub(super) fn note(&mut self, verdict: &Result<Verdict, Refusal>) {
-        self.ended += u64::from(!matches!(verdict, Ok(Verdict::Forward(_) | Verdict::HandOver(..))));
-    }
-
-    /// Tells whether a frame that the cache does not know must not take a decision now.
-    pub(super) fn wait(&self) -> bool {
-        self.wait
-    }
-}
 
 impl Worker {
     /// Sends a frame to another worker.
@@ -133,14 +101,10 @@ impl Worker {
         }
         match self.ingress_of(PortId(record.ingress)) {
             Some(ingress) => {
-                let (port, before, work) = (PortId(record.ingress), self.strangers.ended, self.work());
-                let Strangers { debts, is_busy, wait, .. } = &mut self.strangers;
-                *wait = *is_busy && debts.get_mut(&port).is_some_and(|debt| debt.batch_limit(work) == 0);
+                let before = self.new_flows;
                 self.run_frames::<false>(batch, NodeId(record.node), &ingress, record.course, now);
-                let (work, ended) = (self.work(), self.strangers.ended - before);
-                self.strangers.wait = false;
-                if ended > 0 && ingress.side == Side::Bridge {
-                    self.strangers.debts.entry(port).or_default().charge(ended, work);
+                if self.new_flows > before && ingress.side == Side::Bridge {
+                    self.charge_stranger(PortId(record.ingress), self.new_flows - before);
                 }
             }
             None => batch.drain(..).for_each(|frame| self.drop_frame(frame, DropReason::LinkDown, now)),
@@ -165,6 +129,9 @@ impl Worker {
             Notice::PortWanted(pool, asker) => self.grant_port(pool, asker, now),
             Notice::PortGranted(pool, port) => self.use_granted_port(pool, port, now),
             Notice::PortRefused(pool) => self.do_without_port(pool, now),
+            Notice::AskFirst(port, worker) => self.begin_to_ask(port, worker),
+            Notice::MayTake(port) => self.hear_question(port),
+            Notice::Take(port, worker, permission) => self.hear_answer(port, worker, permission),
         }
     }
 

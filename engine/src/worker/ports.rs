@@ -7,7 +7,8 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::Arc;
 
-use super::budget::{DECISION, Debt};
+use super::budget::{Debt, SMALL_BATCH};
+use super::debts;
 use super::files::{UNWRITTEN_LIMIT, read_batch};
 use super::{
     Attached, ChecksumState, DropReason, Event, Frame, IngressPort, Instant, Link, NodeId, ORIGINATED,
@@ -69,8 +70,9 @@ impl Worker {
         }
         self.keep_asking_at(port, node);
         let waiting = VecDeque::new();
-        let debt = Debt::default();
-        self.links[index] = Some(Attached { link, node, counters, ingress, waiting, is_ready: false, debt });
+        let (is_ready, debt, creditors) = (false, Debt::default(), Vec::new());
+        self.links[index] =
+            Some(Attached { link, node, counters, ingress, waiting, is_ready, debt, creditors });
         true
     }
 
@@ -129,12 +131,19 @@ impl Worker {
     ) -> Option<(NodeId, IngressPort)> {
         let work = self.work();
         let attached = self.links.get_mut(port.0 as usize)?.as_mut()?;
-        let limit = attached.debt.batch_limit(work).max(least);
+        let mut limit = attached.debt.batch_limit(work).max(least);
         if limit == 0 {
             self.ready.push_back(port);
             return None;
         }
         attached.is_ready = false;
+        if !attached.creditors.is_empty() {
+            if !debts::spend(&mut attached.creditors) {
+                self.ask_creditors(port);
+                return None;
+            }
+            limit = limit.min(SMALL_BATCH);
+        }
         match &mut attached.link {
             Link::Rings(rings) => {
                 rings.incoming.pop(limit, |frame| frames.push(frame));
@@ -164,22 +173,6 @@ impl Worker {
             self.make_ready(port);
         }
         (!frames.is_empty()).then_some((node, ingress))
-    }
-
-    /// Charges a port of a node's bridge for decisions about its frames. What comes in by interfaces and switches is from many.
-    pub(super) fn charge(&mut self, port: PortId, decisions: u64) {
-        let work = self.work();
-        if let Some(attached) = self.links.get_mut(port.0 as usize).and_then(Option::as_mut)
-            && attached.ingress.side == Side::Bridge
-        {
-            attached.debt.charge(decisions, work);
-        }
-    }
-
-    /// What the worker has done so far, in frames that the cache answers.
-    #[inline(always)]
-    pub(super) fn work(&self) -> u64 {
-        self.frames + self.decisions * DECISION
     }
 
     pub(super) fn make_ready(&mut self, port: PortId) {
@@ -312,6 +305,7 @@ impl Worker {
         let busy = !self.ready.is_empty()
             || !self.mailbox.is_empty()
             || !self.unsent.is_empty()
+            || self.strangers.are_asking()
             || self.has_parcels();
         if busy {
             return Some(now);

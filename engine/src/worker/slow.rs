@@ -22,9 +22,7 @@ use crate::wire::ethernet::{ADDRESSES_LENGTH, TAG_LENGTH, is_priority_tagged};
 impl Worker {
     /// Decides about a frame and does what was decided.
     pub(super) fn decide(&mut self, frame: Frame, parsed: &Parsed, now: Instant) {
-        if self.strangers.wait() {
-            self.drop_frame(frame, DropReason::DecisionLimit, now);
-        } else if parsed.class == Class::PriorityTagged {
+        if parsed.class == Class::PriorityTagged {
             self.untag(frame, now);
         } else if parsed.fragment {
             self.decide_fragment(frame, parsed, now);
@@ -74,7 +72,6 @@ impl Worker {
         self.new_flows += u64::from(!is_known);
         let mut transform = Transform::new();
         let verdict = decide(&mut self.world(now), &arrival, &mut transform);
-        self.strangers.note(&verdict);
         // Ahead of the frame, so that its answer finds the way.
         self.spread_news();
         match verdict {
@@ -290,7 +287,12 @@ impl Worker {
     /// A frame is decided about as if it came in now.
     pub(super) fn take_again(&mut self, frame: Frame, now: Instant) {
         match self.parsed_again(&frame) {
-            Ok(parsed) => self.decide(frame, &parsed, now),
+            Ok(parsed) => {
+                // What was decided about one of its flow meanwhile holds for it, too.
+                if let Some(frame) = self.cached::<false>(frame, &parsed, now) {
+                    self.decide(frame, &parsed, now);
+                }
+            }
             Err(reason) => self.drop_frame(frame, reason, now),
         }
     }

@@ -1,0 +1,220 @@
+//! What ports owe for decisions about their frames: this worker's, and others' at this one, which then wait, too.
+//!
+//! A port that owes another worker much is told, through its own, to ask before each batch. Called after decisions, where batches are
+//! taken, and for the notices between the two. Invariants: nothing is dropped for it, what waits waits in the port's own link; who
+//! asks is answered, at the latest when there is nothing else to do; a port that owes little asks nobody. Read first: `budget.rs`,
+//! `docs/adr/0025-a-ports-decisions-are-a-share-of-the-work.md`.
+
+use std::collections::HashMap;
+
+use super::budget::{BURST_LIMIT, DEBT_LIMIT, DECISION, Debt};
+use super::{BATCH_LIMIT, Notice, PortId, Worker};
+use crate::parse::Side;
+
+/// Debtors before those are looked for who owe nothing any more.
+const DEBTORS: usize = 256;
+
+/// What other workers' ports owe.
+#[derive(Debug)]
+pub(super) struct Strangers {
+    debtors: HashMap<PortId, Debtor>,
+    /// Those that ask for a batch, in the order in which they did.
+    asking: Vec<PortId>,
+    /// Debtors at which those are looked for who owe nothing any more.
+    limit: usize,
+}
+
+#[derive(Debug, Default)]
+struct Debtor {
+    debt: Debt,
+    manner: Manner,
+}
+
+/// How a debtor's worker takes frames from it.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    /// As it likes.
+    #[default]
+    Free,
+    /// As it likes, until it hears that it is to ask.
+    Told,
+    /// It asks.
+    Asks,
+    /// It was allowed a batch.
+    Allowed,
+}
+
+impl Default for Strangers {
+    fn default() -> Self {
+        Self { debtors: HashMap::new(), asking: Vec::new(), limit: DEBTORS }
+    }
+}
+
+impl Strangers {
+    /// Tells whether somebody waits for an answer.
+    pub(super) fn are_asking(&self) -> bool {
+        !self.asking.is_empty()
+    }
+
+    /// Charges a port for decisions; returns whether it is to be told to ask from now on.
+    fn charge(&mut self, port: PortId, decisions: u64, work: u64) -> bool {
+        if self.debtors.len() >= self.limit {
+            self.debtors.retain(|_, debtor| debtor.debt.batch_limit(work) < BATCH_LIMIT);
+            self.limit = DEBTORS.max(2 * self.debtors.len());
+        }
+        let Debtor { debt, manner } = self.debtors.entry(port).or_default();
+        // What was on its way before it was told to ask is not forgiven: else it would be a burst again after each.
+        let limit = if matches!(manner, Manner::Free | Manner::Told) { BURST_LIMIT } else { DEBT_LIMIT };
+        debt.charge(decisions, work, limit);
+        let tell = *manner == Manner::Free && debt.batch_limit(work) < BATCH_LIMIT;
+        if tell {
+            *manner = Manner::Told;
+        }
+        tell
+    }
+
+    /// A port asks for a batch.
+    fn ask(&mut self, port: PortId) {
+        self.debtors.entry(port).or_default().manner = Manner::Asks;
+        self.asking.push(port);
+    }
+
+    /// Takes out who may have a batch now, and who need not ask any more; when nobody else has anything, `least` is what each may
+    /// have.
+    fn answers(&mut self, least: usize, work: u64) -> Vec<(PortId, Permission)> {
+        let mut answers = Vec::new();
+        let debtors = &mut self.debtors;
+        self.asking.retain(|&port| {
+            let Debtor { debt, manner } = debtors.entry(port).or_default();
+            let limit = debt.batch_limit(work);
+            if limit == BATCH_LIMIT {
+                *manner = Manner::Free;
+                answers.push((port, Permission::Free));
+            } else if limit.max(least) > 0 {
+                *manner = Manner::Allowed;
+                answers.push((port, Permission::Batch));
+            }
+            limit.max(least) == 0
+        });
+        answers
+    }
+}
+
+/// What a port may do that asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Permission {
+    /// Take one small batch.
+    Batch,
+    /// Take what it likes, and not ask again.
+    Free,
+}
+
+/// Another worker that a port asks before it takes frames.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Creditor {
+    worker: u8,
+    state: Asked,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    NotYet,
+    Waits,
+    Allowed,
+}
+
+/// Tells whether all whom a port must ask have allowed it a batch, which is then spent.
+#[cold]
+pub(super) fn spend(creditors: &mut [Creditor]) -> bool {
+    let all = creditors.iter().all(|creditor| creditor.state == Asked::Allowed);
+    if all {
+        creditors.iter_mut().for_each(|creditor| creditor.state = Asked::NotYet);
+    }
+    all
+}
+
+impl Worker {
+    /// Charges a port of a node's bridge for decisions about its frames. What comes in by interfaces and switches is from many.
+    pub(super) fn charge(&mut self, port: PortId, decisions: u64) {
+        let work = self.work();
+        if let Some(attached) = self.links.get_mut(port.0 as usize).and_then(Option::as_mut)
+            && attached.ingress.side == Side::Bridge
+        {
+            attached.debt.charge(decisions, work, DEBT_LIMIT);
+        }
+    }
+
+    /// What the worker has done so far, in frames that the cache answers.
+    #[inline(always)]
+    pub(super) fn work(&self) -> u64 {
+        self.frames + self.decisions * DECISION
+    }
+
+    /// The same, whoever took them in.
+    pub(super) fn charge_stranger(&mut self, port: PortId, decisions: u64) {
+        let Some(owner) = self.tables.ports.get(&port).map(|port| port.worker) else { return };
+        if owner == self.id {
+            return self.charge(port, decisions);
+        }
+        if self.strangers.charge(port, decisions, self.work()) {
+            self.notify(owner, Notice::AskFirst(port, self.id));
+        }
+    }
+
+    /// Another worker wants to be asked before a port of this one takes frames.
+    pub(super) fn begin_to_ask(&mut self, port: PortId, worker: u8) {
+        if let Some(attached) = self.links.get_mut(port.0 as usize).and_then(Option::as_mut)
+            && attached.creditors.iter().all(|creditor| creditor.worker != worker)
+        {
+            attached.creditors.push(Creditor { worker, state: Asked::NotYet });
+        }
+    }
+
+    /// Asks whom a port must ask and has not yet.
+    #[cold]
+    pub(super) fn ask_creditors(&mut self, port: PortId) {
+        let Some(attached) = self.links.get_mut(port.0 as usize).and_then(Option::as_mut) else { return };
+        let mut creditors = std::mem::take(&mut attached.creditors);
+        for creditor in creditors.iter_mut().filter(|creditor| creditor.state == Asked::NotYet) {
+            creditor.state = Asked::Waits;
+            self.notify(creditor.worker, Notice::MayTake(port));
+        }
+        if let Some(attached) = self.links.get_mut(port.0 as usize).and_then(Option::as_mut) {
+            attached.creditors = creditors;
+        }
+    }
+
+    /// A port of another worker asks for a batch.
+    pub(super) fn hear_question(&mut self, port: PortId) {
+        self.strangers.ask(port);
+    }
+
+    /// Answers who asks and need not wait, or need not any more; returns how many.
+    pub(super) fn answer_strangers(&mut self, least: usize) -> usize {
+        if !self.strangers.are_asking() {
+            return 0;
+        }
+        let answers = self.strangers.answers(least, self.work());
+        for &(port, permission) in &answers {
+            if let Some(owner) = self.tables.ports.get(&port).map(|port| port.worker) {
+                self.notify(owner, Notice::Take(port, self.id, permission));
+            }
+        }
+        answers.len()
+    }
+
+    /// Another worker allows a port of this one to take frames.
+    pub(super) fn hear_answer(&mut self, port: PortId, worker: u8, permission: Permission) {
+        let Some(attached) = self.links.get_mut(port.0 as usize).and_then(Option::as_mut) else { return };
+        match permission {
+            Permission::Free => attached.creditors.retain(|creditor| creditor.worker != worker),
+            Permission::Batch => {
+                let creditors = attached.creditors.iter_mut();
+                creditors
+                    .filter(|creditor| creditor.worker == worker)
+                    .for_each(|creditor| creditor.state = Asked::Allowed);
+            }
+        }
+        self.make_ready(port);
+    }
+}
