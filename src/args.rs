@@ -59,6 +59,8 @@ pub enum Command {
     Replay(Replay),
     /// Show how links differ from perfect ones, or change that
     Link(Link),
+    /// Show what links leave to this host's system, as ethtool does, or change that
+    Offload(Offload),
     /// Measure what the engine takes for a packet on this machine
     #[command(subcommand)]
     Bench(Bench),
@@ -442,6 +444,23 @@ pub struct Link {
     /// Change frames from A to B only
     #[arg(long, requires = "settings")]
     pub one_way: bool,
+    /// How to print it: `table` for people, `json` for programs
+    #[arg(short, long, value_enum, default_value = "table", hide_possible_values = true)]
+    pub output: Output,
+}
+
+/// `flatnet offload`.
+#[derive(Debug, Args)]
+pub struct Offload {
+    /// Which network.
+    #[command(flatten)]
+    pub selection: Selection,
+    /// A real pod or a node's interface, such as node-1:eth0; without it all that leave something to the host
+    #[arg(value_name = "POINT")]
+    pub point: Option<String>,
+    /// checksum, tso, uso (frames come unfinished), gso, gro (they go, and come, together)
+    #[arg(value_name = "FEATURE=on|off")]
+    pub settings: Vec<String>,
     /// How to print it: `table` for people, `json` for programs
     #[arg(short, long, value_enum, default_value = "table", hide_possible_values = true)]
     pub output: Output,

@@ -73,6 +73,8 @@ pub mod replay;
 
 pub mod link;
 
+pub mod offload;
+
 pub mod status;
 
 pub mod down;

@@ -4,7 +4,9 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use flatnet::args::{Arguments, Command};
-use flatnet::{bench, capture, clean, down, exec, get, link, node, output, replay, show, status, trace, up};
+use flatnet::{
+    bench, capture, clean, down, exec, get, link, node, offload, output, replay, show, status, trace, up,
+};
 use flatnet_agents::runtime::init::{self, Role};
 
 fn main() -> miette::Result<ExitCode> {
@@ -29,6 +31,7 @@ fn main() -> miette::Result<ExitCode> {
         Command::Capture(arguments) => capture::run(&arguments),
         Command::Replay(arguments) => replay::run(&arguments),
         Command::Link(arguments) => link::run(&arguments),
+        Command::Offload(arguments) => offload::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
     }
 }

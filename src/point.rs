@@ -90,7 +90,16 @@ fn points(publisher: &Publisher, owner: &str, node: NodeId) -> Vec<Resolved> {
 /// Lists all points by name.
 fn list(publisher: &Publisher) -> Vec<String> {
     let machines = publisher.places().flat_map(|(name, _)| [name.to_owned(), format!("{name}:lo")]);
-    let nodes = publisher.nodes();
-    let nodes = nodes.iter().flat_map(|(name, node)| points(publisher, name, *node));
-    machines.chain(nodes.map(|resolved| resolved.name)).collect()
+    machines.chain(of_nodes(publisher).into_iter().map(|resolved| resolved.name)).collect()
+}
+
+/// Lists the points of all nodes, routers and networks.
+fn of_nodes(publisher: &Publisher) -> Vec<Resolved> {
+    publisher.nodes().iter().flat_map(|(name, node)| points(publisher, name, *node)).collect()
+}
+
+/// Lists all points where frames come in or leave, but for loopbacks.
+pub fn all(publisher: &Publisher) -> Vec<Resolved> {
+    let machines = publisher.places().filter_map(|(name, _)| machine(publisher, name, None));
+    machines.chain(of_nodes(publisher)).collect()
 }

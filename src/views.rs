@@ -7,6 +7,7 @@
 //!
 //! Above 400 lines because each field says what it is.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
@@ -300,6 +301,24 @@ pub struct LinkRequest {
     pub one_way: bool,
     /// `NAME=VALUE`, `down`, `up` or `reset`, in the order in which they are to be done.
     pub settings: Vec<String>,
+}
+
+/// A change of what a link leaves to the host's system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OffloadRequest {
+    /// Where the link is.
+    pub point: String,
+    /// `FEATURE=on`, `FEATURE=off`, in the order in which they are to be done.
+    pub settings: Vec<String>,
+}
+
+/// What a link leaves to the host's system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OffloadEntry {
+    /// Where the link is.
+    pub point: String,
+    /// Which features it has, and whether they are on.
+    pub features: BTreeMap<String, bool>,
 }
 
 /// One direction of a link.

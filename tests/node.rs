@@ -233,6 +233,67 @@ fn what_is_fetched_is_the_same_with_every_offload_on_or_off() {
     cluster.end();
 }
 
+/// Asks whether an eth0 is given TCP superframes to send.
+const TCP_SEGMENTS_NOW: &str = "
+import ctypes, fcntl, socket, struct
+value = ctypes.create_string_buffer(struct.pack('II', 0x1e, 0))
+fcntl.ioctl(socket.socket(), 0x8946, struct.pack('16sP16x', b'eth0', ctypes.addressof(value)))
+print(struct.unpack('II', value.raw[:8])[1])
+";
+
+#[test]
+fn what_is_left_to_the_host_is_switched_while_frames_pass() {
+    let cluster = Cluster::new();
+    let features = |words: &str| {
+        let rows = cluster.home.json(&format!("offload --name node-12 {words}"));
+        let features = rows[0]["features"].as_object().unwrap().clone();
+        features.into_iter().map(|(name, on)| (name, on.as_bool().unwrap())).collect::<Vec<_>>()
+    };
+    let expect = |words: &str, expected: &[(&str, bool)]| {
+        let expected: Vec<_> = expected.iter().map(|(name, on)| ((*name).to_owned(), *on)).collect();
+        assert_eq!(features(words), expected, "{words}");
+        assert!(cluster.real_fetches(11, "10.1.12.20") && cluster.real_fetches(12, "10.1.11.20"), "{words}");
+    };
+    let tcp_segments = || {
+        let mut asks = cluster.home.command("exec --name node-12 real-12 -- python3 -c");
+        String::from_utf8(asks.arg(TCP_SEGMENTS_NOW).output().unwrap().stdout).unwrap()
+    };
+    expect("real-12", &[("checksum", true), ("gso", true), ("tso", true), ("uso", true)]);
+    assert_eq!(tcp_segments(), "1\n");
+    expect("real-12 tso=off", &[("checksum", true), ("gso", true), ("tso", false), ("uso", true)]);
+    assert_eq!(tcp_segments(), "0\n", "its own system sees it");
+    expect("real-12 checksum=off", &[("checksum", false), ("gso", true), ("tso", false), ("uso", false)]);
+    expect("real-12 gso=off", &[("checksum", false), ("gso", false), ("tso", false), ("uso", false)]);
+    for feature in ["gso", "gro"] {
+        let gso = feature != "gso";
+        expect(&format!("node-12:eth0 {feature}=off"), &[("gro", !gso), ("gso", gso)]);
+        expect(&format!("node-12:eth0 {feature}=on"), &[("gro", true), ("gso", true)]);
+    }
+    expect("node-12:eth0 gso=off gro=off", &[("gro", false), ("gso", false)]);
+    let all = cluster.home.text("offload --name node-12");
+    let lines = ["real-12:eth0  checksum=off gso=off tso=off uso=off", "node-12:eth0  gro=off gso=off"];
+    assert!(lines.iter().all(|line| all.lines().any(|said| said == *line)), "{all}");
+    for (words, problem) in [
+        ("real-12 tso=on", "tso needs checksum on"),
+        ("real-12 lro=on", "there is no feature \"lro\""),
+        ("real-12 gso", "\"gso\" says neither on nor off"),
+        ("real-12 gro=off", "the link has no gro"),
+        ("sim-12", "sim-12:eth0 leaves nothing to this host"),
+        ("real-13", "there is no point real-13"),
+    ] {
+        let said = cluster.home.error(&format!("offload --name node-12 {words}"));
+        assert!(said.contains(problem), "{said}");
+    }
+    expect(
+        "real-12 checksum=on tso=on",
+        &[("checksum", true), ("gso", false), ("tso", true), ("uso", false)],
+    );
+    for number in [11, 12] {
+        assert_eq!(cluster.drops(number), BTreeMap::new());
+    }
+    cluster.end();
+}
+
 #[test]
 fn hostile_datagrams_of_the_network_are_dropped_by_name() {
     let cluster = Cluster::new();

@@ -215,16 +215,11 @@ const _: () = assert!(size_of::<InterfaceRequest>() == 40);
 ///
 /// # Errors
 /// The system's; `InvalidInput` for what cannot be an interface's name.
-pub fn open_tap(name: &str) -> io::Result<OwnedFd> {
+pub fn open_tap(name: &str) -> io::Result<(OwnedFd, TapOffloads)> {
     const IFF_TAP: i16 = 0x0002;
     const IFF_NO_PI: i16 = 0x1000;
     const IFF_VNET_HDR: i16 = 0x4000;
-    const CHECKSUM: usize = 0x01;
-    // Over IPv4 and IPv6.
-    const TCP_SEGMENTS: usize = 0x02 | 0x04;
-    const UDP_SEGMENTS: usize = 0x20 | 0x40;
     const TUNSETIFF: u32 = opcode::write::<i32>(b'T', 202);
-    const TUNSETOFFLOAD: u32 = opcode::write::<u32>(b'T', 208);
     const TUNSETVNETHDRSZ: u32 = opcode::write::<i32>(b'T', 216);
     if name.is_empty() || name.len() >= NAME {
         return Err(io::ErrorKind::InvalidInput.into());
@@ -233,18 +228,41 @@ pub fn open_tap(name: &str) -> io::Result<OwnedFd> {
         InterfaceRequest { name: [0; NAME], flags: IFF_TAP | IFF_NO_PI | IFF_VNET_HDR, rest: [0; 22] };
     request.name[..name.len()].copy_from_slice(name.as_bytes());
     let file = open("/dev/net/tun", OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
-    // SAFETY: the three take a `struct ifreq`, no more than its number, and an int; all outlive their calls.
+    // SAFETY: the two take a `struct ifreq` and an int, which outlive their calls.
     unsafe {
         ioctl(&file, Setter::<TUNSETIFF, InterfaceRequest>::new(request))?;
         ioctl(&file, Setter::<TUNSETVNETHDRSZ, i32>::new(VNET_HEADER as i32))?;
-        // The most that this kernel knows: UDP's segments came later.
-        [CHECKSUM | TCP_SEGMENTS | UDP_SEGMENTS, CHECKSUM | TCP_SEGMENTS, 0]
-            .into_iter()
-            .map(|offloads| ioctl(&file, IntegerSetter::<TUNSETOFFLOAD>::new_usize(offloads)))
-            .find(Result::is_ok)
-            .unwrap_or(Err(Errno::INVAL))?;
     }
-    Ok(file)
+    // The most that this kernel knows: UDP's segments came later.
+    let all = TapOffloads { checksum: true, tso: true, uso: true };
+    let offloads = [all, TapOffloads { uso: false, ..all }, TapOffloads::default()];
+    let offloads = offloads.into_iter().find(|&offloads| set_tap_offloads(&file, offloads).is_ok());
+    Ok((file, offloads.ok_or(Errno::INVAL)?))
+}
+
+/// What the system may give by a TAP that is not finished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TapOffloads {
+    /// Frames without their checksum.
+    pub checksum: bool,
+    /// TCP superframes, over IPv4 and IPv6; never without `checksum`.
+    pub tso: bool,
+    /// UDP superframes; never without `checksum`.
+    pub uso: bool,
+}
+
+/// Says what the system may give by a TAP from now on.
+///
+/// # Errors
+/// The system's, where it knows no such thing.
+pub fn set_tap_offloads(tap: &impl AsFd, offloads: TapOffloads) -> io::Result<()> {
+    const TUNSETOFFLOAD: u32 = opcode::write::<u32>(b'T', 208);
+    let TapOffloads { checksum, tso, uso } = offloads;
+    let bits = [(checksum, 0x01), (tso, 0x02 | 0x04), (uso, 0x20 | 0x40)];
+    let bits: usize = bits.iter().filter(|(on, _)| *on).map(|(_, bits)| bits).sum();
+    // SAFETY: it takes no more than its number.
+    unsafe { ioctl(tap, IntegerSetter::<TUNSETOFFLOAD>::new_usize(bits)) }?;
+    Ok(())
 }
 
 /// Datagrams that one call moves at most.

@@ -33,7 +33,10 @@ use crate::args::{Kind, TraceProtocol};
 use crate::packets::{Packet, PacketError, Packets};
 use crate::recorder::Recorder;
 use crate::trace::report::{Question, Report};
-use crate::views::{ExecRequest, LedgerReport, LinkEntry, LinkRequest, Problem, ReplayReport, Status};
+use crate::views::{
+    ExecRequest, LedgerReport, LinkEntry, LinkRequest, OffloadEntry, OffloadRequest, Problem, ReplayReport,
+    Status,
+};
 
 /// The trailer with a program's exit code.
 pub const EXIT_CODE: &str = "flatnet-exit-code";
@@ -118,6 +121,7 @@ fn router(desk: Desk) -> Router {
         .route("/v1/show/{table}", get(show))
         .route("/v1/objects/{kind}", get(objects).delete(delete_object))
         .route("/v1/links", get(links).post(change_link))
+        .route("/v1/offloads", get(offloads).post(change_offloads))
         .route("/v1/replay", post(replay))
         .route("/v1/trace", post(trace))
         .route("/v1/exec", post(exec))
@@ -140,7 +144,7 @@ impl IntoResponse for RequestError {
             | Self::Table(_)
             | Self::Object { .. }
             | Self::Program(_) => StatusCode::NOT_FOUND,
-            Self::Setting(_) | Self::NoMachine(_) | Self::Replay(_) | Self::Kept(_) => {
+            Self::Setting(_) | Self::Offload(_) | Self::NoMachine(_) | Self::Replay(_) | Self::Kept(_) => {
                 StatusCode::BAD_REQUEST
             }
             Self::Drive(_) | Self::Store(_) | Self::Capture(_) | Self::Exec { .. } => {
@@ -218,6 +222,26 @@ async fn change_link(
     Json(request): Json<LinkRequest>,
 ) -> Result<Json<Vec<LinkEntry>>, RequestError> {
     desk.ask(move |instance| instance.change_link(&request)).await?.map(Json)
+}
+
+/// Which point; all without one.
+#[derive(Debug, Deserialize)]
+struct OffloadsQuery {
+    point: Option<String>,
+}
+
+async fn offloads(
+    State(desk): State<Desk>,
+    Query(OffloadsQuery { point }): Query<OffloadsQuery>,
+) -> Result<Json<Vec<OffloadEntry>>, RequestError> {
+    desk.ask(move |instance| instance.offloads(point.as_deref())).await?.map(Json)
+}
+
+async fn change_offloads(
+    State(desk): State<Desk>,
+    Json(request): Json<OffloadRequest>,
+) -> Result<Json<Vec<OffloadEntry>>, RequestError> {
+    desk.ask(move |instance| instance.change_offloads(&request)).await?.map(Json)
 }
 
 #[derive(Deserialize)]

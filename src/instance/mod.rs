@@ -6,7 +6,7 @@
 //!
 //! - [`socket`]: where instances listen, and which run;
 //! - [`http`]: the server, its paths and errors;
-//! - `programs`, `captures`, `replays`, `links`, `traces`, `tables`, `objects`, `status`, `routes`: what it asks of the instance.
+//! - `programs`, `captures`, `replays`, `links`, `offloads`, `traces`, `tables`, `objects`, `status`, `routes`: what it asks of the instance.
 //!
 //! Invariants: a job runs to its end between two rounds of the agents; when the instance ends every job that waits
 //! fails, and who asked for the end gets the ledger.
@@ -24,6 +24,7 @@ mod captures;
 pub(crate) mod replays;
 
 mod links;
+mod offloads;
 
 mod traces;
 
@@ -135,6 +136,9 @@ pub enum RequestError {
     /// A link's setting is wrong.
     #[error("{0}")]
     Setting(String),
+    /// What a link leaves to the system cannot be changed so.
+    #[error("{0}")]
+    Offload(String),
     /// Nobody sends at the point.
     #[error("nothing can be replayed at {0}: no machine sends there")]
     NoMachine(String),
@@ -205,6 +209,9 @@ impl RequestError {
                 "write NAME=VALUE, down, up or reset; names are {}; none takes one back",
                 impairment::NAMES.join(", ")
             )),
+            Self::Offload(_) => Some(
+                "write FEATURE=on or FEATURE=off; `flatnet offload` without anything lists what there is".to_owned(),
+            ),
             Self::NoMachine(_) => Some("name a pod, a host, or an interface such as node-1:eth0".to_owned()),
             Self::Replay(_) => Some(
                 "a replay takes Ethernet frames in pcap or pcapng, as `flatnet capture` writes them"

@@ -14,6 +14,8 @@ pub mod replay;
 
 pub mod tap;
 
+pub mod feature;
+
 pub mod offload;
 
 pub mod coalesce;

@@ -16,8 +16,9 @@ use rustix::io::{Errno, readv, writev};
 use crate::frame::{Arena, Frame, LARGE_CAPACITY, Pool, SMALL_CAPACITY};
 use crate::ledger::DropReason;
 use crate::link::coalesce::{GROUP_LIMIT, HEADERS_LIMIT, Leader};
+use crate::link::feature::{Feature, FeatureError};
 use crate::link::offload;
-use crate::sys::{VNET_HEADER, open_tap};
+use crate::sys::{TapOffloads, VNET_HEADER, open_tap, set_tap_offloads};
 
 /// Threads that close TAPs, when there are many.
 const CLOSERS: usize = 32;
@@ -77,6 +78,8 @@ pub struct Tap {
     waiting: VecDeque<Frame>,
     /// Whether frames of a flow are written together.
     coalesces: bool,
+    /// What it gives unfinished; none of a socket, whose interface decides about that.
+    offloads: Option<TapOffloads>,
 }
 
 impl Tap {
@@ -85,7 +88,7 @@ impl Tap {
     /// # Errors
     /// [`TapError`].
     pub fn open(name: &str) -> Result<Self, TapError> {
-        let file = open_tap(name).map_err(|source| {
+        let (file, offloads) = open_tap(name).map_err(|source| {
             let name = name.to_owned();
             match Errno::from_io_error(&source) {
                 None => TapError::Name(name),
@@ -94,7 +97,7 @@ impl Tap {
                 Some(_) => TapError::System { name, source },
             }
         })?;
-        Ok(Self::of_file(name, file, VNET_HEADER))
+        Ok(Self { offloads: Some(offloads), ..Self::of_file(name, file, VNET_HEADER) })
     }
 
     /// Takes a socket for the frames of an interface of the host's, which reads and writes them as a TAP does, behind a header of so
@@ -105,7 +108,38 @@ impl Tap {
 
     fn of_file(name: &str, file: OwnedFd, header: usize) -> Self {
         let rest = vec![0; LARGE_CAPACITY - SMALL_CAPACITY].into();
-        Self { name: Arc::from(name), file, header, rest, waiting: VecDeque::new(), coalesces: true }
+        let (name, waiting) = (Arc::from(name), VecDeque::new());
+        Self { name, file, header, rest, waiting, coalesces: true, offloads: None }
+    }
+
+    /// Lists what it leaves to the system.
+    pub(super) fn features(&self) -> Vec<(Feature, bool)> {
+        let offloads = self.offloads.iter().flat_map(|it| {
+            [(Feature::Checksum, it.checksum), (Feature::Tso, it.tso), (Feature::Uso, it.uso)]
+        });
+        offloads.chain([(Feature::Gso, self.coalesces)]).collect()
+    }
+
+    /// Switches one; without checksums to be made there are no superframes either.
+    pub(super) fn set_feature(&mut self, feature: Feature, on: bool) -> Result<(), FeatureError> {
+        if feature == Feature::Gso {
+            self.coalesces = on;
+            return Ok(());
+        }
+        let mut offloads = self.offloads.ok_or(FeatureError::None(feature))?;
+        match feature {
+            Feature::Checksum if on => offloads.checksum = true,
+            Feature::Checksum => offloads = TapOffloads::default(),
+            Feature::Tso | Feature::Uso if on && !offloads.checksum => {
+                return Err(FeatureError::Needs(feature));
+            }
+            Feature::Tso => offloads.tso = on,
+            Feature::Uso => offloads.uso = on,
+            Feature::Gso | Feature::Gro => return Err(FeatureError::None(feature)),
+        }
+        set_tap_offloads(&self.file, offloads).map_err(|source| FeatureError::System(feature, source))?;
+        self.offloads = Some(offloads);
+        Ok(())
     }
 
     /// Returns the interface's name, as it was when the TAP was opened.

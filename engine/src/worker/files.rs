@@ -18,6 +18,11 @@ pub(super) const UNWRITTEN_LIMIT: usize = 4 * BATCH_LIMIT;
 const BATCH_BYTES: usize = 512 << 10;
 
 impl Worker {
+    /// Returns a port's link, to switch what it leaves to the system.
+    pub fn link(&mut self, port: PortId) -> Option<&mut Link> {
+        self.links.get_mut(port.0 as usize)?.as_mut().map(|attached| &mut attached.link)
+    }
+
     /// Hears which links have something.
     pub(super) fn look_at_files(&mut self) {
         if !self.mailbox.watch.is_empty() {
