@@ -7,6 +7,7 @@
 )]
 
 pub mod fragments;
+pub mod kernel;
 pub mod sockets;
 pub mod superframes;
 
