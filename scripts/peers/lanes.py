@@ -61,13 +61,21 @@ def flatnet_home(place):
     return {**os.environ, "XDG_RUNTIME_DIR": str(place.directory), "XDG_STATE_HOME": str(place.directory)}
 
 
+def has_started(place, name):
+    """An instance runs in the background: it goes with its place."""
+    home = flatnet_home(place)
+    place.undo.callback(run, flatnet_binary(), "down", "--name", name, env=home)
+    status = json.loads(run(flatnet_binary(), "status", "-o", "json", env=home))
+    place.processes += [one["pid"] for one in status if one["name"] == name]
+
+
 def same_node_flatnet(place):
     """Two pods of a node, each a namespace."""
     ends = machines(place, "10.1.15.2", "10.1.15.3")
     pods = [POD.format(name=f"pod-{n}", node="node-1", **m._asdict()) for n, m in enumerate(ends)]
     file, home = place.path("peers.yaml", TOPOLOGY + "".join(pods)), flatnet_home(place)
     run(flatnet_binary(), "up", "-d", "-f", file, env=home)
-    place.undo.callback(run, flatnet_binary(), "down", "--name", "peers", env=home)
+    has_started(place, "peers")
     return ends
 
 
@@ -187,7 +195,7 @@ def flatnet_node(place, namespace, number, machine, *flags):
     subnet = machine.address.rsplit(".", 1)[0]
     own = ["--name", name, "--address", f"192.168.66.1{number}/24", "--pod-cidr", f"{subnet}.0/24", "-f", pods, "-d"]
     run("ip", "netns", "exec", namespace, flatnet_binary(), "node", *own, *flags, env=home)
-    place.undo.callback(run, flatnet_binary(), "down", "--name", name, env=home)
+    has_started(place, name)
 
 
 def two_nodes_flannel(place, flanneld):

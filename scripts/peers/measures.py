@@ -84,21 +84,22 @@ def connections(client, server, seconds):
 
 
 def measures(quick):
-    """All that is measured: a function of client, server and seconds for each, which gives as many figures."""
+    """All that is measured: a function of client, server and seconds for each, which gives as many figures; and the cores that what
+    is between the two may use, unless it may use all."""
     available = Path("/proc/sys/net/ipv4/tcp_available_congestion_control").read_text(encoding="ascii").split()
     every = []
     for congestion in ["cubic", "bbr"]:
         for count in [1, 4]:
             if congestion in available and not (quick and congestion == "bbr"):
                 what = [Measure(f"tcp-{count}", congestion, None, "Gbit/s")]
-                every.append((what, lambda *ends, c=congestion, n=count: [stream(*ends, c, n)]))
+                every.append((what, lambda *ends, c=congestion, n=count: [stream(*ends, c, n)], None))
     for offered in OFFERED_QUICK if quick else OFFERED:
         what = [Measure("udp-small", None, f"{offered} Mbit/s offered", "thousand/s")]
-        every.append((what, lambda *ends, o=offered: [datagrams(*ends, o)]))
+        every.append((what, lambda *ends, o=offered: [datagrams(*ends, o)], None))
     cores = sorted(os.sched_getaffinity(0))
     placements = {"one core": (cores[0], cores[0])} | ({"two cores": (cores[0], cores[1])} if len(cores) > 1 else {})
     for placement, pair in placements.items():
         what = [Measure(f"rr-{rank}", None, placement, "us") for rank in ("p50", "p99")]
-        every.append((what, lambda *ends, p=pair: round_trips(*ends, p)))
-    every.append(([Measure("connections", None, None, "1/s")], lambda *ends: [connections(*ends)]))
+        every.append((what, lambda *ends, p=pair: round_trips(*ends, p), pair))
+    every.append(([Measure("connections", None, None, "1/s")], lambda *ends: [connections(*ends)], None))
     return every

@@ -42,6 +42,8 @@ class Place:
     def __init__(self, name):
         self.prefix = f"peers-{os.getpid()}-{name}"
         self.undo = contextlib.ExitStack()
+        # What moves frames, when that is no kernel.
+        self.processes = []
         self.directory = Path(self.undo.enter_context(tempfile.TemporaryDirectory(prefix="flatnet-peers-")))
 
     def __enter__(self):
@@ -64,7 +66,23 @@ class Place:
         log = open(self.directory / f"log-{time.monotonic_ns()}", "w+", encoding="utf-8")
         process = subprocess.Popen(words, **{"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log} | options)
         self.undo.callback(end, process)
+        self.processes.append(process.pid)
         return process
+
+    @contextlib.contextmanager
+    def on(self, cores):
+        """Keeps what moves frames on some cores meanwhile."""
+        every = os.sched_getaffinity(0)
+        self.keep_on(cores or every)
+        try:
+            yield
+        finally:
+            self.keep_on(every)
+
+    def keep_on(self, cores):
+        for process in self.processes:
+            # Its threads, too.
+            run("taskset", "-acp", ",".join(map(str, cores)), process)
 
     def path(self, name, text=None):
         path = self.directory / name

@@ -42,7 +42,7 @@ def table(figures, seconds, rounds):
     """Markdown, a table a lane."""
     lines = [f"{machine()}. {rounds} rounds of {seconds} s in turns, every other one the other way but for outside; median",
              "(least to most), and the median beside the kernel's. Programs, switches and kernel share all cores; of requests and",
-             "answers the programs are where the row says."]
+             "answers both programs and switches are where the row says."]
     for lane in dict.fromkeys(lane for lane, _, _ in figures):
         systems = list(dict.fromkeys(system for of, _, system in figures if of == lane))
         lines += ["", f"| {lane} | " + " | ".join(systems) + " |", "| --- " * (len(systems) + 1) + "|"]
