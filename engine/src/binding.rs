@@ -245,6 +245,13 @@ impl Bindings {
         Some((BindingRef { index, generation: place.generation }, half, place.binding()?))
     }
 
+    /// Tells whether a binding, which has not ended, was answered.
+    #[must_use]
+    pub fn is_answered(&self, of: BindingRef) -> bool {
+        let binding = self.places.get(of.index as usize).and_then(Place::binding);
+        binding.is_some_and(|binding| binding.traffic != Traffic::Unreplied)
+    }
+
     /// Returns the backend of a binding, when it is a Service's.
     #[must_use]
     pub fn served(&self, of: BindingRef) -> Option<Served> {

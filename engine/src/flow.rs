@@ -161,6 +161,8 @@ pub mod flags {
     pub const HAND_OVER: u8 = 16;
     /// Outer headers come in front of the frame.
     pub const ENCAPSULATE: u8 = 32;
+    /// The flow was answered: a decision about its other direction was paid for with this one.
+    pub const ANSWERED: u8 = 64;
 }
 
 /// One decision, replayed: exactly one cache line.
@@ -304,6 +306,16 @@ impl FlowCache {
             self.slots[place].flags = 0;
         }
         is_outdated
+    }
+
+    /// Notes that a flow was answered; tells whether it is known and was not yet.
+    pub fn note_answer(&mut self, key: FlowKey) -> bool {
+        let places = self.places(self.hash(key));
+        let slot = places.into_iter().find(|&place| self.slots[place].key == key);
+        let Some(slot) = slot.map(|place| &mut self.slots[place]) else { return false };
+        let is_first = slot.flags & (flags::USED | flags::ANSWERED) == flags::USED;
+        slot.flags |= if is_first { flags::ANSWERED } else { 0 };
+        is_first
     }
 
     /// Returns the slot that the flow of this hash is most likely in, whosever it is.

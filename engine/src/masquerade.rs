@@ -26,6 +26,8 @@ pub const FIRST_PORT: u16 = 1024;
 const PROBES: usize = 16;
 /// Ports tried for a connection in TIME-WAIT that may be followed by a new one. Where most are, half of them will do.
 const TIME_WAIT_PROBES: usize = 64;
+/// Pools of which a refusal is remembered.
+const REFUSED_LIMIT: usize = 1024;
 /// How often a list without a free port is made anew, or the other workers are asked again.
 const PATIENCE: Duration = Duration::from_millis(100);
 
@@ -126,13 +128,11 @@ struct FreePorts {
     all: usize,
     /// When the list was made.
     made: Instant,
-    /// When the other workers said that they have none either.
-    refused: Option<Instant>,
 }
 
 impl FreePorts {
     fn new(now: Instant) -> Self {
-        Self { words: Box::new([0; 1024]), count: [0; 2], all: 0, made: now, refused: None }
+        Self { words: Box::new([0; 1024]), count: [0; 2], all: 0, made: now }
     }
 
     fn insert(&mut self, port: u16) {
@@ -167,6 +167,8 @@ pub struct Masquerade {
     workers: u8,
     /// The pools that are short of ports; there is none in normal life.
     short: BTreeMap<Pool, FreePorts>,
+    /// Pools for which the other workers said a moment ago that they have no port either.
+    refused: BTreeMap<Pool, Instant>,
     /// A port that another worker has granted for the frame about to be decided.
     pub granted: Option<(Pool, u16)>,
 }
@@ -175,7 +177,13 @@ impl Masquerade {
     /// Makes the view of one worker of several.
     #[must_use]
     pub fn new(worker: u8, workers: u8) -> Self {
-        Self { worker, workers: workers.max(1), short: BTreeMap::new(), granted: None }
+        Self {
+            worker,
+            workers: workers.max(1),
+            short: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            granted: None,
+        }
     }
 
     /// Returns the worker that a port belongs to, when it is another.
@@ -223,8 +231,7 @@ impl Masquerade {
                 return Found::Own(port);
             }
         }
-        let refused = self.short.get(&pool).and_then(|list| list.refused);
-        let may_ask = self.workers > 1 && refused.is_none_or(|at| at + PATIENCE <= now);
+        let may_ask = self.workers > 1 && self.refused.get(&pool).is_none_or(|&at| at + PATIENCE <= now);
         if may_ask { Found::Ask } else { Found::Exhausted }
     }
 
@@ -241,8 +248,7 @@ impl Masquerade {
         let outdated =
             self.short.get(&pool).is_none_or(|list| list.count == [0; 2] && list.made + PATIENCE <= now);
         if outdated {
-            let refused = self.short.get(&pool).and_then(|list| list.refused);
-            let mut list = FreePorts { refused, ..FreePorts::new(now) };
+            let mut list = FreePorts::new(now);
             for port in self.own_from((range, reserved), random) {
                 list.all += 1;
                 if bindings.is_free(&pool.reply(port), now) {
@@ -286,9 +292,13 @@ impl Masquerade {
 
     /// Notes that no worker has a port.
     pub fn note_refusal(&mut self, pool: &Pool, now: Instant) {
-        if let Some(list) = self.short.get_mut(pool) {
-            list.refused = Some(now);
+        if self.refused.len() >= REFUSED_LIMIT {
+            self.refused.retain(|_, at| *at + PATIENCE > now);
         }
+        if self.refused.len() >= REFUSED_LIMIT {
+            self.refused.pop_first();
+        }
+        self.refused.insert(*pool, now);
     }
 
     /// Returns a port of this worker's blocks, each with nearly the same chance; whether it may be used is for the caller to see.

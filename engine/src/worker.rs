@@ -180,8 +180,6 @@ pub struct Worker {
     frames: u64,
     /// Frames that the slow path decided about.
     decisions: u64,
-    /// Of them, those about flows that the cache did not know; what it knew before its tables changed is not new.
-    new_flows: u64,
     parcels: Vec<Parcel>,
     /// Errors it may still send.
     errors: TokenBucket,
@@ -261,7 +259,6 @@ impl Worker {
             next_mark: u32::from(id) << 24,
             frames: 0,
             decisions: 0,
-            new_flows: 0,
             parcels: Vec::new(),
             errors: TokenBucket::full(originate::ERRORS),
             floods: HashMap::new(),
@@ -295,9 +292,9 @@ impl Worker {
         Stages::end::<TIMED>(&mut self.stages, Stage::Upkeep);
         // 3. A batch per port; when nobody else has anything, of those that would have to wait for others, too.
         let own = self.run_ports::<TIMED>(0, now);
-        moved += own + self.answer_strangers(0);
+        moved += own + self.answer_strangers(false);
         if moved == 0 {
-            moved += self.run_ports::<TIMED>(SMALL_BATCH, now) + self.answer_strangers(SMALL_BATCH);
+            moved += self.run_ports::<TIMED>(SMALL_BATCH, now) + self.answer_strangers(true);
         }
         self.run_woken(now);
         self.write_files(now);
@@ -368,14 +365,11 @@ impl Worker {
             self.batch.frames = frames;
             return 0;
         };
-        let (count, before) = (frames.len(), self.new_flows);
+        let count = frames.len();
         self.count(node, Term::Received, count as u64);
         self.watch_arrivals(&mut frames, node, port, now);
         Stages::end::<TIMED>(&mut self.stages, Stage::Take);
         self.run_frames::<TIMED>(&mut frames, node, &ingress, Course::Direct, now);
-        if self.new_flows > before {
-            self.charge(port, self.new_flows - before);
-        }
         self.batch.frames = frames;
         count
     }
@@ -438,6 +432,7 @@ impl Worker {
         }
         // Out of the tunnel, the inner ports are beyond the first cache line.
         let mut bytes = 0;
+        let origin = if ingress.side == Side::Bridge { ingress.port + 1 } else { 0 };
         let lines = if matches!(ingress.side, Side::Interface { .. }) { 2 } else { 1 };
         frames.iter().take(FRAMES_AHEAD).for_each(|frame| self.arena.prefetch(frame, lines));
         let batch = &mut batch[..frames.len()];
@@ -458,6 +453,10 @@ impl Worker {
             }
             open.record.node = node.0;
             open.record.ingress = ingress.port;
+            // Elsewhere it keeps what it has.
+            if origin != 0 {
+                open.record.origin = origin;
+            }
             open.record.course = course;
         }
         // What another worker took in was counted there.

@@ -425,3 +425,18 @@ fn a_port_in_time_wait_is_used_for_a_new_connection_where_no_other_is_left() {
     assert_eq!((open(&mut lab, 6, 90_000), lab.drops(DropReason::TuplesExhausted)), (None, 4));
     lab.check();
 }
+
+/// All ports of the range are another worker's, and in use: the frame is dropped, and nobody asks for ever.
+#[test]
+fn a_worker_without_ports_of_its_own_gives_up_when_the_other_has_none() {
+    let mut lab = Lab::new(2);
+    lab.control.set_masquerade_ports(lab.node1, PortRange { first: 61_000, last: 61_003 }).unwrap();
+    let from = [APP1, APP2].into_iter().find(|&pod| worker_of(pod, 2) != owner(61_000, 2)).unwrap();
+    for port in 1..=6 {
+        let frame = lab.udp(from, USER, (port, 9), b"new");
+        lab.send(from, &frame);
+        assert_eq!(lab.settle(USER).len(), usize::from(port <= 4), "{port}");
+    }
+    assert_eq!(lab.drops(DropReason::TuplesExhausted), 2);
+    lab.check();
+}

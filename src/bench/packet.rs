@@ -165,7 +165,8 @@ impl Packet {
         }
         let packet = bytes.get(ethernet::HEADER_LENGTH..)?;
         let (outer, (tuple, flags)) = (Ipv4Packet::new_unchecked(packet), inside(packet)?);
-        if tuple.destination_port != TUNNEL_PORT {
+        // A pod's own port may be that number.
+        if (tuple.source_port, tuple.destination_port) != (TUNNEL_PORT, TUNNEL_PORT) {
             return Some(Self { entrance: Entrance::Interface, tuple, flags });
         }
         let (tuple, flags) = inside(packet.get(OUTER_LENGTH..)?)?;

@@ -156,6 +156,13 @@ impl Connection {
         receiver.takes(reset.sequence, receiver.window().max(1))
     }
 
+    /// Tells whether a reset is where its receiver expects one, or right behind what its sender sent last; anywhere else in the window
+    /// it may be answered by a challenge, and end nothing (RFC 5961, 3.2; conntrack's `tcp_packet`).
+    fn is_due(&self, half: Half, sequence: u32) -> bool {
+        let receiver = &self.receivers[1 - half as usize];
+        !receiver.is_known || sequence == receiver.next || sequence == self.sent[half as usize]
+    }
+
     /// Tells whether the receiver of a FIN, which was heard, would take it (RFC 9293, 3.10.7.4): a FIN has a place of its own,
     /// behind the data and at most behind the window, and what it acknowledges may be no news any more.
     fn takes_fin(&self, half: Half, fin: &Segment) -> bool {
@@ -197,6 +204,8 @@ impl Connection {
     /// Tells whether the connection is over, and a SYN with this sequence number opens another one from the same port.
     pub(super) fn may_follow(&self, sequence: u32) -> bool {
         let is_over = matches!(self.state, TcpState::TimeWait | TcpState::Closed);
+        // In TIME-WAIT after any acknowledgement: what it does not cover is still to come.
+        let is_over = is_over && (self.state == TcpState::Closed || self.is_at_rest());
         is_over && (1..1 << 31).contains(&sequence.wrapping_sub(self.sent[Half::Original as usize]))
     }
 
@@ -229,6 +238,10 @@ impl Connection {
             !has_word || self.hear(half, segment.acknowledgement, segment.window.div_ceil(unit));
         let counts = if flags.fin() && !flags.rst() { self.takes_fin(half, segment) } else { is_believed };
         if !counts {
+            return;
+        }
+        if flags.rst() && self.state == TcpState::Established && !self.is_due(half, segment.sequence) {
+            self.send(half, segment.end());
             return;
         }
         let data = flags.ack() && !flags.syn() && !flags.rst();

@@ -15,14 +15,16 @@ pub(super) const DECISION: u64 = 40;
 const SHARE: u64 = 64;
 /// What a port owes for a decision: so much is to be done by the worker until the port has had no more than its share.
 const PRICE: u64 = DECISION * SHARE;
+/// Decisions that a new flow is charged for: one about it, and one about its answer, which costs who answers nothing.
+pub(super) const NEW_FLOW: u64 = 2;
 /// What a port may owe before it waits for others: a full batch of new flows.
-const CREDIT: u64 = BATCH_LIMIT as u64 * PRICE;
+const CREDIT: u64 = BATCH_LIMIT as u64 * NEW_FLOW * PRICE;
 /// Frames taken at once from a port that owes much: others' frames, which come meanwhile, fit their rings.
 pub(super) const SMALL_BATCH: usize = 16;
 /// What a port owes at most: a flood is soon forgotten when it ends.
-pub(super) const DEBT_LIMIT: u64 = CREDIT + SMALL_BATCH as u64 * PRICE;
+pub(super) const DEBT_LIMIT: u64 = CREDIT + SMALL_BATCH as u64 * NEW_FLOW * PRICE;
 /// The same of a port at another worker than its own, of which so much more may be on its way between the two.
-pub(super) const BURST_LIMIT: u64 = DEBT_LIMIT + RING_LIMIT as u64 * PRICE;
+pub(super) const BURST_LIMIT: u64 = DEBT_LIMIT + RING_LIMIT as u64 * NEW_FLOW * PRICE;
 
 /// How fast a bucket fills, and how much it holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +85,11 @@ impl Debt {
             owed if owed <= CREDIT => SMALL_BATCH,
             _ => 0,
         }
+    }
+
+    /// Forgives what is owed: nobody wanted the time that it took.
+    pub(super) fn forgive(&mut self) {
+        self.owed = 0;
     }
 
     /// Adds decisions about the port's frames, which are part of the worker's work by now; to no more than a limit.

@@ -6,10 +6,15 @@
 //! `docs/adr/0025-a-ports-decisions-are-a-share-of-the-work.md`.
 
 use std::collections::HashMap;
+use std::net::Ipv4Addr;
 
-use super::budget::{BURST_LIMIT, DEBT_LIMIT, DECISION, Debt};
-use super::{BATCH_LIMIT, Notice, PortId, Worker};
-use crate::parse::Side;
+use super::budget::{BURST_LIMIT, DEBT_LIMIT, DECISION, Debt, NEW_FLOW};
+use super::{BATCH_LIMIT, Half, Instant, NodeId, Notice, Parsed, PortId, Worker};
+use crate::binding::{BindingRef, HalfKey, Traffic};
+use crate::decide::{Refusal, Verdict};
+use crate::flow::FlowKey;
+use crate::frame::Record;
+use crate::rewrite::{Step, Transform};
 
 /// Debtors before those are looked for who owe nothing any more.
 const DEBTORS: usize = 256;
@@ -79,22 +84,24 @@ impl Strangers {
         self.asking.push(port);
     }
 
-    /// Takes out who may have a batch now, and who need not ask any more; when nobody else has anything, `least` is what each may
-    /// have.
-    fn answers(&mut self, least: usize, work: u64) -> Vec<(PortId, Permission)> {
+    /// Takes out who may have a batch now, and who need not ask any more: of a worker that has nothing to do, nobody.
+    fn answers(&mut self, is_idle: bool, work: u64) -> Vec<(PortId, Permission)> {
         let mut answers = Vec::new();
         let debtors = &mut self.debtors;
         self.asking.retain(|&port| {
             let Debtor { debt, manner } = debtors.entry(port).or_default();
+            if is_idle {
+                debt.forgive();
+            }
             let limit = debt.batch_limit(work);
             if limit == BATCH_LIMIT {
                 *manner = Manner::Free;
                 answers.push((port, Permission::Free));
-            } else if limit.max(least) > 0 {
+            } else if limit > 0 {
                 *manner = Manner::Allowed;
                 answers.push((port, Permission::Batch));
             }
-            limit.max(least) == 0
+            limit == 0
         });
         answers
     }
@@ -134,13 +141,66 @@ pub(super) fn spend(creditors: &mut [Creditor]) -> bool {
 }
 
 impl Worker {
-    /// Charges a port of a node's bridge for decisions about its frames. What comes in by interfaces and switches is from many.
-    pub(super) fn charge(&mut self, port: PortId, decisions: u64) {
+    /// Finds the binding, not answered yet, that a packet answers.
+    pub(super) fn unanswered(&mut self, node: NodeId, parsed: &Parsed, now: Instant) -> Option<BindingRef> {
+        let (found, half, binding) = self.bindings.find(&HalfKey { node, tuple: parsed.tuple() }, now)?;
+        (half == Half::Reply && binding.traffic == Traffic::Unreplied).then_some(found)
+    }
+
+    /// Charges the port that a frame came in by first for a decision about it. `asked` is the binding that it was an answer of, if it
+    /// was one.
+    pub(super) fn pay(
+        &mut self,
+        record: &Record,
+        parsed: &Parsed,
+        asked: Option<BindingRef>,
+        decided: (&Result<Verdict, Refusal>, &Transform),
+    ) {
+        if let Some(origin) = record.origin.checked_sub(1) {
+            let decisions = self.price(NodeId(record.node), parsed, asked, decided);
+            self.charge(PortId(origin), decisions);
+        }
+    }
+
+    /// Says what is owed for a decision: who opens a flow pays for its first answer, too.
+    fn price(
+        &mut self,
+        node: NodeId,
+        parsed: &Parsed,
+        asked: Option<BindingRef>,
+        (verdict, transform): (&Result<Verdict, Refusal>, &Transform),
+    ) -> u64 {
+        if asked.is_some_and(|binding| self.bindings.is_answered(binding)) {
+            return 0;
+        }
+        let (egress, price) = match verdict {
+            Ok(Verdict::Forward(_)) => (Some(transform.egress), NEW_FLOW),
+            Ok(Verdict::HandOver(..)) => {
+                let to = Ipv4Addr::from_bits(parsed.tuple().destination);
+                let endpoint = self.tables.endpoints.get(&to).filter(|endpoint| endpoint.node == node);
+                (endpoint.map(|endpoint| endpoint.port), 1)
+            }
+            Ok(_) | Err(_) => (None, 1),
+        };
+        let Some(egress) = egress else { return price };
+        // As it came, if this answers it: by the port that this leaves by.
+        let is_tunneled = transform.steps().iter().any(|step| matches!(step, Step::Encapsulate(_)));
+        let key = FlowKey::ipv4(&parsed.tuple().reversed(), egress.0, is_tunneled);
+        if self.cache.note_answer(key) { 0 } else { price }
+    }
+
+    /// Charges a port of a node's bridge for decisions about its frames, whoever took them in. What comes in by interfaces and switches
+    /// from elsewhere is from many.
+    fn charge(&mut self, port: PortId, decisions: u64) {
         let work = self.work();
-        if let Some(attached) = self.links.get_mut(port.0 as usize).and_then(Option::as_mut)
-            && attached.ingress.side == Side::Bridge
+        if let Some(attached) = self.links.get_mut(port.0 as usize).and_then(Option::as_mut) {
+            return attached.debt.charge(decisions, work, DEBT_LIMIT);
+        }
+        let owner = self.tables.ports.get(&port).map(|port| port.worker).filter(|&owner| owner != self.id);
+        if let Some(owner) = owner
+            && self.strangers.charge(port, decisions, work)
         {
-            attached.debt.charge(decisions, work, DEBT_LIMIT);
+            self.notify(owner, Notice::AskFirst(port, self.id));
         }
     }
 
@@ -148,17 +208,6 @@ impl Worker {
     #[inline(always)]
     pub(super) fn work(&self) -> u64 {
         self.frames + self.decisions * DECISION
-    }
-
-    /// The same, whoever took them in.
-    pub(super) fn charge_stranger(&mut self, port: PortId, decisions: u64) {
-        let Some(owner) = self.tables.ports.get(&port).map(|port| port.worker) else { return };
-        if owner == self.id {
-            return self.charge(port, decisions);
-        }
-        if self.strangers.charge(port, decisions, self.work()) {
-            self.notify(owner, Notice::AskFirst(port, self.id));
-        }
     }
 
     /// Another worker wants to be asked before a port of this one takes frames.
@@ -190,11 +239,11 @@ impl Worker {
     }
 
     /// Answers who asks and need not wait, or need not any more; returns how many.
-    pub(super) fn answer_strangers(&mut self, least: usize) -> usize {
+    pub(super) fn answer_strangers(&mut self, is_idle: bool) -> usize {
         if !self.strangers.are_asking() {
             return 0;
         }
-        let answers = self.strangers.answers(least, self.work());
+        let answers = self.strangers.answers(is_idle, self.work());
         for &(port, permission) in &answers {
             if let Some(owner) = self.tables.ports.get(&port).map(|port| port.worker) {
                 self.notify(owner, Notice::Take(port, self.id, permission));

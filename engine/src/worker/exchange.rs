@@ -5,7 +5,6 @@
 
 use super::{DropReason, Frame, Instant, NodeId, PortId, Worker};
 use crate::mailbox::{Notice, Parcel};
-use crate::parse::Side;
 
 impl Worker {
     /// Sends a frame to another worker.
@@ -101,11 +100,7 @@ impl Worker {
         }
         match self.ingress_of(PortId(record.ingress)) {
             Some(ingress) => {
-                let before = self.new_flows;
                 self.run_frames::<false>(batch, NodeId(record.node), &ingress, record.course, now);
-                if self.new_flows > before && ingress.side == Side::Bridge {
-                    self.charge_stranger(PortId(record.ingress), self.new_flows - before);
-                }
             }
             None => batch.drain(..).for_each(|frame| self.drop_frame(frame, DropReason::LinkDown, now)),
         }

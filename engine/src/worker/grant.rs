@@ -92,9 +92,11 @@ impl Worker {
         let first = self.waiting_for_ports.iter().position(|waiting| waiting.pool == pool);
         let first = first.and_then(|first| self.waiting_for_ports.remove(first));
         let Some(Waiting { flow, frame, .. }) = first else { return };
+        // It may have to wait again, but no more than once.
+        let others = std::mem::take(&mut self.waiting_for_ports);
         self.resume(frame, now);
         // The next frame of this flow that comes in finds its binding: those that came before go before it.
-        for waiting in std::mem::take(&mut self.waiting_for_ports) {
+        for waiting in others {
             if flow.is_some() && waiting.flow == flow {
                 self.resume(waiting.frame, now);
             } else {

@@ -47,7 +47,7 @@ impl Worker {
 
     /// Decides about a frame whose flow is known, though it be a fragment.
     pub(super) fn decide_known(&mut self, frame: Frame, parsed: &Parsed, now: Instant) {
-        let record = self.arena.record(&frame);
+        let record = *self.arena.record(&frame);
         let (node_id, port_id, course) = (NodeId(record.node), PortId(record.ingress), record.course);
         if parsed.class == Class::Arp {
             return self.take_arp(frame, node_id, port_id, now);
@@ -61,17 +61,17 @@ impl Worker {
         };
         self.learn_station(&frame, node_id, port_id, ingress.role, now);
         let arena = std::sync::Arc::clone(&self.arena);
-        let bytes = arena.bytes(&frame);
-        let length = self.wire_length(&frame, parsed);
+        let (bytes, length) = (arena.bytes(&frame), self.wire_length(&frame, parsed));
         let arrival = Arrival { bytes, parsed, length, port: port_id, ingress, node, course };
         self.decisions += 1;
         let is_flow = matches!(parsed.class, Class::Flow | Class::LayerTwo);
-        let (key, guard) = (parsed.key, &parsed.guard);
         // Once: what is refused, or waits, after a change is in no cache, and each frame of it is as much work as a new flow's.
-        let is_known = is_flow && self.cache.forget_outdated(parsed.hash, key, guard, &self.tables.epochs);
-        self.new_flows += u64::from(!is_known);
+        let is_known =
+            is_flow && self.cache.forget_outdated(parsed.hash, parsed.key, &parsed.guard, &tables.epochs);
+        let asked = (!is_known).then(|| self.unanswered(node_id, parsed, now));
         let mut transform = Transform::new();
         let verdict = decide(&mut self.world(now), &arrival, &mut transform);
+        asked.into_iter().for_each(|asked| self.pay(&record, parsed, asked, (&verdict, &transform)));
         // Ahead of the frame, so that its answer finds the way.
         self.spread_news();
         match verdict {
@@ -161,7 +161,9 @@ impl Worker {
             | Step::Encapsulate(_)
             | Step::Ethernet { .. } => true,
         });
-        if !may_replay || !matches!(parsed.class, Class::Flow | Class::LayerTwo) {
+        // What opens a connection is decided each time, but leads where the rest of it goes.
+        let opens = parsed.tcp_flags.syn() && !parsed.fragment;
+        if !may_replay || !opens && !matches!(parsed.class, Class::Flow | Class::LayerTwo) {
             return None;
         }
         let (mut slot, adjacency) = compose(transform, parsed);
@@ -179,7 +181,8 @@ impl Worker {
 
     /// Keeps in the cache whose a flow is.
     fn remember_worker(&mut self, parsed: &Parsed, worker: u8, redirect: Option<BindingRef>) {
-        if parsed.class != Class::Flow {
+        let opens = parsed.tcp_flags.syn() && !parsed.fragment;
+        if parsed.class != Class::Flow && !opens {
             return;
         }
         let bucket = address_bucket(Ipv4Addr::from_bits(parsed.tuple().destination));
