@@ -1,4 +1,5 @@
-//! Every reason for which a pod drops something, provoked once in a real pod, by frames or by its own programs.
+//! Every reason for which a pod drops something, provoked once in a real pod, by frames or by its own programs. Needs root, `ip` and
+//! `unshare`, for those of sockets of the host's.
 
 #![allow(
     clippy::unwrap_used,
@@ -14,8 +15,14 @@ use flatnet_engine::frame::{Arena, Frame, Pool};
 use flatnet_engine::link::pod_ring::{Outbox, QUEUE_LIMIT};
 use flatnet_engine::pod::{ContainerConfig, Image, Pod, PodConfig, PodDrop};
 use flatnet_engine::wire::{ArpOperation, EtherType, EthernetFrame, IcmpType, Ipv4Packet, TcpFlags};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::collections::VecDeque;
+use std::fs::File;
+use std::io::Read as _;
 use std::net::Ipv4Addr;
+use std::os::fd::AsFd as _;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// The pod, which echoes; a neighbour that it knows, one that it does not, somebody behind no gateway.
@@ -23,6 +30,8 @@ const POD: Ipv4Addr = APP1;
 const KNOWN: Ipv4Addr = APP2;
 const SILENT: Ipv4Addr = Ipv4Addr::new(10, 1, 15, 77);
 const AWAY: Ipv4Addr = INTERNET;
+/// A server on the host's network.
+const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
 const ECHO: u16 = 7;
 
 struct Bench {
@@ -71,6 +80,15 @@ impl Bench {
         self.packet(&udp_packet(from, POD, (999, ECHO), b"x", 64));
     }
 
+    /// Makes the pod its network's way outside, to a host with an address that lets nobody send pings.
+    fn lead_outside(&mut self) {
+        enter_namespace();
+        ip(&format!("address add {SERVER}/24 dev lo"));
+        ip("link set lo up");
+        self.pod.open_relays().unwrap();
+        self.pod.forward_outside();
+    }
+
     /// What the pod sent has left.
     fn take(&mut self) {
         for frame in self.sent.drain(..) {
@@ -96,6 +114,25 @@ impl Bench {
         self.pod.input(program, &vec![0; datagrams * DATAGRAM]);
         self.pass(Duration::from_secs(1));
     }
+}
+
+/// Moves this thread into a network namespace that is nobody else's.
+fn enter_namespace() {
+    // Says when it is there.
+    let mut holder = Command::new("unshare");
+    let mut holder =
+        holder.args(["--net", "sh", "-c", "echo && exec sleep 600"]).stdout(Stdio::piped()).spawn().unwrap();
+    holder.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    let file = File::open(format!("/proc/{}/ns/net", holder.id())).unwrap();
+    move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+}
+
+/// Says something to `ip`, in the network namespace of this thread.
+fn ip(words: &str) {
+    let status = Command::new("ip").args(words.split(' ')).status().unwrap();
+    assert!(status.success(), "ip {words}");
 }
 
 /// Bytes that `nc` puts into one datagram.
@@ -174,6 +211,27 @@ fn provoke(reason: PodDrop, bench: &mut Bench) {
             for _ in 0..=QUEUE_LIMIT {
                 bench.udp(KNOWN);
             }
+        }
+        PodDrop::NotForwarded => {
+            bench.lead_outside();
+            bench.packet(&udp_packet(KNOWN, Ipv4Addr::new(169, 254, 169, 254), (999, 80), b"x", 64));
+        }
+        PodDrop::HostSocketsFull => {
+            bench.lead_outside();
+            let usual = getrlimit(Resource::Nofile);
+            setrlimit(Resource::Nofile, Rlimit { current: Some(0), ..usual }).unwrap();
+            bench.packet(&udp_packet(KNOWN, SERVER, (999, 80), b"x", 64));
+            setrlimit(Resource::Nofile, usual).unwrap();
+        }
+        PodDrop::HostQueueFull => {
+            bench.lead_outside();
+            bench.packet(&udp_packet(KNOWN, SERVER, (999, 80), b"x", 64));
+            ip("address flush dev lo");
+            bench.packet(&udp_packet(KNOWN, SERVER, (999, 80), b"x", 64));
+        }
+        PodDrop::HostPingRefused => {
+            bench.lead_outside();
+            bench.packet(&echo_packet(KNOWN, SERVER, IcmpType::EchoRequest, 1, 64));
         }
         PodDrop::ErrorUnmatched => bench.packet(&echo_packet(KNOWN, POD, IcmpType::EchoReply, 1, 64)),
     }

@@ -10,6 +10,7 @@ use super::files::{self, Mounted};
 use super::image::Image;
 use super::socket::Owner;
 use super::volume::Volume;
+use crate::clock::Instant;
 
 /// What a container is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,11 +91,42 @@ impl Pod {
                         .get(holder)
                         .map(|container| container.config.name.clone())
                         .unwrap_or_default(),
-                    Owner::Program(_) => String::from("(a program)"),
+                    Owner::Program(_) | Owner::Relays => String::from("(a program)"),
                 };
                 return Err(PodError::AddressInUse { container: name.to_owned(), holder, port });
             }
         }
         Ok(())
+    }
+
+    /// Ends a container with an exit code; its connections end in order. The pod dies with its pause container.
+    ///
+    /// # Errors
+    /// [`PodError::NoSuchContainer`] when none of the name runs.
+    pub fn stop_container(&mut self, name: &str, exit_code: i32, now: Instant) -> Result<(), PodError> {
+        let running = |container: &Container| {
+            container.config.name == name && container.state == ContainerState::Running
+        };
+        let Some(index) = self.containers.iter().position(running) else {
+            return Err(PodError::NoSuchContainer { container: name.to_owned() });
+        };
+        self.now = now;
+        if self.containers[index].config.image == Image::Pause && index == 0 {
+            self.kill();
+            return Ok(());
+        }
+        self.end_container(index, exit_code);
+        Ok(())
+    }
+
+    /// Notes that a container ended, and takes back what it held.
+    pub(super) fn end_container(&mut self, index: usize, code: i32) {
+        if let Some(container) = self.containers.get_mut(index) {
+            container.state = ContainerState::Exited(code);
+        }
+        self.has_news = true;
+        let owner = Owner::Container(index);
+        self.stack.close_owner(owner, false, self.now);
+        self.set_wake(owner, None);
     }
 }

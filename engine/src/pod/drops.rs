@@ -24,6 +24,10 @@ drop_reasons! {
     NoRoute "pod-no-route" "There is no route to the destination; the application is told." "The pod has no gateway: give the host one in the topology.";
     LoFull "pod-lo-full" "The queue of `lo` is full." "Send more slowly; 4,096 packets may wait.";
     LinkFull "pod-link-full" "The link took no more frames, or no buffer was free." "The pod sends faster than its node takes.";
+    NotForwarded "pod-not-forwarded" "The destination is one that no router forwards to: link-local, nobody's, or of a class without hosts." "Ask for an address of the host's networks.";
+    HostSocketsFull "pod-host-sockets-full" "No socket of the host's was left for another connection or flow." "1,024 connections may be at once, and as many files as `ulimit -n` says; let clients end theirs.";
+    HostQueueFull "pod-host-queue-full" "The host's socket did not take a datagram." "Send more slowly, or less at once.";
+    HostPingRefused "pod-host-ping-refused" "The host lets this process send no pings." "`sysctl net.ipv4.ping_group_range` says which groups may.";
     ErrorUnmatched "pod-error-unmatched" "An ICMP error or echo reply belongs to no socket of the pod." "A late answer, or a forged one.";
 }
 

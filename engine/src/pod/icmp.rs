@@ -146,24 +146,27 @@ fn send_echo(device: &mut Device, kind: IcmpType, echo: &Echo<'_>, now: Instant,
 }
 
 /// Tells a packet's sender that it cannot be delivered, where that is allowed (RFC 1122, 3.2.2).
-pub(super) fn send_unreachable(code: u8, about: &[u8], io: &mut Io<'_, '_>) {
+pub(super) fn send_unreachable(reason: u8, about: &[u8], io: &mut Io<'_, '_>) {
     let packet = Ipv4Packet::new_unchecked(about);
     let (source, destination) = (packet.source(), packet.destination());
     let is_error = packet.protocol() == IpProtocol::Icmp
         && IcmpPacket::new_checked(packet.payload()).is_ok_and(|icmp| icmp.is_error());
     let sender_is_one = !source.is_unspecified() && !source.is_multicast() && !io.device.is_broadcast(source);
-    if is_error || packet.fragment_offset() != 0 || !io.device.is_local(destination) || !sender_is_one {
+    let was_for_one = !destination.is_multicast() && !io.device.is_broadcast(destination);
+    if is_error || packet.fragment_offset() != 0 || !was_for_one || !sender_is_one {
         return;
     }
+    // That nobody listens says the other end itself; what is on the way there, the router.
+    let is_others = reason != code::PORT_UNREACHABLE && !io.device.is_local(destination);
     let quoted = &about[..about.len().min(ERROR_LENGTH - crate::wire::ipv4::HEADER_LENGTH - HEADER_LENGTH)];
     let mut bytes = vec![0; HEADER_LENGTH + quoted.len()];
     let mut icmp = IcmpPacket::new_unchecked(&mut bytes[..]);
-    icmp.set_type(IcmpType::DestinationUnreachable, code);
+    icmp.set_type(IcmpType::DestinationUnreachable, reason);
     icmp.clear_unused();
     icmp.payload_mut().copy_from_slice(quoted);
     icmp.fill_checksum();
     let header = ip::Header {
-        source: destination,
+        source: if is_others { io.device.address } else { destination },
         destination: source,
         protocol: IpProtocol::Icmp,
         ttl: ip::DEFAULT_TTL,

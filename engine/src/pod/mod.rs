@@ -4,7 +4,8 @@
 //! leave through its [`Outbox`]. The control side starts containers, runs programs and probes. A packet's way: `stack` (sorted) →
 //! `tcp`, `udp`, `icmp` → events → `app`, `program` → `sockets` → `ip` → `device`.
 //!
-//! Invariants: no I/O, no clock and no randomness but the seed's: the same calls give the same frames. What a call begins, it
+//! Invariants: no I/O but that of `relay`, which few pods have; no clock and no randomness but the seed's: the same calls give the same
+//! frames. What a call begins, it
 //! finishes, up to [`WORK_LIMIT`] steps; the rest is due at once. A dead pod takes and sends nothing.
 //! Depends on `clock`, `link::pod_ring`, `wire`, smoltcp (in `tcp` only). Read first: `docs/architecture.md`, "Pods".
 
@@ -22,6 +23,7 @@ mod neighbor;
 mod processes;
 mod program;
 mod reassembly;
+mod relay;
 mod resolver;
 mod socket;
 mod sockets;
@@ -38,7 +40,8 @@ pub use drops::{PodDrop, PodDrops};
 pub use image::Image;
 pub use processes::ProgramOutput;
 pub use program::{Probe, ProbeError, ProbeOutcome, ProbeProtocol};
-pub use socket::ProgramId;
+pub use relay::{Answer as RelayAnswer, STREAM_LIMIT as RELAY_LIMIT};
+pub use socket::{ProgramId, SocketError};
 pub use tcp::half_open::{
     LIFETIME as HALF_OPEN_LIFETIME, PER_LISTENER as HALF_OPEN_PER_LISTENER, PER_POD as HALF_OPEN_PER_POD,
 };
@@ -50,6 +53,7 @@ use app::App;
 use container::Container;
 use files::Files;
 use program::Program;
+use relay::Relays;
 use socket::{Event, Owner};
 use sockets::Sockets;
 use stack::Stack;
@@ -80,6 +84,8 @@ pub struct Pod {
     /// The pod's own volumes, then a writable layer for each container after pause.
     volumes: Vec<Volume>,
     programs: BTreeMap<ProgramId, Program>,
+    /// What goes on at sockets of the host's.
+    relays: Option<Box<Relays>>,
     ended: VecDeque<ProgramId>,
     next_program: u64,
     wakes: BTreeSet<(Instant, Owner)>,
@@ -114,6 +120,7 @@ impl Pod {
             state: PodState::Running,
             containers: vec![pause],
             programs: BTreeMap::new(),
+            relays: None,
             ended: VecDeque::new(),
             next_program: 1,
             wakes: BTreeSet::new(),
@@ -199,26 +206,6 @@ impl Pod {
         Ok(())
     }
 
-    /// Ends a container with an exit code; its connections end in order. The pod dies with its pause container.
-    ///
-    /// # Errors
-    /// [`PodError::NoSuchContainer`] when none of the name runs.
-    pub fn stop_container(&mut self, name: &str, exit_code: i32, now: Instant) -> Result<(), PodError> {
-        let running = |container: &Container| {
-            container.config.name == name && container.state == ContainerState::Running
-        };
-        let Some(index) = self.containers.iter().position(running) else {
-            return Err(PodError::NoSuchContainer { container: name.to_owned() });
-        };
-        self.now = now;
-        if self.containers[index].config.image == Image::Pause && index == 0 {
-            self.kill();
-            return Ok(());
-        }
-        self.end_container(index, exit_code);
-        Ok(())
-    }
-
     /// Ends the pod at once, without a word to anybody.
     pub fn kill(&mut self) {
         self.state = PodState::Dead;
@@ -241,6 +228,10 @@ impl Pod {
         self.stack = Stack::new(&self.config);
         self.stack.device.drops = drops;
         self.volumes.clear();
+        // What watches its sockets watches on until the pod is taken away.
+        if let Some(relays) = &mut self.relays {
+            relays.close();
+        }
         self.wakes.clear();
         self.wake_of.clear();
     }
@@ -337,7 +328,7 @@ impl Pod {
         {
             return;
         }
-        let Pod { stack, volumes, containers, programs, config: pod, .. } = self;
+        let Pod { stack, volumes, containers, programs, relays, config: pod, .. } = self;
         let (now, volumes) = (self.now, &mut volumes[..]);
         let (ended, wake) = match owner {
             Owner::Container(index) => match containers.get_mut(index) {
@@ -360,12 +351,20 @@ impl Pod {
                 }
                 Some(_) | None => return,
             },
+            Owner::Relays => {
+                let files = Files { volumes, mounts: &[] };
+                let mut sockets = Sockets { stack, out, pod, files, now, owner, wake: None };
+                if let Some(relays) = relays {
+                    relays.handle(event, &mut sockets);
+                }
+                (None, sockets.wake)
+            }
         };
         self.set_wake(owner, wake);
         match (ended, owner) {
             (Some(code), Owner::Container(index)) => self.end_container(index, code),
             (Some(_), Owner::Program(id)) => self.end_program(id),
-            (None, Owner::Container(_) | Owner::Program(_)) => {}
+            (None, Owner::Container(_) | Owner::Program(_)) | (_, Owner::Relays) => {}
         }
     }
 
@@ -382,15 +381,5 @@ impl Pod {
                 self.wakes.insert((wake, owner));
             }
         }
-    }
-
-    fn end_container(&mut self, index: usize, code: i32) {
-        if let Some(container) = self.containers.get_mut(index) {
-            container.state = ContainerState::Exited(code);
-        }
-        self.has_news = true;
-        let owner = Owner::Container(index);
-        self.stack.close_owner(owner, false, self.now);
-        self.set_wake(owner, None);
     }
 }

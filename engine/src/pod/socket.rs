@@ -19,6 +19,8 @@ pub(super) enum Owner {
     Container(usize),
     /// A program of `exec`.
     Program(ProgramId),
+    /// What goes on at sockets of the host's.
+    Relays,
 }
 
 /// Why an application is woken.
@@ -28,7 +30,7 @@ pub(super) enum Event {
     Start,
     /// The time it asked for has come.
     Timer,
-    /// Its standard input has more, or has ended.
+    /// Its standard input has more, or has ended; of relays: what they take from outside of the pod has come.
     Input,
     /// A connection was made, changed state or has data or room.
     Tcp(TcpId),
@@ -84,7 +86,7 @@ pub(super) struct Report {
 
 /// Why a connection failed or ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum SocketError {
+pub enum SocketError {
     /// The other side answered with a reset, or said that nobody listens.
     ConnectionRefused,
     /// The other side reset the connection.

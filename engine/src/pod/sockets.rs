@@ -4,11 +4,13 @@
 //! time; what is written leaves before the pod comes to rest. Depends on the stack's tables. Read first: `socket.rs`.
 
 use super::config::PodConfig;
+use super::drops::PodDrop;
 use super::files::Files;
 use super::icmp::{self, Echo, Message};
 use super::ip;
 use super::socket::{Owner, PortTaken, Received, SocketError, TcpId};
 use super::stack::Stack;
+use super::tcp::{Io, Tuple};
 use super::udp::{self, Options, UdpError};
 use crate::clock::Instant;
 use crate::link::pod_ring::Outbox;
@@ -69,6 +71,14 @@ impl Sockets<'_, '_> {
         self.stack.tcp.get_mut(id).map_or(0, |connection| connection.write(bytes))
     }
 
+    /// Has `fill` put data for a connection where it waits to be sent, up to the end of the room or to where the buffer begins again,
+    /// and say how much; it is not asked when there is no room.
+    pub(super) fn tcp_fill(&mut self, id: TcpId, fill: impl FnOnce(&mut [u8]) -> usize) {
+        if let Some(connection) = self.stack.tcp.get_mut(id) {
+            connection.fill(fill);
+        }
+    }
+
     /// Returns how much data a connection takes now.
     pub(super) fn tcp_room(&self, id: TcpId) -> usize {
         self.stack.tcp.get(id).map_or(0, |connection| connection.room())
@@ -92,6 +102,44 @@ impl Sockets<'_, '_> {
     /// Returns the other end of a connection.
     pub(super) fn tcp_peer(&self, id: TcpId) -> Option<SocketAddrV4> {
         self.stack.tcp.get(id).map(|connection| connection.remote())
+    }
+
+    /// Returns both ends of a connection.
+    pub(super) fn tcp_tuple(&self, id: TcpId) -> Option<Tuple> {
+        self.stack.tcp.get(id).map(|connection| connection.tuple())
+    }
+
+    /// Answers a SYN to somebody elsewhere; false when it cannot be, which is counted.
+    pub(super) fn tcp_admit(&mut self, syn: &[u8]) -> bool {
+        let Stack { device, tcp, events, .. } = &mut *self.stack;
+        tcp.admit(syn, &mut Io { device, out: self.out, now: self.now, events })
+    }
+
+    /// Refuses a SYN to somebody elsewhere with a reset.
+    pub(super) fn tcp_refuse(&mut self, syn: &[u8]) {
+        let Stack { device, tcp, events, .. } = &mut *self.stack;
+        tcp.refuse(syn, &mut Io { device, out: self.out, now: self.now, events });
+    }
+
+    /// Tells the sender of a packet that it cannot be delivered; the code is ICMP's.
+    pub(super) fn send_unreachable(&mut self, code: u8, about: &[u8]) {
+        let Stack { device, events, .. } = &mut *self.stack;
+        icmp::send_unreachable(code, about, &mut Io { device, out: self.out, now: self.now, events });
+    }
+
+    /// Answers an echo request.
+    pub(super) fn echo_reply(&mut self, echo: &Echo<'_>) {
+        icmp::send_reply(&mut self.stack.device, echo, self.now, self.out);
+    }
+
+    /// Takes the next request to somebody elsewhere, a whole packet.
+    pub(super) fn take_foreign(&mut self) -> Option<Vec<u8>> {
+        self.stack.foreign.as_mut()?.pop_front()
+    }
+
+    /// Counts what is dropped.
+    pub(super) fn count_drop(&mut self, reason: PodDrop) {
+        self.stack.device.drops.count(reason);
     }
 
     /// Ends the own direction of a connection.

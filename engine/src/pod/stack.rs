@@ -15,7 +15,7 @@ use super::ip;
 use super::reassembly::{Outcome, Reassembly};
 use super::socket::{Event, Failure, Owner, Report};
 use super::tcp::{Io, TcpTable, Tuple};
-use super::udp::{UdpError, UdpTable};
+use super::udp::{self, UdpError, UdpTable};
 use crate::clock::Instant;
 use crate::link::pod_ring::Outbox;
 use crate::tunnel::IP_IN_IP;
@@ -23,6 +23,9 @@ use crate::wire::icmpv4::code;
 use crate::wire::{EtherType, EthernetFrame, IcmpPacket, IcmpType, IpProtocol, Ipv4Packet};
 use std::collections::VecDeque;
 use std::net::SocketAddrV4;
+
+/// Requests to somebody elsewhere that wait to be taken.
+const FOREIGN_LIMIT: usize = 1024;
 
 /// A pod's stack.
 #[derive(Debug)]
@@ -32,6 +35,8 @@ pub(super) struct Stack {
     pub(super) udp: UdpTable,
     pub(super) echo: EchoTable,
     pub(super) events: VecDeque<(Owner, Event)>,
+    /// What came for somebody elsewhere, for relays to take, where there are any: whole packets, requests all of them.
+    pub(super) foreign: Option<VecDeque<Vec<u8>>>,
     reassembly: Reassembly,
 }
 
@@ -44,6 +49,7 @@ impl Stack {
             udp: UdpTable::new(config.seed ^ 0x7564_7000),
             echo: EchoTable::new(config.seed ^ 0x6963_6d70),
             events: VecDeque::new(),
+            foreign: None,
             reassembly: Reassembly::default(),
         }
     }
@@ -84,7 +90,7 @@ impl Stack {
             return;
         }
         let for_everybody = destination.is_multicast() || self.device.is_broadcast(destination);
-        if !self.device.is_local(destination) && !for_everybody {
+        if !self.device.is_local(destination) && !for_everybody && self.foreign.is_none() {
             self.device.drops.count(PodDrop::NotForUs);
             return;
         }
@@ -104,10 +110,19 @@ impl Stack {
 
     fn receive_whole(&mut self, packet: &[u8], for_everybody: bool, now: Instant, out: &mut Outbox<'_>) {
         let Stack { device, tcp, udp, events, .. } = self;
+        let is_foreign = !for_everybody && !device.is_local(Ipv4Packet::new_unchecked(packet).destination());
         let mut io = Io { device, out, now, events };
         match Ipv4Packet::new_unchecked(packet).protocol() {
-            IpProtocol::Tcp if !for_everybody => tcp.receive(packet, &mut io),
+            IpProtocol::Tcp if !for_everybody => {
+                if !tcp.receive(packet, &mut io) {
+                    self.receive_foreign(packet);
+                }
+            }
             IpProtocol::Tcp => io.device.drops.count(PodDrop::Martian),
+            IpProtocol::Udp if is_foreign => match udp::check(packet) {
+                Ok(()) => self.receive_foreign(packet),
+                Err(reason) => io.device.drops.count(reason),
+            },
             IpProtocol::Udp => {
                 if !udp.receive(packet, &mut io) {
                     icmp::send_unreachable(code::PORT_UNREACHABLE, packet, &mut io);
@@ -129,6 +144,20 @@ impl Stack {
         }
     }
 
+    /// Leaves a request to somebody elsewhere to the relays.
+    fn receive_foreign(&mut self, packet: &[u8]) {
+        match &mut self.foreign {
+            Some(foreign) if foreign.len() < FOREIGN_LIMIT => {
+                if foreign.is_empty() {
+                    self.events.push_back((Owner::Relays, Event::Input));
+                }
+                foreign.push_back(packet.to_vec());
+            }
+            Some(_) => self.device.drops.count(PodDrop::SocketQueueFull),
+            None => self.device.drops.count(PodDrop::NotForUs),
+        }
+    }
+
     fn receive_icmp(&mut self, packet: &[u8], for_everybody: bool, now: Instant, out: &mut Outbox<'_>) {
         let ip = Ipv4Packet::new_unchecked(packet);
         let Ok(icmp) = IcmpPacket::new_checked(ip.payload()) else {
@@ -142,6 +171,7 @@ impl Stack {
         match icmp.icmp_type() {
             // Linux ignores echo requests to everybody.
             IcmpType::EchoRequest if for_everybody => self.device.drops.count(PodDrop::UnknownProtocol),
+            IcmpType::EchoRequest if !self.device.is_local(ip.destination()) => self.receive_foreign(packet),
             IcmpType::EchoRequest => {
                 let echo = Echo {
                     source: ip.destination(),
@@ -185,7 +215,8 @@ impl Stack {
             self.device.drops.count(PodDrop::Malformed);
             return;
         };
-        if !self.device.is_local(source) || packet.fragment_offset() != 0 {
+        let is_own = self.device.is_local(source) || self.foreign.is_some();
+        if !is_own || packet.fragment_offset() != 0 {
             self.device.drops.count(PodDrop::ErrorUnmatched);
             return;
         }

@@ -47,11 +47,13 @@ pub(super) struct Options {
     pub(super) ttl: u8,
     /// Whether their way is to be recorded.
     pub(super) traced: bool,
+    /// Whether routers may not cut them.
+    pub(super) dont_fragment: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { ttl: ip::DEFAULT_TTL, traced: false }
+        Options { ttl: ip::DEFAULT_TTL, traced: false, dont_fragment: true }
     }
 }
 
@@ -128,15 +130,12 @@ impl UdpTable {
 
     /// Handles a datagram for this pod; false when nobody has its port.
     pub(super) fn receive(&mut self, packet: &[u8], io: &mut Io<'_, '_>) -> bool {
-        let ip = Ipv4Packet::new_unchecked(packet);
-        let Ok(datagram) = UdpDatagram::new_checked(ip.payload()) else {
-            io.device.drops.count(PodDrop::Malformed);
-            return true;
-        };
-        if !datagram.verify_checksum(ip.source(), ip.destination()) {
-            io.device.drops.count(PodDrop::BadChecksum);
+        if let Err(reason) = check(packet) {
+            io.device.drops.count(reason);
             return true;
         }
+        let ip = Ipv4Packet::new_unchecked(packet);
+        let datagram = UdpDatagram::new_unchecked(ip.payload());
         let Some(socket) = self.sockets.get_mut(&datagram.destination_port()) else { return false };
         if socket.queue.len() >= QUEUE_LIMIT {
             io.device.drops.count(PodDrop::SocketQueueFull);
@@ -161,6 +160,16 @@ impl UdpTable {
         }
         true
     }
+}
+
+/// Checks the datagram in a packet.
+///
+/// # Errors
+/// Why it is dropped.
+pub(super) fn check(packet: &[u8]) -> Result<(), PodDrop> {
+    let ip = Ipv4Packet::new_unchecked(packet);
+    let datagram = UdpDatagram::new_checked(ip.payload()).map_err(|_| PodDrop::Malformed)?;
+    datagram.verify_checksum(ip.source(), ip.destination()).then_some(()).ok_or(PodDrop::BadChecksum)
 }
 
 /// The longest payload of one datagram.
@@ -192,7 +201,7 @@ pub(super) fn send(
         destination: *to.ip(),
         protocol: IpProtocol::Udp,
         ttl: options.ttl,
-        dont_fragment: true,
+        dont_fragment: options.dont_fragment,
         traced: options.traced,
     };
     ip::send(device, &header, &bytes, now, out);

@@ -72,7 +72,9 @@ impl Worker {
     fn hear(&mut self, limit: Duration) {
         for index in 0..self.mailbox.watch.wait(limit) {
             let port = self.mailbox.watch.heard(index);
-            self.make_ready(port);
+            if !self.hear_relays(port) {
+                self.make_ready(port);
+            }
         }
     }
 }

@@ -1,10 +1,13 @@
-//! The pods a worker polls: frames in, frames out, timers, visits.
+//! The pods a worker polls: frames in, frames out, timers, visits; and sockets of the host's, of those that use any.
 //!
-//! Called when a frame reaches a pod's port, when its timer is due, and by visits. Invariants: a pod runs only
-//! here; many frames wake it once; after it has run its next timer is set; what passes its `lo` is told to whoever watches. Read first:
+//! Called when a frame reaches a pod's port, when its timer is due, when the system tells of its sockets, and by visits. Invariants: a
+//! pod runs only here; many frames wake it once; after it has run its next timer is set; what passes its `lo` is told to whoever watches. Read first:
 //! `pod/mod.rs`.
 
+use std::io;
+
 use super::{Attached, BATCH_LIMIT, DropReason, Frame, Instant, Link, NodeId, PortId, Term, Worker};
+use crate::link::PodLink;
 use crate::link::pod_ring::{Outbox, take_mark};
 use crate::pod::{ContainerState, Pod, PodState};
 use crate::trace::{Action, Event, Point, Taken};
@@ -30,6 +33,39 @@ impl Worker {
         let result = visit(&mut link.pod, now);
         self.timers.set(now, port);
         Some(result)
+    }
+
+    /// Lets a pod or host of this worker use sockets of the host's; `None` when there is none at the port. Once is enough.
+    ///
+    /// # Errors
+    /// The system's, when it gives no more files.
+    pub fn open_relays(&mut self, port: PortId) -> Option<io::Result<()>> {
+        let Some(Attached { link: Link::Pod(link), .. }) =
+            self.links.get_mut(port.0 as usize).and_then(Option::as_mut)
+        else {
+            return None;
+        };
+        if link.pod.relays().is_some() {
+            return Some(Ok(()));
+        }
+        let watch = &mut self.mailbox.watch;
+        Some(link.pod.open_relays().and_then(|file| watch.add(port, file)))
+    }
+
+    /// Has a pod polled of which the system tells; false when there is another link at the port.
+    pub(super) fn hear_relays(&mut self, port: PortId) -> bool {
+        let attached = self.links.get_mut(port.0 as usize).and_then(Option::as_mut);
+        let Some(Attached { link: Link::Pod(link), .. }) = attached else { return false };
+        link.pod.hear_host();
+        self.timers.set(self.now, port);
+        true
+    }
+
+    /// Watches a pod's sockets no more.
+    pub(super) fn close_relays(&mut self, link: &PodLink) {
+        if let Some(file) = link.pod.relays() {
+            self.mailbox.watch.remove(file);
+        }
     }
 
     /// Tells what became of the containers of those pods and hosts of which one ended since the last call.

@@ -85,6 +85,7 @@ impl Worker {
         match link {
             Link::Wire { mut wire, .. } => left.extend(std::iter::from_fn(|| wire.drain())),
             Link::Pod(mut pod) => {
+                self.close_relays(&pod);
                 left.extend(std::iter::from_fn(|| pod.wire.drain()));
                 left.extend(pod.uplink.into_iter().flat_map(|mut uplink| {
                     let in_flight = std::iter::from_fn(|| uplink.wire.drain()).collect::<Vec<_>>();

@@ -107,7 +107,7 @@ impl Traceroute {
             let port = self.next_port;
             self.next_port = self.next_port.wrapping_add(1).max(1);
             self.queries.push(Query { port, sent: sockets.now, answer: None });
-            let options = Options { ttl: self.hop, traced: false };
+            let options = Options { ttl: self.hop, ..Options::default() };
             sockets.udp_send(self.local_port, SocketAddrV4::new(self.to, port), options, &PAYLOAD);
         }
     }

@@ -26,7 +26,7 @@ impl TcpTable {
         let Some(last) = self.time_wait.get(&tuple, io.now) else { return false };
         let flags = segment.flags();
         let is_newer = segment.sequence().wrapping_sub(last.acknowledged) as i32 > 0;
-        let is_accepted = self.listeners.contains_key(&tuple.local.port());
+        let is_accepted = self.acceptor(&tuple, io).is_some();
         if flags.syn() && !flags.ack() && !flags.rst() && is_newer && is_accepted {
             return false;
         }
@@ -73,7 +73,7 @@ impl TcpTable {
     /// The ACK came: makes the socket and tells the listener's owner.
     fn complete(&mut self, tuple: Tuple, packet: &[u8], io: &mut Io<'_, '_>) {
         let Some(entry) = self.half_open.remove(&tuple) else { return };
-        let Some(&owner) = self.listeners.get(&tuple.local.port()) else { return };
+        let Some(owner) = self.acceptor(&tuple, io) else { return };
         self.time_wait.remove(&tuple);
         let setup =
             Setup { tuple, owner, traced: false, mtu: entry.mtu, seed: entry.seed, buffer: self.buffer };
@@ -82,29 +82,58 @@ impl TcpTable {
         self.receive_on(id, packet, io);
     }
 
+    /// Handles a segment that belongs to nothing; false when it asks somebody elsewhere for a connection.
     pub(super) fn receive_unknown(
         &mut self,
         tuple: Tuple,
         packet: &[u8],
         segment: &TcpSegment<&[u8]>,
         io: &mut Io<'_, '_>,
-    ) {
+    ) -> bool {
         let flags = segment.flags();
         let opens = flags.syn() && !flags.ack() && !flags.rst() && !flags.fin();
-        match self.listeners.get(&tuple.local.port()) {
-            Some(&owner) if opens => self.open_half(tuple, owner, packet, io),
+        match self.acceptor(&tuple, io) {
+            Some(Owner::Relays) if opens => return false,
+            Some(owner) if opens => {
+                self.open_half(tuple, owner, packet, io);
+            }
             Some(_) | None => {
                 if !flags.rst() {
                     refuse(io, tuple, segment);
                 }
             }
         }
+        true
     }
 
-    fn open_half(&mut self, tuple: Tuple, owner: Owner, packet: &[u8], io: &mut Io<'_, '_>) {
+    /// Answers a SYN to somebody elsewhere; false when it cannot be.
+    pub(in super::super) fn admit(&mut self, packet: &[u8], io: &mut Io<'_, '_>) -> bool {
+        let ip = Ipv4Packet::new_unchecked(packet);
+        let tuple = super::tuple(&ip, &TcpSegment::new_unchecked(ip.payload()));
+        self.open_half(tuple, Owner::Relays, packet, io)
+    }
+
+    /// Refuses a SYN to somebody elsewhere, as that one has.
+    pub(in super::super) fn refuse(&mut self, packet: &[u8], io: &mut Io<'_, '_>) {
+        let ip = Ipv4Packet::new_unchecked(packet);
+        let segment = TcpSegment::new_unchecked(ip.payload());
+        refuse(io, super::tuple(&ip, &segment), &segment);
+    }
+
+    /// Returns who accepts connections at the own end of a tuple: whoever listens there; elsewhere relays do.
+    fn acceptor(&self, tuple: &Tuple, io: &Io<'_, '_>) -> Option<Owner> {
+        if io.device.is_local(*tuple.local.ip()) {
+            self.listeners.get(&tuple.local.port()).copied()
+        } else {
+            Some(Owner::Relays)
+        }
+    }
+
+    /// Answers a SYN; false when there is no room for one more that has not been confirmed, or it is not understood.
+    fn open_half(&mut self, tuple: Tuple, owner: Owner, packet: &[u8], io: &mut Io<'_, '_>) -> bool {
         if !self.half_open.has_room(tuple.local.port()) {
             io.device.drops.count(PodDrop::HalfOpenFull);
-            return;
+            return false;
         }
         let mtu = io.device.mtu_to(*tuple.remote.ip(), io.now);
         let initial = |bytes: &[u8]| {
@@ -123,7 +152,7 @@ impl TcpTable {
         });
         let Some((seed, answer)) = made.filter(|(_, answer)| !answer.is_empty()) else {
             io.device.drops.count(PodDrop::Malformed);
-            return;
+            return false;
         };
         let entry = HalfOpen {
             syn: packet.to_vec(),
@@ -136,5 +165,6 @@ impl TcpTable {
         };
         send_packet(io, tuple, &entry.answer);
         self.half_open.insert(tuple, entry);
+        true
     }
 }

@@ -337,6 +337,17 @@ impl Connection {
         count
     }
 
+    /// Has `fill` put data into the room that there is, up to its end or to where the buffer begins again, and say how much.
+    pub(in super::super) fn fill(&mut self, fill: impl FnOnce(&mut [u8]) -> usize) {
+        if self.socket().can_send() {
+            let count = self.socket_mut().send(|room| {
+                let count = fill(room);
+                (count, count)
+            });
+            self.written = self.written.wrapping_add(count.unwrap_or(0) as u32);
+        }
+    }
+
     /// Returns how much data finds room now.
     pub(in super::super) fn room(&self) -> usize {
         let socket = self.socket();
@@ -395,6 +406,11 @@ impl Connection {
     /// Says whether it is made and its own direction is open.
     pub(in super::super) fn is_open(&self) -> bool {
         matches!(self.state(), State::Established | State::CloseWait)
+    }
+
+    /// Returns both ends.
+    pub(in super::super) fn tuple(&self) -> Tuple {
+        self.tuple
     }
 
     /// Returns the other end.

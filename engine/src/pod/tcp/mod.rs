@@ -131,28 +131,26 @@ impl TcpTable {
         Ok(id)
     }
 
-    /// Handles a segment for this pod.
-    pub(super) fn receive(&mut self, packet: &[u8], io: &mut Io<'_, '_>) {
+    /// Handles a segment for this pod, or for somebody elsewhere; false when it asks the latter for a connection.
+    pub(super) fn receive(&mut self, packet: &[u8], io: &mut Io<'_, '_>) -> bool {
         let ip = Ipv4Packet::new_unchecked(packet);
         let Ok(segment) = TcpSegment::new_checked(ip.payload()) else {
             io.device.drops.count(PodDrop::Malformed);
-            return;
+            return true;
         };
         if !segment.verify_checksum(ip.source(), ip.destination()) {
             io.device.drops.count(PodDrop::BadChecksum);
-            return;
+            return true;
         }
-        let tuple = Tuple {
-            local: SocketAddrV4::new(ip.destination(), segment.destination_port()),
-            remote: SocketAddrV4::new(ip.source(), segment.source_port()),
-        };
+        let tuple = tuple(&ip, &segment);
         if let Some(&id) = self.by_tuple.get(&tuple) {
             self.receive_on(id, packet, io);
         } else if !self.receive_half_open(tuple, packet, &segment, io)
             && !self.receive_ended(tuple, &segment, io)
         {
-            self.receive_unknown(tuple, packet, &segment, io);
+            return self.receive_unknown(tuple, packet, &segment, io);
         }
+        true
     }
 
     fn receive_on(&mut self, id: TcpId, packet: &[u8], io: &mut Io<'_, '_>) {
@@ -342,6 +340,14 @@ impl TcpTable {
             }
         }
         None
+    }
+}
+
+/// Returns both ends of a connection, of a segment that came.
+pub(super) fn tuple(packet: &Ipv4Packet<&[u8]>, segment: &TcpSegment<&[u8]>) -> Tuple {
+    Tuple {
+        local: SocketAddrV4::new(packet.destination(), segment.destination_port()),
+        remote: SocketAddrV4::new(packet.source(), segment.source_port()),
     }
 }
 
