@@ -153,6 +153,12 @@ pub struct Up {
     /// Name of the running network, instead of the topology's
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
+    /// Open a port of this host that leads to a Service, pod, host or address, such as 8080:web:80 (may be repeated)
+    #[arg(long, value_name = "[ADDRESS:]PORT:NAME:PORT", conflicts_with = "check")]
+    pub publish: Vec<String>,
+    /// Open a port of this host at which a SOCKS5 proxy leads to any Service, pod, host or address, such as 1080
+    #[arg(long, value_name = "[ADDRESS:]PORT", conflicts_with = "check")]
+    pub socks: Option<String>,
     /// Break something first: lease:NODE, link:A:B or link:POD:NODE (may be repeated)
     #[arg(long, value_name = "FAULT")]
     pub fault: Vec<String>,

@@ -21,6 +21,7 @@ use flatnet_engine::frame::ArenaError;
 use flatnet_engine::mailbox::Post;
 use flatnet_engine::pod::Pod;
 use flatnet_engine::worker::Worker;
+use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::network::{Network, NetworkError};
 use crate::topology::{TimeMode, Topology, Underlay, is_simulated};
@@ -51,6 +52,16 @@ pub enum DriveError {
     /// A worker's thread cannot be started, or the system gives no random number.
     #[error("a worker cannot be started")]
     Thread(#[from] std::io::Error),
+    /// A machine cannot use sockets of this host.
+    #[error("{machine} cannot use sockets of this host")]
+    #[diagnostic(help("`ulimit -n` says how many files a process may have"))]
+    Relays {
+        /// The machine.
+        machine: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// A worker does not answer.
     #[error("worker {0} does not answer")]
     Silent(u8),
@@ -118,6 +129,26 @@ impl Drive {
             drive.settle();
         }
         Ok(drive)
+    }
+
+    /// Lets a pod or host use sockets of this host, and, as its network's way outside, take what is for others.
+    ///
+    /// # Errors
+    /// [`DriveError::Relays`], [`DriveError::Silent`].
+    pub fn open_relays(&mut self, machine: &str, outside: bool) -> Result<(), DriveError> {
+        let failed = |source| DriveError::Relays { machine: machine.to_owned(), source };
+        let missing = || failed(std::io::ErrorKind::NotFound.into());
+        raise_file_limit();
+        let place = self.network.publisher.place(machine).ok_or_else(missing)?;
+        let (worker, port) = (place.worker, place.port);
+        let opened = self.ask(worker, move |worker| {
+            let opened = worker.open_relays(port);
+            if outside {
+                worker.with_pod(port, |pod, _| pod.forward_outside());
+            }
+            opened
+        })?;
+        opened.ok_or_else(missing)?.map_err(failed)
     }
 
     /// Returns the present time.
@@ -283,6 +314,14 @@ fn secret(time: TimeMode) -> std::io::Result<Option<u64>> {
     let mut secret = [0; 8];
     rustix::rand::getrandom(&mut secret, rustix::rand::GetRandomFlags::empty())?;
     Ok(Some(u64::from_ne_bytes(secret)))
+}
+
+/// Lets this process have as many files as it may: each connection is one.
+fn raise_file_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Those that it has are enough for a few.
+    let _ = setrlimit(Resource::Nofile, limit);
 }
 
 fn start_threads(workers: Vec<Worker>) -> Result<Engine, DriveError> {

@@ -4,6 +4,7 @@
 //! - [`topology`]: the topology file and the Kubernetes manifests beside it, with every finding at its line.
 //! - [`impairment`]: a link's settings as they are written.
 //! - [`network`]: a network's control plane in one process.
+//! - [`entrance`]: ports of this host that lead into a network.
 //! - [`drive`]: what makes it go: virtual time, or workers on threads.
 //! - [`hops`]: the ways of followed frames.
 //! - [`check`]: every way through a network, tried.
@@ -32,6 +33,8 @@ pub mod impairment;
 pub mod network;
 
 pub mod drive;
+
+pub mod entrance;
 
 pub mod hops;
 

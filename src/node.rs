@@ -66,7 +66,8 @@ pub fn run(mut arguments: Node) -> miette::Result<ExitCode> {
         return background::run(&words(&arguments, &name, interface, &topology), &files, &name);
     }
     let Node { detached, routes, .. } = arguments;
-    serve::run(&topology, &name, Serving { detached, keep: false, faults: &[], routes })
+    let entrances = Vec::new();
+    serve::run(topology, &name, Serving { detached, keep: false, faults: &[], entrances, routes })
 }
 
 /// Takes from the file what no flag says.

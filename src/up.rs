@@ -23,6 +23,7 @@ use miette::{Diagnostic, IntoDiagnostic};
 use crate::args::{Output, Up};
 use crate::check::{self, Verdict};
 use crate::drive::Drive;
+use crate::entrance;
 use crate::ledger;
 use crate::network::{Network, NetworkError};
 use crate::output::{print, print_json};
@@ -86,12 +87,13 @@ pub fn run(arguments: &Up) -> miette::Result<ExitCode> {
             ExitCode::FAILURE
         });
     }
-    let name = arguments.name.as_deref().unwrap_or(&topology.name);
+    let name = &arguments.name.clone().unwrap_or_else(|| topology.name.clone());
     if arguments.detach {
         return background::run(&words(arguments, name), &arguments.files, name);
     }
     let Up { detached, keep, ref fault, .. } = *arguments;
-    serve::run(&topology, name, Serving { detached, keep, faults: fault, routes: None })
+    let entrances = entrance::open(&arguments.publish, arguments.socks.as_deref())?;
+    serve::run(topology, name, Serving { detached, keep, faults: fault, entrances, routes: None })
 }
 
 /// The words of the process in the background.
@@ -101,6 +103,12 @@ fn words(arguments: &Up, name: &str) -> Vec<OsString> {
         words.extend(["--file".into(), path.into()]);
     }
     words.extend(arguments.keep.then(|| "--keep".into()));
+    for publish in &arguments.publish {
+        words.extend(["--publish".into(), publish.into()]);
+    }
+    if let Some(socks) = &arguments.socks {
+        words.extend(["--socks".into(), socks.into()]);
+    }
     for fault in &arguments.fault {
         words.extend(["--fault".into(), fault.into()]);
     }

@@ -8,7 +8,7 @@
 //! Above 400 lines because each field says what it is.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +38,17 @@ pub struct Status {
     pub pods: Vec<MachineStatus>,
     /// The hosts outside.
     pub hosts: Vec<MachineStatus>,
+    /// The ports of this host that lead into it.
+    pub entrances: Vec<EntranceStatus>,
+}
+
+/// A port of this host that leads into the network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntranceStatus {
+    /// Where it listens.
+    pub address: SocketAddrV4,
+    /// The name and port that it leads to; each client says its own, by SOCKS, if there is none.
+    pub leads_to: Option<String>,
 }
 
 /// What a node is.

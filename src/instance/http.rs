@@ -28,8 +28,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use super::replays::Speed;
-use super::{Desk, Instance, RequestError};
+use super::{Desk, Instance, RequestError, entrances};
 use crate::args::{Kind, TraceProtocol};
+use crate::entrance::Entrance;
 use crate::packets::{Packet, PacketError, Packets};
 use crate::recorder::Recorder;
 use crate::trace::report::{Question, Report};
@@ -61,16 +62,17 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a server; SIGINT, SIGTERM and SIGHUP end its instance, or have it read its routes.
+    /// Starts a server, which also lets clients in at the ports of this host; SIGINT, SIGTERM and SIGHUP end its instance, or have it read
+    /// its routes.
     ///
     /// # Errors
     /// The system refused a thread.
-    pub fn start(listener: UnixListener, desk: Desk) -> io::Result<Self> {
+    pub fn start(listener: UnixListener, desk: Desk, entrances: Vec<Entrance>) -> io::Result<Self> {
         let (end, ended) = oneshot::channel();
         let thread = std::thread::Builder::new().name("http".into());
         let thread = thread.spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let result = runtime.block_on(serve(listener, desk, ended));
+            let result = runtime.block_on(serve(listener, desk, entrances, ended));
             runtime.shutdown_background();
             result
         })?;
@@ -88,7 +90,15 @@ impl Server {
     }
 }
 
-async fn serve(listener: UnixListener, desk: Desk, ended: oneshot::Receiver<()>) -> io::Result<()> {
+async fn serve(
+    listener: UnixListener,
+    desk: Desk,
+    entrances: Vec<Entrance>,
+    ended: oneshot::Receiver<()>,
+) -> io::Result<()> {
+    for entrance in entrances {
+        tokio::spawn(entrances::run(entrance, desk.clone()));
+    }
     listener.set_nonblocking(true)?;
     let listener = tokio::net::UnixListener::from_std(listener)?;
     let signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];

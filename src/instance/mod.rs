@@ -6,6 +6,7 @@
 //!
 //! - [`socket`]: where instances listen, and which run;
 //! - [`http`]: the server, its paths and errors;
+//! - `entrances`, `socks`, `names`: who comes in from this host, and what for;
 //! - `programs`, `captures`, `replays`, `links`, `offloads`, `traces`, `tables`, `objects`, `status`, `routes`: what it asks of the instance.
 //!
 //! Invariants: a job runs to its end between two rounds of the agents; when the instance ends every job that waits
@@ -16,6 +17,12 @@
 pub mod socket;
 
 pub mod http;
+
+mod entrances;
+
+mod names;
+
+mod socks;
 
 mod programs;
 
@@ -52,7 +59,7 @@ use crate::ledger;
 use crate::point::NoPoint;
 use crate::rates::Rates;
 use crate::trace::ask::AskError;
-use crate::views::LedgerReport;
+use crate::views::{EntranceStatus, LedgerReport};
 
 /// How long the control thread waits for a job before it looks after the agents.
 const REST: Duration = Duration::from_millis(10);
@@ -81,6 +88,7 @@ pub struct Instance {
     replays: BTreeMap<u32, replays::Playing>,
     next_replay: u32,
     following: Option<traces::Following>,
+    entrances: Vec<EntranceStatus>,
     /// The file of routes to nodes elsewhere, which is read again on SIGHUP.
     pub routes: Option<PathBuf>,
 }
@@ -294,6 +302,7 @@ impl Instance {
             replays: BTreeMap::new(),
             next_replay: 1,
             following: None,
+            entrances: Vec::new(),
             routes: None,
         }
     }

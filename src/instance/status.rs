@@ -32,6 +32,7 @@ impl Instance {
             nodes: self.node_statuses(),
             pods: machines(true).collect(),
             hosts: machines(false).collect(),
+            entrances: self.entrances.clone(),
         }
     }
 

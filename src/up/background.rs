@@ -17,7 +17,7 @@ use miette::{Diagnostic, IntoDiagnostic as _, WrapErr as _};
 use crate::client::{self, Client};
 use crate::instance::socket;
 use crate::output::print;
-use crate::views::{NodeKind, Status};
+use crate::views::{EntranceStatus, NodeKind, Status};
 
 /// How long the network may take to answer.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -100,7 +100,7 @@ fn repeat_warnings(log: &Path) {
 
 /// Says what runs and what to do next; with several networks the commands say which.
 fn welcome(status: &Status, several: bool) -> String {
-    let Status { name, nodes, pods, hosts, .. } = status;
+    let Status { name, nodes, pods, hosts, entrances, .. } = status;
     let nodes = nodes.iter().filter(|node| node.kind == NodeKind::Node).count();
     let which = if several { format!(" --name {name}") } else { String::new() };
     let from = pods.iter().find(|pod| pod.simulated);
@@ -109,8 +109,13 @@ fn welcome(status: &Status, several: bool) -> String {
         Some((from, to)) => format!("exec{which} {} -- ping -c 2 {}", from.name, to.address),
         None => "status".to_owned(),
     };
+    let entrances = entrances.iter().map(|EntranceStatus { address, leads_to }| match leads_to {
+        Some(to) => format!("  {address} → {to}\n"),
+        None => format!("  {address} is a SOCKS5 proxy\n"),
+    });
+    let entrances: String = entrances.collect();
     format!(
-        "network {name} is up: {}, {}, {}\n  flatnet {try_it}\n  flatnet down{which}\n",
+        "network {name} is up: {}, {}, {}\n{entrances}  flatnet {try_it}\n  flatnet down{which}\n",
         counted(nodes, "node"),
         counted(pods.len(), "pod"),
         counted(hosts.len(), "host")
@@ -148,6 +153,7 @@ mod tests {
             nodes: Vec::new(),
             pods: vec![pod("a", [10, 1, 5, 2]), pod("shop/b", [10, 1, 5, 3])],
             hosts: Vec::new(),
+            entrances: Vec::new(),
         };
         let up = "network lab is up: 0 nodes";
         assert_eq!(
@@ -156,6 +162,15 @@ mod tests {
                 "{up}, 2 pods, 0 hosts\n  flatnet exec --name lab a -- ping -c 2 10.1.5.3\n  flatnet down --name lab\n"
             )
         );
+        status.entrances = ["8080", "1080"]
+            .map(|port| EntranceStatus {
+                address: format!("127.0.0.1:{port}").parse().unwrap(),
+                leads_to: (port == "8080").then(|| "web:80".to_owned()),
+            })
+            .into();
+        let said = welcome(&status, false);
+        assert!(said.contains("\n  127.0.0.1:8080 → web:80\n  127.0.0.1:1080 is a SOCKS5 proxy\n"), "{said}");
+        status.entrances.clear();
         status.pods.truncate(1);
         assert_eq!(
             welcome(&status, false),

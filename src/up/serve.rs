@@ -14,13 +14,14 @@ use flatnet_agents::store::embedded::{OpenError, Options};
 use miette::{Diagnostic, IntoDiagnostic as _, WrapErr as _};
 
 use crate::drive::Drive;
+use crate::entrance::{self, Entrance, EntranceError};
 use crate::instance::http::Server;
 use crate::instance::{Desk, Instance, socket};
 use crate::ledger;
 use crate::output::print;
 use crate::topology::{TimeMode, Topology};
 use crate::up::break_something;
-use crate::views::{MachineStatus, NodeStatus, Status};
+use crate::views::{EntranceStatus, MachineStatus, NodeStatus, Status};
 
 /// How a network runs.
 #[derive(Debug)]
@@ -31,6 +32,8 @@ pub(crate) struct Serving<'a> {
     pub(crate) keep: bool,
     /// What is broken first.
     pub(crate) faults: &'a [String],
+    /// The ports of this host that lead into it.
+    pub(crate) entrances: Vec<Entrance>,
     /// The file of routes that is read again on SIGHUP.
     pub(crate) routes: Option<PathBuf>,
 }
@@ -39,15 +42,21 @@ pub(crate) struct Serving<'a> {
 ///
 /// # Errors
 /// Whatever keeps the network from coming up.
-pub(crate) fn run(topology: &Topology, name: &str, serving: Serving<'_>) -> miette::Result<ExitCode> {
+pub(crate) fn run(mut topology: Topology, name: &str, serving: Serving<'_>) -> miette::Result<ExitCode> {
     if serving.detached {
         // Fails only for a leader of a group, which has no terminal to lose either.
         let _ = rustix::process::setsid();
     }
     let claim = socket::claim(name)?;
+    let time = topology.time.unwrap_or(TimeMode::Real);
+    if let (Some(entrance), Some(node)) = (serving.entrances.first(), topology.nodes.first()) {
+        if time == TimeMode::Virtual {
+            return Err(EntranceError::Virtual(entrance.flag.clone()).into());
+        }
+        topology.pods.push(entrance::client(&node.name));
+    }
     let store = if serving.keep { open_store(name)? } else { Embedded::new() };
-    let mut drive =
-        Drive::start_on(topology, topology.time.unwrap_or(TimeMode::Real), (store, socket::pods(name)))?;
+    let mut drive = Drive::start_on(&topology, time, (store, socket::pods(name)))?;
     for fault in serving.faults {
         break_something(&mut drive, fault)?;
     }
@@ -58,10 +67,12 @@ pub(crate) fn run(topology: &Topology, name: &str, serving: Serving<'_>) -> miet
     }
     let mut instance = Instance::new(name.to_owned(), drive);
     instance.routes = serving.routes;
+    instance.open_entrances(&serving.entrances)?;
     print(&describe(&instance.status()))?;
     let listener = claim.listener.try_clone().into_diagnostic()?;
     let (desk, jobs) = Desk::new();
-    let server = Server::start(listener, desk).into_diagnostic().wrap_err("the server cannot be started")?;
+    let server = Server::start(listener, desk, serving.entrances);
+    let server = server.into_diagnostic().wrap_err("the server cannot be started")?;
     let mut screen = Screen::default();
     let report = instance.run(&jobs, |instance| screen.show(instance));
     drop(jobs);
@@ -112,6 +123,11 @@ fn describe(status: &Status) -> String {
     {
         let node = node.as_ref().map_or(String::new(), |node| format!(" on {node}"));
         text.push_str(&format!("{kind:8} {name:20} {address}{node}\n"));
+    }
+    for EntranceStatus { address, leads_to } in &status.entrances {
+        let (kind, to) = leads_to.as_ref().map_or(("socks", ""), |to| ("publish", to));
+        text.push_str(format!("{kind:8} {:20} {to}", address.to_string()).trim_end());
+        text.push('\n');
     }
     text
 }
