@@ -49,6 +49,10 @@ pub enum DriveError {
     #[error("node {0} is on this host's network, which does not wait for virtual time")]
     #[diagnostic(help("take `time: virtual` out of the topology, or `underlay: socket` out of the node"))]
     RealNode(String),
+    /// What is outside cannot wait for virtual time.
+    #[error("router {0} leads to this host's networks, which do not wait for virtual time")]
+    #[diagnostic(help("take `time: virtual` out of the topology, or `outside` out of the router"))]
+    RealOutside(String),
     /// A worker's thread cannot be started, or the system gives no random number.
     #[error("a worker cannot be started")]
     Thread(#[from] std::io::Error),
@@ -106,6 +110,10 @@ impl Drive {
         if let Some(node) = on_host.filter(|_| time == TimeMode::Virtual) {
             return Err(DriveError::RealNode(node.name.clone()));
         }
+        let outside = topology.routers.iter().filter(|router| router.outside);
+        if let Some(router) = outside.clone().next().filter(|_| time == TimeMode::Virtual) {
+            return Err(DriveError::RealOutside(router.name.clone()));
+        }
         let workers =
             topology.workers.and_then(|workers| u8::try_from(workers).ok()).unwrap_or(DEFAULT_WORKERS);
         let usual = EngineConfig::default();
@@ -127,6 +135,9 @@ impl Drive {
         while drive.network.publisher.runtime.is_making() {
             std::thread::sleep(REST);
             drive.settle();
+        }
+        for router in outside {
+            drive.open_relays(&router.name, true)?;
         }
         Ok(drive)
     }

@@ -207,6 +207,8 @@ pub struct Router {
     pub interfaces: Vec<Interface>,
     /// Whether it is an LVS director: it serves VIPs to whoever sends them its way.
     pub services: bool,
+    /// Whether what is behind it are this host's networks, reached by ordinary sockets; it has one place then.
+    pub outside: bool,
 }
 
 /// What differs from a perfect link, in one direction.

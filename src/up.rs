@@ -78,7 +78,8 @@ pub fn run(arguments: &Up) -> miette::Result<ExitCode> {
     let captures = captures(&arguments.capture)?;
     if arguments.check {
         let on_host = topology.nodes.iter().any(|node| node.underlay == Underlay::Socket);
-        let is_real = on_host || topology.pods.iter().any(|pod| !is_simulated(pod));
+        let leads_out = topology.routers.iter().any(|router| router.outside);
+        let is_real = on_host || leads_out || topology.pods.iter().any(|pod| !is_simulated(pod));
         let usual = if is_real { TimeMode::Real } else { TimeMode::Virtual };
         let drive = Drive::start(&topology, topology.time.unwrap_or(usual))?;
         return Ok(if check(arguments, &captures, &topology, drive)? {

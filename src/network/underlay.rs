@@ -15,6 +15,7 @@ use flatnet_agents::publisher::HostSpec;
 use flatnet_agents::seed;
 use flatnet_engine::control::{InterfaceSpec, NodeSpec};
 use flatnet_engine::link::tunnel_socket::{BUFFER, TunnelSocket, TunnelSocketError};
+use flatnet_engine::pod::Image;
 use k8s_openapi::api::core::v1::{Node as NodeObject, NodeAddress, NodeStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -27,7 +28,8 @@ const ETHERNET_MTU: u16 = 1500;
 impl Network {
     /// Makes what is not the cluster's: routers and hosts.
     pub(super) fn add_underlay(&mut self, topology: &Topology) -> Result<(), NetworkError> {
-        for router in &topology.routers {
+        let (outside, routers): (Vec<_>, Vec<_>) = topology.routers.iter().partition(|router| router.outside);
+        for router in routers {
             let interface = |it: &crate::topology::Interface| InterfaceSpec {
                 address: it.address,
                 network: it.network,
@@ -47,6 +49,18 @@ impl Network {
                 gateway: host.gateway,
                 image: host.image,
             })?;
+        }
+        // To its network it is a machine like any other; who makes the network go lets it use this host's sockets.
+        for router in outside {
+            for interface in &router.interfaces {
+                self.publisher.add_host(&HostSpec {
+                    name: router.name.clone(),
+                    address: interface.address,
+                    network: interface.network,
+                    gateway: None,
+                    image: Image::Client,
+                })?;
+            }
         }
         Ok(())
     }

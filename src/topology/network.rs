@@ -218,5 +218,6 @@ fn router(machine: &Machine) -> Router {
         name: machine.name.value.clone(),
         interfaces: machine.addresses.iter().map(|address| address.value).collect(),
         services: machine.services,
+        outside: machine.outside,
     }
 }

@@ -62,6 +62,7 @@ pub(crate) struct Machine {
     pub(crate) pod_cidr: Option<Located<Ipv4Prefix>>,
     pub(crate) image: Option<Image>,
     pub(crate) services: bool,
+    pub(crate) outside: bool,
     pub(crate) underlay: Underlay,
     pub(crate) host: HostAccess,
 }
@@ -197,6 +198,7 @@ fn machine(name: Located<String>, addresses: Vec<Located<Interface>>) -> Machine
         pod_cidr: None,
         image: None,
         services: false,
+        outside: false,
         underlay: Underlay::Switch,
         host: HostAccess::default(),
     }
@@ -233,8 +235,13 @@ fn router(item: &Node, findings: &mut Vec<Finding>) -> Option<Machine> {
         fields.findings.push(Finding::error(item.place.clone(), "a router has no addresses"));
     }
     let services = fields.optional("services", boolean).is_some_and(|services| services.value);
+    let outside = fields.optional("outside", boolean).filter(|outside| outside.value);
+    if let Some(Located { place, .. }) = outside.as_ref().filter(|_| services || addresses.len() > 1) {
+        let finding = Finding::error(place.clone(), "the way outside is in one network, and serves no VIPs");
+        fields.findings.push(finding.help("what is behind it are this host's own networks"));
+    }
     fields.close();
-    Some(Machine { services, ..machine(name?, addresses) })
+    Some(Machine { services, outside: outside.is_some(), ..machine(name?, addresses) })
 }
 
 fn time(node: &Node) -> Result<TimeMode, String> {
