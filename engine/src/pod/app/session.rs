@@ -73,8 +73,8 @@ impl Session {
             }
             self.sent += count;
         }
-        // What never runs empty must not grow by what has gone.
-        if !self.has_output() || self.sent >= INPUT_LIMIT {
+        // What never runs empty must not grow by what has gone, and what is left is moved no more often than it halves.
+        if !self.has_output() || self.sent >= INPUT_LIMIT.max(self.backlog()) {
             self.output.drain(..self.sent);
             self.sent = 0;
         }
