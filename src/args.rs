@@ -13,6 +13,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use flatnet_engine::masquerade::PortRange;
 use flatnet_engine::pod::ProbeProtocol;
+use flatnet_engine::wire::vxlan::VNI_LIMIT;
 use flatnet_proxy::Ipv4Prefix;
 use serde::Deserialize;
 
@@ -195,12 +196,15 @@ pub struct Node {
     /// Where Services' addresses come from [default: 10.96.0.0/12]
     #[arg(long, value_name = "CIDR", value_parser = values::prefix)]
     pub service_network: Option<Ipv4Prefix>,
-    /// How nodes reach each other's pods: `udp`, as flannel's [default: udp]
+    /// How nodes reach each other's pods: `udp` or `vxlan`, as flannel's [default: udp]
     #[arg(long, value_name = "BACKEND", value_parser = values::backend)]
     pub backend: Option<BackendKind>,
-    /// The UDP port of the tunnel, the same at every node [default: 8285]
+    /// The UDP port of the tunnel, the same at every node [default: 8285 of udp, 8472 of vxlan]
     #[arg(long, value_name = "PORT", value_parser = values::port)]
     pub port: Option<u16>,
+    /// The network's number, of vxlan, the same at every node [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..i64::from(VNI_LIMIT)))]
+    pub vni: Option<u32>,
     /// How many threads move packets [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub workers: Option<u16>,
@@ -234,10 +238,12 @@ pub struct Node {
 const NODE_HELP: &str = "\
 A node needs no privileges but what its pods need: real ones (runtimeClassName: netns) take CAP_NET_ADMIN and
 CAP_SYS_ADMIN, simulated ones nothing, --host-port takes CAP_NET_ADMIN,
---uplink CAP_NET_RAW and CAP_NET_ADMIN. Pods' MTU is that of the address's interface less 28.
+--uplink CAP_NET_RAW and CAP_NET_ADMIN. Pods' MTU is that of the address's interface less 28 (udp)
+or 50 (vxlan). A kernel's vxlan device is a peer; docs/topology.md shows how it is set.
 
   flatnet node --address 192.168.66.11/24 --pod-cidr 10.1.15.0/24 --routes routes.yaml -f pods.yaml -d
-  with routes.yaml:  10.1.20.0/24: 192.168.66.12";
+  with routes.yaml:  10.1.20.0/24: 192.168.66.12
+  or, of vxlan:      10.1.20.0/24: {address: 192.168.66.12, mac: '02:42:0a:01:14:00'}";
 
 /// `flatnet down`.
 #[derive(Debug, Args)]

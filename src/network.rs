@@ -39,11 +39,12 @@ use flatnet_agents::pods::PodView;
 use flatnet_agents::publisher::Publisher;
 use flatnet_agents::{Embedded, Store, StoreError};
 use flatnet_engine::clock::Instant;
+use flatnet_engine::tunnel::{Encapsulation, vtep_mac};
 use flatnet_proxy::Ipv4Prefix;
 use futures::executor::LocalPool;
 use futures::task::LocalSpawnExt;
 
-use crate::topology::{Routes, Topology};
+use crate::topology::{Peer, Routes, Topology};
 
 /// How long agents that the store failed rest.
 const RETRY: Duration = Duration::from_secs(1);
@@ -66,6 +67,7 @@ pub struct Network {
     /// What the store said when it last failed.
     store_failed: Option<String>,
     service_network: Ipv4Prefix,
+    backend: Encapsulation,
     seed: u64,
     /// The leases of nodes that are elsewhere, which nobody renews.
     routes: Routes,
@@ -106,12 +108,14 @@ impl Network {
             retry: Instant::ZERO,
             store_failed: None,
             service_network: topology.service_network,
+            backend: topology.backend,
             seed: topology.seed,
             routes: Routes::new(),
             rules: Vec::new(),
         };
         network.add_underlay(topology)?;
         let config = NetworkConfig::new(topology.pod_network)
+            .map(|config| config.with_backend(topology.backend, topology.port))
             .map_err(|source| NodeError::Config { key: lease::config_key(DEFAULT_PREFIX), source });
         let (store, pool) = (network.store.clone(), &mut network.pool);
         let written =
@@ -146,19 +150,24 @@ impl Network {
         let warn = move |warning: Warning| warn_to.borrow_mut().push_back(Change::Warning(warning));
         let (store, changes) = (self.store.clone(), Rc::clone(&self.changes));
         match &agent {
-            Agent::Bind => self.spawn(agent, controllers::run(store, Binder::new(DEFAULT_PREFIX), warn)),
+            Agent::Bind => {
+                self.spawn(agent, controllers::run(store, Binder::new(DEFAULT_PREFIX, self.backend), warn))
+            }
             Agent::Addresses => {
-                self.spawn(agent, controllers::run(store, Addresses::new(DEFAULT_PREFIX), warn))
+                self.spawn(agent, controllers::run(store, Addresses::new(DEFAULT_PREFIX, self.backend), warn))
             }
             Agent::Endpoints => self.spawn(agent, controllers::run(store, Endpoints::default(), warn)),
             Agent::ServiceAddresses => {
                 let controller = ServiceAddresses::new(self.service_network);
                 self.spawn(agent, controllers::run(store, controller, warn));
             }
-            Agent::Cluster => self.spawn(agent, async move {
-                let sink = |change| changes.borrow_mut().push_back(change);
-                watch_cluster(&store, DEFAULT_PREFIX, sink).await
-            }),
+            Agent::Cluster => {
+                let backend = self.backend;
+                self.spawn(agent, async move {
+                    let sink = |change| changes.borrow_mut().push_back(change);
+                    watch_cluster(&store, DEFAULT_PREFIX, backend, sink).await
+                });
+            }
             Agent::Kubelet(pod) => {
                 let (pod, kubelet) = (Arc::clone(pod), Rc::clone(&self.kubelet));
                 self.spawn(agent, async move {
@@ -261,13 +270,14 @@ impl Network {
     /// [`NetworkError::Store`].
     pub fn set_routes(&mut self, routes: Routes) -> Result<(), NetworkError> {
         let before = std::mem::replace(&mut self.routes, routes.clone());
-        let store = self.store.clone();
+        let (store, backend) = (self.store.clone(), self.backend);
         self.pool.run_until(async move {
             for subnet in before.keys().filter(|subnet| !routes.contains_key(subnet)) {
                 store.delete(&lease::subnet_key(DEFAULT_PREFIX, *subnet)).await?;
             }
-            for (subnet, address) in &routes {
-                let value = Attributes::udp(*address).to_json().into_bytes();
+            for (subnet, Peer { address, mac }) in &routes {
+                let vtep = mac.unwrap_or_else(|| vtep_mac(subnet.address()));
+                let value = Attributes::new(*address, backend, vtep).to_json().into_bytes();
                 store.put(&lease::subnet_key(DEFAULT_PREFIX, *subnet), value).await?;
             }
             Ok::<_, StoreError>(())

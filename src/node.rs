@@ -9,7 +9,6 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use flatnet_agents::lease::config::DEFAULT_UDP_PORT;
 use flatnet_engine::masquerade::PortRange;
 use flatnet_proxy::Ipv4Prefix;
 use miette::Diagnostic;
@@ -17,7 +16,7 @@ use miette::Diagnostic;
 use crate::args::Node;
 use crate::topology::node::{NodeConfig, read_config, read_node};
 use crate::topology::routes::{Own, read_file};
-use crate::topology::{BackendKind, Interface, Topology, values};
+use crate::topology::{Interface, Topology, values};
 use crate::up::background;
 use crate::up::serve::{self, Serving};
 
@@ -55,8 +54,9 @@ pub fn run(mut arguments: Node) -> miette::Result<ExitCode> {
     let (mut topology, warnings) =
         read_node(document(&arguments, &name, interface), &arguments.files, &name)?;
     if let Some(path) = &arguments.routes {
-        let (pod_network, address) = (topology.pod_network, interface.address);
-        topology.routes = read_file(path, &Own { pod_network, address, subnet: arguments.pod_cidr })?;
+        let (pod_network, address, backend) = (topology.pod_network, interface.address, topology.backend);
+        topology.routes =
+            read_file(path, &Own { pod_network, address, backend, subnet: arguments.pod_cidr })?;
     }
     for warning in warnings {
         eprintln!("{:?}", miette::Report::new(warning));
@@ -79,6 +79,7 @@ fn fill(flags: &mut Node, file: NodeConfig) {
     flags.service_network = flags.service_network.or(file.service_network);
     flags.backend = flags.backend.or(file.backend);
     flags.port = flags.port.or(file.port);
+    flags.vni = flags.vni.or(file.vni);
     flags.workers = flags.workers.or(file.workers);
     flags.poll = flags.poll.or(file.poll);
     flags.host_port = flags.host_port.take().or(file.host_port);
@@ -107,15 +108,15 @@ fn document(arguments: &Node, name: &str, interface: Interface) -> String {
     };
     networks("podNetwork", arguments.pod_network);
     networks("serviceNetwork", arguments.service_network);
-    let backend = match arguments.backend.unwrap_or(BackendKind::Udp) {
-        BackendKind::Udp => "udp",
-    };
-    let port = arguments.port.unwrap_or(DEFAULT_UDP_PORT);
+    let backend = arguments.backend.unwrap_or_default();
+    let port = arguments.port.unwrap_or(backend.default_port());
+    let vni = arguments.vni.map_or_else(String::new, |vni| format!(", vni: {vni}"));
+    let backend = backend.name();
     let workers = arguments.workers.unwrap_or(DEFAULT_WORKERS);
     let poll = arguments.poll.unwrap_or_default().as_nanos();
     let _ = writeln!(
         text,
-        "  backend: {{type: {backend}, port: {port}}}\n  workers: {workers}\n  poll: {poll}ns\n  nodes:"
+        "  backend: {{type: {backend}, port: {port}{vni}}}\n  workers: {workers}\n  poll: {poll}ns\n  nodes:"
     );
     let _ = writeln!(text, "    - name: {name}");
     let _ = writeln!(text, "      address: {}/{}", interface.address, interface.network.length());
@@ -142,6 +143,12 @@ fn words(arguments: &Node, name: &str, interface: Interface, topology: &Topology
     flag("--pod-network", topology.pod_network.to_string());
     flag("--service-network", topology.service_network.to_string());
     flag("--port", topology.port.to_string());
+    if let Some(backend) = arguments.backend {
+        flag("--backend", backend.name().to_owned());
+    }
+    if let Some(vni) = arguments.vni {
+        flag("--vni", vni.to_string());
+    }
     if let Some(subnet) = arguments.pod_cidr {
         flag("--pod-cidr", subnet.to_string());
     }
@@ -186,7 +193,7 @@ mod tests {
     #[test]
     fn the_background_process_is_told_all_that_this_one_was() {
         let all = "flatnet node --name n --address 192.168.66.11/24 --pod-network 10.2.0.0/16 --pod-cidr 10.2.3.0/24 \
-                   --service-network 10.97.0.0/16 --port 9000 --workers 3 --poll 50us --host-port flatnet0 --uplink --masquerade-ports 61000-62000 --file a --file b --routes r";
+                   --service-network 10.97.0.0/16 --backend vxlan --vni 7 --port 9000 --workers 3 --poll 50us --host-port flatnet0 --uplink --masquerade-ports 61000-62000 --file a --file b --routes r";
         let told = node(all);
         let interface = told.address.unwrap();
         let (topology, _) = read_node(document(&told, "n", interface), &[], "n").unwrap();

@@ -60,11 +60,14 @@ use std::{
     time::Duration,
 };
 
+use flatnet_agents::lease::config::{DEFAULT_UDP_PORT, DEFAULT_VXLAN_PORT};
 use flatnet_agents::pods;
 use flatnet_engine::binding::Profile;
 use flatnet_engine::link::impairment::Impairment;
 use flatnet_engine::masquerade::PortRange;
 use flatnet_engine::pod::Image;
+use flatnet_engine::tunnel::Encapsulation;
+use flatnet_engine::wire::MacAddress;
 use flatnet_proxy::Ipv4Prefix;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -86,7 +89,7 @@ pub struct Topology {
     /// Where VIPs come from.
     pub service_network: Ipv4Prefix,
     /// How nodes reach each other's pods.
-    pub backend: BackendKind,
+    pub backend: Encapsulation,
     /// The backend's UDP port, host byte order.
     pub port: u16,
     /// How nodes translate what leaves the pod network.
@@ -119,14 +122,46 @@ pub struct Topology {
     pub slices: Vec<EndpointSlice>,
 }
 
-/// At which node's address a pod subnet is.
-pub type Routes = BTreeMap<Ipv4Prefix, Ipv4Addr>;
+/// At which node a pod subnet is.
+pub type Routes = BTreeMap<Ipv4Prefix, Peer>;
 
-/// How nodes reach each other's pods.
+/// A node that is elsewhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// The MAC of its end of a VXLAN, where that is not what a node of ours would have.
+    pub mac: Option<MacAddress>,
+}
+
+/// How nodes reach each other's pods, by name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BackendKind {
     /// flannel's udp: IPv4 in UDP.
+    #[default]
     Udp,
+    /// The kernel's and flannel's vxlan: IPv4 in Ethernet in UDP.
+    Vxlan,
+}
+
+impl BackendKind {
+    /// Returns its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::Vxlan => "vxlan",
+        }
+    }
+
+    /// Returns the UDP port that it has by default, flannel's.
+    #[must_use]
+    pub const fn default_port(self) -> u16 {
+        match self {
+            Self::Udp => DEFAULT_UDP_PORT,
+            Self::Vxlan => DEFAULT_VXLAN_PORT,
+        }
+    }
 }
 
 /// Which clock runs.

@@ -11,8 +11,9 @@ use std::io::Read as _;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use common::{Home, Namespace, Program, Wire, await_that, content, two_sites};
-use rustix::process::{Pid, Signal, kill_process};
+use common::cluster::{CHECKSUMS, Cluster, RECEIVED_TOGETHER, SEGMENTS, TCP_SEGMENTS};
+use common::{Home, Program, Wire, await_that};
+use rustix::process::{Signal, kill_process};
 
 /// Says how long it took until a node was reached again: `scripts/test --long` compares that with its bound, since whoever shares the
 /// machine has a part in it.
@@ -20,217 +21,106 @@ fn tell_recovery(since: Instant) {
     eprintln!("recovery: {} ms", since.elapsed().as_millis());
 }
 
-/// Nodes 11 and 12 with a simulated and a real pod each; node N has the subnet 10.1.N.0/24.
-struct Cluster {
-    home: Home,
-    wire: Wire,
-    machines: BTreeMap<u8, Namespace>,
-    content: Vec<u8>,
-}
-
-impl Cluster {
-    fn new() -> Self {
-        let home = Home::new();
-        let content = content(1 << 20);
-        two_sites(&home, &content);
-        let wire = Wire::new();
-        let machines = [11, 12].map(|number| (number, wire.machine(number))).into();
-        let cluster = Self { home, wire, machines, content };
-        [11, 12].into_iter().for_each(|number| cluster.start(number));
-        for number in [11, 12] {
-            await_that("the real pod serves", || {
-                let asks =
-                    format!("exec --name node-{number} sim-{number} -- curl -s http://10.1.{number}.20/");
-                cluster.home.run(&asks).status.success()
-            });
-        }
-        cluster
-    }
-
-    fn routes(&self, number: u8, routes: &str) {
-        std::fs::write(self.home.file(&format!("routes-{number}.yaml")), routes).unwrap();
-    }
-
-    /// Starts a node in the background: one by flags, the other by a configuration file.
-    fn start(&self, number: u8) {
-        let path = |name: &str| self.home.file(name).display().to_string();
-        let other = 23 - number;
-        self.routes(number, &format!("10.1.{other}.0/24: 192.168.66.{other}\n"));
-        let (routes, pods) = (path(&format!("routes-{number}.yaml")), path("pods.yaml"));
-        let words = if number == 11 {
-            format!(
-                "node --name node-11 --address 192.168.66.11/24 --pod-cidr 10.1.11.0/24 --routes {routes} -f {pods} -d"
-            )
-        } else {
-            let config = self.home.file("node.yaml");
-            let text = format!(
-                "name: node-{number}\naddress: 192.168.66.{number}/24\npod-cidr: 10.1.{number}.0/24\nroutes: {routes}\nfile: {pods}\n\
-                 detach: true\n"
-            );
-            std::fs::write(&config, text).unwrap();
-            format!("node --config {}", config.display())
-        };
-        let output = self.machines[&number].command(&self.home.command(&words)).output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-    }
-
-    /// Pings from one simulated pod to another address.
-    fn pings(&self, from: u8, to: &str) -> bool {
-        self.home.run(&format!("exec --name node-{from} sim-{from} -- ping -c 1 -W 1 {to}")).status.success()
-    }
-
-    /// What a simulated pod gets from a server.
-    fn simulated_fetches(&self, from: u8, server: &str) -> bool {
-        let asks = format!("exec --name node-{from} sim-{from} -- curl -s http://{server}/content");
-        self.home.run(&asks).stdout == self.content
-    }
-
-    /// What a real pod gets from a server.
-    fn real_fetches(&self, from: u8, server: &str) -> bool {
-        let program = format!(
-            "import sys,urllib.request as r; sys.stdout.buffer.write(r.urlopen('http://{server}/content',timeout=20).read())"
-        );
-        let mut asks = self.home.command(&format!("exec --name node-{from} real-{from} -- python3 -c"));
-        asks.arg(program).output().unwrap().stdout == self.content
-    }
-
-    /// How many frames a node dropped for which reason.
-    fn drops(&self, number: u8) -> BTreeMap<String, u64> {
-        let table = self.home.json(&format!("show --name node-{number} drops node-{number}"));
-        // Kernels in real pods look for IPv6 routers, of which there are none.
-        let rows = table.as_array().unwrap().iter().filter(|row| row["reason"] != "bridge-no-port");
-        rows.map(|row| (row["reason"].as_str().unwrap().to_owned(), row["count"].as_u64().unwrap())).collect()
-    }
-
-    fn process(&self, number: u8) -> Pid {
-        let status = self.home.json("status");
-        let name = format!("node-{number}");
-        let row = status.as_array().unwrap().iter().find(|row| row["name"] == *name).unwrap();
-        Pid::from_raw(row["pid"].as_i64().unwrap().try_into().unwrap()).unwrap()
-    }
-
-    /// Ends the nodes; no frame and no buffer may be missing.
-    fn end(self) {
-        for number in [11, 12] {
-            let report = self.home.json(&format!("down --name node-{number}"));
-            assert_eq!(report["balances"], true, "{report}");
-        }
-    }
-}
-
 #[test]
 fn simulated_and_real_pods_of_two_hosts_reach_each_other() {
-    let cluster = Cluster::new();
-    for (here, there) in [(11, 12), (12, 11)] {
-        let (simulated, real) = (format!("10.1.{there}.10"), format!("10.1.{there}.20"));
-        assert!(cluster.pings(here, &simulated) && cluster.pings(here, &real));
-        for server in [&simulated, &real] {
-            assert!(cluster.simulated_fetches(here, server), "sim-{here} from {server}");
-            assert!(cluster.real_fetches(here, server), "real-{here} from {server}");
+    for backend in ["udp", "vxlan"] {
+        let cluster = Cluster::over(backend);
+        for (here, there) in [(11, 12), (12, 11)] {
+            let (simulated, real) = (format!("10.1.{there}.10"), format!("10.1.{there}.20"));
+            assert!(cluster.pings(here, &simulated) && cluster.pings(here, &real));
+            for server in [&simulated, &real] {
+                assert!(cluster.simulated_fetches(here, server), "sim-{here} from {server}");
+                assert!(cluster.real_fetches(here, server), "real-{here} from {server}");
+            }
+            // A node answers for its own addresses, through the tunnel as on its bridge.
+            assert!(cluster.pings(here, &format!("10.1.{there}.1")));
+            // In turn, so that one of each two is on the other host.
+            for _ in 0..4 {
+                assert!(cluster.simulated_fetches(here, "10.96.0.10:8080"), "sim-{here} from the Service");
+                assert!(cluster.real_fetches(here, "10.96.0.10:8080"), "real-{here} from the Service");
+            }
+            let flows = cluster.home.text(&format!("show --name node-{here} flows node-{here}"));
+            assert!(flows.contains("src=10.1.11.10 ") && flows.contains("src=10.1.12.20 "), "{flows}");
+            assert_eq!(cluster.drops(here), BTreeMap::new());
         }
-        // A node answers for its own addresses, through the tunnel as on its bridge.
-        assert!(cluster.pings(here, &format!("10.1.{there}.1")));
-        // In turn, so that one of each two is on the other host.
-        for _ in 0..4 {
-            assert!(cluster.simulated_fetches(here, "10.96.0.10:8080"), "sim-{here} from the Service");
-            assert!(cluster.real_fetches(here, "10.96.0.10:8080"), "real-{here} from the Service");
-        }
-        let flows = cluster.home.text(&format!("show --name node-{here} flows node-{here}"));
-        assert!(flows.contains("src=10.1.11.10 ") && flows.contains("src=10.1.12.20 "), "{flows}");
-        assert_eq!(cluster.drops(here), BTreeMap::new());
+        let says = |words: &str| cluster.home.text(&format!("exec --name node-11 sim-11 -- {words}"));
+        assert!(says("traceroute -n 10.1.12.10").contains("10.1.12.0"), "the other node is a hop");
+        cluster.end();
     }
-    let says = |words: &str| cluster.home.text(&format!("exec --name node-11 sim-11 -- {words}"));
-    assert!(says("traceroute -n 10.1.12.10").contains("10.1.12.0"), "the other node is a hop");
-    cluster.end();
 }
 
 #[test]
 fn a_wire_that_takes_less_than_pods_believe_is_found_out() {
-    let cluster = Cluster::new();
-    cluster.wire.set_mtu(&cluster.machines, 1400);
-    // Who sends what must not be cut is told: it does not find out by silence.
-    let program = "
+    for (backend, overhead) in [("udp", 28), ("vxlan", 50)] {
+        let cluster = Cluster::over(backend);
+        cluster.wire.set_mtu(&cluster.machines, 1400);
+        // Who sends what must not be cut is told: it does not find out by silence.
+        let mtu = 1500 - overhead;
+        let program = format!(
+            "
 import socket, time
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 s.setsockopt(socket.IPPROTO_IP, 10, 2)
 s.connect(('10.1.12.20', 9))
 s.send(bytes(1400))
-while s.getsockopt(socket.IPPROTO_IP, 14) == 1472: time.sleep(0.01)
+while s.getsockopt(socket.IPPROTO_IP, 14) == {mtu}: time.sleep(0.01)
 print(s.getsockopt(socket.IPPROTO_IP, 14))
-";
-    let mut asks = cluster.home.command("exec --name node-11 real-11 -- python3 -c");
-    let told = asks.arg(program).output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&told.stdout), "1372\n", "1400 less the outer headers: {told:?}");
-    assert_eq!(cluster.drops(11), [("fragmentation-needed".to_owned(), 1)].into());
-    for (here, there) in [(11, 12), (12, 11)] {
-        for server in [format!("10.1.{there}.10"), format!("10.1.{there}.20")] {
-            assert!(cluster.simulated_fetches(here, &server), "sim-{here} from {server}");
-            assert!(cluster.real_fetches(here, &server), "real-{here} from {server}");
-        }
-    }
-    for number in [11, 12] {
-        let drops = cluster.drops(number);
-        assert!(
-            drops.keys().all(|reason| reason == "fragmentation-needed") && !drops.is_empty(),
-            "{drops:?}"
+"
         );
-    }
-    cluster.end();
-}
-
-/// Switches something that an eth0 leaves to others, by its number in the system's `linux/ethtool.h`.
-const SWITCH: &str = "
-import ctypes, fcntl, socket, struct, sys
-value = ctypes.create_string_buffer(struct.pack('II', int(sys.argv[1]), int(sys.argv[2])))
-request = struct.pack('16sP16x', b'eth0', ctypes.addressof(value))
-fcntl.ioctl(socket.socket(), 0x8946, request)
-";
-const CHECKSUMS: u32 = 0x17;
-const TCP_SEGMENTS: u32 = 0x1f;
-const SEGMENTS: u32 = 0x24;
-const RECEIVED_TOGETHER: u32 = 0x2c;
-
-impl Cluster {
-    fn switch(&self, is_pod: bool, number: u8, what: u32, on: bool) {
-        let mut asks = if is_pod {
-            self.home.command(&format!("exec --name node-{number} real-{number} -- python3 -c"))
-        } else {
-            let mut python = Command::new("python3");
-            python.arg("-c");
-            self.machines[&number].command(&python)
-        };
-        let output = asks.args([SWITCH, &what.to_string(), &u8::from(on).to_string()]).output().unwrap();
-        assert!(output.status.success(), "{what:#x} {on}: {output:?}");
+        let mut asks = cluster.home.command("exec --name node-11 real-11 -- python3 -c");
+        let told = asks.arg(program).output().unwrap();
+        let fits = format!("{}\n", 1400 - overhead);
+        assert_eq!(String::from_utf8_lossy(&told.stdout), fits, "1400 less the outer headers: {told:?}");
+        assert_eq!(cluster.drops(11), [("fragmentation-needed".to_owned(), 1)].into());
+        for (here, there) in [(11, 12), (12, 11)] {
+            for server in [format!("10.1.{there}.10"), format!("10.1.{there}.20")] {
+                assert!(cluster.simulated_fetches(here, &server), "sim-{here} from {server}");
+                assert!(cluster.real_fetches(here, &server), "real-{here} from {server}");
+            }
+        }
+        for number in [11, 12] {
+            let drops = cluster.drops(number);
+            assert!(
+                drops.keys().all(|reason| reason == "fragmentation-needed") && !drops.is_empty(),
+                "{drops:?}"
+            );
+        }
+        cluster.end();
     }
 }
 
 #[test]
 fn what_is_fetched_is_the_same_with_every_offload_on_or_off() {
-    let cluster = Cluster::new();
-    let switches = [
-        (true, 12, TCP_SEGMENTS),
-        (true, 12, SEGMENTS),
-        (true, 12, CHECKSUMS),
-        (true, 11, RECEIVED_TOGETHER),
-        (false, 12, SEGMENTS),
-        (false, 12, CHECKSUMS),
-        (false, 11, RECEIVED_TOGETHER),
-    ];
-    assert!(cluster.real_fetches(11, "10.1.12.20"), "all on");
-    for (is_pod, number, what) in switches {
-        cluster.switch(is_pod, number, what, false);
-        assert!(cluster.real_fetches(11, "10.1.12.20"), "pod {is_pod}, {number}: {what:#x} off");
-        cluster.switch(is_pod, number, what, true);
+    for backend in ["udp", "vxlan"] {
+        let cluster = Cluster::over(backend);
+        let switches = [
+            (true, 12, TCP_SEGMENTS),
+            (true, 12, SEGMENTS),
+            (true, 12, CHECKSUMS),
+            (true, 11, RECEIVED_TOGETHER),
+            (false, 12, SEGMENTS),
+            (false, 12, CHECKSUMS),
+            (false, 11, RECEIVED_TOGETHER),
+        ];
+        assert!(cluster.real_fetches(11, "10.1.12.20"), "all on");
+        for (is_pod, number, what) in switches {
+            cluster.switch(is_pod, number, what, false);
+            assert!(cluster.real_fetches(11, "10.1.12.20"), "pod {is_pod}, {number}: {what:#x} off");
+            cluster.switch(is_pod, number, what, true);
+        }
+        switches.iter().for_each(|&(is_pod, number, what)| cluster.switch(is_pod, number, what, false));
+        for (here, there) in [(11, 12), (12, 11)] {
+            let server = format!("10.1.{there}.20");
+            assert!(
+                cluster.real_fetches(here, &server) && cluster.simulated_fetches(here, &server),
+                "all off"
+            );
+        }
+        for number in [11, 12] {
+            assert_eq!(cluster.drops(number), BTreeMap::new());
+        }
+        cluster.end();
     }
-    switches.iter().for_each(|&(is_pod, number, what)| cluster.switch(is_pod, number, what, false));
-    for (here, there) in [(11, 12), (12, 11)] {
-        let server = format!("10.1.{there}.20");
-        assert!(cluster.real_fetches(here, &server) && cluster.simulated_fetches(here, &server), "all off");
-    }
-    for number in [11, 12] {
-        assert_eq!(cluster.drops(number), BTreeMap::new());
-    }
-    cluster.end();
 }
 
 /// Asks whether an eth0 is given TCP superframes to send.
@@ -514,7 +404,7 @@ fn mistakes_of_a_configuration_file_are_told_at_their_places() {
     let said = config("name: n\nadress: 192.168.66.11/24\n");
     assert!(said.contains("unknown field \"adress\" in the configuration of a node"), "{said}");
     assert!(said.contains("config.yaml:2:1") && said.contains("known are address, backend"), "{said}");
-    let said = config("name: n\naddress: 192.168.66.11\nport: 30000\nbackend: vxlan\nfile: 7\n");
+    let said = config("name: n\naddress: 192.168.66.11\nport: 30000\nbackend: ipip\nvni: -1\nfile: 7\n");
     says_all(
         &said,
         &[
@@ -523,8 +413,10 @@ fn mistakes_of_a_configuration_file_are_told_at_their_places() {
             "config.yaml:3:7",
             "port: port 30000 is one of those that Services may have on every node",
             "config.yaml:4:10",
-            "backend: vxlan is not supported yet; udp is",
-            "config.yaml:5:7",
+            "backend: \"ipip\" is not a backend; udp and vxlan are",
+            "config.yaml:5:6",
+            "vni: must be between 0 and 16777215",
+            "config.yaml:6:7",
             "file: must be a text, not a number",
         ],
     );
@@ -577,7 +469,7 @@ fn mistakes_of_flags_routes_and_manifests_are_told_with_what_to_do() {
     );
     let usage = home.run("node --backend host-gw");
     assert!(
-        String::from_utf8_lossy(&usage.stderr).contains("host-gw is not supported yet; udp is"),
+        String::from_utf8_lossy(&usage.stderr).contains("host-gw is not supported yet; udp and vxlan are"),
         "{usage:?}"
     );
     let file = write(

@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::process::Command;
 
 use common::{Home, tshark};
@@ -16,6 +17,26 @@ fn a_whole_network_passes_all_checks() {
     let reports = reports.as_array().unwrap();
     assert_eq!(reports.len(), 16);
     assert!(reports.iter().all(|report| report["verdict"] == "ok"), "{reports:?}");
+}
+
+#[test]
+fn all_six_ways_work_over_a_vxlan() {
+    let home = Home::new();
+    let (file, capture) = ("scripts/topologies/vxlan.yaml", home.file("eth0.pcapng"));
+    let words = format!("up --check -f {file} --capture node-1:eth0={}", capture.display());
+    let reports = home.json(&words);
+    let reports = reports.as_array().unwrap();
+    assert_eq!(reports.len(), 16);
+    assert!(reports.iter().all(|report| report["verdict"] == "ok"), "{reports:?}");
+    let paths: BTreeSet<&str> = reports.iter().map(|report| report["path"].as_str().unwrap()).collect();
+    assert_eq!(paths.len(), 6, "{paths:?}");
+    // Two headers of each, the tunnel's first.
+    let frames = tshark(&capture, &["udp.dstport", "vxlan.vni", "ip.src", "ip.ttl"]);
+    assert!(frames.contains(&"8472\t1\t192.168.66.11,10.1.15.2\t64,63".to_owned()), "{frames:?}");
+    let trace = home.text(&format!("trace web-app-2 backend -f {file}"));
+    for part in ["vxlan 1*", "→ 02:42:0a:01:14:00*", "outer headers removed*"] {
+        assert!(trace.contains(part), "{part}: {trace}");
+    }
 }
 
 #[test]

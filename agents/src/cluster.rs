@@ -18,6 +18,7 @@ use std::{
     sync::Arc,
 };
 
+use flatnet_engine::tunnel::Encapsulation;
 use flatnet_proxy::{Frontend, Ipv4Prefix, NodePort};
 use futures::TryStreamExt;
 use k8s_openapi::api::{
@@ -28,7 +29,7 @@ use k8s_openapi::api::{
 use crate::{
     controllers::{Followers, Mirror, Warning, address::internal_address, created, endpoints::SERVICE_LABEL},
     lease,
-    node::{RouteChange, Routes},
+    node::{Holder, RouteChange, Routes},
     objects::{self, Object},
     pods::PodView,
     services::{Converted, ServiceIds, WEIGHT_ANNOTATION, convert},
@@ -42,8 +43,8 @@ pub enum Change {
     Lease {
         /// The subnet.
         subnet: Ipv4Prefix,
-        /// The holder's address in the node network.
-        public_ip: Ipv4Addr,
+        /// The holder.
+        holder: Holder,
     },
     /// Nobody holds the subnet any more.
     LeaseRemoved {
@@ -86,7 +87,7 @@ pub enum Change {
     Warning(Warning),
 }
 
-/// Reports the cluster whose leases lie below `prefix` to the sink, first as it is, then every change, until the store
+/// Reports the cluster whose leases lie below `prefix`, of nodes that take packets carried like this, to the sink, first as it is, then every change, until the store
 /// fails.
 ///
 /// # Errors
@@ -95,6 +96,7 @@ pub enum Change {
 pub async fn watch_cluster<S: Store>(
     store: &S,
     prefix: &str,
+    encapsulation: Encapsulation,
     mut sink: impl FnMut(Change),
 ) -> Result<Infallible, StoreError> {
     let directories = [
@@ -105,7 +107,7 @@ pub async fn watch_cluster<S: Store>(
         EndpointSlice::DIRECTORY.into(),
     ];
     let mut followers = Followers::new(store, &directories);
-    let mut picture = Picture::new(prefix);
+    let mut picture = Picture::new(prefix, encapsulation);
     loop {
         while let Some(change) = followers.take_ready()? {
             picture.apply(&change, &mut sink);
@@ -148,9 +150,9 @@ enum Claim {
 }
 
 impl Picture {
-    fn new(prefix: &str) -> Self {
+    fn new(prefix: &str, encapsulation: Encapsulation) -> Self {
         Self {
-            leases: Routes::new(prefix, None),
+            leases: Routes::new(prefix, None, encapsulation),
             nodes: BTreeMap::new(),
             pods: BTreeMap::new(),
             services: Mirror::default(),
@@ -188,7 +190,7 @@ impl Picture {
 
     fn apply_lease(&mut self, change: &Followed, sink: &mut impl FnMut(Change)) {
         match self.leases.apply(change) {
-            Some(RouteChange::Add { subnet, public_ip }) => sink(Change::Lease { subnet, public_ip }),
+            Some(RouteChange::Add { subnet, holder }) => sink(Change::Lease { subnet, holder }),
             Some(RouteChange::Remove { subnet }) => sink(Change::LeaseRemoved { subnet }),
             Some(RouteChange::Skipped { key, reason }) => sink(warning(&key, reason.to_string())),
             // Without an own lease none can be lost.

@@ -14,7 +14,10 @@ pub mod routes;
 
 use std::{net::Ipv4Addr, sync::Arc};
 
-use flatnet_engine::random::Random;
+use flatnet_engine::{
+    random::Random,
+    tunnel::{Encapsulation, vtep_mac},
+};
 use flatnet_proxy::Ipv4Prefix;
 use thiserror::Error;
 
@@ -25,7 +28,7 @@ use crate::{
     store::{Compare, KeyValue, Op, Outcome, Revision, Store, StoreError},
 };
 
-pub use routes::{RouteChange, Routes, SkipReason, follow_routes};
+pub use routes::{Holder, RouteChange, Routes, SkipReason, follow_routes};
 
 /// How often a claim is tried against others that want the same subnets.
 const CLAIM_ATTEMPTS: usize = 100;
@@ -39,6 +42,8 @@ pub struct NodeOptions {
     pub public_ip: Ipv4Addr,
     /// Which subnet the node wants.
     pub wish: Wish,
+    /// How its packets are carried.
+    pub encapsulation: Encapsulation,
     /// Determines the choice among free subnets; nodes of one cluster need different ones.
     pub seed: u64,
 }
@@ -122,7 +127,6 @@ pub async fn read_config<S: Store>(store: &S, prefix: &str) -> Result<(NetworkCo
 /// Each variant of [`NodeError`] but [`NodeError::OtherConfig`].
 pub async fn claim<S: Store>(store: &S, options: &NodeOptions) -> Result<Lease, NodeError> {
     let mut random = Random::new(options.seed);
-    let attributes = Attributes::udp(options.public_ip);
     for _ in 0..CLAIM_ATTEMPTS {
         let (config, config_revision) = read_config(store, &options.prefix).await?;
         let entries = store.list(&lease::subnets_prefix(&options.prefix)).await?.entries;
@@ -139,6 +143,8 @@ pub async fn claim<S: Store>(store: &S, options: &NodeOptions) -> Result<Lease, 
             ops.push(Op::Delete { key });
         }
         let subnet = plan.claim.subnet();
+        let vtep = vtep_mac(subnet.address());
+        let attributes = Attributes::new(options.public_ip, options.encapsulation, vtep);
         let key: Arc<str> = lease::subnet_key(&options.prefix, subnet).into();
         let expected = match plan.claim {
             Claim::Renew(_) => revision_of(&entries, &key),
@@ -204,6 +210,7 @@ mod tests {
             prefix: PREFIX.into(),
             public_ip: [192, 168, 66, last].into(),
             wish,
+            encapsulation: Encapsulation::Udp,
             seed: u64::from(last),
         }
     }
@@ -228,6 +235,21 @@ mod tests {
             let value = store.get(&key).await.unwrap().unwrap().value;
             assert_eq!(&*value, br#"{"PublicIP":"192.168.66.11","PublicIPv6":null}"#);
             assert_eq!(claim(&store, &anything(11)).await.unwrap(), first);
+        });
+    }
+
+    #[test]
+    fn a_vxlan_nodes_lease_says_the_mac_of_its_end() {
+        block_on(async {
+            let store = network("10.3.0.0/16").await;
+            let wish = Wish::Exactly("10.3.7.0/24".parse().unwrap());
+            let vxlan = NodeOptions { encapsulation: Encapsulation::Vxlan { vni: 9 }, ..options(11, wish) };
+            let lease = claim(&store, &vxlan).await.unwrap();
+            let value = store.get(&lease::subnet_key(PREFIX, lease.subnet)).await.unwrap().unwrap().value;
+            assert_eq!(
+                std::str::from_utf8(&value).unwrap(),
+                r#"{"PublicIP":"192.168.66.11","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":9,"VtepMAC":"02:42:0a:03:07:00"}}"#
+            );
         });
     }
 

@@ -25,7 +25,7 @@ use std::{collections::BTreeMap, error::Error, net::Ipv4Addr, path::PathBuf, syn
 use flatnet_engine::{
     control::{Control, ControlError, InterfaceSpec, NodeSpec, ServiceError},
     pod::{ContainerConfig, Image, Pod, PodConfig, PodError, Transport},
-    tables::{Guard, Lease, NodeId, PortId},
+    tables::{Guard, NodeId, PortId},
     wire::MacAddress,
 };
 use flatnet_proxy::Ipv4Prefix;
@@ -370,10 +370,9 @@ impl Publisher {
     /// [`PublishError`]: what could not be done; the rest of the network goes on.
     pub fn apply(&mut self, change: &Change) -> Result<Option<Vec<Start>>, PublishError> {
         match change {
-            Change::Lease { subnet, public_ip } => {
-                let lease = Some(Lease { public_ip: *public_ip });
-                self.control.tables.publish(|tables| tables.set_lease(*subnet, lease));
-                self.tell_directors(*subnet, Some(*public_ip))?;
+            Change::Lease { subnet, holder } => {
+                self.control.tables.publish(|tables| tables.set_lease(*subnet, Some(*holder)));
+                self.tell_directors(*subnet, Some(holder.public_ip))?;
             }
             Change::LeaseRemoved { subnet } => {
                 self.control.tables.publish(|tables| tables.set_lease(*subnet, None));

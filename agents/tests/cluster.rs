@@ -15,7 +15,7 @@ use flatnet_agents::{
     objects::{self, Object},
     pods::PodView,
 };
-use flatnet_engine::clock::Instant;
+use flatnet_engine::{clock::Instant, tunnel::Encapsulation};
 use futures::{
     executor::{LocalPool, block_on},
     task::LocalSpawnExt,
@@ -37,10 +37,10 @@ impl Cluster {
         let store = cluster.store.clone();
         cluster.spawn(async move {
             let sink = |change| log.borrow_mut().push(describe(&change));
-            let _ = watch_cluster(&store, DEFAULT_PREFIX, sink).await;
+            let _ = watch_cluster(&store, DEFAULT_PREFIX, Encapsulation::Udp, sink).await;
         });
-        cluster.control(Binder::new(DEFAULT_PREFIX));
-        cluster.control(Addresses::new(DEFAULT_PREFIX));
+        cluster.control(Binder::new(DEFAULT_PREFIX, Encapsulation::Udp));
+        cluster.control(Addresses::new(DEFAULT_PREFIX, Encapsulation::Udp));
         cluster.control(Endpoints::default());
         cluster.control(ServiceAddresses::new("10.96.0.0/12".parse().unwrap()));
         block_on(async {
@@ -70,6 +70,7 @@ impl Cluster {
             prefix: DEFAULT_PREFIX.into(),
             public_ip: [192, 168, 66, last].into(),
             wish: Wish::Exactly(subnet.parse().unwrap()),
+            encapsulation: Encapsulation::Udp,
             seed: 7,
         };
         block_on(node::claim(&self.store, &options)).unwrap();
@@ -107,7 +108,7 @@ impl Cluster {
 
 fn describe(change: &Change) -> String {
     match change {
-        Change::Lease { subnet, public_ip } => format!("lease {subnet} {public_ip}"),
+        Change::Lease { subnet, holder } => format!("lease {subnet} {}", holder.public_ip),
         Change::LeaseRemoved { subnet } => format!("lease {subnet} gone"),
         Change::Node { name, address } => format!("node {name} {address}"),
         Change::NodeRemoved { name } => format!("node {name} gone"),

@@ -28,7 +28,7 @@ use crate::tables::{
     Bridge, Endpoint, Guard, Interface, Masquerading, NextHop, Node, NodeId, Port, PortId, Role, RouterPort,
     Tables, Tunnel, Writer,
 };
-use crate::tunnel::OUTER_LENGTH;
+use crate::tunnel::Encapsulation;
 use crate::wire::MacAddress;
 use crate::worker::{Parts, Worker};
 
@@ -226,6 +226,8 @@ pub struct NodeSpec {
     pub profile: Profile,
     /// flannel's UDP port.
     pub tunnel_port: u16,
+    /// How packets are carried between nodes.
+    pub encapsulation: Encapsulation,
     /// Largest IP packet eth0 takes, bytes.
     pub mtu: u16,
 }
@@ -300,7 +302,7 @@ impl Control {
     /// [`ControlError::TooMany`]; [`ControlError::Missing`] when the subnet has no addresses for docker0.
     pub fn add_node(&mut self, spec: &NodeSpec) -> Result<NodeId, ControlError> {
         let docker0 = spec.subnet.nth(1).ok_or(ControlError::Missing)?;
-        let overlay_mtu = spec.mtu.saturating_sub(OUTER_LENGTH as u16);
+        let overlay_mtu = spec.mtu.saturating_sub(spec.encapsulation.overhead());
         let router = RouterPort { mac: MacAddress::for_ipv4(docker0), address: docker0, subnet: spec.subnet };
         let mut node = Node {
             name: Arc::clone(&spec.name),
@@ -314,6 +316,7 @@ impl Control {
                 address: spec.subnet.address(),
                 local: spec.address,
                 port: spec.tunnel_port,
+                encapsulation: spec.encapsulation,
                 mtu: overlay_mtu,
                 finds_peers: false,
             }),
@@ -327,11 +330,8 @@ impl Control {
         };
         node.routes.insert(spec.pod_network, NextHop::Tunnel);
         node.routes.insert(spec.subnet, NextHop::Bridge);
-        add_interface(
-            &mut node,
-            0,
-            &InterfaceSpec { address: spec.address, network: spec.network, mtu: spec.mtu },
-        );
+        let eth0 = InterfaceSpec { address: spec.address, network: spec.network, mtu: spec.mtu };
+        add_interface(&mut node, 0, &eth0);
         if let (Some(gateway), Ok(everything)) = (spec.gateway, Ipv4Prefix::new(Ipv4Addr::UNSPECIFIED, 0)) {
             node.routes.insert(everything, NextHop::Interface { index: 0, gateway: Some(gateway) });
         }

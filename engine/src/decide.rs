@@ -32,7 +32,7 @@ use crate::tables::{
     Lease, Node, NodeId, Port, PortId, Role, RouterPort, Tables, address_bucket, mac_bucket, prefix_bucket,
 };
 use crate::trace::{Action, Point};
-use crate::tunnel::Outer;
+use crate::tunnel::{Encapsulation, Outer};
 use crate::wire::{EthernetFrame, IpProtocol, Ipv4Packet, MacAddress, TcpSegment, ipv4};
 
 mod error;
@@ -264,8 +264,9 @@ fn tunnel_peer(world: &World<'_>, arrival: &Arrival<'_>) -> Result<(), DropReaso
     if is_local(arrival.node, outer) {
         return Err(DropReason::Martian);
     }
-    // Whom that node masquerades has its address, but never its tunnel's port.
-    if arrival.node.tunnel.is_some_and(|tunnel| tunnel.port != u16::from_be_bytes([port_high, port_low])) {
+    // Whom that node masquerades has its address, but never its tunnel's port. A VXLAN's datagrams come from any.
+    let from = u16::from_be_bytes([port_high, port_low]);
+    if arrival.node.tunnel.is_some_and(|it| it.encapsulation == Encapsulation::Udp && it.port != from) {
         return Err(DropReason::TunnelForeignSource);
     }
     let lease = world.tables.leases.lookup(Ipv4Addr::from_bits(tuple.source));
@@ -445,6 +446,11 @@ fn leave(
     let is_hop = !arrival.is_from_host();
     if is_hop && packet.time_to_live() <= 1 {
         return Err(DropReason::TtlExpired.into());
+    }
+    if matches!(hop, Hop::Interface { .. })
+        && route::imitates_tunnel(world.tables, arrival.node, &leaving.plan.out)
+    {
+        return Err(DropReason::TunnelImitated.into());
     }
     let at = (arrival.ingress.node, arrival.node);
     let wrap = service::wrap(world, at, leaving.plan.direct, hop);

@@ -93,6 +93,8 @@ pub struct Record {
     pub network_offset: u16,
     /// State of the transport checksum.
     pub checksum: ChecksumState,
+    /// Where the packet begins whose checksum is [`ChecksumState::PartialInside`], bytes from the frame's start.
+    pub inside: u8,
     /// Kind of superframe.
     pub segmentation: Segmentation,
     /// How it came to be decided where it is.

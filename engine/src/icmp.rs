@@ -91,6 +91,10 @@ pub fn notice(reason: DropReason, protocol: u8, mtu: u16) -> Option<Notice> {
         | DropReason::FragmentLimit
         | DropReason::NeighborQueueFull
         | DropReason::TunnelMalformed
+        | DropReason::TunnelForeignNetwork
+        | DropReason::TunnelForeignMac
+        | DropReason::TunnelBroadcast
+        | DropReason::TunnelImitated
         | DropReason::TunnelChecksum
         | DropReason::TransportChecksum
         | DropReason::TunnelForeignSource

@@ -114,10 +114,14 @@ drop_reasons! {
     FragmentTimeout "fragment-timeout" "The datagram's first fragment, or one for the node itself, did not come within 30 seconds." "One was lost: the sender should keep within the path's MTU.";
     NeighborQueueFull "neighbor-queue-full" "Too many packets wait for one neighbour's MAC." "RFC 1122, 2.3.2.2: only the latest few are kept.";
     NeighborUnresolved "neighbor-unresolved" "Nobody answered ARP for the next hop; the sender is told." "See `flatnet show neighbors NODE`; is the machine up.";
-    TunnelMalformed "tunnel-malformed" "The tunnel datagram's payload is not a whole IPv4 packet." "Something else sends to the tunnel's port.";
+    TunnelMalformed "tunnel-malformed" "The tunnel datagram's payload is not a whole IPv4 packet, or, of vxlan, no frame with one behind a VXLAN header." "Something else sends to the tunnel's port; is the peer's backend the same.";
     TunnelChecksum "tunnel-checksum" "The tunnel datagram's UDP checksum is wrong." "The datagram was damaged on its way.";
     TunnelForeignSource "tunnel-foreign-source" "The outer source does not hold the lease of the inner source, or is not that node's tunnel." "An injection attempt, or a peer whose lease moved.";
     TunnelForeignDestination "tunnel-foreign-destination" "The inner destination is not one of this node's." "The peer routes by a lease that is not ours.";
+    TunnelForeignNetwork "tunnel-foreign-network" "The VXLAN header's network number (VNI) is not this node's." "The peer's `vni` is another.";
+    TunnelForeignMac "tunnel-foreign-mac" "The frame in the tunnel is for another MAC than flannel0's." "The peer believes this node's end to have another MAC; it is 02:42 and flannel0's address.";
+    TunnelBroadcast "tunnel-broadcast" "The frame in the tunnel is for all, and no ARP." "flannel's overlay is routed: nobody's broadcasts are carried.";
+    TunnelImitated "tunnel-imitated" "A packet to the vxlan tunnel's port of another node, and not by the tunnel." "A pod that would be taken for its node: an injection attempt.";
     NoBackend "no-backend" "The Service has no ready backend; the sender is told." "See `flatnet show services NODE`.";
     NoLocalBackend "no-local-backend" "The Service's traffic policy is Local and its ready backends are on other nodes." "Ask a node that has one, or set the policy to Cluster.";
     DirectRoutingOffSegment "direct-routing-off-segment" "The chosen backend is not on a network of the node's own: direct routing cannot reach it." "Set `flatnet.dev/forwarding` to `tun` or `nat`, or `internalTrafficPolicy` to Local.";

@@ -2,19 +2,22 @@
 //!
 //! The worker calls it for each frame of a batch, before the cache is asked; nothing behind it reads lengths
 //! again. Invariants: what is returned lies inside the frame; a key is only made of checked headers. Allowed
-//! dependencies: `wire`, `flow`, `ledger`. Read first: RFC 894, 791, 9293, 768, 792.
+//! dependencies: `wire`, `flow`, `ledger`, `tunnel`. Read first: RFC 894, 791, 9293, 768, 792, 7348.
+
+pub use end::Vtep;
+use glance::glance;
 
 use std::net::Ipv4Addr;
 
-use glance::glance;
-
 use crate::flow::{FlowKey, LinkGuard, Tuple};
 use crate::ledger::DropReason;
+use crate::tunnel;
 use crate::wire::{
     EtherType, EthernetFrame, IcmpPacket, IpProtocol, Ipv4Packet, MacAddress, TcpFlags, TcpSegment,
     UdpDatagram, ethernet, icmpv4::Type, ipv6, udp,
 };
 
+mod end;
 mod glance;
 
 /// What a TCP segment that opens or ends a connection has: each is decided by itself.
@@ -32,16 +35,25 @@ pub struct IngressPort {
 /// How frames are taken at a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
-    /// A switch's port: frames are forwarded by MAC, whatever they carry.
-    Switch,
     /// A port of docker0.
     Bridge,
     /// An interface of a router or node: takes what is sent to its MAC.
     Interface {
         /// Its MAC.
         mac: MacAddress,
-        /// Where flannel's datagrams arrive: address and UDP port.
+        /// Where udp's datagrams arrive: address and UDP port.
         tunnel: Option<(Ipv4Addr, u16)>,
+    },
+    /// A switch's port: frames are forwarded by MAC, whatever they carry.
+    Switch,
+    /// An interface of a node whose tunnel is a VXLAN.
+    Vxlan {
+        /// Its MAC.
+        mac: MacAddress,
+        /// Where the VXLAN's datagrams arrive: address and UDP port.
+        tunnel: (Ipv4Addr, u16),
+        /// Which of them are this node's.
+        end: Vtep,
     },
 }
 
@@ -161,7 +173,7 @@ fn look(parsed: &mut Parsed, bytes: &[u8], ingress: &IngressPort, verified: bool
         return Err(DropReason::MulticastSource);
     }
     let destination = frame.destination();
-    if let Side::Interface { mac, .. } = ingress.side
+    if let Side::Interface { mac, .. } | Side::Vxlan { mac, .. } = ingress.side
         && destination != mac
         && !destination.is_multicast()
     {
@@ -174,12 +186,14 @@ fn look(parsed: &mut Parsed, bytes: &[u8], ingress: &IngressPort, verified: bool
     parsed.tcp_flags = TcpFlags::default();
     parsed.icmp_error = false;
     match (frame.ethertype(), ingress.side) {
-        (EtherType::Ipv4, Side::Bridge | Side::Interface { .. }) => ipv4(parsed, bytes, ingress, verified),
-        (EtherType::Arp, Side::Bridge | Side::Interface { .. }) => {
+        (EtherType::Ipv4, Side::Bridge | Side::Interface { .. } | Side::Vxlan { .. }) => {
+            ipv4(parsed, bytes, ingress, verified)
+        }
+        (EtherType::Arp, Side::Bridge | Side::Interface { .. } | Side::Vxlan { .. }) => {
             parsed.class = Class::Arp;
             Ok(())
         }
-        (_, Side::Interface { .. }) => Err(DropReason::UnhandledProtocol),
+        (_, Side::Interface { .. } | Side::Vxlan { .. }) => Err(DropReason::UnhandledProtocol),
         (_, Side::Bridge) if ethernet::is_priority_tagged(bytes) => {
             parsed.class = Class::PriorityTagged;
             Ok(())
@@ -202,37 +216,42 @@ fn ipv4(parsed: &mut Parsed, bytes: &[u8], ingress: &IngressPort, verified: bool
     if !packet.verify_header_checksum() {
         return Err(DropReason::Ipv4Checksum);
     }
-    if let Side::Interface { tunnel: Some((local, port)), .. } = ingress.side
-        && packet.destination() == local
-        && packet.protocol() == IpProtocol::Udp
-        && !packet.is_fragment()
-        && let Ok(datagram) = UdpDatagram::new_checked(packet.payload())
-        && datagram.destination_port() == port
-    {
-        return tunneled(parsed, &packet, &datagram, ingress, verified);
+    if let Some((datagram, vtep)) = end::datagram(&ingress.side, &packet) {
+        return tunneled(parsed, &packet, (&datagram, vtep), ingress, verified);
     }
     packet_fields(parsed, &packet, ingress)
 }
 
-/// Parses what a tunnel datagram carries; the guard then holds the outer source and its port in place of the source MAC.
+/// Parses what a tunnel datagram carries; the guard then holds the outer source and its port in place of the source MAC. A VXLAN's
+/// may come from any port: 0 stands for it.
 fn tunneled(
     parsed: &mut Parsed,
     outer: &Ipv4Packet<&[u8]>,
-    datagram: &UdpDatagram<&[u8]>,
+    (datagram, vtep): (&UdpDatagram<&[u8]>, Option<Vtep>),
     ingress: &IngressPort,
     verified: bool,
 ) -> Result<(), DropReason> {
     if !verified && !datagram.verify_checksum(outer.source(), outer.destination()) {
         return Err(DropReason::TunnelChecksum);
     }
-    let inner = Ipv4Packet::new_checked(datagram.payload()).map_err(|_| DropReason::TunnelMalformed)?;
-    if !inner.verify_header_checksum() {
-        return Err(DropReason::TunnelMalformed);
-    }
     parsed.network_offset += (outer.header_length() + udp::HEADER_LENGTH) as u16;
     parsed.guard[6..10].copy_from_slice(&outer.source().octets());
     parsed.guard[10..].copy_from_slice(&datagram.source_port().to_be_bytes());
     parsed.tunneled = true;
+    let mut payload = datagram.payload();
+    if let Some(vtep) = vtep {
+        parsed.guard[10..].fill(0);
+        parsed.network_offset += tunnel::VXLAN_LENGTH as u16;
+        if end::frame_in(payload, vtep)? == EtherType::Arp {
+            parsed.class = Class::Arp;
+            return Ok(());
+        }
+        payload = &payload[tunnel::VXLAN_LENGTH..];
+    }
+    let inner = Ipv4Packet::new_checked(payload).map_err(|_| DropReason::TunnelMalformed)?;
+    if !inner.verify_header_checksum() {
+        return Err(DropReason::TunnelMalformed);
+    }
     packet_fields(parsed, &inner, ingress)
 }
 

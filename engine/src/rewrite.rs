@@ -5,6 +5,7 @@
 //! made anew. Allowed dependencies: `flow`, `frame`, `trace`, `tunnel`, `wire`. Read first: RFC 1624,
 //! RFC 3022 section 4.
 
+use std::hash::{Hash, Hasher};
 use std::net::Ipv4Addr;
 
 use crate::flow::{NO_BINDING, Slot, Tuple, flags};
@@ -13,7 +14,7 @@ use crate::icmp::{self, ErrorTranslation};
 use crate::parse::Parsed;
 use crate::tables::PortId;
 use crate::trace::{Action, Point};
-use crate::tunnel::{self, OUTER_LENGTH, Outer};
+use crate::tunnel::{self, OUTER_LENGTH, OUTER_LIMIT, Outer};
 use crate::wire::checksum::Difference;
 use crate::wire::{
     EtherType, EthernetFrame, IcmpPacket, IpProtocol, Ipv4Packet, MacAddress, TcpSegment, UdpDatagram,
@@ -104,24 +105,40 @@ impl Default for Transform {
     }
 }
 
-/// How a frame leaves: what stands in front of its IPv4 header, and by which port. Shared by many flows; in one cache line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(align(64))]
+/// How a frame leaves: what stands in front of its IPv4 header, and by which port. Shared by many flows; in one cache line, but for
+/// the end of a VXLAN's headers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C, align(64))]
 pub struct Adjacency {
-    prefix: [u8; ethernet::HEADER_LENGTH + OUTER_LENGTH],
-    /// Bytes of the prefix; 0 leaves the frame's start as it is.
-    prefix_length: u8,
     /// The port the frame leaves by.
     pub egress: PortId,
     /// Largest IP packet (the inner one, into the tunnel) that may take this way, bytes.
     pub mtu: u16,
+    /// Bytes of the prefix; 0 leaves the frame's start as it is.
+    pub prefix_length: u8,
+    prefix: [u8; ethernet::HEADER_LENGTH + OUTER_LIMIT],
 }
+
+/// Of the prefix no more than there is.
+impl Hash for Adjacency {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.egress, self.mtu).hash(state);
+        let Some((udp, rest)) = self.prefix.split_first_chunk::<UDP_PREFIX>() else { return };
+        udp.hash(state);
+        if usize::from(self.prefix_length) > UDP_PREFIX {
+            rest.hash(state);
+        }
+    }
+}
+
+/// Bytes of the prefix of what goes into udp's tunnel; more are a VXLAN's, fewer no tunnel's.
+const UDP_PREFIX: usize = ethernet::HEADER_LENGTH + OUTER_LENGTH;
 
 /// Composes a decision into what the cache keeps; binding, epochs and adjacency number are the caller's.
 #[must_use]
 pub fn compose(transform: &Transform, parsed: &Parsed) -> (Slot, Adjacency) {
     let mut adjacency = Adjacency {
-        prefix: [0; ethernet::HEADER_LENGTH + OUTER_LENGTH],
+        prefix: [0; ethernet::HEADER_LENGTH + OUTER_LIMIT],
         prefix_length: 0,
         egress: transform.egress,
         mtu: transform.mtu,
@@ -141,7 +158,7 @@ pub fn compose(transform: &Transform, parsed: &Parsed) -> (Slot, Adjacency) {
             }
             Step::Encapsulate(outer) => {
                 adjacency.prefix[ethernet::HEADER_LENGTH..].copy_from_slice(&outer.template());
-                adjacency.prefix_length = OUTER_LENGTH as u8;
+                adjacency.prefix_length = outer.length() as u8;
                 slot_flags |= flags::ENCAPSULATE;
             }
             Step::Ethernet { destination, source } => {
@@ -245,11 +262,14 @@ pub fn replay(
     // Lengths that the compiler knows: no call for a copy of a few words.
     let verified = frame.record.checksum == ChecksumState::Verified;
     let bytes = frame.bytes_mut();
-    if slot.flags & flags::ENCAPSULATE == 0 {
+    if prefix == UDP_PREFIX {
+        bytes[..UDP_PREFIX].copy_from_slice(&adjacency.prefix[..UDP_PREFIX]);
+        tunnel::complete(&mut bytes[ethernet::HEADER_LENGTH..], identification, verified);
+    } else if prefix < UDP_PREFIX {
         bytes[..ethernet::HEADER_LENGTH].copy_from_slice(&adjacency.prefix[..ethernet::HEADER_LENGTH]);
     } else {
         bytes[..adjacency.prefix.len()].copy_from_slice(&adjacency.prefix);
-        tunnel::complete(&mut bytes[ethernet::HEADER_LENGTH..], identification, verified);
+        tunnel::complete_vxlan(&mut bytes[ethernet::HEADER_LENGTH..], identification);
     }
     frame.record.network_offset = ethernet::HEADER_LENGTH as u16;
     true
@@ -352,13 +372,17 @@ pub fn apply(frame: &mut FrameMut<'_>, step: &Step, from: &mut Tuple, identifica
         }
         Step::Encapsulate(outer) => {
             let length = usize::from(Ipv4Packet::new_unchecked(&frame.bytes()[network..]).total_length());
-            if !frame.reframe(network, length, OUTER_LENGTH) {
+            let headers = outer.length();
+            if !frame.reframe(network, length, headers) {
                 return false;
             }
             let verified = frame.record.checksum == ChecksumState::Verified;
             let bytes = frame.bytes_mut();
-            bytes[..OUTER_LENGTH].copy_from_slice(&outer.template());
-            tunnel::complete(bytes, identification, verified);
+            bytes[..headers].copy_from_slice(&outer.template()[..headers]);
+            match outer.vxlan {
+                None => tunnel::complete(bytes, identification, verified),
+                Some(_) => tunnel::complete_vxlan(bytes, identification),
+            }
             frame.record.network_offset = 0;
             true
         }

@@ -3,7 +3,7 @@
 //! The publisher edits a copy through [`Writer::publish`]; each worker looks once per batch whether there is a
 //! newer one. Invariants: a published snapshot never changes; every change touches the epoch buckets of what
 //! it concerns, so that a flow decided on the old state is decided again; a retired snapshot is freed by the
-//! publisher, when no worker reads it any more. Allowed dependencies: arc-swap, proxy, `route`, `wire`.
+//! publisher, when no worker reads it any more. Allowed dependencies: arc-swap, proxy, `route`, `tunnel`, `wire`.
 //! Read first: `docs/architecture.md`, "Nobody shares on the packet path".
 //!
 //! Above 400 lines because the snapshot's types and the only edits of them belong together.
@@ -18,6 +18,7 @@ use flatnet_proxy::{Forwarding, Frontend, Ipv4Prefix, NodePort, Service, Shards,
 use crate::binding::Profile;
 use crate::masquerade::PortRange;
 use crate::route::Routes;
+use crate::tunnel::{Encapsulation, vtep_mac};
 use crate::wire::MacAddress;
 
 /// What a node masquerades, and how.
@@ -138,15 +139,17 @@ pub struct Interface {
     pub mtu: u16,
 }
 
-/// flannel0: IPv4 packets in UDP datagrams between nodes.
+/// flannel0: IPv4 packets in UDP datagrams between nodes, in frames or as they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tunnel {
     /// flannel0's address: the subnet's first.
     pub address: Ipv4Addr,
     /// The outer address of this node.
     pub local: Ipv4Addr,
-    /// The UDP port at both ends.
+    /// The UDP port at both ends; of vxlan, where datagrams go to.
     pub port: u16,
+    /// What is in front of a packet.
+    pub encapsulation: Encapsulation,
     /// Largest inner packet, bytes.
     pub mtu: u16,
     /// Whether every peer is a neighbour at eth0, whose link finds the way.
@@ -201,6 +204,16 @@ pub struct Endpoint {
 pub struct Lease {
     /// The node's outer address.
     pub public_ip: Ipv4Addr,
+    /// The MAC of its end of a VXLAN, where that is not [`vtep_mac`].
+    pub vtep: Option<MacAddress>,
+}
+
+impl Lease {
+    /// Returns the MAC of the node's end of a VXLAN, if it holds this subnet.
+    #[must_use]
+    pub fn vtep_mac(&self, subnet: Ipv4Prefix) -> MacAddress {
+        self.vtep.unwrap_or_else(|| vtep_mac(subnet.address()))
+    }
 }
 
 /// How many epoch buckets there are.
@@ -380,11 +393,13 @@ impl Tables {
 
     /// Sets or removes the lease of a pod subnet.
     pub fn set_lease(&mut self, subnet: Ipv4Prefix, lease: Option<Lease>) {
-        match lease {
+        let before = match lease {
             Some(lease) => self.leases.insert(subnet, lease),
             None => self.leases.remove(subnet),
         };
         self.touch(prefix_bucket(subnet));
+        // Who sends to a holder's tunnel, and is none, is refused.
+        [before, lease].into_iter().flatten().for_each(|it| self.touch(address_bucket(it.public_ip)));
         // A wider lease that had the addresses until now, or has them again, is another route for them.
         let wider =
             subnet.length().checked_sub(1).and_then(|length| self.leases.covering(subnet.address(), length));
@@ -453,7 +468,8 @@ mod tests {
         let mut reader = writer.reader();
         let before = Arc::clone(reader.load());
         writer.publish(|tables| {
-            tables.set_lease(prefix("10.1.15.0/24"), Some(Lease { public_ip: Ipv4Addr::LOCALHOST }))
+            tables
+                .set_lease(prefix("10.1.15.0/24"), Some(Lease { public_ip: Ipv4Addr::LOCALHOST, vtep: None }))
         });
         assert_eq!(before.leases.list().len(), 0);
         assert_eq!((reader.load().generation, reader.load().leases.list().len()), (1, 1));
@@ -486,7 +502,7 @@ mod tests {
     #[test]
     fn a_narrower_lease_touches_the_one_it_takes_addresses_from() {
         let mut tables = Tables::default();
-        let lease = Some(Lease { public_ip: Ipv4Addr::LOCALHOST });
+        let lease = Some(Lease { public_ip: Ipv4Addr::LOCALHOST, vtep: None });
         tables.set_lease(prefix("10.1.0.0/16"), lease);
         let before = tables.epochs[usize::from(prefix_bucket(prefix("10.1.0.0/16")))];
         tables.set_lease(prefix("10.1.15.0/24"), lease);

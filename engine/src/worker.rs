@@ -433,7 +433,7 @@ impl Worker {
         // Out of the tunnel, the inner ports are beyond the first cache line.
         let mut bytes = 0;
         let origin = if ingress.side == Side::Bridge { ingress.port + 1 } else { 0 };
-        let lines = if matches!(ingress.side, Side::Interface { .. }) { 2 } else { 1 };
+        let lines = if matches!(ingress.side, Side::Interface { .. } | Side::Vxlan { .. }) { 2 } else { 1 };
         frames.iter().take(FRAMES_AHEAD).for_each(|frame| self.arena.prefetch(frame, lines));
         let batch = &mut batch[..frames.len()];
         for index in 0..frames.len() {

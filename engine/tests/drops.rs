@@ -20,8 +20,9 @@ use flatnet_engine::masquerade::is_usable;
 use flatnet_engine::neighbor::WAITING_LIMIT;
 use flatnet_engine::pod::{Pod, PodConfig};
 use flatnet_engine::tables::{Guard, NodeId};
+use flatnet_engine::tunnel::Encapsulation;
 use flatnet_engine::wire::{
-    ArpOperation, IcmpPacket, IcmpType, IpProtocol, Ipv4Packet, MacAddress, TcpFlags,
+    ArpOperation, EtherType, IcmpPacket, IcmpType, IpProtocol, Ipv4Packet, MacAddress, TcpFlags,
 };
 use flatnet_proxy::{Forwarding, TrafficPolicy};
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -84,8 +85,8 @@ impl Totals {
 }
 
 /// A network whose machines have all spoken, so that nobody must be looked for.
-fn warm(config: &EngineConfig, profile: Profile) -> Lab {
-    let mut lab = Lab::build_with(config, profile);
+fn warm(config: &EngineConfig, profile: Profile, encapsulation: Encapsulation) -> Lab {
+    let mut lab = Lab::build_over(config, profile, encapsulation);
     for host in [USER, INTERNET] {
         lab.send(host, &arp(ArpOperation::Request, (mac(host), host), (MacAddress::default(), host)));
     }
@@ -130,6 +131,23 @@ fn tunneled(outer: Ipv4Addr, inner: &[u8]) -> Vec<u8> {
     udp_packet(outer, NODE1, (8285, 8285), inner, 64)
 }
 
+/// A frame as flannel's vxlan would send it, from the other node's address.
+fn in_vxlan(vni: u32, to: MacAddress) -> Vec<u8> {
+    let inner = udp_packet(BACKEND, APP2, (1, 2), b"", 64);
+    let frame = vxlan_frame(vni, (to, VTEP2), EtherType::Ipv4, &inner);
+    udp_packet(NODE2, NODE1, (40_000, 8472), &frame, 64)
+}
+
+fn is_vxlans(reason: DropReason) -> bool {
+    matches!(
+        reason,
+        DropReason::TunnelForeignNetwork
+            | DropReason::TunnelForeignMac
+            | DropReason::TunnelBroadcast
+            | DropReason::TunnelImitated
+    )
+}
+
 /// The network in which a reason comes up: small where a bound is to be met.
 fn network(reason: DropReason) -> Lab {
     let usual = EngineConfig { workers: 1, small_buffers: 2048, large_buffers: 2, ..EngineConfig::default() };
@@ -148,7 +166,7 @@ fn network(reason: DropReason) -> Lab {
     } else {
         usual
     };
-    warm(&config, profile)
+    warm(&config, profile, if is_vxlans(reason) { VXLAN } else { Encapsulation::Udp })
 }
 
 /// Has a reason come up once; returns what the ledgers must have gained beside.
@@ -334,6 +352,22 @@ fn provoke(reason: DropReason, lab: &mut Lab) -> Gained {
             to_node(lab, &packet);
             FROM_USER
         }
+        DropReason::TunnelForeignNetwork => {
+            to_node(lab, &in_vxlan(2, VTEP1));
+            FROM_USER
+        }
+        DropReason::TunnelForeignMac => {
+            to_node(lab, &in_vxlan(1, VTEP2));
+            FROM_USER
+        }
+        DropReason::TunnelBroadcast => {
+            to_node(lab, &in_vxlan(1, MacAddress::BROADCAST));
+            FROM_USER
+        }
+        DropReason::TunnelImitated => {
+            from_pod(lab, &udp_packet(APP2, NODE2, (1000, 8472), b"x", 64));
+            ALONE
+        }
         DropReason::TunnelForeignSource => {
             to_node(lab, &tunneled(USER, &udp_packet(BACKEND, APP2, (1, 2), b"", 64)));
             FROM_USER
@@ -444,7 +478,8 @@ fn provoke(reason: DropReason, lab: &mut Lab) -> Gained {
         DropReason::NoUplink => {
             // In place of its cable the node has the host's own network.
             let (eth0, _) = lab.wires[0];
-            let socket = TunnelSocket::open(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).unwrap();
+            let socket =
+                TunnelSocket::open(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0), Encapsulation::Udp).unwrap();
             lab.workers[0].detach(eth0);
             assert!(lab.workers[0].attach(eth0, Link::TunnelSocket(Box::new(socket))));
             lab.send(APP1, &lab.udp(APP1, INTERNET, (4000, 53), b"x"));

@@ -15,6 +15,7 @@ use flatnet_engine::clock::Instant;
 use flatnet_engine::control::{Control, EngineConfig, NodeSpec};
 use flatnet_engine::pod::{ContainerConfig, Image, Pod, PodConfig};
 use flatnet_engine::tables::Guard;
+use flatnet_engine::tunnel::Encapsulation;
 use flatnet_engine::wire::MacAddress;
 
 #[global_allocator]
@@ -66,6 +67,7 @@ fn node_spec(node: u8) -> NodeSpec {
         pod_network: "10.1.0.0/16".parse().unwrap(),
         profile: Profile::Linux,
         tunnel_port: 8285,
+        encapsulation: Encapsulation::Udp,
         mtu: 1500,
     }
 }

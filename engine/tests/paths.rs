@@ -281,7 +281,7 @@ fn a_lease_that_moved_ends_what_the_cache_took_from_its_old_holder() {
         lab.send(APP2, &frame);
         assert_eq!(lab.receive(BACKEND).len(), 1);
     }
-    let lease = Some(Lease { public_ip: USER });
+    let lease = Some(Lease { public_ip: USER, vtep: None });
     lab.control.tables.publish(|tables| tables.set_lease(prefix("10.1.15.0/24"), lease));
     lab.send(APP2, &frame);
     assert_eq!(lab.receive(BACKEND), Vec::<Vec<u8>>::new());

@@ -12,6 +12,7 @@ use common::*;
 use flatnet_engine::binding::Profile;
 use flatnet_engine::control::EngineConfig;
 use flatnet_engine::tables::{Endpoint, Lease, Tables};
+use flatnet_engine::tunnel::Encapsulation;
 use flatnet_engine::wire::{
     ArpOperation, EtherType, EthernetFrame, IcmpPacket, IcmpType, IpProtocol, Ipv4Packet, MacAddress,
     TcpFlags,
@@ -83,7 +84,7 @@ enum Act {
 }
 
 fn sent() -> impl Strategy<Value = Sent> {
-    let port = prop::sample::select(vec![80u16, 80, 53, 1000, 2000, 2001, 8285, 30_080, 40_000]);
+    let port = prop::sample::select(vec![80u16, 80, 53, 1000, 2000, 2001, 8285, 8472, 30_080, 40_000]);
     let flags = prop::sample::select(vec![0x02u8, 0x12, 0x10, 0x10, 0x10, 0x18, 0x11, 0x04, 0x14, 0]);
     let ttl = prop::sample::select(vec![64u8, 64, 64, 64, 255, 3, 2, 1, 0]);
     let length = prop::sample::select(vec![0usize, 1, 13, 100, 1444, 1445, 1472]);
@@ -150,10 +151,10 @@ struct Side {
 }
 
 impl Side {
-    fn new(workers: u8, profile: Profile) -> Self {
+    fn new(workers: u8, profile: Profile, encapsulation: Encapsulation) -> Self {
         let config =
             EngineConfig { workers, small_buffers: 2048, large_buffers: 2, ..EngineConfig::default() };
-        let mut lab = Lab::build_with(&config, profile);
+        let mut lab = Lab::build_over(&config, profile, encapsulation);
         // Both switches hear of the hosts, as from any machine that starts.
         for host in [USER, INTERNET] {
             let announcement = arp(ArpOperation::Request, (mac(host), host), (MacAddress::default(), host));
@@ -242,7 +243,7 @@ impl Side {
     fn change(&mut self, change: &Change) {
         match change {
             Change::Lease { subnet, holder } => {
-                let lease = holder.map(|public_ip| Lease { public_ip });
+                let lease = holder.map(|public_ip| Lease { public_ip, vtep: None });
                 self.lab.control.tables.publish(|tables| tables.set_lease(prefix(subnet), lease));
             }
             Change::Forget(index) => {
@@ -402,8 +403,13 @@ fn ipv4_in(frame: &[u8]) -> Option<Views<'_>> {
     (is_ipv4 && ethernet.destination().is_unicast()).then_some((ethernet, packet))
 }
 
-fn compare(workers: u8, profile: Profile, acts: &[Act]) -> Result<(), TestCaseError> {
-    let (mut cached, mut decided) = (Side::new(workers, profile), Side::new(workers, profile));
+fn compare(
+    workers: u8,
+    profile: Profile,
+    encapsulation: Encapsulation,
+    acts: &[Act],
+) -> Result<(), TestCaseError> {
+    let [mut cached, mut decided] = [(); 2].map(|()| Side::new(workers, profile, encapsulation));
     decided.lab.decide_always();
     for (step, act) in acts.iter().enumerate() {
         cached.act(act);
@@ -429,13 +435,20 @@ proptest! {
     fn the_cache_of_one_worker_answers_as_the_tables_would(
         profile in profile(), acts in prop::collection::vec(act(), 1..50),
     ) {
-        compare(1, profile, &acts)?;
+        compare(1, profile, Encapsulation::Udp, &acts)?;
+    }
+
+    #[test]
+    fn the_cache_answers_as_the_tables_would_over_a_vxlan(
+        profile in profile(), acts in prop::collection::vec(act(), 1..50),
+    ) {
+        compare(1, profile, VXLAN, &acts)?;
     }
 
     #[test]
     fn the_caches_of_two_workers_answer_as_the_tables_would(
         profile in profile(), acts in prop::collection::vec(act(), 1..50),
     ) {
-        compare(2, profile, &acts)?;
+        compare(2, profile, Encapsulation::Udp, &acts)?;
     }
 }

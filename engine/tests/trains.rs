@@ -14,6 +14,7 @@ use flatnet_engine::ledger::{DropReason, Ledger, Term};
 use flatnet_engine::sys::{Message, send_messages};
 use flatnet_engine::tables::Node;
 use flatnet_engine::trace::Point;
+use flatnet_engine::tunnel::Encapsulation;
 use flatnet_engine::wire::{IcmpPacket, Ipv4Packet, TcpFlags, TcpSegment, UdpDatagram};
 
 /// Payload bytes of a segment.
@@ -45,7 +46,12 @@ fn since(after: &Ledger, before: &Ledger, term: Term) -> u64 {
 
 #[test]
 fn what_arrives_is_what_its_segments_would_have_come_to() {
-    let mut sockets = Sockets::new(10, 32);
+    for (test, encapsulation) in [(10, Encapsulation::Udp), (14, VXLAN)] {
+        what_arrives(Sockets::over(encapsulation, test, 32), encapsulation);
+    }
+}
+
+fn what_arrives(mut sockets: Sockets, encapsulation: Encapsulation) {
     for (is_tcp, length, count) in [(true, LENGTH, 13), (false, LENGTH, 13), (true, LONG, 47)] {
         let whole = unfinished(&sockets.lab, (APP1, APP3), 9, is_tcp, length);
         let finished = segments(&whole, SIZE);
@@ -67,7 +73,7 @@ fn what_arrives_is_what_its_segments_would_have_come_to() {
             let (found, superframes) = arrived(lab, APP3);
             assert!(found == expected, "{case}: {} frames", found.len());
             // One for each message.
-            let messages = count.div_ceil(65_507 / (usize::from(SIZE) + 40));
+            let messages = count.div_ceil(65_507 / (usize::from(SIZE) + 40 + encapsulation.between()));
             assert_eq!(superframes, if segments && merges { messages.min(count / 2) } else { 0 }, "{case}");
             let news = |node: usize, term| since(&after[node], &before[node], term);
             assert_eq!(news(0, Term::Sent), count as u64, "{case}");

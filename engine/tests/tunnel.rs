@@ -115,7 +115,7 @@ fn a_pod_that_is_masqueraded_is_no_tunnel() {
 fn overlapping_leases_go_by_their_length() {
     let wide = prefix("10.1.16.0/20");
     let narrow = prefix("10.1.20.0/24");
-    let lease = |public_ip| Some(Lease { public_ip });
+    let lease = |public_ip| Some(Lease { public_ip, vtep: None });
     for order in [[(wide, NODE1), (narrow, NODE2)], [(narrow, NODE2), (wide, NODE1)]] {
         let mut lab = Lab::new(1);
         known(&mut lab);
@@ -151,7 +151,9 @@ fn who_sends_to_a_node_that_is_gone_is_told() {
     let frame = lab.udp(APP2, there, (5000, 7), b"");
     lab.send(APP2, &frame);
     assert_eq!(error(&lab.receive(APP2)[0]), (IcmpType::DestinationUnreachable, 0, there), "no lease");
-    lab.control.tables.publish(|tables| tables.set_lease(subnet, Some(Lease { public_ip: gone })));
+    lab.control
+        .tables
+        .publish(|tables| tables.set_lease(subnet, Some(Lease { public_ip: gone, vtep: None })));
     lab.send(APP2, &frame);
     lab.pass(Duration::from_secs(4));
     assert_eq!(

@@ -12,6 +12,7 @@ use flatnet_engine::ledger::DropReason;
 use flatnet_engine::link::tunnel_socket::{TunnelSocket, TunnelSocketError};
 use flatnet_engine::tables::Lease;
 use flatnet_engine::trace::Point;
+use flatnet_engine::tunnel::Encapsulation;
 use flatnet_engine::wire::{ArpOperation, IpProtocol, Ipv4Packet, UdpDatagram};
 
 #[test]
@@ -162,12 +163,14 @@ fn a_host_without_the_way_drops_by_name_and_goes_on_when_there_is_one() {
     let lab = &mut sockets.lab;
     let subnet = prefix("10.1.20.0/24");
     // No host sends to an address of class E from loopback.
-    let nowhere = Lease { public_ip: Ipv4Addr::new(198, 51, 100, 7) };
+    let nowhere = Lease { public_ip: Ipv4Addr::new(198, 51, 100, 7), vtep: None };
     lab.control.tables.publish(|tables| tables.set_lease(subnet, Some(nowhere)));
     let frames: Vec<Vec<u8>> = (0..100).map(|port| lab.udp(APP1, APP3, (4000 + port, 53), b"x")).collect();
     lab.send_all(APP1, &frames);
     assert_eq!(lab.drops(DropReason::LinkDown), 100);
-    lab.control.tables.publish(|tables| tables.set_lease(subnet, Some(Lease { public_ip: sockets.own[1] })));
+    lab.control
+        .tables
+        .publish(|tables| tables.set_lease(subnet, Some(Lease { public_ip: sockets.own[1], vtep: None })));
     lab.send_all(APP1, &frames);
     assert_eq!(lab.receive(APP3).len(), 100);
     lab.check();
@@ -177,14 +180,16 @@ fn a_host_without_the_way_drops_by_name_and_goes_on_when_there_is_one() {
 fn a_socket_that_is_taken_away_leaves_no_buffer_and_its_port_to_others() {
     let mut sockets = Sockets::new(8, 4);
     let local = SocketAddrV4::new(sockets.own[0], PORT);
-    assert!(matches!(TunnelSocket::open(local), Err(TunnelSocketError::PortTaken(it)) if it == local));
+    assert!(
+        matches!(TunnelSocket::open(local, Encapsulation::Udp), Err(TunnelSocketError::PortTaken(it)) if it == local)
+    );
     let frame = sockets.lab.udp(APP1, APP3, (4000, 53), b"there");
     sockets.lab.send(APP1, &frame);
     for port in sockets.ports {
         sockets.lab.control.detach(port).unwrap();
     }
     sockets.lab.run();
-    assert!(TunnelSocket::open(local).is_ok());
+    assert!(TunnelSocket::open(local, Encapsulation::Udp).is_ok());
     sockets.lab.receive(APP3);
     sockets.lab.check();
 }
@@ -192,7 +197,7 @@ fn a_socket_that_is_taken_away_leaves_no_buffer_and_its_port_to_others() {
 #[test]
 fn sockets_are_refused_with_what_is_wrong() {
     let elsewhere = Ipv4Addr::new(198, 51, 100, 7);
-    let error = TunnelSocket::open(SocketAddrV4::new(elsewhere, PORT)).unwrap_err();
+    let error = TunnelSocket::open(SocketAddrV4::new(elsewhere, PORT), Encapsulation::Udp).unwrap_err();
     assert_eq!(error.to_string(), "198.51.100.7 is no address of this host");
     let question = arp(ArpOperation::Request, (mac(APP1), APP1), (mac(APP3), APP3));
     assert!(arp_request(&question).is_some());

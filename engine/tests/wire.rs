@@ -5,6 +5,7 @@
 mod common;
 
 use common::*;
+use flatnet_engine::parse::{IngressPort, Side, Vtep, parse};
 use flatnet_engine::tables::NodeId;
 use flatnet_engine::trace::Point;
 use flatnet_engine::wire::{ArpOperation, TcpFlags};
@@ -22,8 +23,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-fn fixture() -> Vec<Vec<u8>> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/linux-udp-8285.pcap");
+fn fixture(name: &str) -> Vec<Vec<u8>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name);
     let mut reader = PcapReader::new(File::open(path).unwrap()).unwrap();
     let mut frames = Vec::new();
     while let Some(packet) = reader.next_packet() {
@@ -49,8 +50,8 @@ fn captured(lab: &mut Lab) -> Vec<Vec<u8>> {
 }
 
 /// The inner packet of a tunnelled frame as its pod sent it, before docker0's node took one off its TTL.
-fn as_sent(frame: &[u8]) -> Vec<u8> {
-    let mut inner = frame[42..].to_vec();
+fn as_sent(frame: &[u8], inside: usize) -> Vec<u8> {
+    let mut inner = frame[inside..].to_vec();
     inner[8] += 1;
     let checksum = ipv4::checksum(&Ipv4Packet::new(&inner).unwrap());
     inner[10..12].copy_from_slice(&checksum.to_be_bytes());
@@ -72,10 +73,10 @@ fn the_tunnels_frames_are_those_of_linux() {
             listen(&mut lab, node, Point::Interface(0));
         }
         let mut identifications = BTreeSet::new();
-        let frames = fixture();
+        let frames = fixture("linux-udp-8285.pcap");
         assert_eq!(frames.len(), 18);
         for theirs in &frames {
-            let inner = as_sent(theirs);
+            let inner = as_sent(theirs, 42);
             let from = Ipv4Packet::new(&inner).unwrap().get_source();
             lab.send(from, &ethernet(lab.machines[&from].gateway, mac(from), &inner));
             // Seen twice: as it leaves one node and as it comes in at the other.
@@ -128,6 +129,58 @@ fn compare(ours: &[u8], theirs: &[u8]) {
     assert_eq!(masked(ours), masked(theirs));
 }
 
+/// Linux' own frames of a vxlan device are taken, and those of ours are the same, but for what is said in ADR 29: they must not be
+/// cut, have no UDP checksum, come from other ports, and are between other MACs.
+#[test]
+fn a_vxlans_frames_are_those_of_linux() {
+    let mut lab = Lab::vxlan(2);
+    let frame = lab.udp(APP2, BACKEND, (1, 2), b"the nodes meet");
+    lab.send(APP2, &frame);
+    for node in [lab.node1, lab.node2] {
+        listen(&mut lab, node, Point::Interface(0));
+    }
+    let frames = fixture("linux-vxlan-8472.pcap");
+    assert_eq!(frames.len(), 20);
+    for theirs in &frames {
+        let outer = Ipv4Packet::new(&theirs[14..]).unwrap();
+        let end = Vtep { vni: 1, mac: theirs[50..56].first_chunk().copied().unwrap().into() };
+        let tunnel = (outer.get_destination(), 8472);
+        let mac_there = theirs[..6].first_chunk().copied().unwrap().into();
+        let parsed =
+            parse(theirs, &IngressPort { port: 1, side: Side::Vxlan { mac: mac_there, tunnel, end } }, false);
+        let parsed = parsed.unwrap();
+        assert_eq!((parsed.tunneled, parsed.network_offset), (true, 64));
+
+        let inner = as_sent(theirs, 64);
+        let from = Ipv4Packet::new(&inner).unwrap().get_source();
+        lab.send(from, &ethernet(lab.machines[&from].gateway, mac(from), &inner));
+        let seen = captured(&mut lab);
+        assert_eq!((seen.len(), &seen[0]), (2, &seen[1]));
+        let ours = &seen[0];
+        let packet = Ipv4Packet::new(&ours[14..]).unwrap();
+        assert_eq!((packet.get_flags(), packet.get_ttl()), (Ipv4Flags::DontFragment, 64));
+        assert_eq!(packet.get_checksum(), ipv4::checksum(&packet));
+        let datagram = UdpPacket::new(packet.payload()).unwrap();
+        assert_eq!((datagram.get_destination(), datagram.get_checksum()), (8472, 0));
+        assert!((32_768..61_000).contains(&datagram.get_source()));
+        let inside = EthernetPacket::new(&ours[50..]).unwrap();
+        let ends = if from == APP1 { (VTEP2, VTEP1) } else { (VTEP1, VTEP2) };
+        assert_eq!(
+            (inside.get_destination().octets(), inside.get_source().octets()),
+            (ends.0.octets(), ends.1.octets())
+        );
+        let masked = |frame: &[u8]| {
+            let mut bytes = frame[14..].to_vec();
+            // Identification, DF, checksums, source port, MACs.
+            for range in [4..8, 10..12, 20..22, 26..28, 36..48] {
+                bytes[range].fill(0);
+            }
+            bytes
+        };
+        assert_eq!(masked(ours), masked(theirs));
+    }
+}
+
 fn write_pcap(name: &str, datalink: DataLink, frames: &[Vec<u8>]) -> PathBuf {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.pcap"));
     let header = PcapHeader { datalink, ..PcapHeader::default() };
@@ -142,7 +195,8 @@ fn write_pcap(name: &str, datalink: DataLink, frames: &[Vec<u8>]) -> PathBuf {
 /// One line per frame: protocols, bad checksums (0 is bad), malformed parts, addresses and ports, outer first.
 fn tshark(path: &Path) -> Vec<Vec<String>> {
     let mut command = Command::new("tshark");
-    command.arg("-r").arg(path).args(["-d", "udp.port==8285,ip", "-T", "fields", "-E", "separator=|"]);
+    command.arg("-r").arg(path).args(["-d", "udp.port==8285,ip", "-d", "udp.port==8472,vxlan"]);
+    command.args(["-T", "fields", "-E", "separator=|"]);
     for layer in ["ip", "udp", "tcp"] {
         command.args(["-o", &format!("{layer}.check_checksum:TRUE")]);
     }
@@ -195,14 +249,17 @@ fn tshark_finds_nothing_wrong_at_any_point() {
         ("docker0", Point::Bridge, DataLink::ETHERNET),
         ("flannel0", Point::Tunnel, DataLink::RAW),
     ];
-    for (name, point, datalink) in points {
-        let mut lab = Lab::new(2);
+    for ((name, point, datalink), is_vxlan) in
+        points.into_iter().flat_map(|point| [false, true].map(|is_vxlan| (point, is_vxlan)))
+    {
+        let mut lab = if is_vxlan { Lab::vxlan(2) } else { Lab::new(2) };
+        let name = if is_vxlan { format!("{name}-vxlan") } else { name.to_owned() };
         let node = lab.node1;
         listen(&mut lab, node, point);
         traffic(&mut lab);
         let frames = captured(&mut lab);
         assert!(frames.len() > 20, "{name}: {}", frames.len());
-        let lines = tshark(&write_pcap(name, datalink, &frames));
+        let lines = tshark(&write_pcap(&name, datalink, &frames));
         assert_eq!(lines.len(), frames.len());
         for line in &lines {
             for status in &line[1..5] {
@@ -211,9 +268,10 @@ fn tshark_finds_nothing_wrong_at_any_point() {
             assert_eq!(line[5], "", "{name}: malformed {line:?}");
         }
         let protocols: BTreeSet<_> = lines.iter().map(|line| line[0].as_str()).collect();
-        let expected = match name {
+        let expected = match &*name {
             "eth0" => "eth:ethertype:ip:udp:ip:icmp",
-            "docker0" => "eth:ethertype:ip:icmp",
+            "eth0-vxlan" => "eth:ethertype:ip:udp:vxlan:eth:ethertype:ip:icmp",
+            "docker0" | "docker0-vxlan" => "eth:ethertype:ip:icmp",
             _ => "raw:ip:icmp",
         };
         assert!(protocols.contains(expected), "{name}: {protocols:?}");

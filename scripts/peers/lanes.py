@@ -178,14 +178,19 @@ def two_nodes_hostgw(place):
     return ends
 
 
-def two_nodes_flatnet(place):
+def two_nodes_flatnet(place, *flags):
     """`flatnet node` in each node's namespace."""
     nodes, subnets = underlay(place), ("10.1.15", "10.1.20")
     ends = machines(place, *(f"{subnet}.2" for subnet in subnets))
     for number, (node, machine) in enumerate(zip(nodes, ends)):
         routes = place.path(f"routes-{number}.yaml", f"{subnets[1 - number]}.0/24: 192.168.66.1{2 - number}\n")
-        flatnet_node(place, node, number + 1, machine, "--routes", routes)
+        flatnet_node(place, node, number + 1, machine, "--routes", routes, *flags)
     return ends
+
+
+def two_nodes_flatnet_vxlan(place):
+    """The same over a VXLAN."""
+    return two_nodes_flatnet(place, "--backend", "vxlan")
 
 
 def flatnet_node(place, namespace, number, machine, *flags):
@@ -264,6 +269,7 @@ LANES = {
         "kernel": two_nodes_kernel,
         "kernel-hostgw": two_nodes_hostgw,
         "flatnet": two_nodes_flatnet,
+        "flatnet-vxlan": two_nodes_flatnet_vxlan,
         "flannel": two_nodes_flannel,
     },
     "outside": {"kernel": outside_kernel, "flatnet": outside_flatnet},

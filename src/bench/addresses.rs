@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use flatnet_engine::binding::Profile;
 use flatnet_engine::control::NodeSpec;
+use flatnet_engine::tunnel::Encapsulation;
 use flatnet_proxy::{Frontend, Ipv4Prefix, Protocol};
 
 use super::BenchError;
@@ -82,6 +83,7 @@ pub(super) fn node_spec(node: u32, gateway: Option<Ipv4Addr>) -> Result<NodeSpec
         pod_network: prefix(pod_address(0, 0), 9)?,
         profile: Profile::Linux,
         tunnel_port: TUNNEL_PORT,
+        encapsulation: Encapsulation::Udp,
         mtu: 1500,
     })
 }

@@ -123,7 +123,7 @@ impl Lab {
         let mut result = Ok(());
         self.control.tables.publish(|tables| {
             for (subnet, node) in subnets.into_iter().zip(0..) {
-                tables.set_lease(subnet, Some(Lease { public_ip: node_address(node) }));
+                tables.set_lease(subnet, Some(Lease { public_ip: node_address(node), vtep: None }));
             }
             for id in 0..scale.services {
                 if result.is_ok() {

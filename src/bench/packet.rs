@@ -150,8 +150,9 @@ impl Packet {
             datagram.fill_checksum(source, destination);
         }
         if outer > 0 {
-            let outer = Outer { source: from, destination: to, port: TUNNEL_PORT, dont_fragment: true };
-            room[..OUTER_LENGTH].copy_from_slice(&outer.template());
+            let (source, destination, port) = (from, to, TUNNEL_PORT);
+            let outer = Outer { source, destination, port, dont_fragment: true, vxlan: None };
+            room[..OUTER_LENGTH].copy_from_slice(&outer.template()[..OUTER_LENGTH]);
             tunnel::complete(room, 1, true);
         }
     }

@@ -35,6 +35,7 @@ fn own(tables: &Tables) -> Option<Own> {
     tables.nodes.iter().flatten().find_map(|node| {
         let (tunnel, masquerade) = (node.tunnel?, node.masquerade?);
         let subnet = node.bridge.as_ref()?.router?.subnet;
-        Some(Own { pod_network: masquerade.pods, address: tunnel.local, subnet: Some(subnet) })
+        let (address, backend) = (tunnel.local, tunnel.encapsulation);
+        Some(Own { pod_network: masquerade.pods, address, backend, subnet: Some(subnet) })
     })
 }

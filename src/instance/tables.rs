@@ -12,7 +12,8 @@ use flatnet_engine::clock::Instant;
 use flatnet_engine::flow::Tuple;
 use flatnet_engine::ledger::DropReason;
 use flatnet_engine::neighbor::Attachment;
-use flatnet_engine::tables::{NextHop, Node, NodeId, PortId, Tables};
+use flatnet_engine::tables::{NextHop, Node, NodeId, PortId, Tables, Tunnel};
+use flatnet_engine::tunnel::Encapsulation;
 use flatnet_proxy::{Balancer, Frontend, Protocol, Row, TrafficPolicy};
 use serde_json::Value;
 
@@ -119,6 +120,15 @@ impl Instance {
         for (&address, endpoint) in tables.endpoints.iter().filter(|(_, endpoint)| endpoint.node == id) {
             let device = device(node, Attachment::Bridge);
             rows.insert((address, device), (Some(endpoint.mac), "PERMANENT"));
+        }
+        if let Some(Tunnel { encapsulation: Encapsulation::Vxlan { .. }, local, .. }) = node.tunnel {
+            // As flannel has them: a peer's flannel0, by the MAC of its end.
+            for (subnet, lease) in tables.leases.list() {
+                if lease.public_ip != local {
+                    let mac = Some(lease.vtep_mac(*subnet));
+                    rows.insert((subnet.address(), "flannel0".to_owned()), (mac, "PERMANENT"));
+                }
+            }
         }
         let rows = rows.into_iter().map(|((address, device), (mac, state))| NeighborEntry {
             address,

@@ -37,8 +37,10 @@ pub(super) async fn forget_nodes(
     for entry in store.list(&lease::subnets_prefix(prefix)).await?.entries {
         let holder = lease::parse_lease(prefix, &entry.key, &entry.value);
         let is_node = |address| topology.nodes.iter().any(|node| node.interface.address == address);
-        let is_elsewhere =
-            |lease: &lease::Lease| topology.routes.get(&lease.subnet) == Some(&lease.attributes.public_ip);
+        let is_elsewhere = |lease: &lease::Lease| {
+            let peer = topology.routes.get(&lease.subnet);
+            peer.is_some_and(|peer| peer.address == lease.attributes.public_ip)
+        };
         if holder.is_ok_and(|lease| !is_node(lease.attributes.public_ip) && !is_elsewhere(&lease)) {
             store.delete(&entry.key).await?;
         }

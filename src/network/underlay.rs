@@ -16,6 +16,7 @@ use flatnet_agents::seed;
 use flatnet_engine::control::{InterfaceSpec, NodeSpec};
 use flatnet_engine::link::tunnel_socket::{BUFFER, TunnelSocket, TunnelSocketError};
 use flatnet_engine::pod::Image;
+use flatnet_engine::tunnel::Encapsulation;
 use k8s_openapi::api::core::v1::{Node as NodeObject, NodeAddress, NodeStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -70,7 +71,7 @@ impl Network {
         let (mtu, socket) = match node.underlay {
             Underlay::Switch => (ETHERNET_MTU, None),
             Underlay::Socket => {
-                let (mtu, socket) = self.open_socket(node, topology.port)?;
+                let (mtu, socket) = self.open_socket(node, (topology.backend, topology.port))?;
                 (mtu, Some(socket))
             }
         };
@@ -78,6 +79,7 @@ impl Network {
             prefix: DEFAULT_PREFIX.into(),
             public_ip: node.interface.address,
             wish: node.pod_cidr.map_or(Wish::Any { previous: None }, Wish::Exactly),
+            encapsulation: topology.backend,
             seed: seed::hash(topology.seed, &["node", &node.name]),
         };
         let lease = self
@@ -93,6 +95,7 @@ impl Network {
             pod_network: topology.pod_network,
             profile: topology.nat,
             tunnel_port: topology.port,
+            encapsulation: topology.backend,
             mtu,
         };
         match socket {
@@ -113,7 +116,11 @@ impl Network {
 
 impl Network {
     /// Opens the socket of a node's tunnel on the host's own network; returns what the interface there takes, too.
-    fn open_socket(&mut self, node: &Node, port: u16) -> Result<(u16, TunnelSocket), NetworkError> {
+    fn open_socket(
+        &mut self,
+        node: &Node,
+        (encapsulation, port): (Encapsulation, u16),
+    ) -> Result<(u16, TunnelSocket), NetworkError> {
         let address = node.interface.address;
         let interfaces = host::interfaces().map_err(NetworkError::Interfaces)?;
         let failed = |source: TunnelSocketError| {
@@ -122,7 +129,7 @@ impl Network {
         };
         let interface = interfaces.iter().find(|interface| interface.addresses.contains(&address));
         let interface = interface.ok_or_else(|| failed(TunnelSocketError::AddressElsewhere(address)))?;
-        let socket = TunnelSocket::open(SocketAddrV4::new(address, port)).map_err(failed)?;
+        let socket = TunnelSocket::open(SocketAddrV4::new(address, port), encapsulation).map_err(failed)?;
         if let Some(bytes) = socket.receive_buffer().ok().filter(|&bytes| bytes < BUFFER) {
             self.warnings.push(format!(
                 "node {}: this host lets {} KiB of tunnel datagrams wait, not {} KiB, and loses bursts beyond that; the capability \
@@ -151,7 +158,8 @@ fn advice(error: &TunnelSocketError, interfaces: &[host::Interface]) -> String {
             address.port()
         ),
         TunnelSocketError::NotAllowed(_) => {
-            "a port from 1024 on needs no capability, such as flannel's own: 8285".to_owned()
+            "a port from 1024 on needs no capability, such as flannel's own: 8285 of udp, 8472 of vxlan"
+                .to_owned()
         }
         TunnelSocketError::System { .. } => {
             "a node on a simulated switch needs nothing of the host".to_owned()

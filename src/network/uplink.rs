@@ -13,7 +13,6 @@ use flatnet_engine::control::host::UplinkSpec;
 use flatnet_engine::link::tap::TapError;
 use flatnet_engine::link::uplink::{self, UplinkError};
 use flatnet_engine::masquerade::{NODE_PORTS, PortRange};
-use flatnet_engine::tunnel::OUTER_LENGTH;
 use flatnet_proxy::Ipv4Prefix;
 
 use super::{Network, NetworkError};
@@ -36,7 +35,7 @@ impl Network {
             subnet,
             pod_network: topology.pod_network,
             service_network: topology.service_network,
-            mtu: mtu.saturating_sub(OUTER_LENGTH as u16),
+            mtu: mtu.saturating_sub(topology.backend.overhead()),
         });
         let ports = masquerade_ports(topology, node)?;
         self.publisher.add_host_port(&node.name, tap.map_err(failed)?, ports)?;

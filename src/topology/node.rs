@@ -15,7 +15,7 @@ use crate::topology::{
     fields::{Fields, boolean, interface, prefix, text},
     findings::{Finding, Source},
     open,
-    spec::{poll, port, workers},
+    spec::{poll, port, vni, workers},
     split, values,
     yaml::{Node, Value, documents},
 };
@@ -37,6 +37,8 @@ pub struct NodeConfig {
     pub backend: Option<BackendKind>,
     /// The tunnel's UDP port.
     pub port: Option<u16>,
+    /// The number of vxlan's network.
+    pub vni: Option<u32>,
     /// How many workers move packets.
     pub workers: Option<u16>,
     /// For how long they look for work before they sleep.
@@ -84,6 +86,7 @@ fn read(node: &Node, findings: &mut Vec<Finding>) -> NodeConfig {
         service_network: fields.optional("service-network", prefix).map(|it| it.value),
         backend: fields.optional("backend", |node| values::backend(&text(node)?)).map(|it| it.value),
         port: fields.optional("port", port).map(|it| it.value),
+        vni: fields.optional("vni", vni).map(|it| it.value),
         workers: fields.optional("workers", workers).map(|it| it.value),
         poll: fields.optional("poll", poll).map(|it| it.value),
         host_port: fields

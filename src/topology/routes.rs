@@ -7,11 +7,12 @@
 
 use std::{net::Ipv4Addr, path::Path};
 
+use flatnet_engine::tunnel::Encapsulation;
 use flatnet_proxy::Ipv4Prefix;
 
 use crate::topology::{
-    Findings, Routes,
-    fields::{Located, address},
+    Findings, Peer, Routes,
+    fields::{Fields, Located, address, text},
     findings::{Finding, Place},
     open,
     spec::Spec,
@@ -23,10 +24,10 @@ use crate::topology::{
 #[derive(Debug)]
 pub(crate) struct Route {
     subnet: Located<Ipv4Prefix>,
-    address: Ipv4Addr,
+    peer: Peer,
 }
 
-/// Reads a mapping of subnets to addresses.
+/// Reads a mapping of subnets to addresses, or to addresses and MACs.
 pub(crate) fn read(node: &Node, findings: &mut Vec<Finding>) -> Vec<Route> {
     if !matches!(node.value, Value::Map(_) | Value::Null) {
         let message = format!("routes must be a mapping of subnets to addresses, not {}", node.kind());
@@ -35,23 +36,38 @@ pub(crate) fn read(node: &Node, findings: &mut Vec<Finding>) -> Vec<Route> {
     let mut routes = Vec::new();
     for (key, node) in node.entries() {
         let subnet = values::subnet(&key.name).map_err(|message| (key.place.clone(), message));
-        let address = address(node).map_err(|message| (node.place.clone(), message));
-        for (place, message) in [subnet.as_ref().err(), address.as_ref().err()].into_iter().flatten() {
+        let peer = if matches!(node.value, Value::Map(_)) {
+            Ok(peer(node, findings))
+        } else {
+            let address = address(node).map_err(|message| (node.place.clone(), message));
+            address.map(|address| Some(Peer { address, mac: None }))
+        };
+        for (place, message) in [subnet.as_ref().err(), peer.as_ref().err()].into_iter().flatten() {
             findings.push(Finding::error(place.clone(), format!("routes: {message}")));
         }
-        if let (Ok(value), Ok(address)) = (subnet, address) {
-            routes.push(Route { subnet: Located { value, place: key.place.clone() }, address });
+        if let (Ok(value), Ok(Some(peer))) = (subnet, peer) {
+            routes.push(Route { subnet: Located { value, place: key.place.clone() }, peer });
         }
     }
     routes
+}
+
+/// Reads a node whose end of a VXLAN has a MAC of its own.
+fn peer(node: &Node, findings: &mut Vec<Finding>) -> Option<Peer> {
+    let mut fields = Fields::open(node, "a route", findings);
+    let address = fields.required("address", address);
+    let mac = fields.optional("mac", |node| values::mac(&text(node)?));
+    fields.close();
+    Some(Peer { address: address?.value, mac: mac.map(|mac| mac.value) })
 }
 
 /// Checks a topology's routes.
 pub(crate) fn check(spec: &Spec, pods: &Located<Ipv4Prefix>, findings: &mut Vec<Finding>) -> Routes {
     let own = |route: &Route| {
         let addresses = spec.nodes.iter().flat_map(|node| &node.addresses);
-        addresses.map(|it| (it.value.address, it.place.clone())).find(|(own, _)| *own == route.address)
+        addresses.map(|it| (it.value.address, it.place.clone())).find(|(own, _)| *own == route.peer.address)
     };
+    no_macs(spec.backend, &spec.routes, findings);
     for route in &spec.routes {
         if let Some((address, place)) = own(route) {
             let message = format!("{address} is a node of this topology: it claims its subnet itself");
@@ -82,7 +98,15 @@ fn fit(
         }
         seen.push((subnet.value, subnet.place.clone()));
     }
-    routes.iter().map(|route| (route.subnet.value, route.address)).collect()
+    routes.iter().map(|route| (route.subnet.value, route.peer)).collect()
+}
+
+/// Reports MACs of a backend's that has none.
+fn no_macs(backend: Encapsulation, routes: &[Route], findings: &mut Vec<Finding>) {
+    for route in routes.iter().filter(|route| route.peer.mac.is_some() && backend == Encapsulation::Udp) {
+        let message = "routes: only of vxlan a peer has a MAC";
+        findings.push(Finding::error(route.subnet.place.clone(), message));
+    }
 }
 
 /// What a node has itself, which its routes must leave alone.
@@ -92,6 +116,8 @@ pub struct Own {
     pub pod_network: Ipv4Prefix,
     /// The node's address.
     pub address: Ipv4Addr,
+    /// How its packets are carried.
+    pub backend: Encapsulation,
     /// Its pods' subnet, once it has one.
     pub subnet: Option<Ipv4Prefix>,
 }
@@ -109,10 +135,11 @@ pub fn read_file(path: &Path, own: &Own) -> Result<Routes, Findings> {
     });
     let whole = source.place(0..0);
     let routes: Vec<Route> = nodes.iter().flat_map(|node| read(node, &mut findings)).collect();
-    for route in routes.iter().filter(|route| route.address == own.address) {
+    for route in routes.iter().filter(|route| route.peer.address == own.address) {
         let message = format!("{} is this node: it claims its subnet itself", own.address);
         findings.push(Finding::error(route.subnet.place.clone(), message));
     }
+    no_macs(own.backend, &routes, &mut findings);
     let pods = Located { value: own.pod_network, place: whole.clone() };
     let held = own.subnet.map(|subnet| (subnet, whole)).into_iter().collect();
     let routes = fit(&routes, &pods, held, &mut findings);

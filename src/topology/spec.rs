@@ -10,9 +10,11 @@
 
 use std::time::Duration;
 
-use flatnet_agents::lease::config::DEFAULT_UDP_PORT;
+use flatnet_agents::lease::config::DEFAULT_VNI;
 use flatnet_engine::binding::Profile;
 use flatnet_engine::pod::Image;
+use flatnet_engine::tunnel::Encapsulation;
+use flatnet_engine::wire::vxlan::VNI_LIMIT;
 use flatnet_proxy::Ipv4Prefix;
 
 use crate::impairment::duration;
@@ -38,7 +40,7 @@ pub(crate) struct Spec {
     pub(crate) name: String,
     pub(crate) pod_network: Option<Located<Ipv4Prefix>>,
     pub(crate) service_network: Option<Located<Ipv4Prefix>>,
-    pub(crate) backend: BackendKind,
+    pub(crate) backend: Encapsulation,
     pub(crate) port: u16,
     pub(crate) nat: Profile,
     pub(crate) nat_quota: Option<u32>,
@@ -77,9 +79,10 @@ pub(crate) fn read(document: &Node, findings: &mut Vec<Finding>) -> Spec {
     top.close();
     let empty = Node { value: crate::topology::yaml::Value::Null, place: document.place.clone() };
     let mut fields = Fields::open(spec.as_ref().unwrap_or(&empty), "spec", findings);
-    let (backend, port) = fields
-        .node("backend")
-        .map_or((BackendKind::Udp, DEFAULT_UDP_PORT), |node| read_backend(node, fields.findings));
+    let (backend, port) =
+        fields.node("backend").map_or((Encapsulation::Udp, BackendKind::Udp.default_port()), |node| {
+            read_backend(node, fields.findings)
+        });
     if fields.node("nodes").is_none_or(|nodes| nodes.items().is_empty()) {
         fields.findings.push(Finding::error(document.place.clone(), "the topology has no nodes"));
     }
@@ -123,12 +126,28 @@ fn nat(node: &Node) -> Result<Profile, String> {
     }
 }
 
-fn read_backend(node: &Node, findings: &mut Vec<Finding>) -> (BackendKind, u16) {
+fn read_backend(node: &Node, findings: &mut Vec<Finding>) -> (Encapsulation, u16) {
     let mut fields = Fields::open(node, "backend", findings);
     let kind = fields.optional("type", |node| values::backend(&text(node)?));
-    let port = fields.optional("port", port).map_or(DEFAULT_UDP_PORT, |port| port.value);
+    let kind = kind.map(|kind| kind.value).unwrap_or_default();
+    let port = fields.optional("port", port).map_or(kind.default_port(), |port| port.value);
+    let vni = fields.optional("vni", vni);
+    let encapsulation = match (kind, &vni) {
+        (BackendKind::Udp, _) => Encapsulation::Udp,
+        (BackendKind::Vxlan, vni) => {
+            Encapsulation::Vxlan { vni: vni.as_ref().map_or(DEFAULT_VNI, |vni| vni.value) }
+        }
+    };
+    if let (BackendKind::Udp, Some(vni)) = (kind, vni) {
+        fields.findings.push(Finding::error(vni.place, "vni: only vxlan has networks by number"));
+    }
     fields.close();
-    (kind.map_or(BackendKind::Udp, |kind| kind.value), port)
+    (encapsulation, port)
+}
+
+/// Reads the number of a VXLAN.
+pub(crate) fn vni(node: &Node) -> Result<u32, String> {
+    number(node, 0, u64::from(VNI_LIMIT) - 1).map(|vni| vni as u32)
 }
 
 /// Reads each item of a list; those that miss something essential are reported and left out.

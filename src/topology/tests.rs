@@ -101,7 +101,7 @@ fn the_networks_own_example_is_read_without_a_word() {
     assert!(warnings.is_empty(), "{warnings:?}");
     assert_eq!(topology.name, "two-nodes");
     assert_eq!(topology.pod_network.to_string(), "10.1.0.0/16");
-    assert_eq!((topology.backend, topology.port, topology.seed), (BackendKind::Udp, 8285, 7));
+    assert_eq!((topology.backend, topology.port, topology.seed), (Encapsulation::Udp, 8285, 7));
     assert_eq!(topology.nodes[1].pod_cidr.unwrap().to_string(), "10.1.20.0/24");
     assert_eq!(topology.nodes[0].gateway, Some([192, 168, 66, 1].into()));
     assert_eq!(topology.hosts[1].gateway, Some([203, 0, 113, 1].into()));
@@ -119,6 +119,7 @@ async fn write_objects(store: &Embedded, topology: &Topology) {
             prefix: DEFAULT_PREFIX.into(),
             public_ip: node.interface.address,
             wish: Wish::Exactly(node.pod_cidr.unwrap()),
+            encapsulation: Encapsulation::Udp,
             seed: topology.seed,
         };
         node::claim(store, &options).await.unwrap();
@@ -151,15 +152,22 @@ fn start(pool: &LocalPool, store: &Embedded, topology: &Topology) -> Rc<RefCell<
     let spawner = pool.spawner();
     let (watched, seen) = (store.clone(), Rc::clone(&log));
     let watch = async move {
-        let _ = watch_cluster(&watched, DEFAULT_PREFIX, |change| seen.borrow_mut().push(change)).await;
+        let _ = watch_cluster(&watched, DEFAULT_PREFIX, Encapsulation::Udp, |change| {
+            seen.borrow_mut().push(change)
+        })
+        .await;
     };
     spawner.spawn_local(watch).unwrap();
     let control = |task: std::pin::Pin<Box<dyn Future<Output = ()>>>| spawner.spawn_local(task).unwrap();
     let service_network = topology.service_network;
     let (a, b, c, d) = (store.clone(), store.clone(), store.clone(), store.clone());
     let warn = |warning: controllers::Warning| panic!("{warning:?}");
-    control(Box::pin(async move { drop(controllers::run(a, Binder::new(DEFAULT_PREFIX), warn).await) }));
-    control(Box::pin(async move { drop(controllers::run(b, Addresses::new(DEFAULT_PREFIX), warn).await) }));
+    control(Box::pin(async move {
+        drop(controllers::run(a, Binder::new(DEFAULT_PREFIX, Encapsulation::Udp), warn).await)
+    }));
+    control(Box::pin(async move {
+        drop(controllers::run(b, Addresses::new(DEFAULT_PREFIX, Encapsulation::Udp), warn).await)
+    }));
     control(Box::pin(async move { drop(controllers::run(c, Endpoints::default(), warn).await) }));
     control(Box::pin(async move {
         drop(controllers::run(d, ServiceAddresses::new(service_network), warn).await)
@@ -358,7 +366,8 @@ fn a_node_may_be_on_the_hosts_network_and_others_elsewhere() {
     let (topology, _) = parse(&file(&text("socket", routes))).unwrap();
     assert_eq!(topology.nodes[0].underlay, Underlay::Socket);
     let expected = [("10.1.6.0/23", [203, 0, 113, 7]), ("10.1.20.0/24", [192, 168, 66, 12])];
-    let expected = expected.map(|(subnet, address)| (subnet.parse().unwrap(), address.into()));
+    let expected = expected
+        .map(|(subnet, address)| (subnet.parse().unwrap(), Peer { address: address.into(), mac: None }));
     assert!(topology.routes.into_iter().eq(expected));
 
     let wrong = "    10.1.4.0/23: 192.168.66.12\n    10.2.0.0/24: 192.168.66.12\n    10.1.9.0/24: 192.168.66.11\n    10.1.9.0/33: here\n";
@@ -375,6 +384,49 @@ fn a_node_may_be_on_the_hosts_network_and_others_elsewhere() {
     );
     let findings = findings(&text("socket", "    - 10.1.20.0/24\n"));
     assert_eq!(findings, ["6:5 routes must be a mapping of subnets to addresses, not a list"]);
+}
+
+#[test]
+fn a_backend_has_its_port_and_vxlan_a_network_and_peers_with_macs() {
+    let with = |backend: &str, peer: &str| {
+        format!("{SHORT}  backend: {backend}\n  routes:\n    10.1.20.0/24: {peer}\n")
+    };
+    let vxlan = |vni| Encapsulation::Vxlan { vni };
+    let cases = [
+        ("{type: udp}", Encapsulation::Udp, 8285),
+        ("{type: vxlan}", vxlan(1), 8472),
+        ("{type: vxlan, vni: 16777215, port: 4789}", vxlan(16_777_215), 4789),
+        ("{type: vxlan, vni: 0}", vxlan(0), 8472),
+    ];
+    for (backend, encapsulation, port) in cases {
+        let (topology, _) = parse(&file(&with(backend, "192.168.66.12"))).unwrap();
+        assert_eq!((topology.backend, topology.port), (encapsulation, port), "{backend}");
+    }
+    let peer = "{address: 192.168.66.12, mac: '4e:41:e0:49:09:a4'}";
+    let (topology, _) = parse(&file(&with("{type: vxlan}", peer))).unwrap();
+    let mac = Some(MacAddress::new([0x4e, 0x41, 0xe0, 0x49, 0x09, 0xa4]));
+    let expected = Peer { address: Ipv4Addr::new(192, 168, 66, 12), mac };
+    assert_eq!(topology.routes.values().collect::<Vec<_>>(), [&expected]);
+
+    assert_eq!(
+        findings(&with("{type: udp, vni: 1}", peer)),
+        ["5:29 vni: only vxlan has networks by number", "7:5 routes: only of vxlan a peer has a MAC",]
+    );
+    assert_eq!(
+        findings(&with("{type: vxlan, vni: 16777216, port: 0}", "{mac: '01:00:5e:00:00:01', colour: blue}")),
+        [
+            "5:31 vni: must be between 0 and 16777215",
+            "5:47 port: must be between 1 and 65535",
+            "7:19 a route has no address",
+            "7:25 mac: 01:00:5e:00:00:01 is not one machine's MAC",
+            "7:46 unknown field \"colour\" in a route",
+        ]
+    );
+    let wrong = findings(&with("{type: vxlan}", "{address: 192.168.66.12, mac: blue}"));
+    assert_eq!(
+        wrong,
+        ["7:49 mac: \"blue\": a MAC address is six hexadecimal octets with colons, like 02:42:0a:01:0f:02"]
+    );
 }
 
 #[test]
@@ -420,7 +472,7 @@ metadata: {name: Bad_Name}
 spec:
   podNetwork: 10.1.0.0/16
   serviceNetwork: 10.1.128.0/20
-  backend: {type: vxlan}
+  backend: {type: ipip}
   colour: blue
   nodes:
     - {name: a, address: 192.168.1.2/24, podCIDR: 10.1.15.0/24}
@@ -439,7 +491,7 @@ spec:
         [
             "3:18 name: \"Bad_Name\" is not a name: lower-case letters, digits, '-' and '.' only",
             "6:19 serviceNetwork 10.1.128.0/20 overlaps podNetwork 10.1.0.0/16",
-            "7:19 type: vxlan is not supported yet; udp is",
+            "7:19 type: \"ipip\" is not a backend; udp and vxlan are",
             "8:3 unknown field \"colour\" in spec",
             "11:26 address 192.168.1.2 is used twice",
             "11:51 podCIDR 10.1.15.128/25 overlaps 10.1.15.0/24",

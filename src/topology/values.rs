@@ -8,6 +8,7 @@ use std::net::Ipv4Addr;
 
 use flatnet_agents::{controllers::service_ip::NODE_PORTS, objects::is_dns_name};
 use flatnet_engine::masquerade::{FIRST_PORT, PortRange};
+use flatnet_engine::wire::MacAddress;
 use flatnet_proxy::Ipv4Prefix;
 
 use crate::topology::{BackendKind, Interface};
@@ -116,9 +117,19 @@ pub fn port_range(text: &str) -> Result<PortRange, String> {
 pub fn backend(text: &str) -> Result<BackendKind, String> {
     match text {
         "udp" => Ok(BackendKind::Udp),
-        "vxlan" | "host-gw" => Err(format!("{text} is not supported yet; udp is")),
-        _ => Err(format!("{text:?} is not a backend; udp is")),
+        "vxlan" => Ok(BackendKind::Vxlan),
+        "host-gw" => Err(format!("{text} is not supported yet; udp and vxlan are")),
+        _ => Err(format!("{text:?} is not a backend; udp and vxlan are")),
     }
+}
+
+/// Reads a MAC that one machine can have, such as `02:42:0a:01:14:00`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn mac(text: &str) -> Result<MacAddress, String> {
+    let mac: MacAddress = text.parse().map_err(|error| format!("{text:?}: {error}"))?;
+    if mac.is_unicast() { Ok(mac) } else { Err(format!("{mac} is not one machine's MAC")) }
 }
 
 /// Reads the UDP port of a tunnel.

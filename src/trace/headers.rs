@@ -7,13 +7,16 @@
 //!
 //! May depend on the engine's wire formats and serde_json. Read first: `engine/src/wire/mod.rs`.
 
-use flatnet_engine::tunnel::IP_IN_IP;
+use flatnet_engine::tunnel::{Encapsulation, IP_IN_IP};
 use flatnet_engine::wire::{
     ArpOperation, ArpPacket, EtherType, EthernetFrame, IcmpPacket, IcmpType, IpProtocol, Ipv4Packet,
-    TcpFlags, TcpSegment, UdpDatagram,
+    TcpFlags, TcpSegment, UdpDatagram, VxlanPacket,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+
+/// Which datagrams are a tunnel's: those to this port, with packets like that.
+pub type Tunnel = (u16, Encapsulation);
 
 /// The fields of one header, in their order on the wire.
 pub type Layer = Map<String, Value>;
@@ -27,6 +30,9 @@ pub struct Headers {
     /// The tunnel's IPv4 and UDP.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outer: Option<Layer>,
+    /// The network's number of a VXLAN, and the MACs of its ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vxlan: Option<Layer>,
     /// The IPv4 header of IP in IP, in which a Service's packet goes to its backend.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wrapper: Option<Layer>,
@@ -48,8 +54,8 @@ macro_rules! layer {
 }
 
 impl Headers {
-    /// Reads a frame, or a packet where there is no Ethernet header; `tunnel` is the tunnel's port.
-    pub fn read(bytes: &[u8], is_raw: bool, tunnel: u16) -> Self {
+    /// Reads a frame, or a packet where there is no Ethernet header.
+    pub fn read(bytes: &[u8], is_raw: bool, tunnel: Tunnel) -> Self {
         let mut headers = Self::default();
         if is_raw {
             headers.read_packet(bytes, tunnel);
@@ -70,12 +76,12 @@ impl Headers {
         headers
     }
 
-    fn read_packet(&mut self, bytes: &[u8], tunnel: u16) {
+    fn read_packet(&mut self, bytes: &[u8], tunnel: Tunnel) {
         let Ok(packet) = Ipv4Packet::new_quoted(bytes) else { return };
         let payload = bytes.get(packet.header_length()..).unwrap_or_default();
         let udp = UdpDatagram::new_checked(payload).ok().filter(|_| packet.protocol() == IpProtocol::Udp);
         if self.outer.is_none()
-            && let Some(udp) = udp.filter(|udp| udp.destination_port() == tunnel)
+            && let Some(udp) = udp.filter(|udp| udp.destination_port() == tunnel.0)
         {
             let mut outer = ip_layer(&packet);
             outer.extend(layer! {
@@ -83,7 +89,11 @@ impl Headers {
                 "destination_port": udp.destination_port(),
             });
             self.outer = Some(outer);
-            return self.read_packet(payload.get(8..).unwrap_or_default(), tunnel);
+            let carried = payload.get(8..).unwrap_or_default();
+            return match tunnel.1 {
+                Encapsulation::Udp => self.read_packet(carried, tunnel),
+                Encapsulation::Vxlan { .. } => self.read_vxlan(carried, tunnel),
+            };
         }
         if self.wrapper.is_none() && packet.protocol() == IpProtocol::Unknown(IP_IN_IP) {
             self.wrapper = Some(ip_layer(&packet));
@@ -93,12 +103,30 @@ impl Headers {
         self.transport = transport_layer(packet.protocol(), payload);
     }
 
+    fn read_vxlan(&mut self, bytes: &[u8], tunnel: Tunnel) {
+        let Ok(packet) = VxlanPacket::new_checked(bytes) else { return };
+        let Ok(frame) = EthernetFrame::new_checked(packet.payload()) else { return };
+        self.vxlan = Some(layer! {
+            "vni": packet.vni(),
+            "source": frame.source().to_string(),
+            "destination": frame.destination().to_string(),
+        });
+        match frame.ethertype() {
+            EtherType::Ipv4 => self.read_packet(frame.payload(), tunnel),
+            EtherType::Arp => {
+                self.arp = ArpPacket::new_checked(frame.payload()).ok().map(|arp| arp_layer(&arp))
+            }
+            EtherType::Vlan | EtherType::Ipv6 | EtherType::Unknown(_) => {}
+        }
+    }
+
     /// Names what differs from the hop before, as `layer.field`, or `layer` where it came or went. Ethernet is compared
     /// with the last that had it.
     pub fn changed_since(&self, before: &Self) -> Vec<String> {
         let pairs = [
             ("ethernet", &self.ethernet, &before.ethernet),
             ("outer", &self.outer, &before.outer),
+            ("vxlan", &self.vxlan, &before.vxlan),
             ("wrapper", &self.wrapper, &before.wrapper),
             ("inner", &self.inner, &before.inner),
             ("transport", &self.transport, &before.transport),
@@ -217,6 +245,8 @@ fn arp_layer(arp: &ArpPacket<&[u8]>) -> Layer {
 mod tests {
     use super::*;
 
+    const UDP: Tunnel = (8285, Encapsulation::Udp);
+
     #[test]
     fn what_came_went_or_differs_is_named() {
         let before = Headers {
@@ -244,23 +274,34 @@ mod tests {
             &[8, 0, 0, 0, 0, 1, 0, 1, 9],
         ]
         .concat();
-        let whole = Headers::read(&frame, false, 8285);
+        let whole = Headers::read(&frame, false, UDP);
         assert_eq!(whole.outer.as_ref().unwrap()["destination_port"], 8285);
         assert_eq!(whole.inner.as_ref().unwrap()["ttl"], 63);
         assert_eq!(whole.transport.as_ref().unwrap()["type"], "echo request");
         for end in 0..frame.len() {
-            let cut = Headers::read(&frame[..end], false, 8285);
+            let cut = Headers::read(&frame[..end], false, UDP);
             assert_eq!(cut.ethernet.is_some(), end >= 14, "{end}");
         }
         let wrapped =
             [&frame[..14], &[0x45, 0, 0, 77, 0, 0, 0x40, 0, 64, 4, 0, 0], &[9; 8], &frame[14..]].concat();
-        let read = Headers::read(&wrapped, false, 8285);
+        let read = Headers::read(&wrapped, false, UDP);
         assert_eq!(read.wrapper.unwrap()["source"], "9.9.9.9");
         assert_eq!(
             (read.outer, read.inner, read.transport),
             (whole.outer.clone(), whole.inner.clone(), whole.transport)
         );
-        assert_eq!(Headers::read(&frame, false, 1).outer, None);
-        assert_eq!(Headers::read(&frame[14..], true, 8285).inner, whole.inner);
+        assert_eq!(Headers::read(&frame, false, (1, Encapsulation::Udp)).outer, None);
+        assert_eq!(Headers::read(&frame[14..], true, UDP).inner, whole.inner);
+
+        // VXLAN and Ethernet in front of the same packet.
+        let between = [8, 0, 0, 0, 0, 0, 7, 0, 2, 0x42, 10, 1, 20, 0, 2, 0x42, 10, 1, 15, 0, 8, 0];
+        let frame = [&frame[..42], &between, &frame[42..]].concat();
+        let vxlan = (8285, Encapsulation::Vxlan { vni: 7 });
+        let read = Headers::read(&frame, false, vxlan);
+        let layer = layer! { "vni": 7, "source": "02:42:0a:01:0f:00", "destination": "02:42:0a:01:14:00" };
+        assert_eq!((read.vxlan, read.outer, read.inner), (Some(layer), whole.outer, whole.inner));
+        for end in 0..frame.len() {
+            assert_eq!(Headers::read(&frame[..end], false, vxlan).ethernet.is_some(), end >= 14, "{end}");
+        }
     }
 }

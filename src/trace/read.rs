@@ -15,22 +15,23 @@ use flatnet_engine::clock::Instant;
 use flatnet_engine::ledger::DropReason;
 use flatnet_engine::tables::{Node, Tables};
 use flatnet_engine::trace::{Action, Head, Point};
+use flatnet_engine::tunnel::Encapsulation;
 use flatnet_engine::wire::MacAddress;
 use flatnet_proxy::{Protocol, Row};
 use serde_json::Value;
 
-use super::headers::{Headers, Layer};
+use super::headers::{Headers, Layer, Tunnel};
 use super::report::{Cause, Hop, PacketKind};
 use crate::hops::by_mark;
 
-/// The tunnel's port where no node has a tunnel.
-const TUNNEL_PORT: u16 = 8285;
+/// The tunnel where no node has one.
+const NO_TUNNEL: Tunnel = (8285, Encapsulation::Udp);
 
 /// Turns heads into what can be read.
 pub(super) struct Reader<'a> {
     publisher: &'a Publisher,
     tables: Arc<Tables>,
-    tunnel: u16,
+    tunnel: Tunnel,
 }
 
 impl<'a> Reader<'a> {
@@ -39,7 +40,7 @@ impl<'a> Reader<'a> {
         let tables = publisher.control.tables.current();
         let nodes = publisher.nodes();
         let tunnels = nodes.iter().filter_map(|(_, id)| tables.node(*id)?.tunnel);
-        let tunnel = tunnels.map(|tunnel| tunnel.port).next().unwrap_or(TUNNEL_PORT);
+        let tunnel = tunnels.map(|it| (it.port, it.encapsulation)).next().unwrap_or(NO_TUNNEL);
         Self { publisher, tables, tunnel }
     }
 

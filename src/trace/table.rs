@@ -264,17 +264,29 @@ fn link_cell(hop: &Hop, is_first: bool) -> Cell {
             lines.push(shown.ends(layer, "udp", ["source_port", "destination_port"]));
         }
     }
+    if let Some(vxlan) = &hop.headers.vxlan {
+        let shown = Shown::new(hop, "vxlan", is_first);
+        lines.push(shown.piece(vxlan, "vxlan", "vni").into_iter().collect());
+        lines.extend(macs(&shown, vxlan));
+    }
     if let Some(ethernet) = &hop.headers.ethernet {
         let shown = Shown::new(hop, "ethernet", is_first);
-        if shown.whole || shown.is_changed("source") || shown.is_changed("destination") {
-            for (label, field) in [("", "source"), ("→", "destination")] {
-                let value = ethernet.get(field).map_or_else(String::new, show);
-                let label = if label.is_empty() { value } else { format!("{label} {value}") };
-                lines.push(vec![(label, shown.is_marked(field))]);
-            }
-        }
+        lines.extend(macs(&shown, ethernet));
     }
     keep(lines)
+}
+
+/// A frame's two MACs, a line each, if either is shown.
+fn macs(shown: &Shown<'_>, layer: &Layer) -> Vec<Vec<Piece>> {
+    if !shown.whole && !shown.is_changed("source") && !shown.is_changed("destination") {
+        return Vec::new();
+    }
+    let line = |(label, field): (&str, &str)| {
+        let value = layer.get(field).map_or_else(String::new, show);
+        let label = if label.is_empty() { value } else { format!("{label} {value}") };
+        vec![(label, shown.is_marked(field))]
+    };
+    [("", "source"), ("→", "destination")].map(line).into()
 }
 
 fn inner_cell(hop: &Hop, is_first: bool) -> Cell {

@@ -2,6 +2,8 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
 
+pub mod cluster;
+
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -253,7 +255,7 @@ ports: [{port: 80}]
 /// Reads a capture with tshark; a line per frame of the given fields, separated by tabs.
 pub fn tshark(capture: &std::path::Path, fields: &[&str]) -> Vec<String> {
     let mut command = Command::new("tshark");
-    command.args(["-T", "fields"]).arg("-r").arg(capture);
+    command.args(["-T", "fields", "-d", "udp.port==8472,vxlan"]).arg("-r").arg(capture);
     for field in fields {
         command.args(["-e", field]);
     }

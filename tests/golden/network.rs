@@ -192,9 +192,10 @@ impl Network {
     /// Says who holds a subnet, as another node's lease in the store would.
     pub fn lease(&mut self, subnet: &str, holder: Option<Ipv4Addr>) {
         use flatnet_agents::cluster::Change;
+        use flatnet_agents::node::Holder;
         let subnet = subnet.parse().unwrap();
         let change = match holder {
-            Some(public_ip) => Change::Lease { subnet, public_ip },
+            Some(public_ip) => Change::Lease { subnet, holder: Holder { public_ip, vtep: None } },
             None => Change::LeaseRemoved { subnet },
         };
         self.drive.network.publisher.apply(&change).unwrap();

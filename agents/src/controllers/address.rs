@@ -15,6 +15,7 @@ use std::{
     sync::Arc,
 };
 
+use flatnet_engine::tunnel::Encapsulation;
 use flatnet_proxy::Ipv4Prefix;
 use k8s_openapi::api::core::v1::{HostIP, Node, Pod, PodIP};
 
@@ -42,12 +43,12 @@ pub struct Addresses {
 
 impl Addresses {
     /// Makes the controller of the network whose leases lie below `prefix`.
-    pub fn new(prefix: &str) -> Self {
+    pub fn new(prefix: &str, encapsulation: Encapsulation) -> Self {
         Self {
             prefix: prefix.into(),
             pods: Mirror::default(),
             nodes: Mirror::default(),
-            leases: Routes::new(prefix, None),
+            leases: Routes::new(prefix, None, encapsulation),
             pool: Pool::new(),
             waiting: BTreeSet::new(),
         }
@@ -186,7 +187,7 @@ mod tests {
 
     fn cluster() -> Cluster {
         let cluster = Cluster::new();
-        cluster.start(Addresses::new(DEFAULT_PREFIX));
+        cluster.start(Addresses::new(DEFAULT_PREFIX, Encapsulation::Udp));
         cluster.create::<Node>(json!({
             "metadata": {"name": "node-1"},
             "status": {"addresses": [{"type": "InternalIP", "address": "192.168.66.11"}]},

@@ -12,6 +12,7 @@
 
 use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
 
+use flatnet_engine::tunnel::Encapsulation;
 use k8s_openapi::api::core::v1::{Node, Pod};
 
 use crate::{
@@ -37,12 +38,12 @@ pub struct Binder {
 
 impl Binder {
     /// Makes the controller of the network whose leases lie below `prefix`.
-    pub fn new(prefix: &str) -> Self {
+    pub fn new(prefix: &str, encapsulation: Encapsulation) -> Self {
         Self {
             prefix: prefix.into(),
             pods: Mirror::default(),
             nodes: Mirror::default(),
-            leases: Routes::new(prefix, None),
+            leases: Routes::new(prefix, None, encapsulation),
             load: BTreeMap::new(),
         }
     }
@@ -146,7 +147,7 @@ mod tests {
 
     fn cluster() -> Cluster {
         let cluster = Cluster::new();
-        cluster.start(Binder::new(DEFAULT_PREFIX));
+        cluster.start(Binder::new(DEFAULT_PREFIX, Encapsulation::Udp));
         cluster
     }
 

@@ -5,13 +5,14 @@
 //! Invariants: after reading, `subnet_min` and `subnet_max` lie in the network and on multiples of the subnet's size.
 //! Absent fields get flannel's defaults.
 //!
-//! May depend on `serde_json` and the prefix type of `flatnet-proxy`.
+//! May depend on `serde_json`, the prefix type of `flatnet-proxy` and plain types of the engine's.
 //!
 //! Read first: flannel's `Documentation/configuration.md` and `pkg/subnet/config.go` (which says udp where the
 //! document says vxlan).
 
 use std::net::Ipv4Addr;
 
+use flatnet_engine::{tunnel::Encapsulation, wire::vxlan::VNI_LIMIT};
 use flatnet_proxy::{Ipv4Prefix, PrefixError};
 use serde_json::{Map, Value, json};
 use thiserror::Error;
@@ -26,6 +27,9 @@ pub const DEFAULT_UDP_PORT: u16 = 8285;
 
 /// The UDP port of the vxlan backend on Linux.
 pub const DEFAULT_VXLAN_PORT: u16 = 8472;
+
+/// The network's number that the vxlan backend has by default.
+pub const DEFAULT_VNI: u32 = 1;
 
 /// What flannel may hand out and how nodes reach each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +46,8 @@ pub struct NetworkConfig {
     pub backend: String,
     /// The backend's UDP port.
     pub port: u16,
+    /// The number of vxlan's network.
+    pub vni: Option<u32>,
 }
 
 /// Why a configuration cannot be used.
@@ -110,6 +116,15 @@ impl NetworkConfig {
         Self::derive(network, &Map::new())
     }
 
+    /// Says how nodes reach each other, and by which UDP port.
+    #[must_use]
+    pub fn with_backend(self, encapsulation: Encapsulation, port: u16) -> Self {
+        match encapsulation {
+            Encapsulation::Udp => Self { backend: "udp".into(), port, vni: None, ..self },
+            Encapsulation::Vxlan { vni } => Self { backend: "vxlan".into(), port, vni: Some(vni), ..self },
+        }
+    }
+
     /// Reads a configuration.
     ///
     /// # Errors
@@ -148,7 +163,11 @@ impl NetworkConfig {
         if default.is_none_or(|default| default.subnet_max != self.subnet_max) {
             fields.insert("SubnetMax".into(), self.subnet_max.to_string().into());
         }
-        fields.insert("Backend".into(), json!({ "Type": self.backend, "Port": self.port }));
+        let backend = match self.vni {
+            None => json!({ "Type": self.backend, "Port": self.port }),
+            Some(vni) => json!({ "Type": self.backend, "VNI": vni, "Port": self.port }),
+        };
+        fields.insert("Backend".into(), backend);
         Value::Object(fields).to_string()
     }
 
@@ -178,7 +197,7 @@ impl NetworkConfig {
         let first = u64::from(u32::from(network.address()));
         let default_min = Ipv4Addr::from((first + size) as u32);
         let default_max = Ipv4Addr::from((first + network.size() - size) as u32);
-        let (backend, port) = backend(fields)?;
+        let (backend, port, vni) = backend(fields)?;
         Ok(Self {
             network,
             subnet_len,
@@ -186,6 +205,7 @@ impl NetworkConfig {
             subnet_max: limit(fields, "SubnetMax", network, subnet_len)?.unwrap_or(default_max),
             backend,
             port,
+            vni,
         })
     }
 }
@@ -221,10 +241,10 @@ fn limit(
     Ok(Some(address))
 }
 
-fn backend(fields: &Map<String, Value>) -> Result<(String, u16), ConfigError> {
+fn backend(fields: &Map<String, Value>) -> Result<(String, u16, Option<u32>), ConfigError> {
     let refuse = |field| ConfigError::Field { field, source: None };
     let backend = match member(fields, "Backend") {
-        None | Some(Value::Null) => return Ok((DEFAULT_BACKEND.into(), DEFAULT_UDP_PORT)),
+        None | Some(Value::Null) => return Ok((DEFAULT_BACKEND.into(), DEFAULT_UDP_PORT, None)),
         Some(value) => value.as_object().ok_or(refuse("Backend"))?,
     };
     let name = member(backend, "Type").and_then(Value::as_str).ok_or(refuse("Backend.Type"))?;
@@ -236,7 +256,15 @@ fn backend(fields: &Map<String, Value>) -> Result<(String, u16), ConfigError> {
             value.as_u64().and_then(|port| u16::try_from(port).ok()).ok_or(refuse("Backend.Port"))?
         }
     };
-    Ok((name, port))
+    let vni = match member(backend, "VNI").filter(|value| !value.is_null()) {
+        _ if name != "vxlan" => None,
+        None => Some(DEFAULT_VNI),
+        Some(value) => {
+            let vni = value.as_u64().and_then(|vni| u32::try_from(vni).ok());
+            Some(vni.filter(|&vni| vni < VNI_LIMIT).ok_or(refuse("Backend.VNI"))?)
+        }
+    };
+    Ok((name, port, vni))
 }
 
 #[cfg(test)]
@@ -323,6 +351,10 @@ mod tests {
                 "SubnetMax 10.3.4.1 is not the first address of a /24",
             ),
             (r#"{"Network":"10.3.0.0/16","Backend":{}}"#, "Backend.Type cannot be read"),
+            (
+                r#"{"Network":"10.3.0.0/16","Backend":{"Type":"vxlan","VNI":16777216}}"#,
+                "Backend.VNI cannot be read",
+            ),
         ];
         for (text, expected) in cases {
             assert_eq!(read(text).unwrap_err().to_string(), expected, "{text}");
@@ -333,6 +365,7 @@ mod tests {
     fn configuration_reads_back_as_written() {
         for text in [
             r#"{"Network":"10.1.0.0/16"}"#,
+            r#"{"Network":"10.1.0.0/16","Backend":{"Type":"vxlan","VNI":9,"Port":4789}}"#,
             r#"{"Network":"10.1.0.0/16","SubnetLen":26,"SubnetMin":"10.1.0.0","SubnetMax":"10.1.9.64"}"#,
         ] {
             let config = read(text).unwrap();
@@ -340,5 +373,10 @@ mod tests {
         }
         let plain = NetworkConfig::new("10.1.0.0/16".parse().unwrap()).unwrap();
         assert_eq!(plain.to_json(), r#"{"Network":"10.1.0.0/16","Backend":{"Type":"udp","Port":8285}}"#);
+        let vxlan = plain.with_backend(Encapsulation::Vxlan { vni: 1 }, DEFAULT_VXLAN_PORT);
+        assert_eq!(
+            vxlan.to_json(),
+            r#"{"Network":"10.1.0.0/16","Backend":{"Type":"vxlan","VNI":1,"Port":8472}}"#
+        );
     }
 }

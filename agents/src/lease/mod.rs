@@ -6,7 +6,7 @@
 //! `subnets/`, a length above 31, host bits, leading zeros are errors), and lenient where it must be (unknown fields,
 //! any case of field names, unknown backends).
 //!
-//! May depend on `serde_json` and the prefix type of `flatnet-proxy`.
+//! May depend on `serde_json`, the prefix type of `flatnet-proxy` and plain types of the engine's.
 //!
 //! Read first: flannel's `pkg/subnet` and `pkg/lease`.
 
@@ -16,8 +16,9 @@ pub mod config;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use flatnet_engine::{tunnel::Encapsulation, wire::MacAddress};
 use flatnet_proxy::{Ipv4Prefix, PrefixError};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use thiserror::Error;
 
 pub use allocate::{AllocateError, Claim, Plan, plan};
@@ -96,6 +97,18 @@ impl Attributes {
         }
     }
 
+    /// Describes a holder whose packets are carried like this; its end of a VXLAN has the MAC.
+    pub fn new(public_ip: Ipv4Addr, encapsulation: Encapsulation, vtep: MacAddress) -> Self {
+        match encapsulation {
+            Encapsulation::Udp => Self::udp(public_ip),
+            Encapsulation::Vxlan { vni } => Self {
+                backend_type: "vxlan".into(),
+                backend_data: Some(json!({"VNI": vni, "VtepMAC": vtep.to_string()})),
+                ..Self::udp(public_ip)
+            },
+        }
+    }
+
     /// Writes the value, byte for byte as flanneld does.
     pub fn to_json(&self) -> String {
         let mut fields = Map::new();
@@ -147,9 +160,27 @@ impl Attributes {
         })
     }
 
-    /// Says whether a udp node can send to this holder: flannel's udp backend writes no type.
-    pub fn speaks_udp(&self) -> bool {
-        self.backend_type.is_empty() || self.backend_type.eq_ignore_ascii_case("udp")
+    /// Says whether this holder takes what is carried like that: flannel's udp backend writes no type. Over vxlan the network's
+    /// number is not looked at, as flannel does not.
+    pub fn speaks(&self, encapsulation: Encapsulation) -> bool {
+        match encapsulation {
+            Encapsulation::Udp => {
+                self.backend_type.is_empty() || self.backend_type.eq_ignore_ascii_case("udp")
+            }
+            Encapsulation::Vxlan { .. } => self.backend_type.eq_ignore_ascii_case("vxlan"),
+        }
+    }
+
+    /// Returns the MAC of the holder's end of a VXLAN.
+    ///
+    /// # Errors
+    /// [`LeaseError::Field`] if it has none.
+    pub fn vtep(&self) -> Result<MacAddress, LeaseError> {
+        let data = self.backend_data.as_ref().and_then(Value::as_object);
+        let mac = data.and_then(|data| member(data, "VtepMAC")).and_then(Value::as_str);
+        mac.and_then(|mac| mac.parse().ok())
+            .filter(|mac: &MacAddress| mac.is_unicast())
+            .ok_or(LeaseError::Field { field: "BackendData.VtepMAC" })
     }
 }
 
@@ -234,7 +265,26 @@ mod tests {
     fn vxlan_value_survives_reading_and_writing() {
         let attributes = Attributes::from_json(VXLAN.as_bytes()).unwrap();
         assert_eq!(attributes.to_json(), VXLAN);
-        assert!(!attributes.speaks_udp());
+        let vxlan = Encapsulation::Vxlan { vni: 1 };
+        assert!(attributes.speaks(vxlan) && !attributes.speaks(Encapsulation::Udp));
+        let mac = attributes.vtep().unwrap();
+        assert_eq!(mac.to_string(), "c6:d2:32:6f:8f:44");
+        assert_eq!(Attributes::new([192, 168, 64, 3].into(), vxlan, mac), attributes);
+    }
+
+    #[test]
+    fn a_vxlan_holder_without_a_mac_is_refused() {
+        for data in
+            [r#""x""#, "{}", r#"{"VtepMAC":1}"#, r#"{"VtepMAC":"01:00:5e:00:00:01"}"#, r#"{"VtepMAC":"1"}"#]
+        {
+            let text = format!(r#"{{"PublicIP":"1.2.3.4","BackendType":"vxlan","BackendData":{data}}}"#);
+            let error = Attributes::from_json(text.as_bytes()).unwrap().vtep().unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                "field BackendData.VtepMAC is missing or not of its type",
+                "{data}"
+            );
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@
 
 use std::{collections::BTreeMap, convert::Infallible, net::Ipv4Addr, sync::Arc};
 
+use flatnet_engine::tunnel::Encapsulation;
 use flatnet_proxy::Ipv4Prefix;
 use futures::TryStreamExt;
 use thiserror::Error;
@@ -28,8 +29,8 @@ pub enum RouteChange {
     Add {
         /// The subnet.
         subnet: Ipv4Prefix,
-        /// Its holder's address in the node network.
-        public_ip: Ipv4Addr,
+        /// Its holder.
+        holder: Holder,
     },
     /// The subnet has no holder any more.
     Remove {
@@ -50,6 +51,9 @@ pub enum RouteChange {
     },
 }
 
+/// Who holds a subnet, as the engine knows it.
+pub use flatnet_engine::tables::Lease as Holder;
+
 /// Why a key is not a route.
 #[derive(Debug, Error)]
 pub enum SkipReason {
@@ -69,10 +73,11 @@ pub async fn follow_routes<S: Store>(
     store: &S,
     prefix: &str,
     own: Lease,
+    encapsulation: Encapsulation,
     mut sink: impl FnMut(RouteChange),
 ) -> Result<Infallible, StoreError> {
     let mut follower = Follower::new(store.clone(), &lease::subnets_prefix(prefix));
-    let mut routes = Routes::new(prefix, Some(own));
+    let mut routes = Routes::new(prefix, Some(own), encapsulation);
     while let Some(change) = follower.try_next().await? {
         if let Some(change) = routes.apply(&change) {
             sink(change);
@@ -86,18 +91,19 @@ pub async fn follow_routes<S: Store>(
 pub struct Routes {
     prefix: String,
     own: Option<Lease>,
-    known: BTreeMap<Ipv4Prefix, Ipv4Addr>,
+    encapsulation: Encapsulation,
+    known: BTreeMap<Ipv4Prefix, Holder>,
 }
 
 impl Routes {
-    /// Starts without routes. With `own`, that lease is watched instead of routed.
-    pub fn new(prefix: &str, own: Option<Lease>) -> Self {
-        Self { prefix: prefix.into(), own, known: BTreeMap::new() }
+    /// Starts without routes, to holders that take packets carried like this. With `own`, that lease is watched instead of routed.
+    pub fn new(prefix: &str, own: Option<Lease>, encapsulation: Encapsulation) -> Self {
+        Self { prefix: prefix.into(), own, encapsulation, known: BTreeMap::new() }
     }
 
     /// Lists subnets and their holders' addresses.
     pub fn iter(&self) -> impl Iterator<Item = (Ipv4Prefix, Ipv4Addr)> {
-        self.known.iter().map(|(&subnet, &public_ip)| (subnet, public_ip))
+        self.known.iter().map(|(&subnet, holder)| (subnet, holder.public_ip))
     }
 
     /// Takes one change of a key below `subnets/` and says what it means, if anything.
@@ -119,13 +125,21 @@ impl Routes {
             return (holder != Some(own.attributes.public_ip)).then_some(RouteChange::OwnLost { holder });
         }
         match attributes {
-            Some(attributes) if attributes.speaks_udp() => {
-                let public_ip = attributes.public_ip;
-                let before = self.known.insert(subnet, public_ip);
-                (before != Some(public_ip)).then_some(RouteChange::Add { subnet, public_ip })
+            Some(attributes) if attributes.speaks(self.encapsulation) => {
+                let vtep = match self.encapsulation {
+                    Encapsulation::Udp => None,
+                    Encapsulation::Vxlan { .. } => match attributes.vtep() {
+                        Ok(mac) => Some(mac),
+                        Err(error) => return skip(error.into()),
+                    },
+                };
+                let holder = Holder { public_ip: attributes.public_ip, vtep };
+                let before = self.known.insert(subnet, holder);
+                (before != Some(holder)).then_some(RouteChange::Add { subnet, holder })
             }
             Some(attributes) => match self.known.remove(&subnet) {
                 Some(_) => Some(RouteChange::Remove { subnet }),
+                None if attributes.backend_type.is_empty() => skip(SkipReason::Backend("udp".into())),
                 None => skip(SkipReason::Backend(attributes.backend_type)),
             },
             None => self.known.remove(&subnet).map(|_| RouteChange::Remove { subnet }),
@@ -149,20 +163,27 @@ mod tests {
     const PREFIX: &str = lease::DEFAULT_PREFIX;
 
     /// Follows routes in the background and keeps what they say.
-    fn spawn_routes(pool: &LocalPool, store: &Embedded, own: Lease) -> Rc<RefCell<Vec<String>>> {
+    fn spawn_routes(
+        pool: &LocalPool,
+        store: &Embedded,
+        encapsulation: Encapsulation,
+    ) -> Rc<RefCell<Vec<String>>> {
+        let text = |Holder { public_ip, vtep }| {
+            vtep.map_or_else(|| public_ip.to_string(), |mac| format!("{public_ip} at {mac}"))
+        };
         let log = Rc::new(RefCell::new(Vec::new()));
         let (store, seen) = (store.clone(), Rc::clone(&log));
         pool.spawner()
             .spawn_local(async move {
                 let sink = |change| {
                     seen.borrow_mut().push(match change {
-                        RouteChange::Add { subnet, public_ip } => format!("+{subnet} {public_ip}"),
+                        RouteChange::Add { subnet, holder } => format!("+{subnet} {}", text(holder)),
                         RouteChange::Remove { subnet } => format!("-{subnet}"),
                         RouteChange::OwnLost { holder } => format!("lost {holder:?}"),
                         RouteChange::Skipped { reason, .. } => format!("skip {reason}"),
                     });
                 };
-                let _ = follow_routes(&store, PREFIX, own, sink).await;
+                let _ = follow_routes(&store, PREFIX, own(), encapsulation, sink).await;
             })
             .unwrap();
         log
@@ -184,7 +205,7 @@ mod tests {
             put(&store, "10.3.2.0-24", r#"{"PublicIP":"2.2.2.2"}"#).await;
         });
         let mut pool = LocalPool::new();
-        let log = spawn_routes(&pool, &store, own());
+        let log = spawn_routes(&pool, &store, Encapsulation::Udp);
         pool.run_until_stalled();
         block_on(async {
             put(&store, "10.3.3.0-24", r#"{"PublicIP":"3.3.3.3"}"#).await;
@@ -212,6 +233,34 @@ mod tests {
         );
     }
 
+    #[test]
+    fn vxlan_routes_say_the_macs_of_peers() {
+        let (store, mut pool) = (Embedded::new(), LocalPool::new());
+        let vxlan = |last: u8, mac: &str| {
+            format!(
+                r#"{{"PublicIP":"2.2.2.{last}","BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{mac}"}}}}"#
+            )
+        };
+        let log = spawn_routes(&pool, &store, Encapsulation::Vxlan { vni: 1 });
+        block_on(put(&store, "10.3.2.0-24", &vxlan(2, "02:42:0a:03:02:00")));
+        pool.run_until_stalled();
+        block_on(async {
+            put(&store, "10.3.3.0-24", r#"{"PublicIP":"3.3.3.3"}"#).await;
+            put(&store, "10.3.2.0-24", &vxlan(2, "c6:d2:32:6f:8f:44")).await;
+            put(&store, "10.3.2.0-24", &vxlan(2, "x")).await;
+        });
+        pool.run_until_stalled();
+        assert_eq!(
+            *log.borrow(),
+            [
+                "+10.3.2.0/24 2.2.2.2 at 02:42:0a:03:02:00",
+                "skip holder uses backend udp",
+                "+10.3.2.0/24 2.2.2.2 at c6:d2:32:6f:8f:44",
+                "skip field BackendData.VtepMAC is missing or not of its type",
+            ]
+        );
+    }
+
     proptest! {
         #[test]
         fn routes_converge_to_the_leases_across_compactions(
@@ -219,7 +268,7 @@ mod tests {
         ) {
             let store = Embedded::with_options(Options { history: 3 });
             let mut follower = Follower::new(store.clone(), &lease::subnets_prefix(PREFIX));
-            let mut routes = Routes::new(PREFIX, Some(own()));
+            let mut routes = Routes::new(PREFIX, Some(own()), Encapsulation::Udp);
             for round in rounds {
                 for (third, holder) in round {
                     let name = format!("10.3.{third}.0-24");

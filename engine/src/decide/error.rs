@@ -17,7 +17,7 @@ use crate::icmp::ErrorTranslation;
 use crate::load::UNCOUNTED;
 use crate::tables::Guard;
 use crate::trace::Action;
-use crate::tunnel::IP_IN_IP;
+use crate::tunnel::{Encapsulation, IP_IN_IP};
 use crate::wire::icmpv4::{self, code};
 use crate::wire::{IcmpPacket, IcmpType, Ipv4Packet};
 
@@ -28,10 +28,15 @@ fn told_mtu(world: &World<'_>, arrival: &Arrival<'_>, quoted: &Tuple) -> Option<
     let packet = Ipv4Packet::new_unchecked(arrival.packet());
     let error = IcmpPacket::new_checked(packet.payload()).ok()?;
     let too_long = is_too_long(error.icmp_type(), error.code()) && error.verify_checksum();
+    // A VXLAN's come from a port by the flow.
+    let from = match tunnel.encapsulation {
+        Encapsulation::Udp => tunnel.port,
+        Encapsulation::Vxlan { .. } => quoted.source_port,
+    };
     let ours = Tuple {
         source: tunnel.local.to_bits(),
         destination: quoted.destination,
-        source_port: tunnel.port,
+        source_port: from,
         destination_port: tunnel.port,
         protocol: IpProtocol::Udp.into(),
     };

@@ -8,8 +8,10 @@ use super::{
     Attachment, DropReason, Ipv4Addr, Ipv4Prefix, MacAddress, Neighbor, Node, NodeId, Outer, Point, PortId,
     Tables, World, prefix_bucket,
 };
-use crate::tables::NextHop;
-use crate::tunnel::OUTER_LENGTH;
+use crate::flow::Tuple;
+use crate::tables::{NextHop, Tunnel};
+use crate::tunnel::{Encapsulation, Vxlan, vtep_mac};
+use crate::wire::IpProtocol;
 
 /// A route's outcome, before any MAC is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,13 +53,14 @@ impl Hop {
                 node.bridge.as_ref().map_or(u16::MAX, |bridge| bridge.mtu).min(link(destination))
             }
             Self::Tunnel { peer, .. } => {
-                let tunnel = node.tunnel.map_or(u16::MAX, |tunnel| tunnel.mtu);
+                let (tunnel, overhead) =
+                    node.tunnel.map_or((u16::MAX, 0), |tunnel| (tunnel.mtu, tunnel.encapsulation.overhead()));
                 let link = match peer_way(world.tables, node, peer) {
                     Ok(hop @ Self::Interface { .. }) => hop.mtu(world, (id, node), peer),
                     Ok(Self::Local | Self::Bridge { .. } | Self::Tunnel { .. }) | Err(_) => u16::MAX,
                 };
                 let path = world.path_mtu.get((id, peer), world.now).and_then(|mtu| u16::try_from(mtu).ok());
-                tunnel.min(link.min(path.unwrap_or(u16::MAX)).saturating_sub(OUTER_LENGTH as u16))
+                tunnel.min(link.min(path.unwrap_or(u16::MAX)).saturating_sub(overhead))
             }
             Self::Interface { index, next_hop, .. } => {
                 let interface = node.interfaces.get(usize::from(index));
@@ -143,6 +146,18 @@ fn peer_way(tables: &Tables, node: &Node, peer: Ipv4Addr) -> Result<Hop, DropRea
     }
 }
 
+/// Tells whether a packet seems to be one of the tunnel's to another node, and is not: from a VXLAN's datagrams, which come from any
+/// port, the peer could not tell it. Udp's peers can, by the port it comes from.
+pub(super) fn imitates_tunnel(tables: &Tables, node: &Node, packet: &Tuple) -> bool {
+    let is_tunnels = |tunnel: Tunnel| {
+        tunnel.encapsulation != Encapsulation::Udp
+            && (packet.protocol, packet.destination_port) == (IpProtocol::Udp.into(), tunnel.port)
+    };
+    let peer = Ipv4Addr::from_bits(packet.destination);
+    node.tunnel.is_some_and(is_tunnels)
+        && tables.leases.list().iter().any(|(_, lease)| lease.public_ip == peer)
+}
+
 /// Tells whether an address is not one host's: broadcast or multicast.
 pub(super) fn is_broadcast(node: &Node, address: Ipv4Addr) -> bool {
     address.is_broadcast()
@@ -173,7 +188,17 @@ pub fn reach(
         Hop::Tunnel { lease, peer } => {
             let tunnel = node.tunnel.ok_or(DropReason::NoRoute)?;
             let dont_fragment = !world.path_mtu.is_locked((id, peer), world.now);
-            let outer = Outer { source: tunnel.local, destination: peer, port: tunnel.port, dont_fragment };
+            let vxlan = match tunnel.encapsulation {
+                Encapsulation::Udp => None,
+                Encapsulation::Vxlan { vni } => Some(Vxlan {
+                    vni,
+                    destination: world.tables.leases.get(lease).ok_or(DropReason::NoLease)?.vtep_mac(lease),
+                    source: vtep_mac(tunnel.address),
+                    spreads: !tunnel.finds_peers,
+                }),
+            };
+            let (source, port) = (tunnel.local, tunnel.port);
+            let outer = Outer { source, destination: peer, port, dont_fragment, vxlan };
             match peer_way(world.tables, node, peer)? {
                 Hop::Interface { index, next_hop, .. } => {
                     let reach = interface(world, id, node, (index, next_hop), lease)?;

@@ -24,6 +24,8 @@ pub const MESSAGE_LIMIT: usize = 65_507;
 pub struct Superframe<'a> {
     /// To whom it goes.
     pub peer: Ipv4Addr,
+    /// What each of its datagrams has in front of its packet.
+    pub between: &'a [u8],
     /// Its packet.
     pub packet: &'a [u8],
     /// Where the packet's parts are.
@@ -38,16 +40,18 @@ impl<'a> Superframe<'a> {
     pub fn of(arena: &'a Arena, frame: &'a Frame) -> Option<Self> {
         let (record, bytes) = (arena.record(frame), arena.bytes(frame));
         let is_one = record.segmentation != Segmentation::None && record.segment_size > 0;
-        let packet = bytes.get(HEADERS..).filter(|_| is_one)?;
+        let inside = usize::from(record.inside);
+        let packet = bytes.get(inside..).filter(|_| is_one)?;
+        let between = bytes.get(HEADERS..inside)?;
         let peer = Ipv4Packet::new_unchecked(&bytes[ethernet::HEADER_LENGTH..]).destination();
         let layout = Layout::of_packet(packet)?;
-        Some(Self { peer, packet, layout, size: usize::from(record.segment_size) })
+        Some(Self { peer, between, packet, layout, size: usize::from(record.segment_size) })
     }
 
     /// Bytes that each of its datagrams but the last carries.
     #[must_use]
     pub fn datagram_length(&self) -> usize {
-        self.layout.packet_length(self.size)
+        self.between.len() + self.layout.packet_length(self.size)
     }
 }
 
@@ -71,7 +75,7 @@ pub struct Merged {
     pub datagrams: usize,
     /// Bytes of them.
     pub taken: usize,
-    /// Bytes of the packet that they are now.
+    /// Bytes of the datagram that they are now.
     pub length: usize,
     /// How it is cut again.
     pub segmentation: Segmentation,
@@ -80,21 +84,24 @@ pub struct Merged {
 }
 
 /// Makes a superframe's packet of what datagrams carry, `segment` bytes each but the last: of those, from the first on, that
-/// are its segments. `None`, with nothing changed, when not even two are.
-pub fn merge(bytes: &mut [u8], segment: usize) -> Option<Merged> {
+/// are its segments, behind the same `between` bytes. `None`, with nothing changed, when not even two are.
+pub fn merge(bytes: &mut [u8], segment: usize, between: usize) -> Option<Merged> {
     let (first, others) = bytes.split_at_mut_checked(segment).filter(|(first, _)| !first.is_empty())?;
+    let (front, first) = first.split_at_mut_checked(between)?;
     let leader = Leader::of_packet(first)?;
     let (size, headers) = (leader.size(), leader.layout.payload);
     let (mut datagrams, mut carried, mut last) = (1, size, None);
     while datagrams < GROUP_LIMIT {
         let start = (datagrams - 1) * segment;
         let end = (start + segment).min(others.len());
-        let Some((payload, is_last)) =
-            others.get(start..end).and_then(|packet| leader.followed_by_packet(packet, carried))
+        let next = others.get(start..end).and_then(|it| it.split_at_checked(between));
+        let packet = next.filter(|(their_front, _)| *their_front == front).map(|(_, packet)| packet);
+        let Some((payload, is_last)) = packet.and_then(|packet| leader.followed_by_packet(packet, carried))
         else {
             break;
         };
         let length = payload.len();
+        let start = start + between;
         if leader.layout.kind == Transport::Tcp {
             last = Some(TcpSegment::new_unchecked(&others[start + leader.layout.transport..]).flags());
         }
@@ -114,7 +121,7 @@ pub fn merge(bytes: &mut [u8], segment: usize) -> Option<Merged> {
     }
     layout.write_length(&mut first[..headers], carried);
     let taken = (datagrams * segment).min(bytes.len());
-    Some(Merged { datagrams, taken, length: headers + carried, segmentation, size })
+    Some(Merged { datagrams, taken, length: between + headers + carried, segmentation, size })
 }
 
 /// What came in one place, the first of it in a small buffer.
@@ -126,6 +133,8 @@ pub struct Came {
     pub came: Received,
     /// To whom it came.
     pub local: SocketAddrV4,
+    /// Bytes that datagrams have in front of their packets.
+    pub between: usize,
 }
 
 impl Came {
@@ -139,12 +148,12 @@ impl Came {
         (arena, pool): (&Arena, &mut Pool),
         frames: &mut Vec<Frame>,
     ) -> (u64, u64) {
-        let (Received { from, length, segment }, local) = (self.came, self.local);
+        let (Received { from, length, segment }, local, between) = (self.came, self.local, self.between);
         let bytes = arena.open(&mut large).into_bytes();
         bytes[HEADERS..SMALL_CAPACITY].copy_from_slice(&arena.bytes(&self.place)[HEADERS..]);
         let kept = if segment < length {
             let train = &mut bytes[HEADERS..HEADERS + length];
-            if merges { merge(train, segment) } else { None }
+            if merges { merge(train, segment, between) } else { None }
         } else {
             Some(Merged { datagrams: 1, taken: length, length, segmentation: Segmentation::None, size: 0 })
         };
@@ -158,6 +167,7 @@ impl Came {
         open.truncate(HEADERS + kept.length);
         if kept.segmentation != Segmentation::None {
             open.record.checksum = ChecksumState::PartialInside;
+            open.record.inside = (HEADERS + between) as u8;
             (open.record.segmentation, open.record.segment_size) = (kept.segmentation, kept.size as u16);
         }
         write_headers(open.into_bytes(), from, local);
@@ -290,10 +300,11 @@ mod tests {
         #[test]
         fn what_is_put_together_and_cut_again_is_what_came(
             payload in prop::collection::vec(any::<u8>(), 1..3000), size in 1..400_usize, is_tcp: bool,
-            damage in prop::option::of((any::<prop::sample::Index>(), 1..=u8::MAX)),
+            damage in prop::option::of((any::<prop::sample::Index>(), 1..=u8::MAX)), between in 0..30_usize,
         ) {
             let whole = packet(is_tcp, &payload);
-            let mut came = cut(&whole, size);
+            let front: Vec<u8> = (0..between).map(|number| number as u8).collect();
+            let mut came: Vec<Vec<u8>> = cut(&whole, size).iter().map(|it| [&front[..], it].concat()).collect();
             came.truncate(GROUP_LIMIT);
             let segment = came[0].len();
             let mut bytes = came.concat();
@@ -303,7 +314,7 @@ mod tests {
                 at / segment
             });
             let before = bytes.clone();
-            let merged = merge(&mut bytes, segment);
+            let merged = merge(&mut bytes, segment, between);
             // All up to the damage, whatever it is.
             let good = damaged.unwrap_or(came.len());
             prop_assert_eq!(merged.map_or(1, |it| it.datagrams), good.max(1));
@@ -313,13 +324,18 @@ mod tests {
             };
             prop_assert_eq!(merged.taken, (good * segment).min(before.len()));
             prop_assert!(bytes[merged.taken..] == before[merged.taken..], "nor does what is behind");
-            prop_assert!(merged.size == size && cut(&bytes[..merged.length], size) == came[..good]);
+            let made = cut(&bytes[between..merged.length], size);
+            prop_assert!(bytes[..between] == front && merged.size == size);
+            prop_assert!(made.iter().zip(&came[..good]).all(|(made, came)| came[between..] == made[..]));
+            prop_assert_eq!(made.len(), good);
         }
 
         #[test]
-        fn any_bytes_are_put_together_or_not(mut bytes in prop::collection::vec(any::<u8>(), 0..200), segment in 0..210_usize) {
+        fn any_bytes_are_put_together_or_not(
+            mut bytes in prop::collection::vec(any::<u8>(), 0..200), segment in 0..210_usize, between in 0..30_usize,
+        ) {
             let before = bytes.clone();
-            prop_assert!(merge(&mut bytes, segment).is_none() && bytes == before);
+            prop_assert!(merge(&mut bytes, segment, between).is_none() && bytes == before);
         }
     }
 }

@@ -21,6 +21,7 @@ use crate::link::outer::{HEADERS, datagram};
 use crate::link::train::{Came, MESSAGE_LIMIT, Superframe, together};
 use crate::link::widen;
 use crate::sys::{DATAGRAMS, Message, Received, receive_datagrams, receive_together, send_messages};
+use crate::tunnel::{Encapsulation, VXLAN_LENGTH};
 use crate::wire::{ArpOperation, ArpPacket, EtherType, EthernetFrame, IpProtocol, Ipv4Packet, UdpDatagram};
 
 /// Bytes that wait in the system each way, where it gives so many.
@@ -85,6 +86,8 @@ pub enum Unsent {
 pub struct TunnelSocket {
     socket: UdpSocket,
     local: SocketAddrV4,
+    /// Bytes that datagrams have in front of their packets.
+    between: usize,
     /// Frames that are sent at the end of the batch.
     pub outbox: Vec<Frame>,
     /// Whether datagrams of one length to one peer are sent as one message: until the system refuses it.
@@ -109,15 +112,18 @@ const LONG: usize = 8;
 /// Calls without anything long after which no more is expected.
 const SHORT_CALLS: u8 = 64;
 
+/// Bytes of headers that a superframe's segment has in its datagram at most.
+const SEGMENT_HEADERS: usize = VXLAN_LENGTH + HEADERS_LIMIT;
+
 /// Bytes of [`TunnelSocket::rest`] for one datagram: with a small buffer's, room for the longest there is.
 const REST: usize = LARGE_CAPACITY - SMALL_CAPACITY;
 
 impl TunnelSocket {
-    /// Opens the socket of a tunnel whose datagrams have this address and port, here and at every peer.
+    /// Opens the socket of a tunnel whose datagrams go to this port, here and at every peer.
     ///
     /// # Errors
     /// [`TunnelSocketError`].
-    pub fn open(local: SocketAddrV4) -> Result<Self, TunnelSocketError> {
+    pub fn open(local: SocketAddrV4, encapsulation: Encapsulation) -> Result<Self, TunnelSocketError> {
         let failed = |source: io::Error| match Errno::from_io_error(&source) {
             Some(Errno::ADDRNOTAVAIL) => TunnelSocketError::AddressElsewhere(*local.ip()),
             Some(Errno::ADDRINUSE) => TunnelSocketError::PortTaken(local),
@@ -127,20 +133,20 @@ impl TunnelSocket {
         let socket = UdpSocket::bind(local).map_err(failed)?;
         set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::DO).map_err(|errno| failed(errno.into()))?;
         widen(&socket, BUFFER);
-        let rest = vec![0; DATAGRAMS * REST].into();
-        let headers = vec![0; DATAGRAMS * HEADERS_LIMIT].into();
+        let headers = vec![0; DATAGRAMS * SEGMENT_HEADERS].into();
         let [outbox, spare] = [(); 2].map(|()| Vec::with_capacity(DATAGRAMS));
         // An older system gives them one by one.
         let _ = receive_together(&socket);
         Ok(Self {
             socket,
             local,
+            between: encapsulation.between(),
             outbox,
             segments: true,
             merges: true,
             headers,
             spare,
-            rest,
+            rest: vec![0; DATAGRAMS * REST].into(),
             expects_long: 0,
             received: Vec::with_capacity(DATAGRAMS),
             places: DATAGRAMS,
@@ -171,9 +177,7 @@ impl TunnelSocket {
         let port = self.local.port();
         let datagram = own.as_ref().and_then(|packet| UdpDatagram::new_checked(packet.payload()).ok());
         match datagram {
-            Some(datagram) if (datagram.source_port(), datagram.destination_port()) == (port, port) => {
-                Leaving::Datagram
-            }
+            Some(it) if (it.source_port(), it.destination_port()) == (port, port) => Leaving::Datagram,
             Some(_) | None => Leaving::Stray,
         }
     }
@@ -198,7 +202,7 @@ impl TunnelSocket {
     fn send_superframe(&mut self, arena: &Arena, frame: &Frame) -> Result<Sent, (Unsent, usize)> {
         let mut sent = Sent { frames: 1, datagrams: 0 };
         let Some(superframe) = Superframe::of(arena, frame) else { return Ok(sent) };
-        let Superframe { peer, packet, layout, size } = superframe;
+        let Superframe { peer, between, packet, layout, size } = superframe;
         let (to, length) = (SocketAddrV4::new(peer, self.local.port()), superframe.datagram_length());
         let mut start = layout.payload;
         while start < layout.end {
@@ -206,15 +210,18 @@ impl TunnelSocket {
             let ranges =
                 (start..layout.end).step_by(size).map(|at| at..(at + size).min(layout.end)).take(room);
             let mut count = 0;
-            for (headers, range) in self.headers.chunks_exact_mut(HEADERS_LIMIT).zip(ranges.clone()) {
+            let end = between.len() + layout.payload;
+            for (headers, range) in self.headers.chunks_exact_mut(SEGMENT_HEADERS).zip(ranges.clone()) {
                 let number = (sent.datagrams + count) as u16;
-                layout.write_segment_headers(&mut headers[..layout.payload], packet, &range, number);
+                let (front, headers) = headers[..end].split_at_mut(between.len());
+                front.copy_from_slice(between);
+                layout.write_segment_headers(headers, packet, &range, number);
                 count += 1;
             }
             let mut parts = [IoSlice::new(&[]); 2 * DATAGRAMS];
-            let each = self.headers.chunks_exact(HEADERS_LIMIT).zip(ranges);
+            let each = self.headers.chunks_exact(SEGMENT_HEADERS).zip(ranges);
             for (parts, (headers, range)) in parts.chunks_exact_mut(2).zip(each) {
-                parts[0] = IoSlice::new(&headers[..layout.payload]);
+                parts[0] = IoSlice::new(&headers[..end]);
                 parts[1] = IoSlice::new(&packet[range]);
             }
             let message = |count: usize| Message {
@@ -338,10 +345,10 @@ impl TunnelSocket {
         });
         let received = receive_datagrams(&self.socket, each, &mut self.received);
         let (before, count) = (frames.len(), self.received.len());
-        let (mut lost, mut merged) = (0, 0);
+        let (mut lost, mut merged, between) = (0, 0, self.between);
         let rests = self.rest.chunks_exact(REST).zip(&mut large);
         for ((place, (rest, large)), &came) in self.spare.drain(..count).zip(rests).zip(&self.received) {
-            let came = Came { place, came, local: self.local };
+            let came = Came { place, came, local: self.local, between };
             match large.take_if(|_| HEADERS + came.came.length > SMALL_CAPACITY) {
                 Some(large) => {
                     let (missing, others) = came.keep(large, merges && self.merges, (&arena, pool), frames);

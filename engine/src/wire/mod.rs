@@ -27,6 +27,8 @@ pub mod tcp;
 
 pub mod udp;
 
+pub mod vxlan;
+
 pub use arp::{Operation as ArpOperation, Packet as ArpPacket};
 pub use ethernet::{EtherType, Frame as EthernetFrame};
 pub use icmpv4::{Packet as IcmpPacket, Type as IcmpType};
@@ -34,6 +36,7 @@ pub use ipv4::{Packet as Ipv4Packet, Protocol as IpProtocol};
 pub use mac::MacAddress;
 pub use tcp::{Flags as TcpFlags, Segment as TcpSegment};
 pub use udp::Datagram as UdpDatagram;
+pub use vxlan::Packet as VxlanPacket;
 
 use std::net::Ipv4Addr;
 use std::ops::Range;

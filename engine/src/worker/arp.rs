@@ -4,7 +4,9 @@
 //! only; known pods are answered for, but never a probe or announcement; a MAC is learned only for a
 //! neighbour that somebody asked for or that asked us. Read first: RFC 826, RFC 5227.
 
-use super::{DropReason, Frame, Instant, NodeId, ORIGINATED, PortId, Term, Worker};
+mod overlay;
+
+use super::{DropReason, Frame, Instant, NodeId, ORIGINATED, Parsed, PortId, Term, Worker};
 use crate::decide::is_local;
 use crate::mailbox::Notice;
 use crate::neighbor::{Attachment, Neighbor};
@@ -35,7 +37,16 @@ enum Saying {
 
 impl Worker {
     /// Answers, learns from, forwards or drops an ARP frame.
-    pub(super) fn take_arp(&mut self, frame: Frame, node_id: NodeId, port: PortId, now: Instant) {
+    pub(super) fn take_arp(
+        &mut self,
+        frame: Frame,
+        parsed: &Parsed,
+        (node_id, port): (NodeId, PortId),
+        now: Instant,
+    ) {
+        if parsed.tunneled {
+            return self.take_tunneled_arp(frame, parsed, (node_id, port), now);
+        }
         let tables = std::sync::Arc::clone(&self.tables);
         let (Some(node), Some(ingress)) = (tables.node(node_id), tables.ports.get(&port)) else {
             return self.drop_frame(frame, DropReason::LinkDown, now);

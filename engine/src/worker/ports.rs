@@ -18,8 +18,10 @@ use crate::frame::{FrameMut, Record};
 use crate::link::wire::CABLE_LIMIT;
 use crate::mailbox::Parcel;
 use crate::parse::Side;
-use crate::tables::{Node, Port, Role};
+use crate::parse::Vtep;
+use crate::tables::{Node, Port, Role, Tunnel};
 use crate::trace::{Action, Point};
+use crate::tunnel::{Encapsulation, vtep_mac};
 
 /// When links want attention; an entry may be outdated, which costs one look.
 #[derive(Debug, Default)]
@@ -384,8 +386,15 @@ fn ingress_port(id: PortId, port: &Port, node: &Node) -> IngressPort {
             let mac =
                 node.interfaces.get(usize::from(index)).map(|interface| interface.mac).unwrap_or_default();
             // The tunnel's datagrams come by eth0.
-            let tunnel = node.tunnel.filter(|_| index == 0);
-            Side::Interface { mac, tunnel: tunnel.map(|tunnel| (tunnel.local, tunnel.port)) }
+            match node.tunnel.filter(|_| index == 0) {
+                None => Side::Interface { mac, tunnel: None },
+                Some(Tunnel { local, port, encapsulation: Encapsulation::Udp, .. }) => {
+                    Side::Interface { mac, tunnel: Some((local, port)) }
+                }
+                Some(Tunnel {
+                    local, port, address, encapsulation: Encapsulation::Vxlan { vni }, ..
+                }) => Side::Vxlan { mac, tunnel: (local, port), end: Vtep { vni, mac: vtep_mac(address) } },
+            }
         }
     };
     IngressPort { port: id.0, side }

@@ -10,7 +10,7 @@ use super::{
 };
 use super::{flags, hear, renew, replay};
 use crate::frame::Segmentation;
-use crate::link::outer::{HEADERS, write_lengths};
+use crate::link::outer::write_lengths;
 use crate::segment::Layout;
 use crate::wire::{IpProtocol, Ipv4Packet};
 
@@ -88,7 +88,7 @@ impl Worker {
         // So no payload is read for an outer checksum that means nothing: the segments have none.
         open.record.checksum = ChecksumState::Verified;
         let has_room = replay(&mut open, parsed, slot, adjacency, self.identification);
-        open.record.checksum = ChecksumState::PartialInside;
+        (open.record.checksum, open.record.inside) = (ChecksumState::PartialInside, adjacency.prefix_length);
         if has_room {
             self.send(frame, egress, now);
         } else {
@@ -104,7 +104,9 @@ impl Worker {
         }
         let bytes = self.arena.bytes(frame);
         let layout = match record.checksum {
-            ChecksumState::PartialInside => bytes.get(HEADERS..).and_then(Layout::of_packet),
+            ChecksumState::PartialInside => {
+                bytes.get(usize::from(record.inside)..).and_then(Layout::of_packet)
+            }
             ChecksumState::Unknown | ChecksumState::Verified | ChecksumState::Partial => Layout::of(bytes),
         };
         let length = layout.map(|layout| layout.packet_length(usize::from(record.segment_size)));
@@ -119,7 +121,8 @@ impl Worker {
         now: Instant,
     ) {
         let mut open = self.arena.open(&mut frame);
-        let outer = if open.record.checksum == ChecksumState::PartialInside { HEADERS } else { 0 };
+        let is_inside = open.record.checksum == ChecksumState::PartialInside;
+        let outer = if is_inside { usize::from(open.record.inside) } else { 0 };
         let inside = open.bytes().get(outer..);
         let layout = if outer > 0 { inside.and_then(Layout::of_packet) } else { inside.and_then(Layout::of) };
         let Some(layout) = layout else {

@@ -50,7 +50,7 @@ impl Worker {
         let record = *self.arena.record(&frame);
         let (node_id, port_id, course) = (NodeId(record.node), PortId(record.ingress), record.course);
         if parsed.class == Class::Arp {
-            return self.take_arp(frame, node_id, port_id, now);
+            return self.take_arp(frame, parsed, (node_id, port_id), now);
         }
         if parsed.tunneled && self.is_unfinished(&frame) {
             return self.decide_unfinished(frame, now);

@@ -101,6 +101,8 @@ impl Worker {
     ) {
         let arena = Arc::clone(&self.arena);
         let first = frames.first().map_or(0, |frame| longest_packet(&arena, frame).1);
+        let tunnel = self.tables.node(node).and_then(|node| node.tunnel);
+        let between = tunnel.map_or(0, |tunnel| tunnel.encapsulation.between());
         let reason = match unsent {
             Unsent::TooLong(peer, mtu) => {
                 if (1..first).contains(&usize::from(mtu)) {
@@ -123,8 +125,9 @@ impl Worker {
                 continue;
             }
             if let Unsent::TooLong(_, mtu) = unsent {
-                let refusal = Refusal { reason, mtu: mtu.saturating_sub(OUTER_LENGTH as u16) };
-                self.tell_sender(&frame, HEADERS, refusal, now);
+                let overhead = (OUTER_LENGTH + between) as u16;
+                let refusal = Refusal { reason, mtu: mtu.saturating_sub(overhead) };
+                self.tell_sender(&frame, HEADERS + between, refusal, now);
             }
             self.refuse_to_send(frame, port, reason, now);
         }

@@ -24,9 +24,10 @@ use flatnet_engine::ledger::{Buffers, DropReason, Ledger};
 use flatnet_engine::link::{Link, RingsPeer, rings};
 use flatnet_engine::tables::{Guard, Lease, NodeId, PortId};
 use flatnet_engine::trace::{Action, Event, Point};
+use flatnet_engine::tunnel::Encapsulation;
 use flatnet_engine::wire::{
     ArpOperation, ArpPacket, EtherType, EthernetFrame, IcmpPacket, IcmpType, IpProtocol, Ipv4Packet,
-    MacAddress, TcpFlags, TcpSegment, UdpDatagram,
+    MacAddress, TcpFlags, TcpSegment, UdpDatagram, VxlanPacket,
 };
 use flatnet_engine::worker::Worker;
 use flatnet_proxy::{Backend, Frontend, Ipv4Prefix, NodePort, Protocol, Service};
@@ -39,6 +40,7 @@ pub const USER: Ipv4Addr = Ipv4Addr::new(192, 168, 66, 50);
 pub const INTERNET: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 pub const NODE1: Ipv4Addr = Ipv4Addr::new(192, 168, 66, 11);
 pub const NODE2: Ipv4Addr = Ipv4Addr::new(192, 168, 66, 12);
+pub const VXLAN: Encapsulation = Encapsulation::Vxlan { vni: 1 };
 pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 
 /// A machine at the end of a pair of rings.
@@ -89,6 +91,17 @@ impl Lab {
     }
 
     pub fn build_with(config: &EngineConfig, profile: Profile) -> Self {
+        Self::build_over(config, profile, Encapsulation::Udp)
+    }
+
+    /// The same network over a VXLAN.
+    pub fn vxlan(workers: u8) -> Self {
+        let config =
+            EngineConfig { workers, small_buffers: 2048, large_buffers: 2, ..EngineConfig::default() };
+        Self::build_over(&config, Profile::Linux, VXLAN)
+    }
+
+    pub fn build_over(config: &EngineConfig, profile: Profile, encapsulation: Encapsulation) -> Self {
         let (mut control, workers) = Control::build(config).unwrap();
         let last = workers.len() as u8 - 1;
         let switch = control.add_switch("192.168.66.0/24").unwrap();
@@ -102,7 +115,8 @@ impl Lab {
                 subnet: prefix(subnet),
                 pod_network: prefix("10.1.0.0/16"),
                 profile,
-                tunnel_port: 8285,
+                tunnel_port: if encapsulation == VXLAN { 8472 } else { 8285 },
+                encapsulation,
                 mtu: 1500,
             };
             control.add_node(&spec).unwrap()
@@ -126,8 +140,8 @@ impl Lab {
             control.connect(isp, 1, outside, 0).unwrap(),
         ];
         control.tables.publish(|tables| {
-            tables.set_lease(prefix("10.1.15.0/24"), Some(Lease { public_ip: NODE1 }));
-            tables.set_lease(prefix("10.1.20.0/24"), Some(Lease { public_ip: NODE2 }));
+            tables.set_lease(prefix("10.1.15.0/24"), Some(Lease { public_ip: NODE1, vtep: None }));
+            tables.set_lease(prefix("10.1.20.0/24"), Some(Lease { public_ip: NODE2, vtep: None }));
         });
         let mut lab = Self {
             control,
@@ -435,6 +449,25 @@ pub fn ethernet(destination: MacAddress, source: MacAddress, packet: &[u8]) -> V
     bytes.extend(packet);
     bytes
 }
+
+/// What a datagram of vxlan's carries: an Ethernet frame between two MACs, of a network.
+pub fn vxlan_frame(
+    vni: u32,
+    macs: (MacAddress, MacAddress),
+    ethertype: EtherType,
+    payload: &[u8],
+) -> Vec<u8> {
+    let mut bytes = vec![0; 8];
+    VxlanPacket::new_unchecked(&mut bytes[..]).fill(vni);
+    let mut frame = ethernet(macs.0, macs.1, payload);
+    EthernetFrame::new_unchecked(&mut frame[..]).set_ethertype(ethertype);
+    bytes.extend(frame);
+    bytes
+}
+
+/// The MACs of the nodes' ends of the VXLAN.
+pub const VTEP1: MacAddress = MacAddress::for_ipv4(Ipv4Addr::new(10, 1, 15, 0));
+pub const VTEP2: MacAddress = MacAddress::for_ipv4(Ipv4Addr::new(10, 1, 20, 0));
 
 pub fn ipv4_packet(from: Ipv4Addr, to: Ipv4Addr, protocol: IpProtocol, ttl: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0; 20];

@@ -4,7 +4,6 @@ use std::net::{SocketAddrV4, UdpSocket};
 
 use flatnet_engine::ledger::Term;
 use flatnet_engine::link::tunnel_socket::TunnelSocket;
-use flatnet_engine::tables::{NextHop, Node};
 
 use super::*;
 
@@ -24,6 +23,11 @@ pub struct Sockets {
 
 impl Sockets {
     pub fn new(test: u8, large_buffers: u32) -> Self {
+        Self::over(Encapsulation::Udp, test, large_buffers)
+    }
+
+    /// The same two nodes, carrying packets like this.
+    pub fn over(encapsulation: Encapsulation, test: u8, large_buffers: u32) -> Self {
         let config =
             EngineConfig { workers: 1, small_buffers: 2048, large_buffers, ..EngineConfig::default() };
         let (mut control, workers) = Control::build(&config).unwrap();
@@ -39,18 +43,16 @@ impl Sockets {
                 pod_network: prefix("10.1.0.0/16"),
                 profile: Profile::Linux,
                 tunnel_port: PORT,
+                encapsulation,
                 mtu: u16::MAX,
             };
             let id = control.add_node(&spec).unwrap();
-            let socket = TunnelSocket::open(SocketAddrV4::new(address, PORT)).unwrap();
+            let socket = TunnelSocket::open(SocketAddrV4::new(address, PORT), encapsulation).unwrap();
             let link = Link::TunnelSocket(Box::new(socket));
             ports.push(control.attach_interface(id, 0, 0, link).unwrap());
-            let mut changed = Node::clone(control.tables.current().node(id).unwrap());
-            changed.routes.insert(prefix("0.0.0.0/0"), NextHop::Interface { index: 0, gateway: None });
-            control.tables.publish(|tables| {
-                tables.set_node(id, Some(changed));
-                tables.set_lease(prefix(subnet), Some(Lease { public_ip: address }));
-            });
+            control.let_link_find_peers(id).unwrap();
+            let lease = Lease { public_ip: address, vtep: None };
+            control.tables.publish(|tables| tables.set_lease(prefix(subnet), Some(lease)));
             id
         };
         let (node1, node2) = (node("node-1", own[0], "10.1.15.0/24"), node("node-2", own[1], "10.1.20.0/24"));

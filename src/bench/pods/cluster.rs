@@ -63,7 +63,7 @@ impl Cluster {
             let id = cluster.control.add_node(&node_spec(node, None)?)?;
             cluster.control.connect(id, 0, switch, 0)?;
             cluster.nodes.push(id);
-            let lease = Some(Lease { public_ip: node_address(node) });
+            let lease = Some(Lease { public_ip: node_address(node), vtep: None });
             let subnet = subnet(node)?;
             cluster.control.tables.publish(|tables| tables.set_lease(subnet, lease));
             cluster.visit();
