@@ -8,7 +8,7 @@ use std::collections::BinaryHeap;
 use std::sync::Arc;
 
 use super::budget::{Debt, SMALL_BATCH};
-use super::debts;
+use super::debts::spend;
 use super::files::{UNWRITTEN_LIMIT, read_batch};
 use super::{
     Attached, ChecksumState, DropReason, Event, Frame, IngressPort, Instant, Link, NodeId, ORIGINATED,
@@ -71,8 +71,7 @@ impl Worker {
             return false;
         }
         self.keep_asking_at(port, node);
-        let waiting = VecDeque::new();
-        let (is_ready, debt, creditors) = (false, Debt::default(), Vec::new());
+        let (waiting, is_ready, debt, creditors) = (VecDeque::new(), false, Debt::default(), Vec::new());
         self.links[index] =
             Some(Attached { link, node, counters, ingress, waiting, is_ready, debt, creditors });
         true
@@ -141,7 +140,7 @@ impl Worker {
         }
         attached.is_ready = false;
         if !attached.creditors.is_empty() {
-            if !debts::spend(&mut attached.creditors) {
+            if !spend(&mut attached.creditors) {
                 self.ask_creditors(port);
                 return None;
             }
