@@ -83,7 +83,8 @@ pub struct Record {
     pub asks: bool,
     /// The port it came in by.
     pub ingress: u32,
-    /// One above the port of a bridge that it came in by first; 0 of what came from outside all bridges.
+    /// One above the port of a bridge that it came in by first, once it has left that node by a cable; 0 of what came from outside all
+    /// bridges.
     pub origin: u32,
     /// The port it leaves by, once decided.
     pub egress: u32,

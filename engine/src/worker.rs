@@ -432,7 +432,6 @@ impl Worker {
         }
         // Out of the tunnel, the inner ports are beyond the first cache line.
         let mut bytes = 0;
-        let origin = if ingress.side == Side::Bridge { ingress.port + 1 } else { 0 };
         let lines = if matches!(ingress.side, Side::Interface { .. } | Side::Vxlan { .. }) { 2 } else { 1 };
         frames.iter().take(FRAMES_AHEAD).for_each(|frame| self.arena.prefetch(frame, lines));
         let batch = &mut batch[..frames.len()];
@@ -453,10 +452,6 @@ impl Worker {
             }
             open.record.node = node.0;
             open.record.ingress = ingress.port;
-            // Elsewhere it keeps what it has.
-            if origin != 0 {
-                open.record.origin = origin;
-            }
             open.record.course = course;
         }
         // What another worker took in was counted there.

@@ -79,7 +79,11 @@ impl Home {
         // Beside reading: a program that cannot get rid of its output takes no more input.
         let writer = std::thread::spawn(move || stdin.write_all(input.as_bytes()));
         let output = child.wait_with_output().unwrap();
-        writer.join().unwrap().unwrap();
+        match writer.join().unwrap() {
+            // A program may end before it has read all.
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+            written => written.unwrap(),
+        }
         output
     }
 

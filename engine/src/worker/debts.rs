@@ -9,11 +9,12 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
 use super::budget::{BURST_LIMIT, DEBT_LIMIT, DECISION, Debt, NEW_FLOW};
-use super::{BATCH_LIMIT, Half, Instant, NodeId, Notice, Parsed, PortId, Worker};
+use super::{BATCH_LIMIT, Frame, Half, Instant, NodeId, Notice, Parsed, PortId, Worker};
 use crate::binding::{BindingRef, HalfKey, Traffic};
 use crate::decide::{Refusal, Verdict};
 use crate::flow::FlowKey;
 use crate::frame::Record;
+use crate::parse::Side;
 use crate::rewrite::{Step, Transform};
 
 /// Debtors before those are looked for who owe nothing any more.
@@ -156,10 +157,32 @@ impl Worker {
         asked: Option<BindingRef>,
         decided: (&Result<Verdict, Refusal>, &Transform),
     ) {
-        if let Some(origin) = record.origin.checked_sub(1) {
+        if let Some(origin) = self.origin(record) {
             let decisions = self.price(NodeId(record.node), parsed, asked, decided);
-            self.charge(PortId(origin), decisions);
+            self.charge(origin, decisions);
         }
+    }
+
+    /// Notes, where a frame leaves its node by a cable, the port that it came in by first.
+    pub(super) fn note_origin(&mut self, frame: &mut Frame) {
+        let record = *self.arena.record(frame);
+        if record.origin == 0
+            && let Some(origin) = self.origin(&record)
+        {
+            self.arena.open(frame).record.origin = origin.0 + 1;
+        }
+    }
+
+    /// Returns the port of a bridge that a frame came in by first; none of what came from outside all bridges of this process.
+    pub(super) fn origin(&self, record: &Record) -> Option<PortId> {
+        if let Some(origin) = record.origin.checked_sub(1) {
+            return Some(PortId(origin));
+        }
+        let ingress = PortId(record.ingress);
+        let attached = self.links.get(record.ingress as usize).and_then(Option::as_ref);
+        let side = attached.map(|attached| attached.ingress.side);
+        let side = side.or_else(|| self.ingress_of(ingress).map(|ingress| ingress.side));
+        (side == Some(Side::Bridge)).then_some(ingress)
     }
 
     /// Says what is owed for a decision: who opens a flow pays for its first answer, too.

@@ -2,6 +2,8 @@
 //!
 //! Called by the passes and by visits. Invariants: only the owner of a link touches it; a frame for another
 //! worker's link goes there whole; what a link refuses is dropped by the link's reason. Read first: `link`.
+//!
+//! Above 400 lines because how a link is taken from and how it is sent to are read together.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -247,7 +249,8 @@ impl Worker {
     }
 
     /// A frame comes in by a port.
-    pub(super) fn arrive(&mut self, port: PortId, frame: Frame) -> Result<(), (Frame, DropReason)> {
+    pub(super) fn arrive(&mut self, port: PortId, mut frame: Frame) -> Result<(), (Frame, DropReason)> {
+        self.note_origin(&mut frame);
         let Some(attached) = self.links.get_mut(port.0 as usize).and_then(Option::as_mut) else {
             return Err((frame, DropReason::LinkDown));
         };
