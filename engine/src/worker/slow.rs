@@ -18,6 +18,7 @@ use crate::rewrite::{Step, Transform, apply, compose};
 use crate::tables::{Role, address_bucket};
 use crate::trace::{Action, Point};
 use crate::wire::ethernet::{ADDRESSES_LENGTH, TAG_LENGTH, is_priority_tagged};
+use crate::wire::ipv4;
 
 impl Worker {
     /// Decides about a frame and does what was decided.
@@ -161,9 +162,7 @@ impl Worker {
             | Step::Encapsulate(_)
             | Step::Ethernet { .. } => true,
         });
-        // What opens a connection is decided each time, but leads where the rest of it goes.
-        let opens = parsed.tcp_flags.syn() && !parsed.fragment;
-        if !may_replay || !opens && !matches!(parsed.class, Class::Flow | Class::LayerTwo) {
+        if !may_replay || !opens(parsed) && !matches!(parsed.class, Class::Flow | Class::LayerTwo) {
             return None;
         }
         let (mut slot, adjacency) = compose(transform, parsed);
@@ -181,8 +180,7 @@ impl Worker {
 
     /// Keeps in the cache whose a flow is.
     fn remember_worker(&mut self, parsed: &Parsed, worker: u8, redirect: Option<BindingRef>) {
-        let opens = parsed.tcp_flags.syn() && !parsed.fragment;
-        if parsed.class != Class::Flow && !opens {
+        if parsed.class != Class::Flow && !opens(parsed) {
             return;
         }
         let bucket = address_bucket(Ipv4Addr::from_bits(parsed.tuple().destination));
@@ -313,4 +311,11 @@ impl Worker {
         self.tell_sender(&frame, usize::from(parsed.network_offset), refusal, now);
         self.drop_frame(frame, refusal.reason, now);
     }
+}
+
+/// Tells whether a packet opens a connection: it is decided each time, but leads where the rest of it goes. Its headers must be where the
+/// cache has them.
+fn opens(parsed: &Parsed) -> bool {
+    let header = parsed.transport_offset.checked_sub(parsed.network_offset).map(usize::from);
+    parsed.tcp_flags.syn() && !parsed.fragment && header == Some(ipv4::HEADER_LENGTH)
 }
