@@ -8,12 +8,15 @@
 )]
 
 mod common;
+// Not part of `common`, which the fuzz targets build, too.
+#[path = "common/kernel.rs"]
+mod kernel;
 
-use common::kernel::{Kernel, Node, Ours, in_a_namespace};
 use common::*;
 use flatnet_engine::binding::{TcpState, Traffic};
 use flatnet_engine::masquerade::PortRange;
 use flatnet_engine::wire::{IcmpType, IpProtocol, TcpFlags, TcpSegment};
+use kernel::{Kernel, Node, Ours, in_a_namespace};
 use std::net::Ipv4Addr;
 use std::process::Command;
 

@@ -12,12 +12,15 @@
 )]
 
 mod common;
+// Not part of `common`, which the fuzz targets build, too.
+#[path = "common/kernel.rs"]
+mod kernel;
 
-use common::kernel::{DOCKER0, EMPTY_VIP, Kernel, Node, OUTSIDE_VIP, Ours, in_a_namespace};
 use common::*;
 use flatnet_engine::wire::{
     ArpOperation, IcmpPacket, IcmpType, IpProtocol, Ipv4Packet, MacAddress, TcpFlags, UdpDatagram,
 };
+use kernel::{DOCKER0, EMPTY_VIP, Kernel, Node, OUTSIDE_VIP, Ours, in_a_namespace};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 

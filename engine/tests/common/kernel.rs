@@ -3,10 +3,19 @@
 //! One network namespace holds docker0, two pods' cables and eth0, laid out as the tour's node-1, with MASQUERADE and Services as
 //! kube-proxy writes them in nftables; raw sockets at the cables' far ends play the machines. Needs root, `ip`, `nft` and `unshare`.
 
-use super::*;
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use pnet_datalink::{Channel, Config, DataLinkReceiver, DataLinkSender};
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use flatnet_engine::wire::IcmpType;
+use flatnet_proxy::{Backend, Frontend, NodePort, Protocol, Service};
+use pnet_datalink::{Channel, Config, DataLinkReceiver, DataLinkSender};
+
+use crate::common::*;
 
 pub const DOCKER0: Ipv4Addr = Ipv4Addr::new(10, 1, 15, 1);
 pub const NODE_MTU: u16 = 1400;

@@ -7,7 +7,6 @@
 )]
 
 pub mod fragments;
-pub mod kernel;
 pub mod sockets;
 pub mod superframes;
 
