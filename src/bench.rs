@@ -29,8 +29,8 @@ use flatnet_engine::clock::timestamp_counter;
 use flatnet_engine::worker::Stage;
 use serde::Serialize;
 
-use crate::args::{Bench, BenchEngine, Output};
-use crate::output::{plain_table, print, print_json};
+use crate::args::{Bench, BenchEngine};
+use crate::output::{plain_table, print_as};
 pub use error::BenchError;
 use lab::{BUFFERS, Round, Waiting};
 use rows::{CASES, Case, Row, Traffic};
@@ -103,10 +103,7 @@ fn engine(arguments: &BenchEngine) -> miette::Result<ExitCode> {
         eprintln!("bench: {}, {} flows, {} bytes", case.name, case.flows, case.frame_bytes);
         figures.extend(measure(case, &rates, arguments.stages)?);
     }
-    match arguments.output {
-        Output::Json => print_json(&figures)?,
-        Output::Table => print(&table(&figures, &rates, arguments.workers))?,
-    }
+    print_as(arguments.output, &figures, |figures| table(figures, &rates, arguments.workers))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -368,7 +365,7 @@ mod tests {
             routes: Some(3),
             workers: 4,
             stages: false,
-            output: Output::Table,
+            output: crate::args::Output::Table,
         };
         let adapted = CASES.iter().map(|case| {
             let mut adapted = *case;

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use hyper::Method;
 
-use crate::args::{Down, Output};
+use crate::args::Down;
 use crate::client::{self, Client};
 use crate::instance::socket;
 use crate::ledger;
-use crate::output::{print, print_json};
+use crate::output::print_as;
 use crate::views::LedgerReport;
 
 /// How long a network may take to be gone after its ledger.
@@ -33,9 +33,6 @@ pub fn run(arguments: &Down) -> miette::Result<ExitCode> {
     while Instant::now() < end && socket::running().iter().any(|(name, _)| *name == client.name) {
         std::thread::sleep(PAUSE);
     }
-    match arguments.output {
-        Output::Json => print_json(&report)?,
-        Output::Table => print(&ledger::table(&report))?,
-    }
+    print_as(arguments.output, &report, ledger::table)?;
     Ok(if report.balances { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -10,9 +10,9 @@ use std::process::ExitCode;
 
 use hyper::Method;
 
-use crate::args::{Link, Output};
+use crate::args::Link;
 use crate::client::{self, Client, ClientError, encode};
-use crate::output::{print, print_json};
+use crate::output::print_as;
 use crate::views::{LinkEntry, LinkRequest};
 
 /// Runs the command.
@@ -22,10 +22,7 @@ use crate::views::{LinkEntry, LinkRequest};
 pub fn run(arguments: &Link) -> miette::Result<ExitCode> {
     let client = Client::find(arguments.selection.name.as_deref())?;
     let entries = client::run(ask(&client, arguments))?;
-    match arguments.output {
-        Output::Json => print_json(&entries)?,
-        Output::Table => print(&text(&entries))?,
-    }
+    print_as(arguments.output, &entries[..], text)?;
     Ok(ExitCode::SUCCESS)
 }
 

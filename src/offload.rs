@@ -9,9 +9,9 @@ use std::process::ExitCode;
 
 use hyper::Method;
 
-use crate::args::{Offload, Output};
+use crate::args::Offload;
 use crate::client::{self, Client, ClientError, encode};
-use crate::output::{print, print_json};
+use crate::output::print_as;
 use crate::views::{OffloadEntry, OffloadRequest};
 
 /// Runs the command.
@@ -21,10 +21,7 @@ use crate::views::{OffloadEntry, OffloadRequest};
 pub fn run(arguments: &Offload) -> miette::Result<ExitCode> {
     let client = Client::find(arguments.selection.name.as_deref())?;
     let entries = client::run(ask(&client, arguments))?;
-    match arguments.output {
-        Output::Json => print_json(&entries)?,
-        Output::Table => print(&text(&entries))?,
-    }
+    print_as(arguments.output, &entries[..], text)?;
     Ok(ExitCode::SUCCESS)
 }
 

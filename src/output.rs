@@ -10,6 +10,8 @@ use comfy_table::{CellAlignment, Table, presets};
 use miette::{IntoDiagnostic, WrapErr};
 use textwrap::{WordSeparator, WordSplitter};
 
+use crate::args::Output;
+
 /// Has errors and warnings wrapped between words only, so that names and paths can be copied.
 ///
 /// # Errors
@@ -40,8 +42,23 @@ pub fn print(text: &str) -> miette::Result<()> {
 ///
 /// # Errors
 /// As [`print()`]; or it has no form in JSON.
-pub fn print_json(value: &impl serde::Serialize) -> miette::Result<()> {
+pub fn print_json(value: &(impl serde::Serialize + ?Sized)) -> miette::Result<()> {
     print(&(serde_json::to_string_pretty(value).into_diagnostic()? + "\n"))
+}
+
+/// Prints a value as it was asked for: as people read it, or for programs.
+///
+/// # Errors
+/// As [`print_json()`].
+pub fn print_as<T: serde::Serialize + ?Sized>(
+    output: Output,
+    value: &T,
+    text: impl FnOnce(&T) -> String,
+) -> miette::Result<()> {
+    match output {
+        Output::Json => print_json(value),
+        Output::Table => print(&text(value)),
+    }
 }
 
 /// Makes a table without lines: its first column is left, the others right.

@@ -12,9 +12,9 @@ use std::process::ExitCode;
 use axum::body::{Body, Bytes};
 use futures::stream;
 
-use crate::args::{Output, Replay};
+use crate::args::Replay;
 use crate::client::{self, Client, ClientError, encode};
-use crate::output::{print, print_json};
+use crate::output::print_as;
 use crate::views::ReplayReport;
 
 /// Bytes sent at once.
@@ -30,10 +30,7 @@ pub fn run(arguments: &Replay) -> miette::Result<ExitCode> {
     for _ in 0..arguments.repeat {
         whole.add(client::run(play(&client, arguments))?);
     }
-    match arguments.output {
-        Output::Json => print_json(&whole)?,
-        Output::Table => print(&text(&whole))?,
-    }
+    print_as(arguments.output, &whole, text)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -11,9 +11,9 @@ use futures::future::join_all;
 use hyper::Method;
 use serde::Serialize;
 
-use crate::args::{self, Output};
+use crate::args;
 use crate::client::{self, Client};
-use crate::output::{plain_table, print, print_json};
+use crate::output::{plain_table, print_as};
 use crate::rates::short;
 use crate::views::{NodeKind, Status};
 
@@ -35,10 +35,7 @@ pub fn run(arguments: &args::Status) -> miette::Result<ExitCode> {
             Network::Silent { name: client.name.clone() }
         }));
     }
-    match arguments.output {
-        Output::Json => print_json(&networks)?,
-        Output::Table => print(&text(&networks))?,
-    }
+    print_as(arguments.output, &networks[..], text)?;
     Ok(ExitCode::SUCCESS)
 }
 

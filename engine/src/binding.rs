@@ -140,6 +140,8 @@ pub struct Bindings {
     mappings: Mappings,
     /// How busy the backends are.
     pub loads: Loads,
+    /// Whether a packet that was followed was the first answer of its binding, since somebody took this down.
+    pub answered: bool,
     /// What the other workers have not been told yet.
     pub news: Vec<News>,
     /// Whether every end is news, and not only those that other workers wait for: ports are short.
@@ -164,6 +166,7 @@ impl Bindings {
             quota,
             mappings: Mappings::new(secret),
             loads: Loads::default(),
+            answered: false,
             news: Vec::new(),
             tell_ends: false,
         })
@@ -202,8 +205,11 @@ impl Bindings {
         segment: &Segment,
         now: Instant,
     ) -> Result<Option<Followed>, OutOfWindow> {
-        let Some((found, half, _)) = self.find(key, now) else { return Ok(None) };
-        self.note(found, half, segment, now)
+        let Some((found, half, binding)) = self.find(key, now) else { return Ok(None) };
+        let is_first = half == Half::Reply && binding.traffic == Traffic::Unreplied;
+        let followed = self.note(found, half, segment, now)?;
+        self.answered |= is_first;
+        Ok(followed)
     }
 
     /// Notes a packet of a binding: state, time.
@@ -243,13 +249,6 @@ impl Bindings {
         }
         let place = &self.places[index as usize];
         Some((BindingRef { index, generation: place.generation }, half, place.binding()?))
-    }
-
-    /// Tells whether a binding, which has not ended, was answered.
-    #[must_use]
-    pub fn is_answered(&self, of: BindingRef) -> bool {
-        let binding = self.places.get(of.index as usize).and_then(Place::binding);
-        binding.is_some_and(|binding| binding.traffic != Traffic::Unreplied)
     }
 
     /// Returns the backend of a binding, when it is a Service's.

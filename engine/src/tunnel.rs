@@ -168,12 +168,7 @@ pub fn complete(bytes: &mut [u8], identification: u16, verified: bool) {
     let udp_length = (udp::HEADER_LENGTH + inner.len()) as u16;
     let total_length = (OUTER_LENGTH + inner.len()) as u16;
 
-    let mut packet = Ipv4Packet::new_unchecked(&mut outer[..]);
-    let [sum, length, number] = [packet.header_checksum(), total_length, identification].map(u64::from);
-    packet.set_total_length(total_length);
-    packet.set_identification(identification);
-    packet.set_header_checksum(!checksum::fold(sum + length + number));
-
+    complete_header(outer, total_length, identification);
     let mut datagram = UdpDatagram::new_unchecked(&mut outer[ipv4::HEADER_LENGTH..]);
     // The length stands in the header and in the pseudo-header.
     let sum = u64::from(datagram.checksum()) + 2 * u64::from(udp_length) + inner_sum;
@@ -183,17 +178,23 @@ pub fn complete(bytes: &mut [u8], identification: u16, verified: bool) {
     datagram.set_checksum(if sum == 0 { 0xffff } else { sum });
 }
 
+/// Completes the outer IPv4 header.
+#[inline(always)]
+fn complete_header(outer: &mut [u8], total_length: u16, identification: u16) {
+    let mut packet = Ipv4Packet::new_unchecked(outer);
+    let [sum, length, number] = [packet.header_checksum(), total_length, identification].map(u64::from);
+    packet.set_total_length(total_length);
+    packet.set_identification(identification);
+    packet.set_header_checksum(!checksum::fold(sum + length + number));
+}
+
 /// Completes a VXLAN's outer headers as [`complete`] does those of udp. There is no UDP checksum, as from flannel's device
 /// (RFC 7348, 5); the frame's own are those of what it carries.
 #[inline(always)]
 pub fn complete_vxlan(bytes: &mut [u8], identification: u16) {
     let (outer, inner) = bytes.split_at_mut(OUTER_LIMIT);
     let total_length = (OUTER_LIMIT + inner.len()) as u16;
-    let mut packet = Ipv4Packet::new_unchecked(&mut outer[..]);
-    let [sum, length, number] = [packet.header_checksum(), total_length, identification].map(u64::from);
-    packet.set_total_length(total_length);
-    packet.set_identification(identification);
-    packet.set_header_checksum(!checksum::fold(sum + length + number));
+    complete_header(outer, total_length, identification);
     let mut datagram = UdpDatagram::new_unchecked(&mut outer[ipv4::HEADER_LENGTH..]);
     if datagram.source_port() == 0 {
         datagram.set_source_port(source_port(inner));

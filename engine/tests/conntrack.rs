@@ -13,7 +13,7 @@ mod common;
 mod kernel;
 
 use common::*;
-use flatnet_engine::binding::{TcpState, Traffic};
+use flatnet_engine::binding::Traffic;
 use flatnet_engine::masquerade::PortRange;
 use flatnet_engine::wire::{IcmpType, IpProtocol, TcpFlags, TcpSegment};
 use kernel::{Kernel, Node, Ours, in_a_namespace};
@@ -98,23 +98,9 @@ fn ours(lab: &Lab, port: u16) -> Option<Known> {
         let tuple = it.original.tuple;
         of_port([tuple.source_port, tuple.destination_port]) && it.ends() > lab.now
     })?;
-    let state = if binding.original.tuple.protocol == 6 { name(binding.tcp_state()) } else { "" };
+    let state = if binding.original.tuple.protocol == 6 { binding.tcp_state().name() } else { "" };
     let seconds = binding.ends().saturating_duration_since(lab.now).as_secs();
     Some(Known { state: state.to_owned(), traffic: binding.traffic, seconds })
-}
-
-fn name(state: TcpState) -> &'static str {
-    match state {
-        TcpState::SynSent => "SYN_SENT",
-        TcpState::SynSentBoth => "SYN_SENT2",
-        TcpState::SynReceived => "SYN_RECV",
-        TcpState::Established => "ESTABLISHED",
-        TcpState::FinWait => "FIN_WAIT",
-        TcpState::CloseWait => "CLOSE_WAIT",
-        TcpState::LastAck => "LAST_ACK",
-        TcpState::TimeWait => "TIME_WAIT",
-        TcpState::Closed => "CLOSE",
-    }
 }
 
 /// Connections, by what is said. Both ends begin at 1000; a SYN is answered at once.

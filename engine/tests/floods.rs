@@ -313,18 +313,7 @@ impl Apart {
         let mut offered = 0;
         for _ in 0..batches {
             lab.control.collect_buffers();
-            for bytes in frames.take(64) {
-                let mut frame = lab.control.pool.allocate(bytes.len()).unwrap();
-                lab.control.arena().open(&mut frame).bytes_mut().copy_from_slice(&bytes);
-                match lab.machines.get_mut(&APP1).unwrap().peer.to_node.push(frame) {
-                    Ok(()) => offered += 1,
-                    // Its ring is full.
-                    Err(frame) => {
-                        lab.control.pool.free(frame);
-                        break;
-                    }
-                }
-            }
+            offered += offer(lab, APP1, frames.take(64));
             lab.workers[0].run_batch(now);
             lab.take(APP1);
         }
@@ -433,7 +422,7 @@ fn a_flood_of_another_nodes_pod_takes_no_more_than_its_share() {
                 known.iter().for_each(|bytes| lab.push(APP2, bytes));
                 let mut arrived = 0;
                 while arrived < known.len() {
-                    offer(lab, APP1, &mut new.take(16));
+                    offer(lab, APP1, new.take(16));
                     for worker in &mut lab.workers {
                         worker.run_batch(now);
                     }
@@ -456,9 +445,10 @@ fn a_flood_of_another_nodes_pod_takes_no_more_than_its_share() {
 }
 
 /// Pushes as many frames into a pod's ring as find room; returns how many.
-fn offer(lab: &mut Lab, from: Ipv4Addr, frames: &mut dyn Iterator<Item = &Vec<u8>>) -> usize {
+fn offer(lab: &mut Lab, from: Ipv4Addr, frames: impl IntoIterator<Item = impl AsRef<[u8]>>) -> usize {
     let mut offered = 0;
     for bytes in frames {
+        let bytes = bytes.as_ref();
         let mut frame = lab.control.pool.allocate(bytes.len()).unwrap();
         lab.control.arena().open(&mut frame).bytes_mut().copy_from_slice(bytes);
         match lab.machines.get_mut(&from).unwrap().peer.to_node.push(frame) {
@@ -500,8 +490,8 @@ fn a_server_that_answers_a_flood_keeps_its_known_flows() {
         let (now, mut arrived, mut asked, mut answered) = (lab.now, 0, 0, 0);
         for round in 0..4_000u16 {
             lab.control.collect_buffers();
-            offer(&mut lab, FILLER, &mut filler.iter());
-            assert_eq!(offer(&mut lab, APP2, &mut known.iter()), known.len(), "{name}, round {round}");
+            offer(&mut lab, FILLER, &filler);
+            assert_eq!(offer(&mut lab, APP2, &known), known.len(), "{name}, round {round}");
             for &from in &floods {
                 let new: Vec<_> = (0..16u16)
                     .map(|number| {
@@ -512,14 +502,14 @@ fn a_server_that_answers_a_flood_keeps_its_known_flows() {
                         }
                     })
                     .collect();
-                offer(&mut lab, from, &mut new.iter());
+                offer(&mut lab, from, &new);
             }
             for worker in &mut lab.workers {
                 worker.run_batch(now);
             }
             let answers: Vec<_> = lab.take(APP2).iter().map(|frame| answer(&lab, frame, is_tcp)).collect();
             asked += answers.len();
-            assert_eq!(offer(&mut lab, APP2, &mut answers.iter()), answers.len(), "{name}, round {round}");
+            assert_eq!(offer(&mut lab, APP2, &answers), answers.len(), "{name}, round {round}");
             let known_ones = lab.take(OTHER);
             arrived += known_ones.iter().filter(|frame| frame[26..30] == APP2.octets()).count();
             answered += floods.iter().map(|&at| lab.take(at).len()).sum::<usize>();

@@ -3,20 +3,15 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 mod common;
+#[path = "common/lone_pod.rs"]
+mod lone_pod;
 
 use common::*;
-use flatnet_engine::clock::Instant;
-use flatnet_engine::frame::{Arena, Frame, Pool};
-use flatnet_engine::link::pod_ring::Outbox;
-use flatnet_engine::pod::{HALF_OPEN_LIFETIME, Pod, PodConfig};
-use flatnet_engine::wire::{ArpOperation, EthernetFrame, Ipv4Packet, TcpFlags, TcpSegment};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use std::collections::VecDeque;
-use std::fs::File;
+use flatnet_engine::pod::HALF_OPEN_LIFETIME;
+use flatnet_engine::wire::{EthernetFrame, Ipv4Packet, TcpFlags, TcpSegment};
+use lone_pod::LonePod;
 use std::io::Read as _;
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::fd::AsFd as _;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// The way outside, a machine of its network, and a server of the host's.
@@ -28,58 +23,24 @@ const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 struct Outside {
-    pod: Pod,
-    pool: Pool,
-    sent: VecDeque<Frame>,
-    mark: u32,
-    now: Instant,
+    lone: LonePod,
 }
 
 impl Outside {
-    /// Makes it in a network namespace of this thread's own, where the server's address is.
     fn new() -> Self {
-        let mut holder = Command::new("unshare");
-        holder.args([
-            "--net",
-            "sh",
-            "-ec",
-            "ip address add 198.51.100.7/24 dev lo; ip link set lo up; echo; exec sleep 600",
-        ]);
-        let mut holder = holder.stdout(Stdio::piped()).spawn().unwrap();
-        holder.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
-        let file = File::open(format!("/proc/{}/ns/net", holder.id())).unwrap();
-        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
-        holder.kill().unwrap();
-        holder.wait().unwrap();
-        let (_, mut pools) = Arena::new(1, 2048, 16).unwrap();
-        let mut pod = Pod::new(PodConfig { mac: mac(ROUTER), address: ROUTER, ..PodConfig::default() });
-        pod.open_relays().unwrap();
-        pod.forward_outside();
-        let (pool, now) = (pools.pop().unwrap(), Instant::ZERO);
-        let mut outside = Self { pod, pool, sent: VecDeque::new(), mark: 0, now };
-        outside.receive(&arp(ArpOperation::Request, (mac(CLIENT), CLIENT), (mac(ROUTER), ROUTER)));
-        outside.take();
-        outside
-    }
-
-    fn with(&mut self, act: impl FnOnce(&mut Pod, Instant, &mut Outbox<'_>)) {
-        let Self { pod, pool, sent, mark, now } = self;
-        let mut out = Outbox { pool, queue: sent, next_mark: mark, tracing: false, answers_traced: false };
-        act(pod, *now, &mut out);
-    }
-
-    fn receive(&mut self, frame: &[u8]) {
-        self.with(|pod, now, out| pod.receive(frame, now, out));
+        let mut lone = LonePod::new(ROUTER, CLIENT);
+        lone.lead_outside(SERVER);
+        Self { lone }
     }
 
     fn syn(&mut self, from: u16, to: u16) {
         let packet = tcp_packet(CLIENT, SERVER, (from, to), TcpFlags::SYN);
-        self.receive(&ethernet(mac(ROUTER), mac(CLIENT), &packet));
+        self.lone.receive(&ethernet(mac(ROUTER), mac(CLIENT), &packet));
     }
 
     /// Hears what the host's sockets have, as when the worker is told that they have something.
     fn hear(&mut self) {
-        self.with(|pod, now, out| {
+        self.lone.with(|pod, now, out| {
             pod.hear_host();
             pod.poll(now, out);
         });
@@ -102,9 +63,7 @@ impl Outside {
     /// The flags of the segments that were sent.
     fn take(&mut self) -> Vec<TcpFlags> {
         let mut flags = Vec::new();
-        for frame in self.sent.drain(..) {
-            let bytes = self.pool.arena().bytes(&frame).to_vec();
-            self.pool.free(frame);
+        for bytes in self.lone.take() {
             let packet = Ipv4Packet::new_checked(EthernetFrame::new_unchecked(&bytes[..]).payload().to_vec());
             if let Ok(packet) = packet.as_ref()
                 && packet.source() == SERVER
@@ -153,14 +112,14 @@ fn a_server_is_left_when_the_peer_does_not_confirm() {
     assert_eq!(outside.answer(), [SYN_ACK]);
     let (mut connection, _) = server.accept().unwrap();
     connection.set_nonblocking(true).unwrap();
-    let end = outside.now + HALF_OPEN_LIFETIME;
-    while let Some(next) = outside.pod.next_poll().filter(|&next| next < end) {
-        outside.now = outside.now.max(next);
-        outside.with(|pod, now, out| pod.poll(now, out));
+    let end = outside.lone.now + HALF_OPEN_LIFETIME;
+    while let Some(next) = outside.lone.pod.next_poll().filter(|&next| next < end) {
+        outside.lone.now = outside.lone.now.max(next);
+        outside.lone.with(|pod, now, out| pod.poll(now, out));
         outside.take();
     }
     assert_eq!(connection.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
-    outside.now = end;
-    outside.with(|pod, now, out| pod.poll(now, out));
+    outside.lone.now = end;
+    outside.lone.with(|pod, now, out| pod.poll(now, out));
     assert_eq!(connection.read(&mut [0]).unwrap(), 0);
 }

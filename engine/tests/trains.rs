@@ -11,6 +11,7 @@ use common::sockets::{PORT, Sockets};
 use common::superframes::{arrived, segments, unfinished, unfinished_record};
 use common::*;
 use flatnet_engine::ledger::{DropReason, Ledger, Term};
+use flatnet_engine::link::feature::Feature;
 use flatnet_engine::sys::{Message, send_messages};
 use flatnet_engine::tables::Node;
 use flatnet_engine::trace::Point;
@@ -34,8 +35,10 @@ fn send_superframe(lab: &mut Lab, whole: &[u8], is_tcp: bool) {
 /// Sets the switches of both sockets.
 fn switch(sockets: &mut Sockets, segments: bool, merges: bool) {
     for port in sockets.ports {
-        let socket = sockets.lab.workers[0].tunnel_socket(port).unwrap();
-        (socket.segments, socket.merges) = (segments, merges);
+        let link = sockets.lab.workers[0].link(port).unwrap();
+        for (feature, on) in [(Feature::Gso, segments), (Feature::Gro, merges)] {
+            link.set_feature(feature, on).unwrap();
+        }
     }
 }
 

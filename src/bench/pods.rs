@@ -24,8 +24,8 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use super::BenchError;
-use crate::args::{BenchPods, Output};
-use crate::output::{plain_table, print, print_json};
+use crate::args::BenchPods;
+use crate::output::{plain_table, print_as};
 
 /// Octets that a stream carries before it is measured.
 const WARM_UP: u64 = 1 << 28;
@@ -103,10 +103,7 @@ pub fn run(arguments: &BenchPods) -> miette::Result<ExitCode> {
         let runs: Result<Vec<_>, _> = (0..arguments.runs).map(|_| measure_apart(row)).collect();
         figures.extend(medians(&runs?));
     }
-    match arguments.output {
-        Output::Json => print_json(&figures)?,
-        Output::Table => print(&table(&figures, arguments.runs))?,
-    }
+    print_as(arguments.output, &figures, |figures| table(figures, arguments.runs))?;
     Ok(ExitCode::SUCCESS)
 }
 

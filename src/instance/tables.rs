@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use flatnet_engine::binding::{Binding, TcpState, Traffic};
+use flatnet_engine::binding::{Binding, Traffic};
 use flatnet_engine::clock::Instant;
 use flatnet_engine::flow::Tuple;
 use flatnet_engine::ledger::DropReason;
@@ -303,7 +303,7 @@ fn flow(binding: &Binding, now: Instant) -> FlowEntry {
         (None, ICMP) => "icmp",
         (None, _) => "unknown",
     };
-    let state = (number == Protocol::Tcp.number()).then(|| tcp_state(binding.tcp_state()).to_owned());
+    let state = (number == Protocol::Tcp.number()).then(|| binding.tcp_state().name().to_owned());
     FlowEntry {
         protocol: protocol.to_owned(),
         number,
@@ -313,20 +313,5 @@ fn flow(binding: &Binding, now: Instant) -> FlowEntry {
         reply: half(binding.reply.tuple),
         answered: binding.traffic != Traffic::Unreplied,
         assured: binding.traffic == Traffic::Assured,
-    }
-}
-
-/// Names a state as conntrack does.
-const fn tcp_state(state: TcpState) -> &'static str {
-    match state {
-        TcpState::SynSent => "SYN_SENT",
-        TcpState::SynSentBoth => "SYN_SENT2",
-        TcpState::SynReceived => "SYN_RECV",
-        TcpState::Established => "ESTABLISHED",
-        TcpState::FinWait => "FIN_WAIT",
-        TcpState::CloseWait => "CLOSE_WAIT",
-        TcpState::LastAck => "LAST_ACK",
-        TcpState::TimeWait => "TIME_WAIT",
-        TcpState::Closed => "CLOSE",
     }
 }

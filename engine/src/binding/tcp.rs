@@ -265,6 +265,22 @@ impl Connection {
 }
 
 impl TcpState {
+    /// Returns its name, as conntrack prints it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SynSent => "SYN_SENT",
+            Self::SynSentBoth => "SYN_SENT2",
+            Self::SynReceived => "SYN_RECV",
+            Self::Established => "ESTABLISHED",
+            Self::FinWait => "FIN_WAIT",
+            Self::CloseWait => "CLOSE_WAIT",
+            Self::LastAck => "LAST_ACK",
+            Self::TimeWait => "TIME_WAIT",
+            Self::Closed => "CLOSE",
+        }
+    }
+
     /// Tells whether plain segments change nothing: the cache may forward them.
     #[must_use]
     pub const fn is_steady(self) -> bool {

@@ -9,8 +9,7 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
 use super::budget::{BURST_LIMIT, DEBT_LIMIT, DECISION, Debt, NEW_FLOW};
-use super::{BATCH_LIMIT, Frame, Half, Instant, NodeId, Notice, Parsed, PortId, Worker};
-use crate::binding::{BindingRef, HalfKey, Traffic};
+use super::{BATCH_LIMIT, Frame, NodeId, Notice, Parsed, PortId, Worker};
 use crate::decide::{Refusal, Verdict};
 use crate::flow::FlowKey;
 use crate::frame::Record;
@@ -142,23 +141,21 @@ pub(super) fn spend(creditors: &mut [Creditor]) -> bool {
 }
 
 impl Worker {
-    /// Finds the binding, not answered yet, that a packet answers.
-    pub(super) fn unanswered(&mut self, node: NodeId, parsed: &Parsed, now: Instant) -> Option<BindingRef> {
-        let (found, half, binding) = self.bindings.find(&HalfKey { node, tuple: parsed.tuple() }, now)?;
-        (half == Half::Reply && binding.traffic == Traffic::Unreplied).then_some(found)
-    }
-
-    /// Charges the port that a frame came in by first for a decision about it. `asked` is the binding that it was an answer of, if it
-    /// was one.
+    /// Charges the port that a frame came in by first for the decision about it, which was made just now: for nothing, if its flow was
+    /// known before a change of the tables, or if it was the first answer of a binding.
     pub(super) fn pay(
         &mut self,
         record: &Record,
         parsed: &Parsed,
-        asked: Option<BindingRef>,
+        is_known: bool,
         decided: (&Result<Verdict, Refusal>, &Transform),
     ) {
+        let answers = std::mem::take(&mut self.bindings.answered);
+        if is_known || answers {
+            return;
+        }
         if let Some(origin) = self.origin(record) {
-            let decisions = self.price(NodeId(record.node), parsed, asked, decided);
+            let decisions = self.price(NodeId(record.node), parsed, decided);
             self.charge(origin, decisions);
         }
     }
@@ -190,12 +187,8 @@ impl Worker {
         &mut self,
         node: NodeId,
         parsed: &Parsed,
-        asked: Option<BindingRef>,
         (verdict, transform): (&Result<Verdict, Refusal>, &Transform),
     ) -> u64 {
-        if asked.is_some_and(|binding| self.bindings.is_answered(binding)) {
-            return 0;
-        }
         let (egress, price) = match verdict {
             Ok(Verdict::Forward(_)) => (Some(transform.egress), NEW_FLOW),
             Ok(Verdict::HandOver(..)) => {

@@ -69,10 +69,9 @@ impl Worker {
         // Once: what is refused, or waits, after a change is in no cache, and each frame of it is as much work as a new flow's.
         let is_known =
             is_flow && self.cache.forget_outdated(parsed.hash, parsed.key, &parsed.guard, &tables.epochs);
-        let asked = (!is_known).then(|| self.unanswered(node_id, parsed, now));
         let mut transform = Transform::new();
         let verdict = decide(&mut self.world(now), &arrival, &mut transform);
-        asked.into_iter().for_each(|asked| self.pay(&record, parsed, asked, (&verdict, &transform)));
+        self.pay(&record, parsed, is_known, (&verdict, &transform));
         // Ahead of the frame, so that its answer finds the way.
         self.spread_news();
         match verdict {

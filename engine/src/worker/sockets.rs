@@ -16,11 +16,6 @@ use crate::sys::DATAGRAMS;
 use crate::tunnel::OUTER_LENGTH;
 
 impl Worker {
-    /// Returns the socket at a port, to switch what it leaves to the system.
-    pub fn tunnel_socket(&mut self, port: PortId) -> Option<&mut TunnelSocket> {
-        self.socket(port).map(|(socket, _)| socket)
-    }
-
     fn socket(&mut self, port: PortId) -> Option<(&mut TunnelSocket, NodeId)> {
         let attached = self.links.get_mut(port.0 as usize)?.as_mut()?;
         let Link::TunnelSocket(socket) = &mut attached.link else { return None };
