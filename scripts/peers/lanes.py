@@ -54,6 +54,8 @@ spec:
   workers: 1
   nodes: [{name: node-1, address: 192.168.66.11/24, podCIDR: 10.1.15.0/24}]
 """
+# Longer than what is between two requests, and over before another system is measured.
+SPINNING = "  poll: 20ms\n"
 
 
 def flatnet_home(place):
@@ -69,14 +71,19 @@ def has_started(place, name):
     place.processes += [one["pid"] for one in status if one["name"] == name]
 
 
-def same_node_flatnet(place):
+def same_node_flatnet(place, poll=""):
     """Two pods of a node, each a namespace."""
     ends = machines(place, "10.1.15.2", "10.1.15.3")
     pods = [POD.format(name=f"pod-{n}", node="node-1", **m._asdict()) for n, m in enumerate(ends)]
-    file, home = place.path("peers.yaml", TOPOLOGY + "".join(pods)), flatnet_home(place)
+    file, home = place.path("peers.yaml", TOPOLOGY + poll + "".join(pods)), flatnet_home(place)
     run(flatnet_binary(), "up", "-d", "-f", file, env=home)
     has_started(place, "peers")
     return ends
+
+
+def same_node_flatnet_spinning(place):
+    """The same with a worker that looks for frames all the time, on a core that others want, too."""
+    return same_node_flatnet(place, SPINNING)
 
 
 def taps_of(place, ends, namespace, names):
@@ -261,6 +268,7 @@ LANES = {
     "same-node": {
         "kernel": same_node_kernel,
         "flatnet": same_node_flatnet,
+        "flatnet-spinning": same_node_flatnet_spinning,
         "naive-tap": same_node_naive_tap,
         "vde": same_node_vde,
         "ovs": same_node_ovs,
