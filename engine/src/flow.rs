@@ -29,6 +29,9 @@ const LAYER_TWO_PROTOCOL: u64 = 253;
 const LAYER_TWO_MARK: u64 = (0xffff_ffff << 32) | 0xff;
 
 impl FlowKey {
+    /// No frame's key: an IPv4 packet of protocol 255 has no ports.
+    const NONE: Self = Self { high: u64::MAX, low: u64::MAX };
+
     /// Makes the key of an IPv4 packet; addresses and ports in host order.
     #[inline(always)]
     #[must_use]
@@ -149,8 +152,6 @@ pub const NO_BINDING: u32 = u32::MAX;
 
 /// A slot's flag bits.
 pub mod flags {
-    /// The slot is in use.
-    pub const USED: u8 = 1;
     /// TTL goes down by one.
     pub const DECREMENT_TTL: u8 = 2;
     /// Addresses and ports are rewritten.
@@ -208,11 +209,11 @@ impl Slot {
     #[must_use]
     pub fn hand_over(key: FlowKey, guard: LinkGuard, worker: u8, bucket: u8) -> Self {
         let (adjacency, buckets) = (u32::from(worker), [bucket; 2]);
-        Self { key, guard, adjacency, buckets, flags: flags::USED | flags::HAND_OVER, ..Self::EMPTY }
+        Self { key, guard, adjacency, buckets, flags: flags::HAND_OVER, ..Self::EMPTY }
     }
 
     const EMPTY: Self = Self {
-        key: FlowKey { high: 0, low: 0 },
+        key: FlowKey::NONE,
         guard: [0; 12],
         epoch: 0,
         binding: NO_BINDING,
@@ -281,12 +282,8 @@ impl FlowCache {
         epochs: &[u32; EPOCH_BUCKETS],
     ) -> Option<&Slot> {
         let slot = self.likely(hash);
-        let slot = if slot.key == key { slot } else { self.elsewhere(hash, key) };
-        let hit = slot.key == key
-            && slot.guard == *guard
-            && slot.flags & flags::USED != 0
-            && slot.epoch == self.epoch(epochs, slot.buckets);
-        hit.then_some(slot)
+        let slot = if slot.key == key { slot } else { self.elsewhere(hash, key)? };
+        (slot.guard == *guard && slot.epoch == self.epoch(epochs, slot.buckets)).then_some(slot)
     }
 
     /// Forgets the decision about a flow that tables have changed since; tells whether there was one.
@@ -297,13 +294,13 @@ impl FlowCache {
         guard: &LinkGuard,
         epochs: &[u32; EPOCH_BUCKETS],
     ) -> bool {
-        let is_it = |slot: &Slot| slot.key == key && slot.guard == *guard && slot.flags & flags::USED != 0;
+        let is_it = |slot: &Slot| slot.key == key && slot.guard == *guard;
         let Some(place) = self.places(hash).into_iter().find(|&place| is_it(&self.slots[place])) else {
             return false;
         };
         let is_outdated = self.slots[place].epoch != self.epoch(epochs, self.slots[place].buckets);
         if is_outdated {
-            self.slots[place].flags = 0;
+            self.slots[place] = Slot::EMPTY;
         }
         is_outdated
     }
@@ -313,8 +310,8 @@ impl FlowCache {
         let places = self.places(self.hash(key));
         let slot = places.into_iter().find(|&place| self.slots[place].key == key);
         let Some(slot) = slot.map(|place| &mut self.slots[place]) else { return false };
-        let is_first = slot.flags & (flags::USED | flags::ANSWERED) == flags::USED;
-        slot.flags |= if is_first { flags::ANSWERED } else { 0 };
+        let is_first = slot.flags & flags::ANSWERED == 0;
+        slot.flags |= flags::ANSWERED;
         is_first
     }
 
@@ -332,13 +329,12 @@ impl FlowCache {
         others.into_iter().for_each(|place| prefetch(&self.slots[place]));
     }
 
-    /// Returns the slot of a flow that is not in its first place, or one of another flow.
+    /// Returns the slot of a flow that is not in its first place.
     #[inline(never)]
     #[must_use]
-    pub fn elsewhere(&self, hash: u64, key: FlowKey) -> &Slot {
-        let [first, neighbor, second, last] = self.places(hash);
-        let place = [neighbor, second, last].into_iter().find(|&place| self.slots[place].key == key);
-        &self.slots[place.unwrap_or(first)]
+    pub fn elsewhere(&self, hash: u64, key: FlowKey) -> Option<&Slot> {
+        let [_, others @ ..] = self.places(hash);
+        others.into_iter().map(|place| &self.slots[place]).find(|slot| slot.key == key)
     }
 
     /// Stores a decision, over the flow's own slot, an unused or outdated one, the oldest if it is old, one whose flow can be
@@ -368,7 +364,7 @@ impl FlowCache {
     fn free(&self, places: [usize; 4], epochs: &[u32; EPOCH_BUCKETS]) -> Option<usize> {
         places.into_iter().find(|&place| {
             let slot = &self.slots[place];
-            slot.flags & flags::USED == 0 || slot.epoch != self.epoch(epochs, slot.buckets)
+            slot.key == FlowKey::NONE || slot.epoch != self.epoch(epochs, slot.buckets)
         })
     }
 
@@ -414,7 +410,7 @@ mod tests {
 
     fn slot(tuple: &Tuple) -> (FlowKey, Slot) {
         let key = FlowKey::ipv4(tuple, 3, false);
-        (key, Slot { key, buckets: [1, 2], flags: flags::USED, ..Slot::EMPTY })
+        (key, Slot { key, buckets: [1, 2], ..Slot::EMPTY })
     }
 
     #[test]
@@ -464,7 +460,7 @@ mod tests {
             .collect();
         for &key in &keys {
             let hash = cache.hash(key);
-            cache.insert(hash, Slot { key, flags: flags::USED, ..Slot::EMPTY }, &epochs, Instant::ZERO);
+            cache.insert(hash, Slot { key, ..Slot::EMPTY }, &epochs, Instant::ZERO);
         }
         keys.iter().filter(|&&key| cache.lookup(cache.hash(key), key, &[0; 12], &epochs).is_none()).count()
     }
@@ -525,7 +521,7 @@ mod tests {
         let epochs = [0; EPOCH_BUCKETS];
         let mut cache = FlowCache::new(4096, [5, 7]).unwrap();
         let store = |cache: &mut FlowCache, key: FlowKey| {
-            let slot = Slot { key, flags: flags::USED, ..Slot::EMPTY };
+            let slot = Slot { key, ..Slot::EMPTY };
             cache.insert(cache.hash(key), slot, &epochs, Instant::ZERO);
         };
         let known: Vec<_> = (0..100).map(|flow| key_of(1, flow)).collect();
@@ -549,7 +545,7 @@ mod tests {
             if cache.lookup(hash, key, &[0; 12], &epochs).is_some() {
                 found[flow as usize] += 1;
             } else {
-                cache.insert(hash, Slot { key, flags: flags::USED, ..Slot::EMPTY }, &epochs, Instant::ZERO);
+                cache.insert(hash, Slot { key, ..Slot::EMPTY }, &epochs, Instant::ZERO);
             }
         }
         assert!(found.iter().all(|&hits| hits > 50), "{found:?} of 200 each");

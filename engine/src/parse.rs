@@ -5,7 +5,7 @@
 //! dependencies: `wire`, `flow`, `ledger`, `tunnel`. Read first: RFC 894, 791, 9293, 768, 792, 7348.
 
 pub use end::Vtep;
-use glance::glance;
+pub(crate) use glance::{at_bridge, at_interface, at_vxlan};
 
 use std::net::Ipv4Addr;
 
@@ -92,16 +92,16 @@ pub struct Parsed {
     pub transport_offset: u16,
     /// Bytes of that packet, its header included; 0 of anything else.
     pub length: u16,
-    /// Which way the frame takes.
-    pub class: Class,
+    /// TCP flags, none for other protocols.
+    pub tcp_flags: TcpFlags,
     /// Why it is refused, if it is.
     pub refused: DropReason,
+    /// Which way the frame takes.
+    pub class: Class,
     /// Whether the packet came out of the tunnel.
     pub tunneled: bool,
     /// Whether it is a fragment, of which only the first has ports.
     pub fragment: bool,
-    /// TCP flags, none for other protocols.
-    pub tcp_flags: TcpFlags,
     /// Whether it is an ICMP error.
     pub icmp_error: bool,
 }
@@ -147,22 +147,26 @@ impl Parsed {
 /// The reason to drop it.
 pub fn parse(bytes: &[u8], ingress: &IngressPort, verified: bool) -> Result<Parsed, DropReason> {
     let mut parsed = Parsed::default();
-    parse_into(&mut parsed, bytes, ingress, verified)?;
+    let short =
+        |parsed: &mut Parsed, bytes: &[u8], verified| glance::glance(parsed, bytes, ingress, verified);
+    parse_into(&mut parsed, bytes, ingress, verified, short)?;
     Ok(parsed)
 }
 
-/// Parses a frame as [`parse`] does, into its place in a batch: it is not copied on the way.
+/// Parses a frame as [`parse`] does, into its place in a batch: it is not copied on the way. `short` is the short way of the
+/// port's side: whoever has many frames of one port asks for the side once.
 ///
 /// # Errors
 /// The reason to drop it; `parsed` then says nothing.
 #[inline(always)]
-pub fn parse_into(
+pub(crate) fn parse_into(
     parsed: &mut Parsed,
     bytes: &[u8],
     ingress: &IngressPort,
     verified: bool,
+    short: impl Fn(&mut Parsed, &[u8], bool) -> bool,
 ) -> Result<(), DropReason> {
-    if glance(parsed, bytes, ingress, verified) { Ok(()) } else { look(parsed, bytes, ingress, verified) }
+    if short(parsed, bytes, verified) { Ok(()) } else { look(parsed, bytes, ingress, verified) }
 }
 
 /// Parses any frame. A call of its own: few come here.

@@ -5,7 +5,7 @@
 //! name; frames of a flow stay in order; per packet nothing is locked, allocated or asked of the system.
 //! Allowed dependencies: all of the engine. Read first: `docs/architecture.md`, "Run to completion".
 //!
-//! Above 400 lines because the loop and its three passes are the tour through everything else.
+//! Above 400 lines because the loop is the tour through everything else.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::Ipv4Addr;
@@ -20,7 +20,7 @@ use crate::bridge::Fdb;
 use crate::clock::{Clock, Instant};
 use crate::control::EngineConfig;
 use crate::decide::World;
-use crate::flow::{FlowCache, NO_BINDING, Slot, flags};
+use crate::flow::{FlowCache, flags};
 use crate::fragment::Fragments;
 use crate::frame::{Arena, ChecksumState, Course, Frame, Pool};
 use crate::hash::KeyedState;
@@ -31,13 +31,12 @@ use crate::load::Loads;
 use crate::mailbox::{Incoming, Mailbox, Notice, Outgoing, Parcel};
 use crate::masquerade::{Masquerade, Pool as PortPool};
 use crate::neighbor::Neighbors;
-use crate::parse::{Class, IngressPort, Parsed, Side, parse_into};
+use crate::parse::{Class, IngressPort, Parsed};
 use crate::path_mtu::PathMtu;
 use crate::random::Random;
-use crate::rewrite::{Adjacency, replay};
+use crate::rewrite::Adjacency;
 use crate::tables::{NodeId, PortId, Reader, Tables};
 use crate::trace::{Action, Event, Observer, Point};
-use crate::wire::{IpProtocol, TcpSegment};
 
 mod arp;
 mod budget;
@@ -53,6 +52,7 @@ mod fragments;
 mod grant;
 mod inspect;
 mod originate;
+mod passes;
 mod pods;
 mod ports;
 mod replays;
@@ -70,11 +70,6 @@ pub use stages::{Stage, Stages};
 
 /// Frames a batch has at most.
 pub const BATCH_LIMIT: usize = 64;
-/// Frames whose first bytes are on their way while one is parsed: more would wait for each other.
-const FRAMES_AHEAD: usize = 4;
-/// Flows whose bindings are on their way while a frame is forwarded; twice as far ahead are slots that are not in their first
-/// place.
-const FLOWS_AHEAD: usize = 8;
 /// Bindings, learned MACs, and clients with session affinity, looked at per batch for expiry.
 const SWEEP: usize = 32;
 /// Adjacencies a worker keeps; one more clears the cache.
@@ -374,152 +369,6 @@ impl Worker {
         count
     }
 
-    /// The three passes over a batch of frames that came in by one port.
-    fn run_frames<const TIMED: bool>(
-        &mut self,
-        frames: &mut Vec<Frame>,
-        node: NodeId,
-        ingress: &IngressPort,
-        course: Course,
-        now: Instant,
-    ) {
-        let mut batch = std::mem::take(&mut self.batch.parsed);
-        self.frames += frames.len() as u64;
-        self.parse_pass(frames, &mut batch, node, ingress, course);
-        Stages::end::<TIMED>(&mut self.stages, Stage::Parse);
-        let all = &batch[..frames.len()];
-        all.iter().take(2 * FLOWS_AHEAD).for_each(|parsed| self.fetch_others(parsed));
-        for (frame, parsed) in frames.iter().zip(all).take(FLOWS_AHEAD) {
-            self.fetch_for(frame, parsed, node);
-        }
-        let mut rest = frames.drain(..);
-        for index in 0..all.len() {
-            let (Some(frame), parsed) = (rest.next(), &all[index]) else { break };
-            if let Some(parsed) = all.get(index + 2 * FLOWS_AHEAD) {
-                self.fetch_others(parsed);
-            }
-            if let (Some(frame), Some(parsed)) =
-                (rest.as_slice().get(FLOWS_AHEAD - 1), all.get(index + FLOWS_AHEAD))
-            {
-                self.fetch_for(frame, parsed, node);
-            }
-            if let Some(frame) = self.cached::<TIMED>(frame, parsed, now) {
-                Stages::end::<TIMED>(&mut self.stages, Stage::LookUp);
-                match parsed.class {
-                    Class::Refused => self.drop_frame(frame, parsed.refused, now),
-                    Class::Flow | Class::Exception | Class::Arp | Class::PriorityTagged | Class::LayerTwo => {
-                        self.decide(frame, parsed, now)
-                    }
-                }
-                Stages::end::<TIMED>(&mut self.stages, Stage::Decide);
-            }
-        }
-        drop(rest);
-        self.batch.parsed = batch;
-    }
-
-    /// Pass 1: headers to keys and hashes; the cache's slots are on their way when pass 2 asks.
-    fn parse_pass(
-        &mut self,
-        frames: &mut [Frame],
-        batch: &mut Vec<Parsed>,
-        node: NodeId,
-        ingress: &IngressPort,
-        course: Course,
-    ) {
-        if batch.len() < frames.len() {
-            batch.resize(BATCH_LIMIT.max(frames.len()), Parsed::default());
-        }
-        // Out of the tunnel, the inner ports are beyond the first cache line.
-        let mut bytes = 0;
-        let lines = if matches!(ingress.side, Side::Interface { .. } | Side::Vxlan { .. }) { 2 } else { 1 };
-        frames.iter().take(FRAMES_AHEAD).for_each(|frame| self.arena.prefetch(frame, lines));
-        let batch = &mut batch[..frames.len()];
-        for index in 0..frames.len() {
-            if index + FRAMES_AHEAD < frames.len() {
-                self.arena.prefetch(&frames[index + FRAMES_AHEAD], lines);
-            }
-            let (frame, parsed) = (&mut frames[index], &mut batch[index]);
-            let open = self.arena.open(frame);
-            bytes += open.bytes().len() as u64;
-            let verified = open.record.checksum != ChecksumState::Unknown;
-            match parse_into(parsed, open.bytes(), ingress, verified) {
-                Ok(()) => {
-                    parsed.hash = self.cache.hash(parsed.key);
-                    open.record.network_offset = parsed.network_offset;
-                }
-                Err(reason) => (parsed.class, parsed.refused) = (Class::Refused, reason),
-            }
-            open.record.node = node.0;
-            open.record.ingress = ingress.port;
-            open.record.course = course;
-        }
-        // What another worker took in was counted there.
-        if course == Course::Direct
-            && let Some(counters) = self.counters.get(usize::from(node.0))
-        {
-            counters.count_bytes(bytes);
-        }
-    }
-
-    /// Passes 2 and 3: look the flow up and replay its decision; gives the frame back when it must be decided.
-    #[inline(always)]
-    fn cached<const TIMED: bool>(
-        &mut self,
-        mut frame: Frame,
-        parsed: &Parsed,
-        now: Instant,
-    ) -> Option<Frame> {
-        let mut open = self.arena.open(&mut frame);
-        let is_flow = matches!(parsed.class, Class::Flow | Class::LayerTwo);
-        if open.record.mark != 0 || !is_flow {
-            return Some(frame);
-        }
-        let Some(slot) = self.cache.lookup(parsed.hash, parsed.key, &parsed.guard, &self.tables.epochs)
-        else {
-            return Some(frame);
-        };
-        if slot.flags & flags::HAND_OVER != 0 {
-            // A frame is handed on again only to who is known to hold its binding.
-            let known = slot.binding != NO_BINDING;
-            if known && !self.bindings.is_live(slot.binding, slot.generation)
-                || !known && open.record.course == Course::Steered
-            {
-                return Some(frame);
-            }
-            let worker = slot.adjacency as u8;
-            self.hand_over(frame, worker, now);
-            return None;
-        }
-        if open.record.checksum.is_unfinished() {
-            let slot = *slot;
-            return self.cached_unfinished(frame, parsed, slot, now);
-        }
-        let adjacency = &self.adjacencies.list[slot.adjacency as usize];
-        if parsed.length > adjacency.mtu {
-            return Some(frame);
-        }
-        if slot.binding != NO_BINDING {
-            if !renew(&mut self.bindings, slot, now) {
-                return Some(frame);
-            }
-            if slot.key.protocol() == u8::from(IpProtocol::Tcp) {
-                hear(&mut self.bindings, slot, parsed, open.bytes());
-            }
-        }
-        Stages::end::<TIMED>(&mut self.stages, Stage::LookUp);
-        self.identification = self.identification.wrapping_add(1);
-        let egress = adjacency.egress;
-        if replay(&mut open, parsed, slot, adjacency, self.identification) {
-            Stages::end::<TIMED>(&mut self.stages, Stage::Rewrite);
-            self.send(frame, egress, now);
-            Stages::end::<TIMED>(&mut self.stages, Stage::Send);
-        } else {
-            self.drop_frame(frame, DropReason::MtuExceeded, now);
-        }
-        None
-    }
-
     fn world(&mut self, now: Instant) -> World<'_> {
         World {
             tables: &self.tables,
@@ -568,27 +417,4 @@ impl Worker {
         }
         self.pool.free(frame);
     }
-}
-
-/// Renews the binding of a packet that the cache answers; false when it must be decided anew. A call of its own, so that
-/// flows without a binding pay for nothing.
-#[inline(never)]
-fn renew(bindings: &mut Bindings, slot: &Slot, now: Instant) -> bool {
-    let is_tcp = slot.key.protocol() == u8::from(IpProtocol::Tcp);
-    bindings.renew(slot.binding, slot.generation, half_of(slot), is_tcp, now)
-}
-
-/// Has the binding, which was renewed, hear what the segment says.
-#[inline(never)]
-fn hear(bindings: &mut Bindings, slot: &Slot, parsed: &Parsed, frame: &[u8]) {
-    let segment = TcpSegment::new_unchecked(&frame[usize::from(parsed.transport_offset)..]);
-    // By the packet's own length: the frame's may be padded.
-    let headers = parsed.transport_offset - parsed.network_offset + segment.header_length() as u16;
-    let end = segment.sequence().wrapping_add(u32::from(parsed.length.wrapping_sub(headers)));
-    bindings.hear(slot.binding, half_of(slot), end, segment.acknowledgement(), segment.window());
-}
-
-#[inline(always)]
-fn half_of(slot: &Slot) -> Half {
-    if slot.flags & flags::REPLY != 0 { Half::Reply } else { Half::Original }
 }

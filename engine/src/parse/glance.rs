@@ -5,9 +5,11 @@
 //! what it accepts it reads as the parser does; all else it leaves to the parser. Allowed dependencies: as `parse`. Read
 //! first: `parse.rs`.
 
+use std::net::Ipv4Addr;
+
 use super::{Class, FlowKey, IngressPort, NEVER_CACHED, Parsed, Side, Vtep};
 use crate::tunnel::VXLAN_LENGTH;
-use crate::wire::{TcpFlags, ethernet, ipv4, tcp, udp};
+use crate::wire::{MacAddress, TcpFlags, ethernet, ipv4, tcp, udp};
 
 /// Where the packet begins, and where the one inside does.
 const NETWORK: usize = ethernet::HEADER_LENGTH;
@@ -37,58 +39,79 @@ struct Plain {
 }
 
 /// Parses a frame that is like nearly all; false, with `parsed` as it may be, when it is for the parser.
-#[inline(always)]
 pub(super) fn glance(parsed: &mut Parsed, bytes: &[u8], ingress: &IngressPort, verified: bool) -> bool {
+    match ingress.side {
+        Side::Bridge => at_bridge(parsed, bytes, ingress.port),
+        Side::Interface { mac, tunnel } => at_interface(parsed, bytes, ingress.port, (mac, tunnel), verified),
+        Side::Vxlan { mac, tunnel, end } => {
+            at_vxlan(parsed, bytes, ingress.port, (mac, tunnel, end), verified)
+        }
+        Side::Switch => false,
+    }
+}
+
+/// The same of a port of a bridge.
+#[inline(always)]
+pub(crate) fn at_bridge(parsed: &mut Parsed, bytes: &[u8], port: u32) -> bool {
     let Some(head) = bytes.first_chunk::<{ NETWORK + HEAD }>() else { return false };
-    let tunnel = match ingress.side {
-        Side::Switch | Side::Vxlan { .. } => return glance_at_vxlan(parsed, bytes, ingress, verified),
-        Side::Bridge => None,
-        Side::Interface { mac, .. } if head[..6] != mac.octets() => return false,
-        Side::Interface { tunnel, .. } => tunnel,
-    };
     if head[6] & 1 != 0 || half(head, 12) != IPV4 {
         return false;
     }
-    let Some(mut packet) = plain(&bytes[NETWORK..]) else { return false };
-    let mut network = NETWORK;
+    let Some(packet) = plain(&bytes[NETWORK..]) else { return false };
     parsed.guard.copy_from_slice(&head[..12]);
-    if let Some((local, port)) = tunnel
-        && packet.addresses as u32 == local.to_bits()
-        && packet.ports as u16 == port
-        && packet.protocol == UDP
-    {
-        let end = NETWORK + ipv4::HEADER_LENGTH + usize::from(half(head, NETWORK + 24));
-        // A datagram without a checksum needs no look either (RFC 768).
-        let verified = verified || half(head, NETWORK + 26) == 0;
-        let Some(inner) = bytes.get(INNER..end).and_then(plain).filter(|_| verified) else { return false };
-        let source = (packet.addresses >> 32) as u32;
-        parsed.guard[6..10].copy_from_slice(&source.to_be_bytes());
-        parsed.guard[10..].copy_from_slice(&((packet.ports >> 16) as u16).to_be_bytes());
-        (packet, network) = (inner, INNER);
-    }
-    parsed.tunneled = network == INNER;
-    tell(parsed, &packet, network, ingress);
+    tell(parsed, &packet, NETWORK, false, port);
     true
 }
 
-/// Parses what comes to a node with a VXLAN, if it is like nearly all of that; nothing of a switch's. A call of its own, so that
-/// nobody else pays for it.
-#[inline(never)]
-fn glance_at_vxlan(parsed: &mut Parsed, bytes: &[u8], ingress: &IngressPort, verified: bool) -> bool {
-    let (Side::Vxlan { mac, tunnel: (local, port), end }, Some(head)) =
-        (ingress.side, bytes.first_chunk::<{ NETWORK + HEAD }>())
-    else {
+/// The same of an interface with this MAC, where udp's tunnel may end.
+#[inline(always)]
+pub(crate) fn at_interface(
+    parsed: &mut Parsed,
+    bytes: &[u8],
+    port: u32,
+    (mac, tunnel): (MacAddress, Option<(Ipv4Addr, u16)>),
+    verified: bool,
+) -> bool {
+    let Some(head) = bytes.first_chunk::<{ NETWORK + HEAD }>() else { return false };
+    if head[..6] != mac.octets() || head[6] & 1 != 0 || half(head, 12) != IPV4 {
         return false;
-    };
+    }
+    let Some(packet) = plain(&bytes[NETWORK..]) else { return false };
+    parsed.guard.copy_from_slice(&head[..12]);
+    let is_tunnel = tunnel
+        .is_some_and(|(local, to)| packet.addresses as u32 == local.to_bits() && packet.ports as u16 == to);
+    if !is_tunnel || packet.protocol != UDP {
+        tell(parsed, &packet, NETWORK, false, port);
+        return true;
+    }
+    let end = NETWORK + ipv4::HEADER_LENGTH + usize::from(half(head, NETWORK + 24));
+    // A datagram without a checksum needs no look either (RFC 768).
+    let verified = verified || half(head, NETWORK + 26) == 0;
+    let Some(inner) = bytes.get(INNER..end).and_then(plain).filter(|_| verified) else { return false };
+    let source = (packet.addresses >> 32) as u32;
+    parsed.guard[6..10].copy_from_slice(&source.to_be_bytes());
+    parsed.guard[10..].copy_from_slice(&((packet.ports >> 16) as u16).to_be_bytes());
+    tell(parsed, &inner, INNER, true, port);
+    true
+}
+
+/// The same of an interface with this MAC of a node whose tunnel is a VXLAN.
+#[inline(always)]
+pub(crate) fn at_vxlan(
+    parsed: &mut Parsed,
+    bytes: &[u8],
+    port: u32,
+    (mac, (local, to), end): (MacAddress, (Ipv4Addr, u16), Vtep),
+    verified: bool,
+) -> bool {
+    let Some(head) = bytes.first_chunk::<{ NETWORK + HEAD }>() else { return false };
     if head[..6] != mac.octets() || head[6] & 1 != 0 || half(head, 12) != IPV4 {
         return false;
     }
     let Some(outer) = plain(&bytes[NETWORK..]) else { return false };
     parsed.guard.copy_from_slice(&head[..12]);
-    parsed.tunneled =
-        outer.addresses as u32 == local.to_bits() && outer.ports as u16 == port && outer.protocol == UDP;
-    if !parsed.tunneled {
-        tell(parsed, &outer, NETWORK, ingress);
+    if outer.addresses as u32 != local.to_bits() || outer.ports as u16 != to || outer.protocol != UDP {
+        tell(parsed, &outer, NETWORK, false, port);
         return true;
     }
     let last = NETWORK + ipv4::HEADER_LENGTH + usize::from(half(head, NETWORK + 24));
@@ -98,21 +121,21 @@ fn glance_at_vxlan(parsed: &mut Parsed, bytes: &[u8], ingress: &IngressPort, ver
     // It may come from any port.
     parsed.guard[6..10].copy_from_slice(&((outer.addresses >> 32) as u32).to_be_bytes());
     parsed.guard[10..].fill(0);
-    tell(parsed, &inner, IN_FRAME, ingress);
+    tell(parsed, &inner, IN_FRAME, true, port);
     true
 }
 
 /// Says what a packet is that begins at this byte of its frame.
 #[inline(always)]
-fn tell(parsed: &mut Parsed, packet: &Plain, network: usize, ingress: &IngressPort) {
-    parsed.key =
-        FlowKey::words(packet.addresses, packet.ports, packet.protocol, ingress.port, parsed.tunneled);
+fn tell(parsed: &mut Parsed, packet: &Plain, network: usize, tunneled: bool, port: u32) {
+    parsed.key = FlowKey::words(packet.addresses, packet.ports, packet.protocol, port, tunneled);
     parsed.network_offset = network as u16;
     parsed.transport_offset = (network + ipv4::HEADER_LENGTH) as u16;
     parsed.length = packet.length;
-    parsed.class = Class::Flow;
-    parsed.fragment = false;
     parsed.tcp_flags = packet.flags;
+    parsed.class = Class::Flow;
+    parsed.tunneled = tunneled;
+    parsed.fragment = false;
     parsed.icmp_error = false;
 }
 
@@ -135,9 +158,7 @@ fn plain(packet: &[u8]) -> Option<Plain> {
     if head[0] != VERSION_AND_LENGTH || half(head, 6) & FRAGMENT != 0 || head[8] <= 1 || !whole {
         return None;
     }
-    // Ones' complement is arithmetic modulo 2^16 - 1 (RFC 1071): so is that of eight bytes, modulo 2^64 - 1.
-    let sum = around(around(word(head, 0), word(head, 8)), u64::from(quarter(head, 16)));
-    if !sum.is_multiple_of(0xffff) {
+    if !is_sum_right(head) {
         return None;
     }
     let payload = u32::from(length).checked_sub(ipv4::HEADER_LENGTH as u32)?;
@@ -159,6 +180,20 @@ fn plain(packet: &[u8]) -> Option<Plain> {
         return None;
     }
     Some(Plain { addresses: word(head, 12), ports: quarter(head, 20), protocol, flags, length })
+}
+
+/// Verifies an IPv4 header's checksum. Ones' complement is arithmetic modulo 2^16 - 1, in any byte order (RFC 1071, 2): so is that of
+/// eight bytes, modulo 2^64 - 1.
+#[inline(always)]
+fn is_sum_right(head: &[u8; HEAD]) -> bool {
+    let native = |at: usize| head[at..].first_chunk().map_or(0, |bytes| u64::from_ne_bytes(*bytes));
+    let last = head[16..].first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes));
+    let sum = around(around(native(0), native(8)), u64::from(last));
+    // Multiples of an odd number, and no others, are small times its inverse modulo 2^64.
+    const MODULUS: u64 = 0xffff;
+    const INVERSE: u64 = 0xfffe_fffe_fffe_ffff;
+    const { assert!(MODULUS.wrapping_mul(INVERSE) == 1) };
+    sum.wrapping_mul(INVERSE) <= u64::MAX / MODULUS
 }
 
 /// Adds with the carry brought around.

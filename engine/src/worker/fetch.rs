@@ -10,32 +10,40 @@ use crate::flow::flags;
 use crate::parse::Parsed;
 
 impl Worker {
-    /// Starts to fetch the slots that a flow may be in when it is not in its first.
+    /// Starts to fetch what the replay of frames' decisions is about to touch beside frame and slot. Returns which flows, by their
+    /// bits, are not in their first slot: for them, the slots that they may be in.
     #[inline(always)]
-    pub(super) fn fetch_others(&self, parsed: &Parsed) {
-        if !self.cache.likely(parsed.hash).key.resembles(parsed.key) {
-            self.cache.prefetch_others(parsed.hash);
+    pub(super) fn fetch_for(&self, frames: &[Frame], group: &[Parsed]) -> u64 {
+        let mut misplaced = 0;
+        for (bit, (frame, parsed)) in frames.iter().zip(group).enumerate() {
+            let slot = self.cache.likely(parsed.hash);
+            if !slot.key.resembles(parsed.key) {
+                self.cache.prefetch_others(parsed.hash);
+                misplaced |= 1 << bit;
+                continue;
+            }
+            self.bindings.prefetch(slot.binding);
+            if slot.flags & flags::ENCAPSULATE != 0 {
+                self.arena.prefetch_headroom(frame);
+            }
+        }
+        misplaced
+    }
+
+    /// The same of flows that are not in their first slot; of those that are in none, what the slow path is about to ask for.
+    #[inline(always)]
+    pub(super) fn fetch_elsewhere(&self, mut misplaced: u64, group: &[Parsed], node: NodeId) {
+        while misplaced != 0 {
+            if let Some(parsed) = group.get(misplaced.trailing_zeros() as usize) {
+                self.fetch_found(parsed, node);
+            }
+            misplaced &= misplaced - 1;
         }
     }
 
-    /// Starts to fetch what the replay of a frame's decision is about to touch beside the frame and the slot.
-    #[inline(always)]
-    pub(super) fn fetch_for(&self, frame: &Frame, parsed: &Parsed, node: NodeId) {
-        let slot = self.cache.likely(parsed.hash);
-        if !slot.key.resembles(parsed.key) {
-            return self.fetch_elsewhere(parsed, node);
-        }
-        self.bindings.prefetch(slot.binding);
-        if slot.flags & flags::ENCAPSULATE != 0 {
-            self.arena.prefetch_headroom(frame);
-        }
-    }
-
-    /// The same of a flow that is not in its first slot; of one that is in none, what the slow path is about to ask for.
     #[inline(never)]
-    fn fetch_elsewhere(&self, parsed: &Parsed, node: NodeId) {
-        let slot = self.cache.elsewhere(parsed.hash, parsed.key);
-        if slot.key == parsed.key {
+    fn fetch_found(&self, parsed: &Parsed, node: NodeId) {
+        if let Some(slot) = self.cache.elsewhere(parsed.hash, parsed.key) {
             return self.bindings.prefetch(slot.binding);
         }
         let tuple = parsed.tuple();

@@ -21,10 +21,9 @@ impl Worker {
         if slot.flags & flags::ENCAPSULATE != 0 && self.is_unfinished(&frame) {
             return self.encapsulate_unfinished(frame, parsed, slot, now);
         }
-        self.identification = self.identification.wrapping_add(1);
         let adjacency = &self.adjacencies.list[slot.adjacency as usize];
         let egress = adjacency.egress;
-        if replay(&mut self.arena.open(&mut frame), parsed, slot, adjacency, self.identification) {
+        if replay(&mut self.arena.open(&mut frame), parsed, slot, adjacency, &mut self.identification) {
             self.send(frame, egress, now);
         } else {
             self.drop_frame(frame, DropReason::MtuExceeded, now);
@@ -61,7 +60,6 @@ impl Worker {
         steps: &[Step],
         now: Instant,
     ) {
-        self.identification = self.identification.wrapping_add(1);
         for (number, step) in steps.iter().enumerate() {
             match *step {
                 Step::Fragment(_) | Step::Wrap { .. } | Step::Encapsulate(_)
@@ -90,7 +88,7 @@ impl Worker {
                         self.identify(&mut frame, steps.get(number + 1..).unwrap_or_default());
                     }
                     let mut open: FrameMut<'_> = self.arena.open(&mut frame);
-                    if !apply(&mut open, step, &mut tuple, self.identification) {
+                    if !apply(&mut open, step, &mut tuple, &mut self.identification) {
                         return self.drop_frame(frame, DropReason::MtuExceeded, now);
                     }
                 }

@@ -5,12 +5,12 @@
 //! offload, wait for a neighbour, or anybody looks at them; what came out of the tunnel as one is decided about in segments; a superframe is as long as the longest
 //! of its segments to whoever compares it with an MTU. Read first: `segment.rs`, `link/offload.rs`.
 
-use super::{
-    ChecksumState, DropReason, Frame, Instant, Link, NO_BINDING, NodeId, Parsed, PortId, Slot, Term, Worker,
-};
-use super::{flags, hear, renew, replay};
+use super::passes::{hear, renew};
+use super::{ChecksumState, DropReason, Frame, Instant, Link, NodeId, Parsed, PortId, Term, Worker, flags};
+use crate::flow::{NO_BINDING, Slot};
 use crate::frame::Segmentation;
 use crate::link::outer::write_lengths;
+use crate::rewrite::replay;
 use crate::segment::Layout;
 use crate::wire::{IpProtocol, Ipv4Packet};
 
@@ -87,7 +87,7 @@ impl Worker {
         let mut open = self.arena.open(&mut frame);
         // So no payload is read for an outer checksum that means nothing: the segments have none.
         open.record.checksum = ChecksumState::Verified;
-        let has_room = replay(&mut open, parsed, slot, adjacency, self.identification);
+        let has_room = replay(&mut open, parsed, slot, adjacency, &mut self.identification);
         (open.record.checksum, open.record.inside) = (ChecksumState::PartialInside, adjacency.prefix_length);
         if has_room {
             self.send(frame, egress, now);

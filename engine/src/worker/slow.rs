@@ -215,7 +215,7 @@ impl Worker {
         self.identify(&mut frame, &[]);
         let mut open = self.arena.open(&mut frame);
         let (node, port) = (NodeId(open.record.node), PortId(open.record.ingress));
-        if !apply(&mut open, step, &mut tuple, 0) {
+        if !apply(&mut open, step, &mut tuple, &mut 0) {
             return self.drop_frame(frame, DropReason::MtuExceeded, now);
         }
         self.watch(&mut frame, Point::Bridge, Action::TranslateSource, now);
