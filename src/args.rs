@@ -196,7 +196,7 @@ pub struct Node {
     /// Where Services' addresses come from [default: 10.96.0.0/12]
     #[arg(long, value_name = "CIDR", value_parser = values::prefix)]
     pub service_network: Option<Ipv4Prefix>,
-    /// How nodes reach each other's pods: `udp` or `vxlan`, as flannel's [default: udp]
+    /// How nodes reach each other's pods: `udp`, `vxlan` or `host-gw`, as flannel's [default: udp]
     #[arg(long, value_name = "BACKEND", value_parser = values::backend)]
     pub backend: Option<BackendKind>,
     /// The UDP port of the tunnel, the same at every node [default: 8285 of udp, 8472 of vxlan]
@@ -239,7 +239,8 @@ const NODE_HELP: &str = "\
 A node needs no privileges but what its pods need: real ones (runtimeClassName: netns) take CAP_NET_ADMIN and
 CAP_SYS_ADMIN, simulated ones nothing, --host-port takes CAP_NET_ADMIN,
 --uplink CAP_NET_RAW and CAP_NET_ADMIN. Pods' MTU is that of the address's interface less 28 (udp)
-or 50 (vxlan). A kernel's vxlan device is a peer; docs/topology.md shows how it is set.
+or 50 (vxlan). A kernel's vxlan device is a peer; docs/topology.md shows how it is set. With host-gw there is
+no tunnel: pods have the interface's MTU, --uplink goes without saying, and a kernel with routes is a peer.
 
   flatnet node --address 192.168.66.11/24 --pod-cidr 10.1.15.0/24 --routes routes.yaml -f pods.yaml -d
   with routes.yaml:  10.1.20.0/24: 192.168.66.12

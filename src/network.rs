@@ -67,7 +67,7 @@ pub struct Network {
     /// What the store said when it last failed.
     store_failed: Option<String>,
     service_network: Ipv4Prefix,
-    backend: Encapsulation,
+    backend: Option<Encapsulation>,
     seed: u64,
     /// The leases of nodes that are elsewhere, which nobody renews.
     routes: Routes,
@@ -234,8 +234,8 @@ impl Network {
             Change::Warning(warning) => {
                 self.warnings.push(format!("{}: {}: {}", warning.controller, warning.key, warning.text));
             }
-            Change::Lease { .. }
-            | Change::LeaseRemoved { .. }
+            Change::Lease { subnet, holder } => self.warn_of_distance(*subnet, holder.public_ip),
+            Change::LeaseRemoved { .. }
             | Change::Node { .. }
             | Change::NodeRemoved { .. }
             | Change::Pod(_)

@@ -109,14 +109,14 @@ fn document(arguments: &Node, name: &str, interface: Interface) -> String {
     networks("podNetwork", arguments.pod_network);
     networks("serviceNetwork", arguments.service_network);
     let backend = arguments.backend.unwrap_or_default();
-    let port = arguments.port.unwrap_or(backend.default_port());
+    let port = arguments.port.map_or_else(String::new, |port| format!(", port: {port}"));
     let vni = arguments.vni.map_or_else(String::new, |vni| format!(", vni: {vni}"));
     let backend = backend.name();
     let workers = arguments.workers.unwrap_or(DEFAULT_WORKERS);
     let poll = arguments.poll.unwrap_or_default().as_nanos();
     let _ = writeln!(
         text,
-        "  backend: {{type: {backend}, port: {port}{vni}}}\n  workers: {workers}\n  poll: {poll}ns\n  nodes:"
+        "  backend: {{type: {backend}{port}{vni}}}\n  workers: {workers}\n  poll: {poll}ns\n  nodes:"
     );
     let _ = writeln!(text, "    - name: {name}");
     let _ = writeln!(text, "      address: {}/{}", interface.address, interface.network.length());
@@ -142,7 +142,9 @@ fn words(arguments: &Node, name: &str, interface: Interface, topology: &Topology
     flag("--address", format!("{}/{}", interface.address, interface.network.length()));
     flag("--pod-network", topology.pod_network.to_string());
     flag("--service-network", topology.service_network.to_string());
-    flag("--port", topology.port.to_string());
+    if topology.backend.is_some() {
+        flag("--port", topology.port.to_string());
+    }
     if let Some(backend) = arguments.backend {
         flag("--backend", backend.name().to_owned());
     }
@@ -202,6 +204,16 @@ mod tests {
         let again = node(&format!("flatnet {}", words.join(" ")));
         assert!(again.detached);
         assert_eq!(format!("{:?}", Node { detached: false, ..again }), format!("{told:?}"));
+    }
+
+    #[test]
+    fn a_background_process_without_a_tunnel_is_told_no_port() {
+        let told = node("flatnet node --name n --address 192.168.66.11/24 --backend host-gw");
+        let interface = told.address.unwrap();
+        let (topology, _) = read_node(document(&told, "n", interface), &[], "n").unwrap();
+        assert_eq!((topology.backend, topology.port), (None, 0));
+        let words = words(&told, "n", interface, &topology);
+        assert!(words.iter().all(|word| word != "--port") && words.contains(&"host-gw".into()));
     }
 
     #[test]

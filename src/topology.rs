@@ -60,7 +60,7 @@ use std::{
     time::Duration,
 };
 
-use flatnet_agents::lease::config::{DEFAULT_UDP_PORT, DEFAULT_VXLAN_PORT};
+use flatnet_agents::lease::config::{DEFAULT_UDP_PORT, DEFAULT_VXLAN_PORT, HOST_GW};
 use flatnet_agents::pods;
 use flatnet_engine::binding::Profile;
 use flatnet_engine::link::impairment::Impairment;
@@ -88,9 +88,9 @@ pub struct Topology {
     pub pod_network: Ipv4Prefix,
     /// Where VIPs come from.
     pub service_network: Ipv4Prefix,
-    /// How nodes reach each other's pods.
-    pub backend: Encapsulation,
-    /// The backend's UDP port, host byte order.
+    /// How packets are carried to other nodes' pods; none of host-gw, where they go as they are.
+    pub backend: Option<Encapsulation>,
+    /// The backend's UDP port, host byte order; 0 of host-gw.
     pub port: u16,
     /// How nodes translate what leaves the pod network.
     pub nat: Profile,
@@ -142,6 +142,8 @@ pub enum BackendKind {
     Udp,
     /// The kernel's and flannel's vxlan: IPv4 in Ethernet in UDP.
     Vxlan,
+    /// flannel's host-gw: IPv4 as it is, to the node's address.
+    HostGw,
 }
 
 impl BackendKind {
@@ -151,15 +153,17 @@ impl BackendKind {
         match self {
             Self::Udp => "udp",
             Self::Vxlan => "vxlan",
+            Self::HostGw => HOST_GW,
         }
     }
 
-    /// Returns the UDP port that it has by default, flannel's.
+    /// Returns the UDP port that it has by default, flannel's; 0 where it has none.
     #[must_use]
     pub const fn default_port(self) -> u16 {
         match self {
             Self::Udp => DEFAULT_UDP_PORT,
             Self::Vxlan => DEFAULT_VXLAN_PORT,
+            Self::HostGw => 0,
         }
     }
 }
@@ -204,7 +208,7 @@ pub struct Node {
 pub struct HostAccess {
     /// The interface through which the host itself reaches pods and Services.
     pub port: Option<String>,
-    /// Whether it sends and receives by the host's interface that has its address.
+    /// Whether it sends and receives by the host's interface that has its address; with host-gw it does.
     pub uplink: bool,
     /// The ports that translations use where the host has the node's addresses, too; `None` leaves them to the command.
     pub masquerade_ports: Option<PortRange>,
@@ -216,7 +220,7 @@ pub enum Underlay {
     /// A simulated switch.
     #[default]
     Switch,
-    /// The host's own network, by a UDP socket for the tunnel.
+    /// The host's own network, by a UDP socket for the tunnel; with host-gw by the interface that has its address.
     Socket,
 }
 

@@ -74,7 +74,7 @@ impl Hosts {
         rows.map(|row| (row["reason"].as_str().unwrap().to_owned(), row["count"].as_u64().unwrap())).collect()
     }
 
-    fn end(self) {
+    fn end(&self) {
         for number in [11, 12] {
             let report = self.home.json(&format!("down --name node-{number}"));
             assert_eq!(report["balances"], true, "{report}");
@@ -84,7 +84,7 @@ impl Hosts {
 
 #[test]
 fn a_hosts_programs_reach_pods_and_services_everywhere() {
-    for flags in ["", " --workers 2"] {
+    for flags in ["", " --workers 2", " --backend host-gw", " --backend host-gw --workers 2"] {
         let hosts = Hosts::new(flags);
         for (here, there) in [(11, 12), (12, 11)] {
             for server in [here, there].into_iter().flat_map(|node| [(node, 10), (node, 20)]) {
@@ -105,7 +105,13 @@ fn a_hosts_programs_reach_pods_and_services_everywhere() {
 
 #[test]
 fn pods_reach_a_hosts_programs() {
-    let hosts = Hosts::new("");
+    let tunnel: &[&str] = &["10.1.11.1", "10.1.11.0", "192.168.66.11"];
+    for (flags, addresses) in [("", tunnel), (" --backend host-gw", &["10.1.11.1", "192.168.66.11"])] {
+        reach_programs(&Hosts::new(flags), addresses);
+    }
+}
+
+fn reach_programs(hosts: &Hosts, addresses: &[&str]) {
     let mut server = Command::new("python3");
     server.args(["-m", "http.server", "8000", "--directory"]).arg(hosts.home.file("site"));
     let machine = &hosts.machines[&11];
@@ -119,7 +125,7 @@ fn pods_reach_a_hosts_programs() {
         let asks = format!("exec --name node-{pod} real-{pod} -- curl -s http://{address}:8000/content");
         hosts.home.run(&asks).stdout == hosts.content
     };
-    for address in ["10.1.11.1", "10.1.11.0", "192.168.66.11"] {
+    for address in addresses {
         assert!(simulated(11, address) && real(11, address), "{address}");
     }
     // Of another node's pods, by what belongs to this node's subnet.

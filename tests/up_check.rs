@@ -40,6 +40,63 @@ fn all_six_ways_work_over_a_vxlan() {
 }
 
 #[test]
+fn all_six_ways_work_without_a_tunnel() {
+    let home = Home::new();
+    let (file, capture) = ("scripts/topologies/host-gw.yaml", home.file("eth0.pcapng"));
+    let words = format!("up --check -f {file} --capture node-1:eth0={}", capture.display());
+    let reports = home.json(&words);
+    let reports = reports.as_array().unwrap();
+    assert_eq!(reports.len(), 16);
+    assert!(reports.iter().all(|report| report["verdict"] == "ok"), "{reports:?}");
+    let paths: BTreeSet<&str> = reports.iter().map(|report| report["path"].as_str().unwrap()).collect();
+    assert_eq!(paths.len(), 6, "{paths:?}");
+    // As the pod sent it, but for TTL, to the other node's MAC.
+    let frames = tshark(&capture, &["eth.dst", "ip.src", "ip.dst", "ip.ttl"]);
+    assert!(frames.contains(&"02:42:c0:a8:42:0c\t10.1.15.2\t10.1.20.3\t63".to_owned()), "{frames:?}");
+    let trace = home.text(&format!("trace web-app-2 backend -f {file}"));
+    assert!(trace.contains("ttl 62*") && !trace.contains("flannel0"), "{trace}");
+}
+
+#[test]
+fn nodes_of_different_networks_are_told_that_they_have_no_way() {
+    let home = Home::new();
+    let file = home.file("far.yaml");
+    let node = |number: u8| {
+        format!(
+            "    - {{name: node-{number}, address: 192.168.{number}.11/24, podCIDR: 10.1.{number}.0/24}}\n"
+        )
+    };
+    let pod = |number: u8| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: pod-{number}}}\nspec:\n  nodeName: node-{number}\n  containers: [{{name: \
+             echo, image: flatnet/echo}}]\n"
+        )
+    };
+    let text = format!(
+        "apiVersion: flatnet.dev/v1\nkind: Topology\nmetadata: {{name: far}}\nspec:\n  backend: {{type: host-gw}}\n  nodes:\n{}{}  routers:\n    \
+         - {{name: isp, addresses: [192.168.1.1/24, 192.168.2.1/24]}}\n{}{}",
+        node(1),
+        node(2),
+        pod(1),
+        pod(2)
+    );
+    std::fs::write(&file, text).unwrap();
+    let output = home.run(&format!("up --check -o json -f {}", file.display()));
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    for (from, to) in [(1, 2), (2, 1)] {
+        let warning = format!(
+            "host-gw: no way to 10.1.{to}.0/24 from node-{from}: 192.168.{to}.11, which holds it, is on another network"
+        );
+        assert!(said.contains(&warning), "{said}");
+    }
+    let reports: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let far = reports.iter().filter(|report| report["path"] == "other-node");
+    let reasons: Vec<_> = far.map(|report| &report["drop_reason"]).collect();
+    assert!(!reasons.is_empty() && reasons.iter().all(|reason| **reason == "lease-off-link"), "{reports:?}");
+}
+
+#[test]
 fn every_line_of_the_checks_fits_a_hundred_columns() {
     let home = Home::new();
     for words in ["up --check", "up --check --fault lease:node-2", "up --check --fault link:node-1:node-2"] {

@@ -96,7 +96,7 @@ pub enum Change {
 pub async fn watch_cluster<S: Store>(
     store: &S,
     prefix: &str,
-    encapsulation: Encapsulation,
+    encapsulation: Option<Encapsulation>,
     mut sink: impl FnMut(Change),
 ) -> Result<Infallible, StoreError> {
     let directories = [
@@ -150,7 +150,7 @@ enum Claim {
 }
 
 impl Picture {
-    fn new(prefix: &str, encapsulation: Encapsulation) -> Self {
+    fn new(prefix: &str, encapsulation: Option<Encapsulation>) -> Self {
         Self {
             leases: Routes::new(prefix, None, encapsulation),
             nodes: BTreeMap::new(),

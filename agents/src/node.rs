@@ -42,8 +42,8 @@ pub struct NodeOptions {
     pub public_ip: Ipv4Addr,
     /// Which subnet the node wants.
     pub wish: Wish,
-    /// How its packets are carried.
-    pub encapsulation: Encapsulation,
+    /// How its packets are carried; none of host-gw.
+    pub encapsulation: Option<Encapsulation>,
     /// Determines the choice among free subnets; nodes of one cluster need different ones.
     pub seed: u64,
 }
@@ -210,7 +210,7 @@ mod tests {
             prefix: PREFIX.into(),
             public_ip: [192, 168, 66, last].into(),
             wish,
-            encapsulation: Encapsulation::Udp,
+            encapsulation: Some(Encapsulation::Udp),
             seed: u64::from(last),
         }
     }
@@ -243,7 +243,8 @@ mod tests {
         block_on(async {
             let store = network("10.3.0.0/16").await;
             let wish = Wish::Exactly("10.3.7.0/24".parse().unwrap());
-            let vxlan = NodeOptions { encapsulation: Encapsulation::Vxlan { vni: 9 }, ..options(11, wish) };
+            let vxlan =
+                NodeOptions { encapsulation: Some(Encapsulation::Vxlan { vni: 9 }), ..options(11, wish) };
             let lease = claim(&store, &vxlan).await.unwrap();
             let value = store.get(&lease::subnet_key(PREFIX, lease.subnet)).await.unwrap().unwrap().value;
             assert_eq!(

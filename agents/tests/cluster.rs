@@ -37,10 +37,10 @@ impl Cluster {
         let store = cluster.store.clone();
         cluster.spawn(async move {
             let sink = |change| log.borrow_mut().push(describe(&change));
-            let _ = watch_cluster(&store, DEFAULT_PREFIX, Encapsulation::Udp, sink).await;
+            let _ = watch_cluster(&store, DEFAULT_PREFIX, Some(Encapsulation::Udp), sink).await;
         });
-        cluster.control(Binder::new(DEFAULT_PREFIX, Encapsulation::Udp));
-        cluster.control(Addresses::new(DEFAULT_PREFIX, Encapsulation::Udp));
+        cluster.control(Binder::new(DEFAULT_PREFIX, Some(Encapsulation::Udp)));
+        cluster.control(Addresses::new(DEFAULT_PREFIX, Some(Encapsulation::Udp)));
         cluster.control(Endpoints::default());
         cluster.control(ServiceAddresses::new("10.96.0.0/12".parse().unwrap()));
         block_on(async {
@@ -70,7 +70,7 @@ impl Cluster {
             prefix: DEFAULT_PREFIX.into(),
             public_ip: [192, 168, 66, last].into(),
             wish: Wish::Exactly(subnet.parse().unwrap()),
-            encapsulation: Encapsulation::Udp,
+            encapsulation: Some(Encapsulation::Udp),
             seed: 7,
         };
         block_on(node::claim(&self.store, &options)).unwrap();

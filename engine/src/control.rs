@@ -226,8 +226,8 @@ pub struct NodeSpec {
     pub profile: Profile,
     /// flannel's UDP port.
     pub tunnel_port: u16,
-    /// How packets are carried between nodes.
-    pub encapsulation: Encapsulation,
+    /// How packets are carried between nodes; none of host-gw, where they go as they are.
+    pub encapsulation: Option<Encapsulation>,
     /// Largest IP packet eth0 takes, bytes.
     pub mtu: u16,
 }
@@ -302,7 +302,7 @@ impl Control {
     /// [`ControlError::TooMany`]; [`ControlError::Missing`] when the subnet has no addresses for docker0.
     pub fn add_node(&mut self, spec: &NodeSpec) -> Result<NodeId, ControlError> {
         let docker0 = spec.subnet.nth(1).ok_or(ControlError::Missing)?;
-        let overlay_mtu = spec.mtu.saturating_sub(spec.encapsulation.overhead());
+        let overlay_mtu = spec.mtu.saturating_sub(spec.encapsulation.map_or(0, Encapsulation::overhead));
         let router = RouterPort { mac: MacAddress::for_ipv4(docker0), address: docker0, subnet: spec.subnet };
         let mut node = Node {
             name: Arc::clone(&spec.name),
@@ -312,11 +312,11 @@ impl Control {
                 router: Some(router),
                 mtu: overlay_mtu,
             }),
-            tunnel: Some(Tunnel {
+            tunnel: spec.encapsulation.map(|encapsulation| Tunnel {
                 address: spec.subnet.address(),
                 local: spec.address,
                 port: spec.tunnel_port,
-                encapsulation: spec.encapsulation,
+                encapsulation,
                 mtu: overlay_mtu,
                 finds_peers: false,
             }),
@@ -328,7 +328,7 @@ impl Control {
             services: true,
             ..Node::default()
         };
-        node.routes.insert(spec.pod_network, NextHop::Tunnel);
+        node.routes.insert(spec.pod_network, spec.encapsulation.map_or(NextHop::Holder, |_| NextHop::Tunnel));
         node.routes.insert(spec.subnet, NextHop::Bridge);
         let eth0 = InterfaceSpec { address: spec.address, network: spec.network, mtu: spec.mtu };
         add_interface(&mut node, 0, &eth0);

@@ -109,9 +109,17 @@ impl<'a> Arrival<'a> {
         segment.map_or_else(Segment::default, |segment| Segment::of(&segment))
     }
 
-    /// Tells whether it came from outside the cluster: by an interface, and not through the tunnel.
+    /// Tells whether it came from outside the cluster: by an interface, and neither through the tunnel nor from a pod.
     fn is_from_outside(&self) -> bool {
-        matches!(self.ingress.role, Role::Interface(_)) && !self.parsed.tunneled
+        matches!(self.ingress.role, Role::Interface(_)) && !self.parsed.tunneled && !self.is_from_peer()
+    }
+
+    /// Tells whether it came from another node's pod, or seems to, as it is: by host-gw.
+    fn is_from_peer(&self) -> bool {
+        matches!(self.ingress.role, Role::Interface(_))
+            && self.node.tunnel.is_none()
+            && !self.is_from_host()
+            && translate::is_pods(self.node, self.parsed.tuple().source)
     }
 
     fn destination_mac(&self) -> MacAddress {
@@ -209,6 +217,9 @@ fn may_send(world: &World<'_>, arrival: &Arrival<'_>) -> Result<(), DropReason> 
     let is_ipv4 = arrival.parsed.class != Class::LayerTwo;
     let (owns_mac, owns_address) = match arrival.ingress.role {
         Role::Interface(_) if arrival.is_from_host() => return host::may_send(arrival),
+        Role::Interface(index) if is_ipv4 && arrival.is_from_peer() => {
+            return route::leads_back(world.tables, arrival.node, source, index);
+        }
         Role::Interface(_) => return Ok(()),
         Role::Bridge(Some(guard)) => {
             let own = source == guard.address || guard.vip == Some(source) && is_direct(world, arrival);
@@ -240,7 +251,8 @@ fn martian(world: &World<'_>, arrival: &Arrival<'_>) -> Result<(), DropReason> {
     let (source, destination) = (Ipv4Addr::from_bits(tuple.source), Ipv4Addr::from_bits(tuple.destination));
     let reflected = arrival.course == Course::Reflected;
     let is_own = is_local(arrival.node, source) && !arrival.is_from_host();
-    let lease = world.tables.leases.lookup(source).filter(|_| arrival.parsed.tunneled);
+    let is_peers = arrival.parsed.tunneled || arrival.is_from_peer();
+    let lease = is_peers.then(|| world.tables.leases.lookup(source)).flatten();
     let bad_source = source.is_loopback()
         || source.is_unspecified()
         || route::is_broadcast(arrival.node, source)
@@ -482,15 +494,17 @@ fn leave(
     Ok(Verdict::Forward(Decision { buckets, binding: leaving.plan.binding }))
 }
 
-/// The buckets a routed packet depends on. Out of the tunnel its source's lease is one of them; then the route
+/// The buckets a routed packet depends on. From another node's pod its source's lease is one of them; then the route
 /// need not be, unless it is a lease too: a node's own routes change only with everything else of the node.
 fn dependencies(tables: &Tables, arrival: &Arrival<'_>, reach: &Reach, destination: Ipv4Addr) -> [u8; 2] {
-    if !arrival.parsed.tunneled {
+    if !arrival.parsed.tunneled && !arrival.is_from_peer() {
         return [reach.bucket, address_bucket(destination)];
     }
     let source = tables.leases.lookup(Ipv4Addr::from_bits(arrival.parsed.tuple().source));
     let source = source.map_or(reach.bucket, |(lease, _)| prefix_bucket(lease));
-    [source, if reach.outer.is_some() { reach.bucket } else { address_bucket(destination) }]
+    let is_out = matches!(reach.attachment, Attachment::Interface(_));
+    let by_lease = is_out && translate::is_pods(arrival.node, destination.to_bits());
+    [source, if reach.outer.is_some() || by_lease { reach.bucket } else { address_bucket(destination) }]
 }
 
 /// The points where a packet enters.

@@ -55,7 +55,9 @@ pub fn notice(reason: DropReason, protocol: u8, mtu: u16) -> Option<Notice> {
             let (kind, code) = (IcmpType::DestinationUnreachable, code::FRAGMENTATION_NEEDED);
             Some(Notice::Error { kind, code, mtu })
         }
-        DropReason::NoRoute | DropReason::NoLease => unreachable(code::NETWORK_UNREACHABLE),
+        DropReason::NoRoute | DropReason::NoLease | DropReason::LeaseOffLink => {
+            unreachable(code::NETWORK_UNREACHABLE)
+        }
         DropReason::NeighborUnresolved => unreachable(code::HOST_UNREACHABLE),
         DropReason::HostUnsupported => unreachable(code::PROTOCOL_UNREACHABLE),
         DropReason::NoBackend

@@ -95,7 +95,7 @@ drop_reasons! {
     NotForUs "not-for-us" "The frame's destination MAC is not the interface's." "A switch floods frames whose destination it does not know yet.";
     UnhandledProtocol "unhandled-protocol" "The frame is neither IPv4 nor ARP and came to a router." "flatnet routes IPv4; other protocols are bridged only.";
     SpoofedMac "spoofed-mac" "A pod sent from a MAC that is not its own." "A pod may send from its own MAC only; `flatnet replay` plays frames with the MACs of their file.";
-    SpoofedAddress "spoofed-address" "A pod sent from an IPv4 address that is not its own." "A pod may send from its own address only.";
+    SpoofedAddress "spoofed-address" "A pod sent from an IPv4 address that is not its own, or a packet as from a pod came by an interface that does not lead back to it." "A pod may send from its own address only; with host-gw a node sends what its lease covers.";
     SpoofedArp "spoofed-arp" "A pod claimed another's address in ARP." "A pod may claim its own address only (RFC 826).";
     Martian "martian" "Source or destination cannot be on the wire: loopback, multicast or broadcast source, the node's own address." "RFC 1812, 5.3.7.";
     RouterAdvertisement "router-advertisement" "A machine on the pods' bridge announced itself as an IPv6 router, or hid that it does." "RFC 6105, 7113: no pod is a router.";
@@ -105,6 +105,7 @@ drop_reasons! {
     TtlExpired "ttl-expired" "The TTL ran out; the sender is told." "A routing loop, or a traceroute.";
     NoRoute "no-route" "The node has no route to the destination; the sender is told." "See `flatnet show routes NODE`.";
     NoLease "no-lease" "No node holds a lease for the destination's pod subnet; the sender is told." "See `flatnet show routes NODE`: the lease may have ended.";
+    LeaseOffLink "lease-off-link" "The node that holds the lease of the destination's pod subnet is on no network of this node's own; the sender is told." "With host-gw all nodes must be on one network; udp and vxlan go through routers.";
     FragmentationNeeded "fragmentation-needed" "The packet is longer than the next link's MTU and must not be fragmented; the sender is told." "RFC 1191: the sender lowers its path MTU.";
     MtuExceeded "mtu-exceeded" "The packet does not fit the next link, not even in fragments." "RFC 791: every link takes 68 bytes.";
     FragmentMalformed "fragment-malformed" "The fragment is empty, not of whole eight bytes, or ends beyond 65,535." "RFC 791, 3.2; an attack, or a broken sender.";

@@ -88,7 +88,7 @@ pub struct Node {
     pub uplink: Option<u8>,
     /// Neighbours, pods among them, whose links take less than the interface towards them, bytes of an IP packet.
     pub link_mtus: BTreeMap<Ipv4Addr, u16>,
-    /// flannel0.
+    /// flannel0; none where packets go to other nodes' pods as they are (host-gw).
     pub tunnel: Option<Tunnel>,
     /// The node's own routes.
     pub routes: Routes<NextHop>,
@@ -177,6 +177,8 @@ pub enum NextHop {
     Bridge,
     /// To flannel0, which asks the leases.
     Tunnel,
+    /// To the node that holds the lease, which must be on a network of this node's own: host-gw.
+    Holder,
     /// Out of an interface: straight to the destination, or to a gateway.
     Interface {
         /// Index of the interface.

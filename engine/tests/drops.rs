@@ -19,7 +19,7 @@ use flatnet_engine::link::{Direction, Link};
 use flatnet_engine::masquerade::is_usable;
 use flatnet_engine::neighbor::WAITING_LIMIT;
 use flatnet_engine::pod::{Pod, PodConfig};
-use flatnet_engine::tables::{Guard, NodeId};
+use flatnet_engine::tables::{Guard, Lease, NodeId};
 use flatnet_engine::tunnel::Encapsulation;
 use flatnet_engine::wire::{
     ArpOperation, EtherType, IcmpPacket, IcmpType, IpProtocol, Ipv4Packet, MacAddress, TcpFlags,
@@ -85,7 +85,7 @@ impl Totals {
 }
 
 /// A network whose machines have all spoken, so that nobody must be looked for.
-fn warm(config: &EngineConfig, profile: Profile, encapsulation: Encapsulation) -> Lab {
+fn warm(config: &EngineConfig, profile: Profile, encapsulation: Option<Encapsulation>) -> Lab {
     let mut lab = Lab::build_over(config, profile, encapsulation);
     for host in [USER, INTERNET] {
         lab.send(host, &arp(ArpOperation::Request, (mac(host), host), (MacAddress::default(), host)));
@@ -166,7 +166,8 @@ fn network(reason: DropReason) -> Lab {
     } else {
         usual
     };
-    warm(&config, profile, if is_vxlans(reason) { VXLAN } else { Encapsulation::Udp })
+    let tunnel = if is_vxlans(reason) { VXLAN } else { Encapsulation::Udp };
+    warm(&config, profile, (reason != DropReason::LeaseOffLink).then_some(tunnel))
 }
 
 /// Has a reason come up once; returns what the ledgers must have gained beside.
@@ -261,6 +262,12 @@ fn provoke(reason: DropReason, lab: &mut Lab) -> Gained {
         }
         DropReason::NoLease => {
             from_pod(lab, &datagram(Ipv4Addr::new(10, 1, 99, 5)));
+            TOLD
+        }
+        DropReason::LeaseOffLink => {
+            let lease = Some(Lease { public_ip: INTERNET, vtep: None });
+            lab.control.tables.publish(|tables| tables.set_lease(prefix("10.1.30.0/24"), lease));
+            from_pod(lab, &datagram(Ipv4Addr::new(10, 1, 30, 5)));
             TOLD
         }
         DropReason::RouterAdvertisement => {

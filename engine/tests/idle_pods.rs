@@ -67,7 +67,7 @@ fn node_spec(node: u8) -> NodeSpec {
         pod_network: "10.1.0.0/16".parse().unwrap(),
         profile: Profile::Linux,
         tunnel_port: 8285,
-        encapsulation: Encapsulation::Udp,
+        encapsulation: Some(Encapsulation::Udp),
         mtu: 1500,
     }
 }

@@ -151,7 +151,7 @@ struct Side {
 }
 
 impl Side {
-    fn new(workers: u8, profile: Profile, encapsulation: Encapsulation) -> Self {
+    fn new(workers: u8, profile: Profile, encapsulation: Option<Encapsulation>) -> Self {
         let config =
             EngineConfig { workers, small_buffers: 2048, large_buffers: 2, ..EngineConfig::default() };
         let mut lab = Lab::build_over(&config, profile, encapsulation);
@@ -406,9 +406,10 @@ fn ipv4_in(frame: &[u8]) -> Option<Views<'_>> {
 fn compare(
     workers: u8,
     profile: Profile,
-    encapsulation: Encapsulation,
+    encapsulation: impl Into<Option<Encapsulation>>,
     acts: &[Act],
 ) -> Result<(), TestCaseError> {
+    let encapsulation = encapsulation.into();
     let [mut cached, mut decided] = [(); 2].map(|()| Side::new(workers, profile, encapsulation));
     decided.lab.decide_always();
     for (step, act) in acts.iter().enumerate() {
@@ -443,6 +444,13 @@ proptest! {
         profile in profile(), acts in prop::collection::vec(act(), 1..50),
     ) {
         compare(1, profile, VXLAN, &acts)?;
+    }
+
+    #[test]
+    fn the_cache_answers_as_the_tables_would_without_a_tunnel(
+        profile in profile(), acts in prop::collection::vec(act(), 1..50),
+    ) {
+        compare(1, profile, None, &acts)?;
     }
 
     #[test]

@@ -200,6 +200,11 @@ def two_nodes_flatnet_vxlan(place):
     return two_nodes_flatnet(place, "--backend", "vxlan")
 
 
+def two_nodes_flatnet_hostgw(place):
+    """The same without a tunnel."""
+    return two_nodes_flatnet(place, "--backend", "host-gw")
+
+
 def flatnet_node(place, namespace, number, machine, *flags):
     """Starts a node in a namespace, with a machine for a pod."""
     name, home = f"node-{number}", flatnet_home(place)
@@ -278,6 +283,7 @@ LANES = {
         "kernel-hostgw": two_nodes_hostgw,
         "flatnet": two_nodes_flatnet,
         "flatnet-vxlan": two_nodes_flatnet_vxlan,
+        "flatnet-hostgw": two_nodes_flatnet_hostgw,
         "flannel": two_nodes_flannel,
     },
     "outside": {"kernel": outside_kernel, "flatnet": outside_flatnet},

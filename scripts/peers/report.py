@@ -58,7 +58,7 @@ def table(figures, seconds, rounds):
     return "\n".join(lines) + "\n"
 
 
-COLORS = {"flatnet": "#0072b2", "flatnet-vxlan": "#56b4e9", "kernel-hostgw": "#999999", "naive-tap": "#d55e00", "vde": "#cc79a7", "ovs": "#009e73", "flannel": "#e69f00"}
+COLORS = {"flatnet": "#0072b2", "flatnet-vxlan": "#56b4e9", "flatnet-hostgw": "#f0e442", "kernel-hostgw": "#999999", "naive-tap": "#d55e00", "vde": "#cc79a7", "ovs": "#009e73", "flannel": "#e69f00"}
 
 
 def picture(figures):

@@ -83,7 +83,7 @@ pub(super) fn node_spec(node: u32, gateway: Option<Ipv4Addr>) -> Result<NodeSpec
         pod_network: prefix(pod_address(0, 0), 9)?,
         profile: Profile::Linux,
         tunnel_port: TUNNEL_PORT,
-        encapsulation: Encapsulation::Udp,
+        encapsulation: Some(Encapsulation::Udp),
         mtu: 1500,
     })
 }

@@ -33,9 +33,9 @@ impl Instance {
 /// Returns what the node has itself, the only one of its process.
 fn own(tables: &Tables) -> Option<Own> {
     tables.nodes.iter().flatten().find_map(|node| {
-        let (tunnel, masquerade) = (node.tunnel?, node.masquerade?);
+        let (pod_network, address) = (node.masquerade?.pods, node.interfaces.first()?.address);
         let subnet = node.bridge.as_ref()?.router?.subnet;
-        let (address, backend) = (tunnel.local, tunnel.encapsulation);
-        Some(Own { pod_network: masquerade.pods, address, backend, subnet: Some(subnet) })
+        let backend = node.tunnel.map(|tunnel| tunnel.encapsulation);
+        Some(Own { pod_network, address, backend, subnet: Some(subnet) })
     })
 }

@@ -9,6 +9,7 @@ use std::net::Ipv4Addr;
 
 use flatnet_engine::binding::{Binding, Traffic};
 use flatnet_engine::clock::Instant;
+use flatnet_engine::decide::{Hop, route};
 use flatnet_engine::flow::Tuple;
 use flatnet_engine::ledger::DropReason;
 use flatnet_engine::neighbor::Attachment;
@@ -146,23 +147,23 @@ impl Instance {
             .routes
             .list()
             .into_iter()
-            .map(|(prefix, hop)| {
+            .filter_map(|(prefix, hop)| {
                 let destination =
                     if prefix.length() == 0 { "default".to_owned() } else { prefix.to_string() };
-                route(node, destination, *hop)
+                route_entry(node, destination, *hop)
             })
             .collect();
         let local = node.interfaces.first().map(|interface| interface.address);
         let others = tables.leases.list().into_iter().filter(|(_, lease)| Some(lease.public_ip) != local);
-        if node.tunnel.is_some() {
-            rows.extend(others.map(|(prefix, lease)| RouteEntry {
-                destination: prefix.to_string(),
-                via: Some(lease.public_ip),
-                device: "flannel0".to_owned(),
-                protocol: "flannel".to_owned(),
-                source: None,
-            }));
-        }
+        rows.extend(others.filter(|_| node.masquerade.is_some()).filter_map(|(prefix, lease)| {
+            let device = match route(&tables, node, prefix.address()).ok()? {
+                Hop::Tunnel { .. } => "flannel0".to_owned(),
+                Hop::Interface { index, .. } => device(node, Attachment::Interface(index)),
+                Hop::Local | Hop::Bridge { .. } => return None,
+            };
+            let (destination, protocol) = (prefix.to_string(), "flannel".to_owned());
+            Some(RouteEntry { destination, via: Some(lease.public_ip), device, protocol, source: None })
+        }));
         rows
     }
 
@@ -233,20 +234,22 @@ fn device(node: &Node, attachment: Attachment) -> String {
     name.map_or_else(String::new, ToString::to_string)
 }
 
-fn route(node: &Node, destination: String, hop: NextHop) -> RouteEntry {
+/// Writes a route of a node's own; none where the leases say it.
+fn route_entry(node: &Node, destination: String, hop: NextHop) -> Option<RouteEntry> {
     let router = node.bridge.as_ref().and_then(|bridge| bridge.router);
     let (via, device, protocol, source) = match hop {
         NextHop::Bridge => {
             (None, device(node, Attachment::Bridge), "kernel", router.map(|router| router.address))
         }
         NextHop::Tunnel => (None, "flannel0".to_owned(), "kernel", node.tunnel.map(|tunnel| tunnel.address)),
+        NextHop::Holder => return None,
         NextHop::Interface { index, gateway } => {
             let own = node.interfaces.get(usize::from(index)).map(|interface| interface.address);
             let (protocol, source) = if gateway.is_some() { ("static", None) } else { ("kernel", own) };
             (gateway, device(node, Attachment::Interface(index)), protocol, source)
         }
     };
-    RouteEntry { destination, via, device, protocol: protocol.to_owned(), source }
+    Some(RouteEntry { destination, via, device, protocol: protocol.to_owned(), source })
 }
 
 fn service_entry(

@@ -14,9 +14,13 @@ use flatnet_agents::node::{NodeOptions, claim};
 use flatnet_agents::publisher::HostSpec;
 use flatnet_agents::seed;
 use flatnet_engine::control::{InterfaceSpec, NodeSpec};
+use flatnet_engine::decide::route;
+use flatnet_engine::ledger::DropReason;
 use flatnet_engine::link::tunnel_socket::{BUFFER, TunnelSocket, TunnelSocketError};
 use flatnet_engine::pod::Image;
+use flatnet_engine::tables::NodeId;
 use flatnet_engine::tunnel::Encapsulation;
+use flatnet_proxy::Ipv4Prefix;
 use k8s_openapi::api::core::v1::{Node as NodeObject, NodeAddress, NodeStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -68,10 +72,11 @@ impl Network {
 
     /// Lets a node claim its subnet and join the network.
     pub(super) fn join(&mut self, topology: &Topology, node: &Node) -> Result<(), NetworkError> {
-        let (mtu, socket) = match node.underlay {
-            Underlay::Switch => (ETHERNET_MTU, None),
-            Underlay::Socket => {
-                let (mtu, socket) = self.open_socket(node, (topology.backend, topology.port))?;
+        let (mtu, socket) = match (node.underlay, topology.backend) {
+            (Underlay::Switch, _) => (ETHERNET_MTU, None),
+            (Underlay::Socket, None) => (mtu_of(&own_interface(node)?), None),
+            (Underlay::Socket, Some(encapsulation)) => {
+                let (mtu, socket) = self.open_socket(node, (encapsulation, topology.port))?;
                 (mtu, Some(socket))
             }
         };
@@ -98,15 +103,15 @@ impl Network {
             encapsulation: topology.backend,
             mtu,
         };
-        match socket {
-            Some(socket) => self.publisher.add_node_on_host(&spec, socket)?,
-            None => self.publisher.add_node(&spec)?,
+        match node.underlay {
+            Underlay::Switch => self.publisher.add_node(&spec)?,
+            Underlay::Socket => self.publisher.add_node_on_host(&spec, socket)?,
         }
         if let Some(name) = &node.host.port {
             self.add_host_port(topology, node, (name, lease.subnet, mtu))?;
         }
-        if node.host.uplink {
-            self.add_uplink(topology, node)?;
+        if node.host.uplink || node.underlay == Underlay::Socket && topology.backend.is_none() {
+            self.add_uplink(topology, node, lease.subnet)?;
         }
         let object = node_object(&node.name, node.interface.address);
         self.pool.run_until(kept::ensure(&self.store, &object, topology.seed))?;
@@ -121,15 +126,10 @@ impl Network {
         node: &Node,
         (encapsulation, port): (Encapsulation, u16),
     ) -> Result<(u16, TunnelSocket), NetworkError> {
-        let address = node.interface.address;
-        let interfaces = host::interfaces().map_err(NetworkError::Interfaces)?;
-        let failed = |source: TunnelSocketError| {
-            let help = advice(&source, &interfaces);
-            NetworkError::Socket { node: node.name.clone(), source, help }
-        };
-        let interface = interfaces.iter().find(|interface| interface.addresses.contains(&address));
-        let interface = interface.ok_or_else(|| failed(TunnelSocketError::AddressElsewhere(address)))?;
-        let socket = TunnelSocket::open(SocketAddrV4::new(address, port), encapsulation).map_err(failed)?;
+        let interface = own_interface(node)?;
+        let address = SocketAddrV4::new(node.interface.address, port);
+        let socket = TunnelSocket::open(address, encapsulation)
+            .map_err(|source| socket_error(node, source, std::slice::from_ref(&interface)))?;
         if let Some(bytes) = socket.receive_buffer().ok().filter(|&bytes| bytes < BUFFER) {
             self.warnings.push(format!(
                 "node {}: this host lets {} KiB of tunnel datagrams wait, not {} KiB, and loses bursts beyond that; the capability \
@@ -139,8 +139,46 @@ impl Network {
                 BUFFER >> 10
             ));
         }
-        Ok((u16::try_from(interface.mtu).unwrap_or(u16::MAX), socket))
+        Ok((mtu_of(&interface), socket))
     }
+}
+
+impl Network {
+    /// Says which nodes have no way to a subnet, as flannel does: with host-gw its holder must be on a network of theirs.
+    pub(super) fn warn_of_distance(&mut self, subnet: Ipv4Prefix, holder: Ipv4Addr) {
+        let tables = self.publisher.control.tables.current();
+        let is_far = |id: NodeId| {
+            let node = tables.node(id);
+            node.is_some_and(|node| route(&tables, node, subnet.address()) == Err(DropReason::LeaseOffLink))
+        };
+        let nodes = self.publisher.nodes().into_iter().filter(|(_, id)| is_far(*id));
+        let names: Vec<String> = nodes.map(|(name, _)| name.to_string()).collect();
+        if !names.is_empty() {
+            self.warnings.push(format!(
+                "host-gw: no way to {subnet} from {}: {holder}, which holds it, is on another network",
+                names.join(", ")
+            ));
+        }
+    }
+}
+
+/// Finds the host's interface that has a node's address.
+fn own_interface(node: &Node) -> Result<host::Interface, NetworkError> {
+    let address = node.interface.address;
+    let interfaces = host::interfaces().map_err(NetworkError::Interfaces)?;
+    let found = interfaces.iter().find(|interface| interface.addresses.contains(&address));
+    let elsewhere = || socket_error(node, TunnelSocketError::AddressElsewhere(address), &interfaces);
+    found.cloned().ok_or_else(elsewhere)
+}
+
+/// Returns what an interface takes, bytes of an IP packet.
+fn mtu_of(interface: &host::Interface) -> u16 {
+    u16::try_from(interface.mtu).unwrap_or(u16::MAX)
+}
+
+fn socket_error(node: &Node, source: TunnelSocketError, interfaces: &[host::Interface]) -> NetworkError {
+    let help = advice(&source, interfaces);
+    NetworkError::Socket { node: node.name.clone(), source, help }
 }
 
 /// Says what to do about a socket that cannot be had.

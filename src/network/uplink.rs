@@ -13,6 +13,7 @@ use flatnet_engine::control::host::UplinkSpec;
 use flatnet_engine::link::tap::TapError;
 use flatnet_engine::link::uplink::{self, UplinkError};
 use flatnet_engine::masquerade::{NODE_PORTS, PortRange};
+use flatnet_engine::tunnel::Encapsulation;
 use flatnet_proxy::Ipv4Prefix;
 
 use super::{Network, NetworkError};
@@ -33,21 +34,27 @@ impl Network {
         let tap = port::make(&HostPortConfig {
             name: name.to_owned(),
             subnet,
+            eth0: topology.backend.is_none().then_some(node.interface.address),
             pod_network: topology.pod_network,
             service_network: topology.service_network,
-            mtu: mtu.saturating_sub(topology.backend.overhead()),
+            mtu: mtu.saturating_sub(topology.backend.map_or(0, Encapsulation::overhead)),
         });
         let ports = masquerade_ports(topology, node)?;
         self.publisher.add_host_port(&node.name, tap.map_err(failed)?, ports)?;
         Ok(())
     }
 
-    /// Lets a node send and receive by the host's interface that has its address.
-    pub(super) fn add_uplink(&mut self, topology: &Topology, node: &Node) -> Result<(), NetworkError> {
+    /// Lets a node send and receive by the host's interface that has its address; with host-gw what is for its pods' subnet, too.
+    pub(super) fn add_uplink(
+        &mut self,
+        topology: &Topology,
+        node: &Node,
+        subnet: Ipv4Prefix,
+    ) -> Result<(), NetworkError> {
         let ports = masquerade_ports(topology, node)?;
         let address = node.interface.address;
         let failed = |source: UplinkFault| {
-            let help = uplink_advice(&source);
+            let help = uplink_advice(&source, topology.backend);
             NetworkError::Uplink { node: node.name.clone(), source, help }
         };
         let interfaces = host::interfaces().map_err(NetworkError::Interfaces)?;
@@ -59,8 +66,9 @@ impl Network {
         let routes = host::routes(index).map_err(NetworkError::Interfaces)?;
         let own = [ports, PortRange { first: *NODE_PORTS.start(), last: *NODE_PORTS.end() }];
         // Opened first: who may not have it changes nothing.
-        let tap = uplink::open((&name, index), address, &own).map_err(|error| failed(error.into()))?;
-        let rules = firewall::keep_silent(&node.name, &name, address, &own);
+        let pods = topology.backend.is_none().then_some(subnet);
+        let tap = uplink::open((&name, index), address, &own, pods).map_err(|error| failed(error.into()))?;
+        let rules = firewall::keep_silent(&node.name, &name, address, &own, pods);
         self.rules.push(rules.map_err(|error| failed(error.into()))?);
         self.publisher.add_uplink(&node.name, (&UplinkSpec { mac, routes }, tap), ports)?;
         Ok(())
@@ -101,8 +109,14 @@ fn masquerade_ports(topology: &Topology, node: &Node) -> Result<PortRange, Netwo
 }
 
 /// Says what to do about an interface that cannot be used.
-fn uplink_advice(fault: &UplinkFault) -> String {
+fn uplink_advice(fault: &UplinkFault, backend: Option<Encapsulation>) -> String {
     match fault {
+        UplinkFault::Open(UplinkError::NotAllowed { .. })
+        | UplinkFault::Firewall(FirewallError::NotAllowed)
+            if backend.is_none() =>
+        {
+            "host-gw needs the capabilities CAP_NET_RAW and CAP_NET_ADMIN; --backend udp and vxlan need none".to_owned()
+        }
         UplinkFault::Open(UplinkError::NotAllowed { .. }) | UplinkFault::Firewall(FirewallError::NotAllowed) => {
             "without the capabilities CAP_NET_RAW and CAP_NET_ADMIN leave --uplink away: pods reach each other on all nodes, and \
              nothing outside"
@@ -116,6 +130,9 @@ fn uplink_advice(fault: &UplinkFault) -> String {
         }
         UplinkFault::Firewall(FirewallError::Refused(_)) => {
             "this kernel needs nf_tables, with a table of the family ip and comments".to_owned()
+        }
+        UplinkFault::NoEthernet(_) | UplinkFault::Open(UplinkError::System { .. }) if backend.is_none() => {
+            "give an --address of another interface, or --backend udp or vxlan".to_owned()
         }
         UplinkFault::NoEthernet(_) | UplinkFault::Open(UplinkError::System { .. }) => {
             "leave --uplink away, or give an --address of another interface".to_owned()

@@ -102,8 +102,9 @@ fn fit(
 }
 
 /// Reports MACs of a backend's that has none.
-fn no_macs(backend: Encapsulation, routes: &[Route], findings: &mut Vec<Finding>) {
-    for route in routes.iter().filter(|route| route.peer.mac.is_some() && backend == Encapsulation::Udp) {
+fn no_macs(backend: Option<Encapsulation>, routes: &[Route], findings: &mut Vec<Finding>) {
+    let has_macs = matches!(backend, Some(Encapsulation::Vxlan { .. }));
+    for route in routes.iter().filter(|route| route.peer.mac.is_some() && !has_macs) {
         let message = "routes: only of vxlan a peer has a MAC";
         findings.push(Finding::error(route.subnet.place.clone(), message));
     }
@@ -116,8 +117,8 @@ pub struct Own {
     pub pod_network: Ipv4Prefix,
     /// The node's address.
     pub address: Ipv4Addr,
-    /// How its packets are carried.
-    pub backend: Encapsulation,
+    /// How its packets are carried; none of host-gw.
+    pub backend: Option<Encapsulation>,
     /// Its pods' subnet, once it has one.
     pub subnet: Option<Ipv4Prefix>,
 }

@@ -40,7 +40,7 @@ pub(crate) struct Spec {
     pub(crate) name: String,
     pub(crate) pod_network: Option<Located<Ipv4Prefix>>,
     pub(crate) service_network: Option<Located<Ipv4Prefix>>,
-    pub(crate) backend: Encapsulation,
+    pub(crate) backend: Option<Encapsulation>,
     pub(crate) port: u16,
     pub(crate) nat: Profile,
     pub(crate) nat_quota: Option<u32>,
@@ -79,10 +79,8 @@ pub(crate) fn read(document: &Node, findings: &mut Vec<Finding>) -> Spec {
     top.close();
     let empty = Node { value: crate::topology::yaml::Value::Null, place: document.place.clone() };
     let mut fields = Fields::open(spec.as_ref().unwrap_or(&empty), "spec", findings);
-    let (backend, port) =
-        fields.node("backend").map_or((Encapsulation::Udp, BackendKind::Udp.default_port()), |node| {
-            read_backend(node, fields.findings)
-        });
+    let udp = (Some(Encapsulation::Udp), BackendKind::Udp.default_port());
+    let (backend, port) = fields.node("backend").map_or(udp, |node| read_backend(node, fields.findings));
     if fields.node("nodes").is_none_or(|nodes| nodes.items().is_empty()) {
         fields.findings.push(Finding::error(document.place.clone(), "the topology has no nodes"));
     }
@@ -126,21 +124,28 @@ fn nat(node: &Node) -> Result<Profile, String> {
     }
 }
 
-fn read_backend(node: &Node, findings: &mut Vec<Finding>) -> (Encapsulation, u16) {
+fn read_backend(node: &Node, findings: &mut Vec<Finding>) -> (Option<Encapsulation>, u16) {
     let mut fields = Fields::open(node, "backend", findings);
     let kind = fields.optional("type", |node| values::backend(&text(node)?));
     let kind = kind.map(|kind| kind.value).unwrap_or_default();
-    let port = fields.optional("port", port).map_or(kind.default_port(), |port| port.value);
-    let vni = fields.optional("vni", vni);
-    let encapsulation = match (kind, &vni) {
-        (BackendKind::Udp, _) => Encapsulation::Udp,
-        (BackendKind::Vxlan, vni) => {
-            Encapsulation::Vxlan { vni: vni.as_ref().map_or(DEFAULT_VNI, |vni| vni.value) }
-        }
+    let (port, vni) = (fields.optional("port", port), fields.optional("vni", vni));
+    let number = vni.as_ref().map_or(DEFAULT_VNI, |vni| vni.value);
+    let encapsulation = match kind {
+        BackendKind::Udp => Some(Encapsulation::Udp),
+        BackendKind::Vxlan => Some(Encapsulation::Vxlan { vni: number }),
+        BackendKind::HostGw => None,
     };
-    if let (BackendKind::Udp, Some(vni)) = (kind, vni) {
+    if let Some(vni) = vni.filter(|_| kind != BackendKind::Vxlan) {
         fields.findings.push(Finding::error(vni.place, "vni: only vxlan has networks by number"));
     }
+    let port = match port {
+        Some(port) if kind == BackendKind::HostGw => {
+            let message = "port: host-gw has no tunnel, and so no port";
+            fields.findings.push(Finding::error(port.place, message));
+            0
+        }
+        port => port.map_or(kind.default_port(), |port| port.value),
+    };
     fields.close();
     (encapsulation, port)
 }

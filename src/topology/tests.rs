@@ -101,7 +101,7 @@ fn the_networks_own_example_is_read_without_a_word() {
     assert!(warnings.is_empty(), "{warnings:?}");
     assert_eq!(topology.name, "two-nodes");
     assert_eq!(topology.pod_network.to_string(), "10.1.0.0/16");
-    assert_eq!((topology.backend, topology.port, topology.seed), (Encapsulation::Udp, 8285, 7));
+    assert_eq!((topology.backend, topology.port, topology.seed), (Some(Encapsulation::Udp), 8285, 7));
     assert_eq!(topology.nodes[1].pod_cidr.unwrap().to_string(), "10.1.20.0/24");
     assert_eq!(topology.nodes[0].gateway, Some([192, 168, 66, 1].into()));
     assert_eq!(topology.hosts[1].gateway, Some([203, 0, 113, 1].into()));
@@ -119,7 +119,7 @@ async fn write_objects(store: &Embedded, topology: &Topology) {
             prefix: DEFAULT_PREFIX.into(),
             public_ip: node.interface.address,
             wish: Wish::Exactly(node.pod_cidr.unwrap()),
-            encapsulation: Encapsulation::Udp,
+            encapsulation: Some(Encapsulation::Udp),
             seed: topology.seed,
         };
         node::claim(store, &options).await.unwrap();
@@ -152,7 +152,7 @@ fn start(pool: &LocalPool, store: &Embedded, topology: &Topology) -> Rc<RefCell<
     let spawner = pool.spawner();
     let (watched, seen) = (store.clone(), Rc::clone(&log));
     let watch = async move {
-        let _ = watch_cluster(&watched, DEFAULT_PREFIX, Encapsulation::Udp, |change| {
+        let _ = watch_cluster(&watched, DEFAULT_PREFIX, Some(Encapsulation::Udp), |change| {
             seen.borrow_mut().push(change)
         })
         .await;
@@ -163,10 +163,10 @@ fn start(pool: &LocalPool, store: &Embedded, topology: &Topology) -> Rc<RefCell<
     let (a, b, c, d) = (store.clone(), store.clone(), store.clone(), store.clone());
     let warn = |warning: controllers::Warning| panic!("{warning:?}");
     control(Box::pin(async move {
-        drop(controllers::run(a, Binder::new(DEFAULT_PREFIX, Encapsulation::Udp), warn).await)
+        drop(controllers::run(a, Binder::new(DEFAULT_PREFIX, Some(Encapsulation::Udp)), warn).await)
     }));
     control(Box::pin(async move {
-        drop(controllers::run(b, Addresses::new(DEFAULT_PREFIX, Encapsulation::Udp), warn).await)
+        drop(controllers::run(b, Addresses::new(DEFAULT_PREFIX, Some(Encapsulation::Udp)), warn).await)
     }));
     control(Box::pin(async move { drop(controllers::run(c, Endpoints::default(), warn).await) }));
     control(Box::pin(async move {
@@ -391,9 +391,10 @@ fn a_backend_has_its_port_and_vxlan_a_network_and_peers_with_macs() {
     let with = |backend: &str, peer: &str| {
         format!("{SHORT}  backend: {backend}\n  routes:\n    10.1.20.0/24: {peer}\n")
     };
-    let vxlan = |vni| Encapsulation::Vxlan { vni };
+    let vxlan = |vni| Some(Encapsulation::Vxlan { vni });
     let cases = [
-        ("{type: udp}", Encapsulation::Udp, 8285),
+        ("{type: udp}", Some(Encapsulation::Udp), 8285),
+        ("{type: host-gw}", None, 0),
         ("{type: vxlan}", vxlan(1), 8472),
         ("{type: vxlan, vni: 16777215, port: 4789}", vxlan(16_777_215), 4789),
         ("{type: vxlan, vni: 0}", vxlan(0), 8472),
@@ -411,6 +412,14 @@ fn a_backend_has_its_port_and_vxlan_a_network_and_peers_with_macs() {
     assert_eq!(
         findings(&with("{type: udp, vni: 1}", peer)),
         ["5:29 vni: only vxlan has networks by number", "7:5 routes: only of vxlan a peer has a MAC",]
+    );
+    assert_eq!(
+        findings(&with("{type: host-gw, vni: 1, port: 8285}", peer)),
+        [
+            "5:33 vni: only vxlan has networks by number",
+            "5:42 port: host-gw has no tunnel, and so no port",
+            "7:5 routes: only of vxlan a peer has a MAC",
+        ]
     );
     assert_eq!(
         findings(&with("{type: vxlan, vni: 16777216, port: 0}", "{mac: '01:00:5e:00:00:01', colour: blue}")),
@@ -491,7 +500,7 @@ spec:
         [
             "3:18 name: \"Bad_Name\" is not a name: lower-case letters, digits, '-' and '.' only",
             "6:19 serviceNetwork 10.1.128.0/20 overlaps podNetwork 10.1.0.0/16",
-            "7:19 type: \"ipip\" is not a backend; udp and vxlan are",
+            "7:19 type: \"ipip\" is not a backend; udp, vxlan and host-gw are",
             "8:3 unknown field \"colour\" in spec",
             "11:26 address 192.168.1.2 is used twice",
             "11:51 podCIDR 10.1.15.128/25 overlaps 10.1.15.0/24",

@@ -6,7 +6,7 @@
 
 use std::net::Ipv4Addr;
 
-use flatnet_agents::{controllers::service_ip::NODE_PORTS, objects::is_dns_name};
+use flatnet_agents::{controllers::service_ip::NODE_PORTS, lease::config::HOST_GW, objects::is_dns_name};
 use flatnet_engine::masquerade::{FIRST_PORT, PortRange};
 use flatnet_engine::wire::MacAddress;
 use flatnet_proxy::Ipv4Prefix;
@@ -118,8 +118,8 @@ pub fn backend(text: &str) -> Result<BackendKind, String> {
     match text {
         "udp" => Ok(BackendKind::Udp),
         "vxlan" => Ok(BackendKind::Vxlan),
-        "host-gw" => Err(format!("{text} is not supported yet; udp and vxlan are")),
-        _ => Err(format!("{text:?} is not a backend; udp and vxlan are")),
+        HOST_GW => Ok(BackendKind::HostGw),
+        _ => Err(format!("{text:?} is not a backend; udp, vxlan and host-gw are")),
     }
 }
 

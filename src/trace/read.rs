@@ -198,7 +198,7 @@ impl<'a> Reader<'a> {
             })
         };
         let object = match (reason, destination) {
-            (DropReason::NoLease, Some(to)) => {
+            (DropReason::NoLease | DropReason::LeaseOffLink, Some(to)) => {
                 Some(format!("lease of the subnet of {}", machine(to).unwrap_or_else(|| to.to_string())))
             }
             (

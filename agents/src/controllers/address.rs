@@ -43,7 +43,7 @@ pub struct Addresses {
 
 impl Addresses {
     /// Makes the controller of the network whose leases lie below `prefix`.
-    pub fn new(prefix: &str, encapsulation: Encapsulation) -> Self {
+    pub fn new(prefix: &str, encapsulation: Option<Encapsulation>) -> Self {
         Self {
             prefix: prefix.into(),
             pods: Mirror::default(),
@@ -187,7 +187,7 @@ mod tests {
 
     fn cluster() -> Cluster {
         let cluster = Cluster::new();
-        cluster.start(Addresses::new(DEFAULT_PREFIX, Encapsulation::Udp));
+        cluster.start(Addresses::new(DEFAULT_PREFIX, Some(Encapsulation::Udp)));
         cluster.create::<Node>(json!({
             "metadata": {"name": "node-1"},
             "status": {"addresses": [{"type": "InternalIP", "address": "192.168.66.11"}]},

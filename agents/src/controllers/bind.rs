@@ -38,7 +38,7 @@ pub struct Binder {
 
 impl Binder {
     /// Makes the controller of the network whose leases lie below `prefix`.
-    pub fn new(prefix: &str, encapsulation: Encapsulation) -> Self {
+    pub fn new(prefix: &str, encapsulation: Option<Encapsulation>) -> Self {
         Self {
             prefix: prefix.into(),
             pods: Mirror::default(),
@@ -147,7 +147,7 @@ mod tests {
 
     fn cluster() -> Cluster {
         let cluster = Cluster::new();
-        cluster.start(Binder::new(DEFAULT_PREFIX, Encapsulation::Udp));
+        cluster.start(Binder::new(DEFAULT_PREFIX, Some(Encapsulation::Udp)));
         cluster
     }
 

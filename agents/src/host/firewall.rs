@@ -12,6 +12,7 @@ use std::net::Ipv4Addr;
 use std::process::{Command, Output, Stdio};
 
 use flatnet_engine::masquerade::PortRange;
+use flatnet_proxy::Ipv4Prefix;
 use thiserror::Error;
 
 /// What tables' names begin with.
@@ -47,8 +48,8 @@ pub struct Rules {
     table: String,
 }
 
-/// Keeps this host from answering what is sent to these ports of its address on an interface. What a process of this node's name
-/// left behind that is gone is replaced.
+/// Keeps this host from answering what is sent to these ports of its address on an interface, and from forwarding or answering what
+/// comes there for pods of this subnet, if one is given. What a process of this node's name left behind that is gone is replaced.
 ///
 /// # Errors
 /// [`FirewallError`].
@@ -57,6 +58,7 @@ pub fn keep_silent(
     interface: &str,
     own: Ipv4Addr,
     ports: &[PortRange],
+    pods: Option<Ipv4Prefix>,
 ) -> Result<Rules, FirewallError> {
     let table = format!("{PREFIX}{node}");
     if let Some(process) = owner(&table)?.filter(|process| process.runs()) {
@@ -65,11 +67,13 @@ pub fn keep_silent(
     let process = Process::own();
     let ports: Vec<_> = ports.iter().map(|PortRange { first, last }| format!("{first}-{last}")).collect();
     let ports = ports.join(", ");
+    let to_pods =
+        pods.map_or_else(String::new, |pods| format!("    iifname \"{interface}\" ip daddr {pods} drop\n"));
     // In front of connection tracking, which would remember what the node has to remember.
     run(&format!(
         "table ip {table}\ndelete table ip {table}\ntable ip {table} {{\n  comment \"{OWNER} {} {}\"\n  chain prerouting {{\n    \
          type filter hook prerouting priority raw; policy accept;\n    iifname \"{interface}\" ip daddr {own} meta l4proto {{ tcp, udp }} \
-         th dport {{ {ports} }} drop\n  }}\n}}\n",
+         th dport {{ {ports} }} drop\n{to_pods}  }}\n}}\n",
         process.number, process.started
     ))?;
     Ok(Rules { table })

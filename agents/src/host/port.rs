@@ -1,12 +1,13 @@
 //! The host's own way to pods and Services: a TAP in the host's network namespace, with a node's addresses and routes.
 //!
 //! Whoever puts a node on the host's network makes it once the node has its subnet. What flannel0 and docker0 are to a host of
-//! flannel's, this is to one of ours: pods of this node are asked from `.1`, those of others from `.0`. Invariant: all of it goes
-//! with the TAP's file, however the process ends.
+//! flannel's, this is to one of ours: pods of this node are asked from `.1`, those of others from `.0`, or with host-gw from eth0's
+//! address. Invariant: all of it goes with the TAP's file, however the process ends.
 //!
 //! May depend on `crate::netlink`, `crate::runtime::link` for a bound, and the engine's TAP. Read first: `docs/adr/0028-a-nodes-way-out-and-in.md`.
 
 use std::io;
+use std::net::Ipv4Addr;
 
 use flatnet_engine::control::host::host_port_mac;
 use flatnet_engine::link::tap::{Tap, TapError};
@@ -23,8 +24,10 @@ use crate::runtime::link::SUPERFRAME;
 pub struct HostPortConfig {
     /// The interface's name.
     pub name: String,
-    /// The node's pods' subnet: .0 and .1 of it become addresses of the host's.
+    /// The node's pods' subnet: .1 of it becomes an address of the host's, and .0 where there is a tunnel.
     pub subnet: Ipv4Prefix,
+    /// What other nodes' pods are asked from, where there is no tunnel: an address that the host has already.
+    pub eth0: Option<Ipv4Addr>,
     /// All pods' network.
     pub pod_network: Ipv4Prefix,
     /// Where VIPs come from.
@@ -60,7 +63,7 @@ pub enum HostPortError {
 /// # Errors
 /// [`HostPortError`]; nothing is left then.
 pub fn make(config: &HostPortConfig) -> Result<Tap, HostPortError> {
-    let HostPortConfig { name, subnet, pod_network, service_network, mtu } = config;
+    let HostPortConfig { name, subnet, eth0, pod_network, service_network, mtu } = config;
     let set = |what| move |source| HostPortError::Set { name: name.clone(), what, source };
     let tap = Tap::open(name)?;
     let flannel0 = subnet.address();
@@ -73,10 +76,11 @@ pub fn make(config: &HostPortConfig) -> Result<Tap, HostPortError> {
     let flags = (LinkFlags::Up | LinkFlags::Noarp, LinkFlags::Multicast);
     let link = vec![mac, LinkAttribute::Mtu(u32::from(*mtu)), LinkAttribute::GsoMaxSize(SUPERFRAME)];
     kernel.set_link(index, flags, link).map_err(set("the link"))?;
-    for address in [docker0, flannel0] {
+    for address in std::iter::once(docker0).chain(eth0.is_none().then_some(flannel0)) {
         kernel.add_address(index, address, 32).map_err(set("an address"))?;
     }
-    for (network, source) in [(*subnet, docker0), (*pod_network, flannel0), (*service_network, docker0)] {
+    let others = eth0.unwrap_or(flannel0);
+    for (network, source) in [(*subnet, docker0), (*pod_network, others), (*service_network, docker0)] {
         let added = kernel.add_route(network, index, source);
         added.map_err(|error| match Errno::from_io_error(&error) {
             Some(Errno::EXIST) => HostPortError::RouteTaken(network),

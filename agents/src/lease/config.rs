@@ -22,6 +22,9 @@ use crate::lease::member;
 /// The backend of a configuration that names none.
 pub const DEFAULT_BACKEND: &str = "udp";
 
+/// The backend whose packets go as they are.
+pub const HOST_GW: &str = "host-gw";
+
 /// The UDP port of the udp backend.
 pub const DEFAULT_UDP_PORT: u16 = 8285;
 
@@ -44,7 +47,7 @@ pub struct NetworkConfig {
     pub subnet_max: Ipv4Addr,
     /// The backend's name in lower case.
     pub backend: String,
-    /// The backend's UDP port.
+    /// The backend's UDP port; 0 of host-gw, which has none.
     pub port: u16,
     /// The number of vxlan's network.
     pub vni: Option<u32>,
@@ -116,13 +119,15 @@ impl NetworkConfig {
         Self::derive(network, &Map::new())
     }
 
-    /// Says how nodes reach each other, and by which UDP port.
+    /// Says how nodes reach each other, as they are where nothing carries packets, and by which UDP port.
     #[must_use]
-    pub fn with_backend(self, encapsulation: Encapsulation, port: u16) -> Self {
-        match encapsulation {
-            Encapsulation::Udp => Self { backend: "udp".into(), port, vni: None, ..self },
-            Encapsulation::Vxlan { vni } => Self { backend: "vxlan".into(), port, vni: Some(vni), ..self },
-        }
+    pub fn with_backend(self, encapsulation: Option<Encapsulation>, port: u16) -> Self {
+        let (backend, port, vni) = match encapsulation {
+            None => (HOST_GW, 0, None),
+            Some(Encapsulation::Udp) => ("udp", port, None),
+            Some(Encapsulation::Vxlan { vni }) => ("vxlan", port, Some(vni)),
+        };
+        Self { backend: backend.into(), port, vni, ..self }
     }
 
     /// Reads a configuration.
@@ -164,6 +169,7 @@ impl NetworkConfig {
             fields.insert("SubnetMax".into(), self.subnet_max.to_string().into());
         }
         let backend = match self.vni {
+            None if self.port == 0 => json!({ "Type": self.backend }),
             None => json!({ "Type": self.backend, "Port": self.port }),
             Some(vni) => json!({ "Type": self.backend, "VNI": vni, "Port": self.port }),
         };
@@ -249,7 +255,11 @@ fn backend(fields: &Map<String, Value>) -> Result<(String, u16, Option<u32>), Co
     };
     let name = member(backend, "Type").and_then(Value::as_str).ok_or(refuse("Backend.Type"))?;
     let name = name.to_ascii_lowercase();
-    let default = if name == "vxlan" { DEFAULT_VXLAN_PORT } else { DEFAULT_UDP_PORT };
+    let default = match &*name {
+        "vxlan" => DEFAULT_VXLAN_PORT,
+        HOST_GW => 0,
+        _ => DEFAULT_UDP_PORT,
+    };
     let port = match member(backend, "Port").and_then(nonzero) {
         None => default,
         Some(value) => {
@@ -373,7 +383,10 @@ mod tests {
         }
         let plain = NetworkConfig::new("10.1.0.0/16".parse().unwrap()).unwrap();
         assert_eq!(plain.to_json(), r#"{"Network":"10.1.0.0/16","Backend":{"Type":"udp","Port":8285}}"#);
-        let vxlan = plain.with_backend(Encapsulation::Vxlan { vni: 1 }, DEFAULT_VXLAN_PORT);
+        let host_gw = plain.clone().with_backend(None, 0);
+        let text = r#"{"Network":"10.1.0.0/16","Backend":{"Type":"host-gw"}}"#;
+        assert_eq!((host_gw.to_json().as_str(), read(text).unwrap()), (text, host_gw));
+        let vxlan = plain.with_backend(Some(Encapsulation::Vxlan { vni: 1 }), DEFAULT_VXLAN_PORT);
         assert_eq!(
             vxlan.to_json(),
             r#"{"Network":"10.1.0.0/16","Backend":{"Type":"vxlan","VNI":1,"Port":8472}}"#

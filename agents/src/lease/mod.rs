@@ -24,6 +24,8 @@ use thiserror::Error;
 pub use allocate::{AllocateError, Claim, Plan, plan};
 pub use config::{ConfigError, NetworkConfig};
 
+use config::HOST_GW;
+
 /// Where flannel keeps its network by default.
 pub const DEFAULT_PREFIX: &str = "/coreos.com/network";
 
@@ -97,11 +99,12 @@ impl Attributes {
         }
     }
 
-    /// Describes a holder whose packets are carried like this; its end of a VXLAN has the MAC.
-    pub fn new(public_ip: Ipv4Addr, encapsulation: Encapsulation, vtep: MacAddress) -> Self {
+    /// Describes a holder whose packets are carried like this, or, by host-gw, go as they are; its end of a VXLAN has the MAC.
+    pub fn new(public_ip: Ipv4Addr, encapsulation: Option<Encapsulation>, vtep: MacAddress) -> Self {
         match encapsulation {
-            Encapsulation::Udp => Self::udp(public_ip),
-            Encapsulation::Vxlan { vni } => Self {
+            None => Self { backend_type: HOST_GW.into(), ..Self::udp(public_ip) },
+            Some(Encapsulation::Udp) => Self::udp(public_ip),
+            Some(Encapsulation::Vxlan { vni }) => Self {
                 backend_type: "vxlan".into(),
                 backend_data: Some(json!({"VNI": vni, "VtepMAC": vtep.to_string()})),
                 ..Self::udp(public_ip)
@@ -160,14 +163,14 @@ impl Attributes {
         })
     }
 
-    /// Says whether this holder takes what is carried like that: flannel's udp backend writes no type. Over vxlan the network's
-    /// number is not looked at, as flannel does not.
-    pub fn speaks(&self, encapsulation: Encapsulation) -> bool {
+    /// Says whether this holder takes what is carried like that, or, by host-gw, comes as it is: flannel's udp backend writes no type.
+    /// Over vxlan the network's number is not looked at, as flannel does not.
+    pub fn speaks(&self, encapsulation: Option<Encapsulation>) -> bool {
+        let is = |name: &str| self.backend_type.eq_ignore_ascii_case(name);
         match encapsulation {
-            Encapsulation::Udp => {
-                self.backend_type.is_empty() || self.backend_type.eq_ignore_ascii_case("udp")
-            }
-            Encapsulation::Vxlan { .. } => self.backend_type.eq_ignore_ascii_case("vxlan"),
+            None => is(HOST_GW),
+            Some(Encapsulation::Udp) => self.backend_type.is_empty() || is("udp"),
+            Some(Encapsulation::Vxlan { .. }) => is("vxlan"),
         }
     }
 
@@ -265,11 +268,20 @@ mod tests {
     fn vxlan_value_survives_reading_and_writing() {
         let attributes = Attributes::from_json(VXLAN.as_bytes()).unwrap();
         assert_eq!(attributes.to_json(), VXLAN);
-        let vxlan = Encapsulation::Vxlan { vni: 1 };
-        assert!(attributes.speaks(vxlan) && !attributes.speaks(Encapsulation::Udp));
+        let vxlan = Some(Encapsulation::Vxlan { vni: 1 });
+        assert!(attributes.speaks(vxlan) && !attributes.speaks(Some(Encapsulation::Udp)));
         let mac = attributes.vtep().unwrap();
         assert_eq!(mac.to_string(), "c6:d2:32:6f:8f:44");
         assert_eq!(Attributes::new([192, 168, 64, 3].into(), vxlan, mac), attributes);
+    }
+
+    #[test]
+    fn a_host_gw_value_is_byte_exact() {
+        let attributes = Attributes::new([192, 168, 64, 3].into(), None, MacAddress::default());
+        let text = r#"{"PublicIP":"192.168.64.3","PublicIPv6":null,"BackendType":"host-gw"}"#;
+        assert_eq!(attributes.to_json(), text);
+        assert!(attributes.speaks(None) && !attributes.speaks(Some(Encapsulation::Udp)));
+        assert!(!Attributes::udp([192, 168, 64, 3].into()).speaks(None));
     }
 
     #[test]

@@ -73,7 +73,7 @@ pub async fn follow_routes<S: Store>(
     store: &S,
     prefix: &str,
     own: Lease,
-    encapsulation: Encapsulation,
+    encapsulation: Option<Encapsulation>,
     mut sink: impl FnMut(RouteChange),
 ) -> Result<Infallible, StoreError> {
     let mut follower = Follower::new(store.clone(), &lease::subnets_prefix(prefix));
@@ -91,13 +91,13 @@ pub async fn follow_routes<S: Store>(
 pub struct Routes {
     prefix: String,
     own: Option<Lease>,
-    encapsulation: Encapsulation,
+    encapsulation: Option<Encapsulation>,
     known: BTreeMap<Ipv4Prefix, Holder>,
 }
 
 impl Routes {
-    /// Starts without routes, to holders that take packets carried like this. With `own`, that lease is watched instead of routed.
-    pub fn new(prefix: &str, own: Option<Lease>, encapsulation: Encapsulation) -> Self {
+    /// Starts without routes, to holders that take packets carried like this, or by host-gw as they are. With `own`, that lease is watched instead of routed.
+    pub fn new(prefix: &str, own: Option<Lease>, encapsulation: Option<Encapsulation>) -> Self {
         Self { prefix: prefix.into(), own, encapsulation, known: BTreeMap::new() }
     }
 
@@ -127,8 +127,8 @@ impl Routes {
         match attributes {
             Some(attributes) if attributes.speaks(self.encapsulation) => {
                 let vtep = match self.encapsulation {
-                    Encapsulation::Udp => None,
-                    Encapsulation::Vxlan { .. } => match attributes.vtep() {
+                    None | Some(Encapsulation::Udp) => None,
+                    Some(Encapsulation::Vxlan { .. }) => match attributes.vtep() {
                         Ok(mac) => Some(mac),
                         Err(error) => return skip(error.into()),
                     },
@@ -166,7 +166,7 @@ mod tests {
     fn spawn_routes(
         pool: &LocalPool,
         store: &Embedded,
-        encapsulation: Encapsulation,
+        encapsulation: Option<Encapsulation>,
     ) -> Rc<RefCell<Vec<String>>> {
         let text = |Holder { public_ip, vtep }| {
             vtep.map_or_else(|| public_ip.to_string(), |mac| format!("{public_ip} at {mac}"))
@@ -205,7 +205,7 @@ mod tests {
             put(&store, "10.3.2.0-24", r#"{"PublicIP":"2.2.2.2"}"#).await;
         });
         let mut pool = LocalPool::new();
-        let log = spawn_routes(&pool, &store, Encapsulation::Udp);
+        let log = spawn_routes(&pool, &store, Some(Encapsulation::Udp));
         pool.run_until_stalled();
         block_on(async {
             put(&store, "10.3.3.0-24", r#"{"PublicIP":"3.3.3.3"}"#).await;
@@ -241,7 +241,7 @@ mod tests {
                 r#"{{"PublicIP":"2.2.2.{last}","BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{mac}"}}}}"#
             )
         };
-        let log = spawn_routes(&pool, &store, Encapsulation::Vxlan { vni: 1 });
+        let log = spawn_routes(&pool, &store, Some(Encapsulation::Vxlan { vni: 1 }));
         block_on(put(&store, "10.3.2.0-24", &vxlan(2, "02:42:0a:03:02:00")));
         pool.run_until_stalled();
         block_on(async {
@@ -268,7 +268,7 @@ mod tests {
         ) {
             let store = Embedded::with_options(Options { history: 3 });
             let mut follower = Follower::new(store.clone(), &lease::subnets_prefix(PREFIX));
-            let mut routes = Routes::new(PREFIX, Some(own()), Encapsulation::Udp);
+            let mut routes = Routes::new(PREFIX, Some(own()), Some(Encapsulation::Udp));
             for round in rounds {
                 for (third, holder) in round {
                     let name = format!("10.3.{third}.0-24");

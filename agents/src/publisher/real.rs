@@ -28,16 +28,22 @@ pub struct MadePod {
 }
 
 impl Publisher {
-    /// Makes a cluster's node whose eth0 is on the host's own network, by its tunnel's socket.
+    /// Makes a cluster's node whose eth0 is on the host's own network, by its tunnel's socket; without one it has an uplink yet to
+    /// come.
     ///
     /// # Errors
     /// [`PublishError::Control`].
-    pub fn add_node_on_host(&mut self, spec: &NodeSpec, socket: TunnelSocket) -> Result<(), PublishError> {
+    pub fn add_node_on_host(
+        &mut self,
+        spec: &NodeSpec,
+        socket: Option<TunnelSocket>,
+    ) -> Result<(), PublishError> {
         let failed = |source| PublishError::Control { what: format!("node {}", spec.name), source };
         let id = self.control.add_node(spec).map_err(failed)?;
         self.nodes.insert(Arc::clone(&spec.name), id);
         // Its pods' links are simulated, its own is none of ours.
         self.stations.insert(Arc::clone(&spec.name), Vec::new());
+        let Some(socket) = socket else { return Ok(()) };
         let (worker, link) = (self.worker(), Link::TunnelSocket(Box::new(socket)));
         self.control.attach_interface(id, 0, worker, link).map_err(failed)?;
         // Which way a peer is the host knows.

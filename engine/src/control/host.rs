@@ -77,7 +77,7 @@ impl Control {
     }
 
     /// Gives a node an interface of the host's to send by and receive from, with the host's own address and MAC there: all that the
-    /// tunnel does not carry takes the routes that lead out of it. Returns its port.
+    /// tunnel does not carry takes the routes that lead out of it. Of a node without a tunnel it is eth0. Returns its port.
     ///
     /// # Errors
     /// [`ControlError`].
@@ -90,11 +90,15 @@ impl Control {
     ) -> Result<PortId, ControlError> {
         let mut index = 0;
         self.edit(id, |node| {
-            let eth0 = node.interfaces.first()?;
-            let uplink =
-                Interface { name: Arc::from(UPLINK), port: PortId(u32::MAX), mac: spec.mac, ..eth0.clone() };
-            index = u8::try_from(node.interfaces.len()).ok()?;
-            node.interfaces.push(uplink);
+            let eth0 = node.interfaces.first_mut()?;
+            if node.tunnel.is_some() {
+                let (name, port) = (Arc::from(UPLINK), PortId(u32::MAX));
+                let uplink = Interface { name, port, mac: spec.mac, ..eth0.clone() };
+                index = u8::try_from(node.interfaces.len()).ok()?;
+                node.interfaces.push(uplink);
+            } else {
+                eth0.mac = spec.mac;
+            }
             node.uplink = Some(index);
             Some(())
         })?;

@@ -25,10 +25,13 @@ pub(super) fn may_send(arrival: &Arrival<'_>) -> Result<(), DropReason> {
     if is_local(arrival.node, source) { Ok(()) } else { Err(DropReason::SpoofedAddress) }
 }
 
-/// Tells whether a packet for an address is the host's to take: of what comes from outside only what answers the host, by the half
-/// of a binding.
+/// Tells whether a packet for an address is the host's to take: of what comes from outside what answers the host, by the half of a
+/// binding, and what host-gw brings to the pods' network, of which the node keeps the host's system.
 pub(super) fn takes(arrival: &Arrival<'_>, destination: Ipv4Addr, half: Option<Half>) -> bool {
-    let may_have = !arrival.is_from_outside() || half == Some(Half::Reply);
+    let by_uplink =
+        matches!(arrival.ingress.role, Role::Interface(index) if arrival.node.uplink == Some(index));
+    let is_kept_from = by_uplink && translate::is_pods(arrival.node, destination.to_bits());
+    let may_have = !arrival.is_from_outside() || half == Some(Half::Reply) || is_kept_from;
     arrival.node.host.is_some() && may_have && is_local(arrival.node, destination)
 }
 
@@ -64,8 +67,9 @@ pub(super) fn reach(node: &Node) -> Option<Reach> {
     })
 }
 
-/// Translates what the host sends from eth0's address into the tunnel: only pods' subnets are believed there (flannel,
-/// `! -s POD-NETWORK -d POD-NETWORK -j MASQUERADE`). None of anything else.
+/// Translates what the host sends from eth0's address to another node's pods (flannel,
+/// `! -s POD-NETWORK -d POD-NETWORK -j MASQUERADE`): in the tunnel only pods' subnets are believed, and what answers a port of the
+/// host's own at eth0 never comes here. None of anything else.
 pub(super) fn masqueraded(
     world: &mut World<'_>,
     arrival: &Arrival<'_>,
@@ -75,7 +79,11 @@ pub(super) fn masqueraded(
         return None;
     }
     match route(world.tables, arrival.node, Ipv4Addr::from_bits(tuple.destination)) {
-        Ok(hop @ Hop::Tunnel { .. }) => Some(translate::masqueraded(world, arrival, hop, tuple, None)),
-        Ok(Hop::Local | Hop::Bridge { .. } | Hop::Interface { .. }) | Err(_) => None,
+        Ok(hop @ (Hop::Tunnel { .. } | Hop::Interface { .. }))
+            if translate::is_pods(arrival.node, tuple.destination) =>
+        {
+            Some(translate::masqueraded(world, arrival, hop, tuple, None))
+        }
+        Ok(Hop::Local | Hop::Bridge { .. } | Hop::Tunnel { .. } | Hop::Interface { .. }) | Err(_) => None,
     }
 }

@@ -118,7 +118,7 @@ pub fn is_local(node: &Node, address: Ipv4Addr) -> bool {
 /// Looks a destination up in the node's routes and, behind the tunnel, in the leases.
 ///
 /// # Errors
-/// [`DropReason::NoRoute`], [`DropReason::NoLease`].
+/// [`DropReason::NoRoute`], [`DropReason::NoLease`], [`DropReason::LeaseOffLink`].
 pub fn route(tables: &Tables, node: &Node, destination: Ipv4Addr) -> Result<Hop, DropReason> {
     if is_local(node, destination) || is_broadcast(node, destination) {
         return Ok(Hop::Local);
@@ -130,10 +130,41 @@ pub fn route(tables: &Tables, node: &Node, destination: Ipv4Addr) -> Result<Hop,
             let (lease, holder) = tables.leases.lookup(destination).ok_or(DropReason::NoLease)?;
             Hop::Tunnel { lease, peer: holder.public_ip }
         }
+        NextHop::Holder => {
+            let (lease, holder) = tables.leases.lookup(destination).ok_or(DropReason::NoLease)?;
+            let next_hop = holder.public_ip;
+            Hop::Interface { index: link_to(node, next_hop)?, next_hop, route: lease }
+        }
         NextHop::Interface { index, gateway } => {
             Hop::Interface { index, next_hop: gateway.unwrap_or(destination), route }
         }
     })
+}
+
+/// Finds the interface on whose network a holder of a lease is. As a gateway of Linux' it must be a neighbour.
+fn link_to(node: &Node, holder: Ipv4Addr) -> Result<u8, DropReason> {
+    if is_local(node, holder) {
+        return Err(DropReason::NoLease);
+    }
+    match node.routes.lookup(holder) {
+        Some((_, &NextHop::Interface { index, gateway: None })) => Ok(index),
+        Some((_, NextHop::Bridge | NextHop::Tunnel | NextHop::Holder | NextHop::Interface { .. })) | None => {
+            Err(DropReason::LeaseOffLink)
+        }
+    }
+}
+
+/// What comes as it is from another node's pod must come by the interface of the way back there (RFC 3704, 2.2; Linux,
+/// `rp_filter` 1).
+pub(super) fn leads_back(
+    tables: &Tables,
+    node: &Node,
+    source: Ipv4Addr,
+    ingress: u8,
+) -> Result<(), DropReason> {
+    let back = route(tables, node, source);
+    let is_same = matches!(back, Ok(Hop::Interface { index, .. }) if index == ingress);
+    if is_same { Ok(()) } else { Err(DropReason::SpoofedAddress) }
 }
 
 /// Returns the way to a peer of the tunnel.

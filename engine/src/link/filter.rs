@@ -7,6 +7,8 @@
 
 use std::net::Ipv4Addr;
 
+use flatnet_proxy::Ipv4Prefix;
+
 use crate::masquerade::PortRange;
 use crate::sys::Instruction;
 
@@ -20,6 +22,8 @@ const ALL: u32 = u32::MAX;
 const FRAME_TYPE: u32 = 0xffff_f004;
 /// A frame of this host's own, on its way out (`PACKET_OUTGOING`).
 const OUTGOING: u32 = 4;
+/// A frame for this host's MAC (`PACKET_HOST`).
+const TO_HOST: u32 = 0;
 
 // Codes of instructions: what is loaded from where, what is compared with what.
 const LOAD_WORD: u16 = 0x20;
@@ -58,6 +62,8 @@ enum Place {
     Next,
     /// Over one instruction.
     Over,
+    Pods,
+    Own,
     Arp,
     Gratuitous,
     Icmp,
@@ -69,10 +75,11 @@ enum Place {
 }
 
 /// Writes the filter for a node's address, and the ports that are its own there: it takes what is sent to them, whatever answers
-/// queries with such identifiers, ICMP errors about what came from them, and answers to questions for MACs.
+/// queries with such identifiers, ICMP errors about what came from them, and answers to questions for MACs. With a subnet of
+/// pods it takes what is sent to those and comes to this host's MAC, too.
 #[must_use]
-pub fn filter(own: Ipv4Addr, ports: &[PortRange]) -> Vec<Instruction> {
-    use Place::{Arp, Error, ErrorAboutQuery, Gratuitous, Icmp, Identifier, Leave, Next, Take};
+pub fn filter(own: Ipv4Addr, ports: &[PortRange], pods: Option<Ipv4Prefix>) -> Vec<Instruction> {
+    use Place::{Arp, Error, ErrorAboutQuery, Gratuitous, Icmp, Identifier, Leave, Next, Own, Pods, Take};
     let (own, mut it) = (own.to_bits(), Writer::default());
     it.run(LOAD_WORD, FRAME_TYPE);
     it.jump(IS, OUTGOING, (Leave, Next));
@@ -80,7 +87,10 @@ pub fn filter(own: Ipv4Addr, ports: &[PortRange]) -> Vec<Instruction> {
     it.jump(IS, 0x0806, (Arp, Next));
     it.jump(IS, 0x0800, (Next, Leave));
     it.run(LOAD_WORD, NETWORK + 16);
-    it.jump(IS, own, (Next, Leave));
+    it.jump(IS, own, (Own, Pods));
+    it.place(Pods);
+    it.pods(pods);
+    it.place(Own);
     // A fragment behind the first has no ports.
     it.run(LOAD_HALF, NETWORK + 6);
     it.jump(HAS_BITS, 0x1fff, (Take, Next));
@@ -156,6 +166,17 @@ impl Writer {
         self.lines.push((code, operand, yes, no));
     }
 
+    /// Takes a frame for this host's MAC if the address that was loaded is a pod's, else leaves it.
+    fn pods(&mut self, pods: Option<Ipv4Prefix>) {
+        if let Some(pods) = pods {
+            self.run(AND, u32::MAX.checked_shl(32 - u32::from(pods.length())).unwrap_or(0));
+            self.jump(IS, pods.address().to_bits(), (Place::Next, Place::Leave));
+            self.run(LOAD_WORD, FRAME_TYPE);
+            self.jump(IS, TO_HOST, (Place::Take, Place::Next));
+        }
+        self.run(RETURN, 0);
+    }
+
     /// Takes the frame if what was loaded is one of these ports, else leaves it.
     fn ports(&mut self, ranges: &[PortRange]) {
         for PortRange { first, last } in ranges {
@@ -204,9 +225,9 @@ mod tests {
         [PortRange { first: 61_000, last: 65_535 }, PortRange { first: 30_000, last: 32_767 }];
 
     /// Which of these frames the system lets through.
-    fn taken(frames: &[Vec<u8>]) -> Vec<bool> {
+    fn taken(frames: &[Vec<u8>], pods: Option<Ipv4Prefix>) -> Vec<bool> {
         let (near, far) = UnixDatagram::pair().unwrap();
-        attach_filter(&far, &filter(OWN.into(), &RANGES)).unwrap();
+        attach_filter(&far, &filter(OWN.into(), &RANGES, pods)).unwrap();
         far.set_nonblocking(true).unwrap();
         frames
             .iter()
@@ -290,7 +311,29 @@ mod tests {
         // What ends too early.
         case(frame(&packet(own, 17, 0, &[0])), false);
         case(vec![0; 13], false);
-        assert_eq!(taken(&frames), expected);
+        for pods in [None, Some("10.1.15.0/24".parse().unwrap())] {
+            assert_eq!(taken(&frames, pods), expected);
+        }
+    }
+
+    #[test]
+    fn whatever_is_for_the_nodes_pods_is_taken_with_their_subnet() {
+        let to = |to, protocol| frame(&packet((OTHER, to), protocol, 0, &ports(7, 22)));
+        let mut later = to([10, 1, 15, 9], 17);
+        later[14 + 7] = 3;
+        let frames = [
+            to([10, 1, 15, 0], 6),
+            to([10, 1, 15, 255], 17),
+            to([10, 1, 15, 2], 47),
+            later,
+            to([10, 1, 14, 255], 6),
+            to([10, 1, 16, 0], 6),
+            to(OTHER, 6),
+        ];
+        let pods = |text: &str| taken(&frames, Some(text.parse().unwrap()));
+        assert_eq!(pods("10.1.15.0/24"), [true, true, true, true, false, false, false]);
+        assert_eq!(pods("10.1.15.8/30"), [false, false, false, true, false, false, false]);
+        assert_eq!(taken(&frames, None), [false; 7]);
     }
 
     #[test]
@@ -300,6 +343,6 @@ mod tests {
             [&head[..], &[2; 6], &sender, &[0; 6], &target].concat()
         };
         let frames = [arp(2, OTHER, OWN), arp(1, OTHER, OWN), arp(1, OTHER, OTHER)];
-        assert_eq!(taken(&frames), [true, false, true]);
+        assert_eq!(taken(&frames, None), [true, false, true]);
     }
 }

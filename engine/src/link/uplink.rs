@@ -8,6 +8,7 @@
 use std::io;
 use std::net::Ipv4Addr;
 
+use flatnet_proxy::Ipv4Prefix;
 use rustix::io::Errno;
 
 use crate::link::filter::filter;
@@ -37,12 +38,18 @@ pub enum UplinkError {
     },
 }
 
-/// Opens the uplink at the interface of a name and number, for what concerns these ports of an address.
+/// Opens the uplink at the interface of a name and number, for what concerns these ports of an address, and, with host-gw, the node's
+/// pods.
 ///
 /// # Errors
 /// [`UplinkError`].
-pub fn open((interface, index): (&str, u32), own: Ipv4Addr, ports: &[PortRange]) -> Result<Tap, UplinkError> {
-    let opened = open_packet_socket(index, &filter(own, ports));
+pub fn open(
+    (interface, index): (&str, u32),
+    own: Ipv4Addr,
+    ports: &[PortRange],
+    pods: Option<Ipv4Prefix>,
+) -> Result<Tap, UplinkError> {
+    let opened = open_packet_socket(index, &filter(own, ports, pods));
     let (socket, header) = opened.map_err(|source| {
         let interface = interface.to_owned();
         match Errno::from_io_error(&source) {
@@ -82,7 +89,7 @@ mod tests {
     fn what_is_the_nodes_is_read_and_what_it_writes_is_on_the_wire() {
         let (arena, mut pools) = Arena::new(1, 8, 2).unwrap();
         let ports = [PortRange { first: 61_000, last: 61_999 }];
-        let mut uplink = open(("lo", 1), Ipv4Addr::LOCALHOST, &ports).unwrap();
+        let mut uplink = open(("lo", 1), Ipv4Addr::LOCALHOST, &ports, None).unwrap();
         let [sender, other] = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
         sender.send_to(b"the host's", other.local_addr().unwrap()).unwrap();
         sender.send_to(b"the node's", "127.0.0.1:61001").unwrap();

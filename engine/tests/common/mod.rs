@@ -100,7 +100,19 @@ impl Lab {
         Self::build_over(&config, Profile::Linux, VXLAN)
     }
 
-    pub fn build_over(config: &EngineConfig, profile: Profile, encapsulation: Encapsulation) -> Self {
+    /// The same network without a tunnel.
+    pub fn host_gw(workers: u8) -> Self {
+        let config =
+            EngineConfig { workers, small_buffers: 2048, large_buffers: 2, ..EngineConfig::default() };
+        Self::build_over(&config, Profile::Linux, None)
+    }
+
+    pub fn build_over(
+        config: &EngineConfig,
+        profile: Profile,
+        encapsulation: impl Into<Option<Encapsulation>>,
+    ) -> Self {
+        let encapsulation = encapsulation.into();
         let (mut control, workers) = Control::build(config).unwrap();
         let last = workers.len() as u8 - 1;
         let switch = control.add_switch("192.168.66.0/24").unwrap();
@@ -114,7 +126,7 @@ impl Lab {
                 subnet: prefix(subnet),
                 pod_network: prefix("10.1.0.0/16"),
                 profile,
-                tunnel_port: if encapsulation == VXLAN { 8472 } else { 8285 },
+                tunnel_port: if encapsulation == Some(VXLAN) { 8472 } else { 8285 },
                 encapsulation,
                 mtu: 1500,
             };

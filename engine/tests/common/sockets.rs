@@ -43,7 +43,7 @@ impl Sockets {
                 pod_network: prefix("10.1.0.0/16"),
                 profile: Profile::Linux,
                 tunnel_port: PORT,
-                encapsulation,
+                encapsulation: Some(encapsulation),
                 mtu: u16::MAX,
             };
             let id = control.add_node(&spec).unwrap();
