@@ -130,24 +130,26 @@ pub fn route(tables: &Tables, node: &Node, destination: Ipv4Addr) -> Result<Hop,
             let (lease, holder) = tables.leases.lookup(destination).ok_or(DropReason::NoLease)?;
             Hop::Tunnel { lease, peer: holder.public_ip }
         }
-        NextHop::Holder => {
-            let (lease, holder) = tables.leases.lookup(destination).ok_or(DropReason::NoLease)?;
-            let next_hop = holder.public_ip;
-            Hop::Interface { index: link_to(node, next_hop)?, next_hop, route: lease }
-        }
+        NextHop::Holder => return to_holder(tables, node, destination),
         NextHop::Interface { index, gateway } => {
             Hop::Interface { index, next_hop: gateway.unwrap_or(destination), route }
         }
     })
 }
 
-/// Finds the interface on whose network a holder of a lease is. As a gateway of Linux' it must be a neighbour.
-fn link_to(node: &Node, holder: Ipv4Addr) -> Result<u8, DropReason> {
-    if is_local(node, holder) {
+/// Returns the way to the node that holds a pod's lease, which must be a neighbour as a gateway of Linux' must. Not part of
+/// [`route`], which is shorter without it for whoever has a tunnel.
+#[inline(never)]
+fn to_holder(tables: &Tables, node: &Node, destination: Ipv4Addr) -> Result<Hop, DropReason> {
+    let (lease, holder) = tables.leases.lookup(destination).ok_or(DropReason::NoLease)?;
+    let next_hop = holder.public_ip;
+    if is_local(node, next_hop) {
         return Err(DropReason::NoLease);
     }
-    match node.routes.lookup(holder) {
-        Some((_, &NextHop::Interface { index, gateway: None })) => Ok(index),
+    match node.routes.lookup(next_hop) {
+        Some((_, &NextHop::Interface { index, gateway: None })) => {
+            Ok(Hop::Interface { index, next_hop, route: lease })
+        }
         Some((_, NextHop::Bridge | NextHop::Tunnel | NextHop::Holder | NextHop::Interface { .. })) | None => {
             Err(DropReason::LeaseOffLink)
         }
@@ -156,6 +158,7 @@ fn link_to(node: &Node, holder: Ipv4Addr) -> Result<u8, DropReason> {
 
 /// What comes as it is from another node's pod must come by the interface of the way back there (RFC 3704, 2.2; Linux,
 /// `rp_filter` 1).
+#[inline(never)]
 pub(super) fn leads_back(
     tables: &Tables,
     node: &Node,
