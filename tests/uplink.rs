@@ -205,6 +205,8 @@ impl Outside {
         });
         // Its other threads may end later, and hold its files until then.
         await_that("nobody answers", || self.home.json("status") == serde_json::json!([]));
+        // Files are closed one after the other. Its tunnel's port is 0x205d.
+        await_that("its port is free", || !self.host.says("cat /proc/net/udp").contains(":205D "));
     }
 
     fn drops(&self) -> BTreeMap<String, u64> {
