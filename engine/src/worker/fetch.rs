@@ -1,6 +1,6 @@
-//! What a worker has on its way from memory before it is needed: the slots of the frames ahead, then what their replay touches.
+//! What a worker has on its way from memory before it is needed: what the replay of a batch's decisions touches.
 //!
-//! Called between a frame and the next of a batch. Invariant: nothing is decided here, so that a wrong guess costs time only.
+//! Called between a batch's first pass, which has the slots fetched, and its first frame's look-up. Invariant: nothing is decided here, so that a wrong guess costs time only.
 //! Read first: `docs/performance.md`.
 
 use super::{Frame, NodeId, Worker};
