@@ -55,6 +55,9 @@ fn sleeps(post: &Post) -> u64 {
     post.visit(count).unwrap().recv().unwrap()
 }
 
+/// How often at most a thread waits that does not sleep.
+const OTHER_WAITS: u64 = 20;
+
 #[test]
 fn a_worker_without_work_sleeps_when_it_has_looked_for_long_enough() {
     for poll in [Duration::ZERO, Duration::from_secs(3600)] {
@@ -68,7 +71,8 @@ fn a_worker_without_work_sleeps_when_it_has_looked_for_long_enough() {
         let mut asked = 0;
         let has_slept = loop {
             asked += 1;
-            if sleeps(post) > first {
+            // The system has a thread wait for other things, too, such as memory.
+            if sleeps(post) > first + OTHER_WAITS {
                 break true;
             }
             let is_enough = if poll > Duration::ZERO { asked >= 1000 } else { Instant::now() > end };
