@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 mod common;
+#[path = "common/pods_mtu.rs"]
+mod pods_mtu;
 
 use std::net::Ipv4Addr;
 
@@ -10,7 +12,8 @@ use common::*;
 use flatnet_engine::ledger::DropReason;
 use flatnet_engine::tables::Lease;
 use flatnet_engine::trace::Point;
-use flatnet_engine::wire::{IcmpPacket, IcmpType, Ipv4Packet, TcpFlags};
+use flatnet_engine::wire::{IcmpType, Ipv4Packet, TcpFlags};
+use pods_mtu::assert_pods_mtu;
 
 const DOCKER1: Ipv4Addr = Ipv4Addr::new(10, 1, 15, 1);
 const DOCKER2: Ipv4Addr = Ipv4Addr::new(10, 1, 20, 1);
@@ -79,19 +82,7 @@ fn a_packet_goes_as_it_is_to_the_node_that_holds_the_lease() {
 #[test]
 fn pods_have_the_links_mtu() {
     let mut lab = known(2);
-    let tables = lab.control.tables.current();
-    assert_eq!(tables.node(lab.node1).unwrap().bridge.as_ref().unwrap().mtu, 1500);
-    for (payload, fits) in [(1500 - 28, true), (1500 - 27, false)] {
-        let frame = lab.udp(APP2, BACKEND, (5000, 7), &vec![1; payload]);
-        lab.send(APP2, &frame);
-        assert_eq!(lab.receive(BACKEND).len(), usize::from(fits), "{payload}");
-        let told = lab.receive(APP2);
-        assert_eq!(told.len(), usize::from(!fits));
-        for frame in told {
-            let icmp = packet(&frame).3;
-            assert_eq!(IcmpPacket::new_unchecked(&icmp[..]).next_hop_mtu(), 1500);
-        }
-    }
+    assert_pods_mtu(&mut lab, 1500);
     lab.check();
 }
 

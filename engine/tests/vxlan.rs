@@ -7,6 +7,8 @@
 )]
 
 mod common;
+#[path = "common/pods_mtu.rs"]
+mod pods_mtu;
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -21,6 +23,7 @@ use flatnet_engine::wire::{
     ArpOperation, ArpPacket, EtherType, EthernetFrame, IcmpPacket, Ipv4Packet, MacAddress, UdpDatagram,
     VxlanPacket,
 };
+use pods_mtu::assert_pods_mtu;
 
 const VXLAN_PORT: u16 = 8472;
 /// flannel0's addresses.
@@ -161,21 +164,9 @@ fn a_pod_is_no_tunnel() {
 #[test]
 fn pods_have_an_mtu_with_room_for_all_headers() {
     let mut lab = known(2);
-    let tables = lab.control.tables.current();
-    assert_eq!(tables.node(lab.node1).unwrap().bridge.as_ref().unwrap().mtu, 1450);
     let node = lab.node1;
     lab.workers.iter_mut().for_each(|worker| worker.listen(1, node, Point::Interface(0)));
-    for (payload, fits) in [(1450 - 28, true), (1450 - 27, false)] {
-        let frame = lab.udp(APP2, BACKEND, (5000, 7), &vec![1; payload]);
-        lab.send(APP2, &frame);
-        assert_eq!(lab.receive(BACKEND).len(), usize::from(fits), "{payload}");
-        let told = lab.receive(APP2);
-        assert_eq!(told.len(), usize::from(!fits));
-        for frame in told {
-            let icmp = packet(&frame).3;
-            assert_eq!(IcmpPacket::new_unchecked(&icmp[..]).next_hop_mtu(), 1450);
-        }
-    }
+    assert_pods_mtu(&mut lab, 1450);
     let seen: Vec<_> = lab.workers.iter_mut().flat_map(|worker| worker.observer.take(1).frames).collect();
     assert_eq!(seen.iter().map(|frame| frame.bytes.len()).max(), Some(14 + 1500));
     lab.check();

@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 
 use super::{Class, FlowKey, IngressPort, NEVER_CACHED, Parsed, Side, Vtep};
 use crate::tunnel::VXLAN_LENGTH;
-use crate::wire::{MacAddress, TcpFlags, ethernet, ipv4, tcp, udp};
+use crate::wire::{MacAddress, TcpFlags, checksum, ethernet, ipv4, tcp, udp};
 
 /// Where the packet begins, and where the one inside does.
 const NETWORK: usize = ethernet::HEADER_LENGTH;
@@ -53,12 +53,7 @@ pub(super) fn glance(parsed: &mut Parsed, bytes: &[u8], ingress: &IngressPort, v
 /// The same of a port of a bridge.
 #[inline(always)]
 pub(crate) fn at_bridge(parsed: &mut Parsed, bytes: &[u8], port: u32) -> bool {
-    let Some(head) = bytes.first_chunk::<{ NETWORK + HEAD }>() else { return false };
-    if head[6] & 1 != 0 || half(head, 12) != IPV4 {
-        return false;
-    }
-    let Some(packet) = plain(&bytes[NETWORK..]) else { return false };
-    parsed.guard.copy_from_slice(&head[..12]);
+    let Some((_, packet)) = taken(parsed, bytes, None) else { return false };
     tell(parsed, &packet, NETWORK, false, port);
     true
 }
@@ -72,12 +67,7 @@ pub(crate) fn at_interface(
     (mac, tunnel): (MacAddress, Option<(Ipv4Addr, u16)>),
     verified: bool,
 ) -> bool {
-    let Some(head) = bytes.first_chunk::<{ NETWORK + HEAD }>() else { return false };
-    if head[..6] != mac.octets() || head[6] & 1 != 0 || half(head, 12) != IPV4 {
-        return false;
-    }
-    let Some(packet) = plain(&bytes[NETWORK..]) else { return false };
-    parsed.guard.copy_from_slice(&head[..12]);
+    let Some((head, packet)) = taken(parsed, bytes, Some(mac)) else { return false };
     let is_tunnel = tunnel
         .is_some_and(|(local, to)| packet.addresses as u32 == local.to_bits() && packet.ports as u16 == to);
     if !is_tunnel || packet.protocol != UDP {
@@ -104,12 +94,7 @@ pub(crate) fn at_vxlan(
     (mac, (local, to), end): (MacAddress, (Ipv4Addr, u16), Vtep),
     verified: bool,
 ) -> bool {
-    let Some(head) = bytes.first_chunk::<{ NETWORK + HEAD }>() else { return false };
-    if head[..6] != mac.octets() || head[6] & 1 != 0 || half(head, 12) != IPV4 {
-        return false;
-    }
-    let Some(outer) = plain(&bytes[NETWORK..]) else { return false };
-    parsed.guard.copy_from_slice(&head[..12]);
+    let Some((head, outer)) = taken(parsed, bytes, Some(mac)) else { return false };
     if outer.addresses as u32 != local.to_bits() || outer.ports as u16 != to || outer.protocol != UDP {
         tell(parsed, &outer, NETWORK, false, port);
         return true;
@@ -123,6 +108,24 @@ pub(crate) fn at_vxlan(
     parsed.guard[10..].fill(0);
     tell(parsed, &inner, IN_FRAME, true, port);
     true
+}
+
+/// Reads the frame's header and the packet behind it, and notes the guard; none when either is anything else than plain, or the frame
+/// for another MAC than this one.
+#[inline(always)]
+fn taken<'a>(
+    parsed: &mut Parsed,
+    bytes: &'a [u8],
+    mac: Option<MacAddress>,
+) -> Option<(&'a [u8; NETWORK + HEAD], Plain)> {
+    let head = bytes.first_chunk::<{ NETWORK + HEAD }>()?;
+    let is_for_us = mac.is_none_or(|mac| head[..6] == mac.octets());
+    if !is_for_us || head[6] & 1 != 0 || half(head, 12) != IPV4 {
+        return None;
+    }
+    let packet = plain(&bytes[NETWORK..])?;
+    parsed.guard.copy_from_slice(&head[..12]);
+    Some((head, packet))
 }
 
 /// Says what a packet is that begins at this byte of its frame.
@@ -158,7 +161,7 @@ fn plain(packet: &[u8]) -> Option<Plain> {
     if head[0] != VERSION_AND_LENGTH || half(head, 6) & FRAGMENT != 0 || head[8] <= 1 || !whole {
         return None;
     }
-    if !is_sum_right(head) {
+    if !head.first_chunk().is_some_and(checksum::is_header_right) {
         return None;
     }
     let payload = u32::from(length).checked_sub(ipv4::HEADER_LENGTH as u32)?;
@@ -180,27 +183,6 @@ fn plain(packet: &[u8]) -> Option<Plain> {
         return None;
     }
     Some(Plain { addresses: word(head, 12), ports: quarter(head, 20), protocol, flags, length })
-}
-
-/// Verifies an IPv4 header's checksum. Ones' complement is arithmetic modulo 2^16 - 1, in any byte order (RFC 1071, 2): so is that of
-/// eight bytes, modulo 2^64 - 1.
-#[inline(always)]
-fn is_sum_right(head: &[u8; HEAD]) -> bool {
-    let native = |at: usize| head[at..].first_chunk().map_or(0, |bytes| u64::from_ne_bytes(*bytes));
-    let last = head[16..].first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes));
-    let sum = around(around(native(0), native(8)), u64::from(last));
-    // Multiples of an odd number, and no others, are small times its inverse modulo 2^64.
-    const MODULUS: u64 = 0xffff;
-    const INVERSE: u64 = 0xfffe_fffe_fffe_ffff;
-    const { assert!(MODULUS.wrapping_mul(INVERSE) == 1) };
-    sum.wrapping_mul(INVERSE) <= u64::MAX / MODULUS
-}
-
-/// Adds with the carry brought around.
-#[inline(always)]
-fn around(a: u64, b: u64) -> u64 {
-    let (sum, carry) = a.overflowing_add(b);
-    sum + u64::from(carry)
 }
 
 /// Reads eight big-endian bytes: one load where the offset is a constant within the array.

@@ -10,13 +10,21 @@ use super::IpProtocol;
 use std::net::Ipv4Addr;
 
 /// Tells whether an IPv4 header without options has a right checksum: whether its words sum to all ones, which is whether
-/// the plain sum is a multiple of 2¹⁶ - 1 (and not zero).
+/// the plain sum is a multiple of 2¹⁶ - 1 (and not zero), in any byte order (RFC 1071, 2). So is that of eight bytes, modulo 2⁶⁴ - 1.
 #[inline(always)]
 #[must_use]
 pub fn is_header_right(header: &[u8; 20]) -> bool {
-    let (words, _) = header.as_chunks::<4>();
-    let sum: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
-    sum.is_multiple_of(0xffff) && sum != 0
+    const MODULUS: u64 = 0xffff;
+    // Multiples of an odd number, and no others, are small times its inverse modulo 2⁶⁴.
+    const INVERSE: u64 = 0xfffe_fffe_fffe_ffff;
+    const { assert!(MODULUS.wrapping_mul(INVERSE) == 1) };
+    let (words, last) = header.as_chunks::<8>();
+    let last = last.first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes));
+    let sum = words.iter().fold(u64::from(last), |sum, word| {
+        let (sum, carry) = sum.overflowing_add(u64::from_ne_bytes(*word));
+        sum + u64::from(carry)
+    });
+    (1..=u64::MAX / MODULUS).contains(&sum.wrapping_mul(INVERSE))
 }
 
 /// Adds the 16-bit words of `bytes` in ones' complement; an odd last byte counts as the high half of a word.
