@@ -193,7 +193,10 @@ fn what_the_host_cannot_give_is_told_with_what_to_do() {
     unprivileged.arg(node.get_program()).args(node.get_args());
     unprivileged.envs(node.get_envs().filter_map(|(name, value)| Some((name, value?))));
     let said = machine.refuses(&unprivileged);
-    assert!(said.contains("eth0: a raw uplink needs the capability CAP_NET_RAW"), "{said}");
+    assert!(
+        said.contains("eth0: frames of this host's interfaces need the capability CAP_NET_RAW"),
+        "{said}"
+    );
     assert!(said.contains("--backend udp and vxlan"), "{said}");
     let said = machine.refuses(&home.command("node --name n --backend host-gw --address 192.168.66.99/24"));
     assert!(said.contains("192.168.66.99") && said.contains("192.168.66.11 of eth0"), "{said}");

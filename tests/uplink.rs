@@ -459,7 +459,10 @@ fn what_the_host_cannot_give_is_told_with_what_to_do() {
     };
     let own = "--address 192.168.66.11/24";
     let said = machine.refuses(&unprivileged(node(own), "-net_raw"));
-    assert!(said.contains("eth0: a raw uplink needs the capability CAP_NET_RAW"), "{said}");
+    assert!(
+        said.contains("eth0: frames of this host's interfaces need the capability CAP_NET_RAW"),
+        "{said}"
+    );
     assert!(said.contains("leave --uplink"), "{said}");
     let said = machine.refuses(&unprivileged(node(own), "-net_admin"));
     assert!(said.contains("the rules of this host need the capability CAP_NET_ADMIN"), "{said}");

@@ -10,6 +10,7 @@ use flatnet_agents::host::firewall::{self, FirewallError};
 use flatnet_agents::host::port::{self, HostPortConfig, HostPortError};
 use flatnet_agents::host::ports::{self, DEFAULT_PORTS, PortsError};
 use flatnet_engine::control::host::UplinkSpec;
+use flatnet_engine::link::filter::filter;
 use flatnet_engine::link::tap::TapError;
 use flatnet_engine::link::uplink::{self, UplinkError};
 use flatnet_engine::masquerade::{NODE_PORTS, PortRange};
@@ -67,7 +68,8 @@ impl Network {
         let own = [ports, PortRange { first: *NODE_PORTS.start(), last: *NODE_PORTS.end() }];
         // Opened first: who may not have it changes nothing.
         let pods = topology.backend.is_none().then_some(subnet);
-        let tap = uplink::open((&name, index), address, &own, pods).map_err(|error| failed(error.into()))?;
+        let tap = uplink::open((&name, index), &filter(address, &own, pods))
+            .map_err(|error| failed(error.into()))?;
         let rules = firewall::keep_silent(&node.name, &name, address, &own, pods);
         self.rules.push(rules.map_err(|error| failed(error.into()))?);
         self.publisher.add_uplink(&node.name, (&UplinkSpec { mac, routes }, tap), ports)?;

@@ -16,7 +16,7 @@ use flatnet_engine::tables::NodeId;
 use super::{ControlError, Guard, MacAddress, NodeSpec, PublishError, Publisher, Start, objects};
 use crate::pods::{Attachment, MAC_ANNOTATION, PodView};
 use crate::runtime::News;
-use crate::runtime::link::{self, LinkConfig, LinkError};
+use crate::runtime::link::{self, LinkConfig};
 
 /// A real pod of which the order is done.
 #[derive(Debug)]
@@ -125,7 +125,7 @@ impl Publisher {
     ) -> Result<Vec<Start>, PublishError> {
         let config = self.link_config(view, node);
         let tap = match attachment {
-            Attachment::Tap(tap) => Tap::open(tap).map_err(LinkError::Tap),
+            Attachment::Tap(tap) => link::of_tap(tap),
             Attachment::Namespace(path) => link::make(path, &config),
         };
         let tap = tap.map_err(|source| PublishError::Attach { pod: name.clone(), source })?;

@@ -1,9 +1,9 @@
-//! A pod's eth0: a TAP made inside its network namespace, with address, routes and MTU.
+//! A pod's eth0: a TAP made inside its network namespace, with address, routes and MTU; or one that somebody else made.
 //!
 //! [`super::sandbox`] asks once a pod's namespace is there. Nothing of it is ever in the namespace of the caller, so that nothing can
 //! be left behind there: the interface goes when its file is closed.
 //!
-//! May depend on `crate::netlink` and the engine's TAP. Read first: rtnetlink(7), network_namespaces(7).
+//! May depend on `crate::netlink` and the engine's TAP and uplink. Read first: rtnetlink(7), network_namespaces(7).
 
 use std::fs::File;
 use std::io;
@@ -12,9 +12,12 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::thread;
 
+use flatnet_engine::link::filter;
 use flatnet_engine::link::tap::{Tap, TapError};
+use flatnet_engine::link::uplink::{self, UplinkError};
 use flatnet_engine::wire::MacAddress;
-use netlink_packet_route::link::{LinkAttribute, LinkFlags};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use thiserror::Error;
 
@@ -56,6 +59,12 @@ pub enum LinkError {
     /// The TAP cannot be had.
     #[error(transparent)]
     Tap(#[from] TapError),
+    /// There is none.
+    #[error("there is no TAP {0} here: `ip tuntap add {0} mode tap` makes one")]
+    NoTap(String),
+    /// The interface of a TAP whose file another process has cannot be had.
+    #[error(transparent)]
+    Interface(#[from] UplinkError),
     /// The system refused to set it up.
     #[error("{what} cannot be set")]
     Set {
@@ -65,6 +74,35 @@ pub enum LinkError {
         #[source]
         source: io::Error,
     },
+}
+
+/// Takes the end of a TAP that is free: its file, so that the interface is a pod; or the interface, where another process has the
+/// file, a virtual machine that is one.
+///
+/// # Errors
+/// [`LinkError`].
+pub fn of_tap(name: &str) -> Result<Tap, LinkError> {
+    let none = |_| LinkError::NoTap(name.to_owned());
+    let index = index(name).map_err(none)?;
+    if !is_tap(index).map_err(none)? {
+        return Err(LinkError::NoTap(name.to_owned()));
+    }
+    match Tap::open(name) {
+        Err(TapError::Taken { .. }) => Ok(uplink::open((name, index), &filter::all())?),
+        opened => Ok(opened?),
+    }
+}
+
+fn is_tap(index: u32) -> io::Result<bool> {
+    let mut is_tap = false;
+    Kernel::open()?.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()), |link| {
+        let RouteNetlinkMessage::NewLink(link) = link else { return };
+        for attribute in link.attributes.iter().filter(|_| link.header.index == index) {
+            let LinkAttribute::LinkInfo(infos) = attribute else { continue };
+            is_tap |= infos.contains(&LinkInfo::Kind(InfoKind::Tun));
+        }
+    })?;
+    Ok(is_tap)
 }
 
 /// Makes a pod's eth0 in the network namespace of a file, and has its `lo` up.

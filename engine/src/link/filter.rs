@@ -1,4 +1,5 @@
-//! What a node takes of what comes to the host's interface: a filter that the system runs on each frame before it is copied.
+//! What a node takes of what comes to the host's interface: a filter that the system runs on each frame before it is copied. Of an
+//! interface that is a pod it takes everything.
 //!
 //! `link::uplink` gives it to its socket. All else there is the host's own, which gets what is ours as well and has to be kept
 //! from answering by other means. Invariant: what a binding or a NodePort may be for passes, with what routers say about it;
@@ -74,6 +75,15 @@ enum Place {
     Leave,
 }
 
+/// Writes the filter that takes all that comes, and nothing that this host sends.
+#[must_use]
+pub fn all() -> Vec<Instruction> {
+    let mut it = Writer::default();
+    it.run(LOAD_WORD, FRAME_TYPE);
+    it.jump(IS, OUTGOING, (Place::Leave, Place::Take));
+    it.finish()
+}
+
 /// Writes the filter for a node's address, and the ports that are its own there: it takes what is sent to them, whatever answers
 /// queries with such identifiers, ICMP errors about what came from them, and answers to questions for MACs. With a subnet of
 /// pods it takes what is sent to those and comes to this host's MAC, too.
@@ -139,10 +149,6 @@ pub fn filter(own: Ipv4Addr, ports: &[PortRange], pods: Option<Ipv4Prefix>) -> V
     it.run(LOAD_WORD, NETWORK + 24);
     it.jump(IS_X, 0, (Take, Leave));
 
-    it.place(Take);
-    it.run(RETURN, ALL);
-    it.place(Leave);
-    it.run(RETURN, 0);
     it.finish()
 }
 
@@ -195,7 +201,11 @@ impl Writer {
         self.run(TO_X, 0);
     }
 
-    fn finish(self) -> Vec<Instruction> {
+    fn finish(mut self) -> Vec<Instruction> {
+        self.place(Place::Take);
+        self.run(RETURN, ALL);
+        self.place(Place::Leave);
+        self.run(RETURN, 0);
         let distance = |place, here: usize| {
             let found = self.places.iter().find(|(it, _)| *it == place);
             found.map_or(usize::from(place == Place::Over), |(_, at)| at - here - 1)

@@ -1,4 +1,5 @@
-//! A raw uplink: an interface of the host's, of whose frames the node takes its own, and by which it sends.
+//! A raw uplink: an interface of the host's, of whose frames the node takes its own, and by which it sends. One whose other end is
+//! a pod (a virtual machine's TAP) is the same with another filter.
 //!
 //! For the worker it is a TAP ([`Tap`]): each read and each write is one frame behind a virtio-net header, so that superframes stay
 //! whole and unfinished checksums are the interface's to make. Invariants: what the filter does not take is never copied; what
@@ -6,29 +7,25 @@
 //! `docs/adr/0028-a-nodes-way-out-and-in.md`.
 
 use std::io;
-use std::net::Ipv4Addr;
 
-use flatnet_proxy::Ipv4Prefix;
 use rustix::io::Errno;
 
-use crate::link::filter::filter;
 use crate::link::tap::Tap;
 use crate::link::tunnel_socket::BUFFER;
 use crate::link::widen;
-use crate::masquerade::PortRange;
-use crate::sys::open_packet_socket;
+use crate::sys::{Instruction, open_packet_socket};
 
 /// Why there is no uplink.
 #[derive(Debug, thiserror::Error)]
 pub enum UplinkError {
     /// The caller may not take frames of an interface's.
-    #[error("{interface}: a raw uplink needs the capability CAP_NET_RAW")]
+    #[error("{interface}: frames of this host's interfaces need the capability CAP_NET_RAW")]
     NotAllowed {
         /// The interface's name.
         interface: String,
     },
     /// The system does not give it.
-    #[error("{interface}: the raw uplink cannot be opened")]
+    #[error("{interface}: its frames cannot be taken")]
     System {
         /// The interface's name.
         interface: String,
@@ -38,18 +35,12 @@ pub enum UplinkError {
     },
 }
 
-/// Opens the uplink at the interface of a name and number, for what concerns these ports of an address, and, with host-gw, the node's
-/// pods.
+/// Opens the uplink at the interface of a name and number, for what a filter takes.
 ///
 /// # Errors
 /// [`UplinkError`].
-pub fn open(
-    (interface, index): (&str, u32),
-    own: Ipv4Addr,
-    ports: &[PortRange],
-    pods: Option<Ipv4Prefix>,
-) -> Result<Tap, UplinkError> {
-    let opened = open_packet_socket(index, &filter(own, ports, pods));
+pub fn open((interface, index): (&str, u32), filter: &[Instruction]) -> Result<Tap, UplinkError> {
+    let opened = open_packet_socket(index, filter);
     let (socket, header) = opened.map_err(|source| {
         let interface = interface.to_owned();
         match Errno::from_io_error(&source) {
@@ -63,12 +54,14 @@ pub fn open(
 
 #[cfg(test)]
 mod tests {
-    use std::net::UdpSocket;
+    use std::net::{Ipv4Addr, UdpSocket};
     use std::time::{Duration, Instant};
 
     use super::*;
     use crate::frame::{Arena, ChecksumState, Frame, Pool};
+    use crate::link::filter::filter;
     use crate::link::tap::Read;
+    use crate::masquerade::PortRange;
     use crate::wire::{EthernetFrame, Ipv4Packet, UdpDatagram};
 
     /// Reads what comes next. An interface that always is there needs no peer.
@@ -89,7 +82,7 @@ mod tests {
     fn what_is_the_nodes_is_read_and_what_it_writes_is_on_the_wire() {
         let (arena, mut pools) = Arena::new(1, 8, 2).unwrap();
         let ports = [PortRange { first: 61_000, last: 61_999 }];
-        let mut uplink = open(("lo", 1), Ipv4Addr::LOCALHOST, &ports, None).unwrap();
+        let mut uplink = open(("lo", 1), &filter(Ipv4Addr::LOCALHOST, &ports, None)).unwrap();
         let [sender, other] = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
         sender.send_to(b"the host's", other.local_addr().unwrap()).unwrap();
         sender.send_to(b"the node's", "127.0.0.1:61001").unwrap();
