@@ -6,9 +6,12 @@ import os
 import subprocess
 from pathlib import Path
 
+from .measures import HTTP_PORT, PORT, RPC_PORT
 from .place import address, await_that, ip, machines, run, veth
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+# Of all servers.
+PORTS = [PORT, RPC_PORT, HTTP_PORT]
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 
 
@@ -41,7 +44,7 @@ def same_node_kernel(place):
 POD = """---
 apiVersion: v1
 kind: Pod
-metadata: {{name: {name}, annotations: {{flatnet.dev/ip: {address}, flatnet.dev/attach: "netns:{namespace}"}}}}
+metadata: {{name: {name}, labels: {{app: {name}}}, annotations: {{flatnet.dev/ip: {address}, flatnet.dev/attach: "netns:{namespace}"}}}}
 spec:
   nodeName: {node}
   containers: [{{name: main, image: flatnet/pause}}]
@@ -255,20 +258,64 @@ def outside(place):
 def outside_kernel(place):
     """The kernel's routes and nftables' masquerade."""
     node, inner, outer = outside(place)
+    routed(node, inner)
+    masquerade = "oifname eth0 masquerade"
+    run("ip", "netns", "exec", node, "nft", f"table ip nat {{ chain out {{ {POSTROUTING}; {masquerade}; }}; }}")
+    return [inner, outer]
+
+
+POSTROUTING = "type nat hook postrouting priority srcnat"
+
+
+def routed(node, inner):
+    """A machine at a router that the kernel is."""
     veth(node, "port", inner)
     ip("-n", node, "address", "add", "10.1.15.1/24", "dev", "port")
     address(inner, "other", 24, 1500, "10.1.15.1")
     forward(node)
-    rule = "table ip nat { chain out { type nat hook postrouting priority srcnat; oifname eth0 masquerade; }; }"
-    run("ip", "netns", "exec", node, "nft", rule)
-    return [inner, outer]
 
 
-def outside_flatnet(place):
-    """`flatnet node --uplink`."""
+def outside_flatnet(place, *flags):
+    """`flatnet node --uplink`, with half of all ports: nothing else of this host wants one."""
     node, inner, outer = outside(place)
-    flatnet_node(place, node, 1, inner, "--uplink")
+    run("ip", "netns", "exec", node, "sysctl", "-qw", "net.ipv4.ip_local_reserved_ports=32768-60999")
+    flatnet_node(place, node, 1, inner, "--uplink", "--masquerade-ports", "32768-65535", *flags)
     return [inner, outer]
+
+
+# The other way round: from outside to a Service of the machine's, by a port of the node.
+
+NODE = "192.168.66.11"
+
+
+def node_port_kernel(place):
+    """nftables translates both addresses, as kube-proxy has it do for a NodePort."""
+    node, inner, outer = outside(place)
+    routed(node, inner)
+    ports = f"ip daddr {NODE} meta l4proto {{ tcp, udp }} th dport {min(PORTS)}-{max(PORTS)} dnat to {inner.address}"
+    first = f"chain in {{ type nat hook prerouting priority dstnat; {ports}; }}"
+    last = f"chain out {{ {POSTROUTING}; ct status dnat masquerade; }}"
+    run("ip", "netns", "exec", node, "nft", f"table ip nat {{ {first}; {last}; }}")
+    return [outer, inner._replace(asked=NODE)]
+
+
+def node_port_flatnet(place):
+    """A Service of type NodePort."""
+    ports = "".join(
+        f"  - {{name: {kind}-{port}, protocol: {kind.upper()}, port: {port}, nodePort: {port}}}\n" for port in PORTS for kind in ["tcp", "udp"])
+    inner, outer = outside_flatnet(place, "--file", place.path("service.yaml", SERVICE + ports))
+    return [outer, inner._replace(asked=NODE)]
+
+
+SERVICE = """---
+apiVersion: v1
+kind: Service
+metadata: {name: pod}
+spec:
+  type: NodePort
+  selector: {app: pod}
+  ports:
+"""
 
 
 LANES = {
@@ -289,6 +336,7 @@ LANES = {
         "flannel": two_nodes_flannel,
     },
     "outside": {"kernel": outside_kernel, "flatnet": outside_flatnet},
+    "node-port": {"kernel": node_port_kernel, "flatnet": node_port_flatnet},
 }
 # Lanes that have one way only: nobody outside knows an address inside.
-ONE_WAY = {"outside"}
+ONE_WAY = {"outside", "node-port"}

@@ -17,9 +17,8 @@ Measure = namedtuple("Measure", "name congestion placement unit")
 # Megabits a second of datagrams of 64 bytes that are offered, of which the best delivery counts: beyond it a flood starves all.
 OFFERED = [40, 80, 120, 160, 240, 320]
 OFFERED_QUICK = [80, 160]
-PORT = 5201
-RPC_PORT = 11111
-HTTP_PORT = 8080
+# Where servers listen, and by which they are asked: ports that a Service may have on every node.
+PORT, RPC_PORT, HTTP_PORT = 30001, 30002, 30003
 
 
 def inside(machine, *words):
@@ -41,7 +40,7 @@ def served(machine, ready, *words):
 
 def iperf(client, server, seconds, *words):
     with served(server, "listening", "iperf3", "-s", "-p", PORT, "--forceflush"):
-        asks = ["iperf3", "-J", "-c", server.address, "-p", PORT, "-t", seconds, *words]
+        asks = ["iperf3", "-J", "-c", server.asked, "-p", PORT, "-t", seconds, *words]
         return json.loads(run(*inside(client, *asks)))["end"]
 
 
@@ -60,7 +59,7 @@ def round_trips(client, server, seconds, cores):
     """Median and 99th percentile of a request and its answer, in microseconds."""
     own, other = (["taskset", "-c", core] for core in cores)
     with served(server, "SERVER", *other, "sockperf", "server", "-i", server.address, "-p", RPC_PORT):
-        asks = ["sockperf", "ping-pong", "--full-rtt", "-i", server.address, "-p", RPC_PORT, "-m", 64, "-t", seconds]
+        asks = ["sockperf", "ping-pong", "--full-rtt", "-i", server.asked, "-p", RPC_PORT, "-m", 64, "-t", seconds]
         said = run(*inside(client, *own, *asks))
     return [float(re.search(rf"percentile {rank} *= *([0-9.]+)", said)[1]) for rank in ("50.000", "99.000")]
 
@@ -78,7 +77,7 @@ def connections(client, server, seconds):
         file = Path(home) / "nginx.conf"
         file.write_text(NGINX.format(home=home, address=server.address, port=HTTP_PORT), encoding="utf-8")
         with served(server, "event method", "nginx", "-c", file, "-e", "stderr"):
-            asks = ["wrk", "-t1", "-c32", f"-d{seconds}s", "-H", "Connection: close", f"http://{server.address}:{HTTP_PORT}/"]
+            asks = ["wrk", "-t1", "-c32", f"-d{seconds}s", "-H", "Connection: close", f"http://{server.asked}:{HTTP_PORT}/"]
             said = run(*inside(client, *asks))
     return float(re.search(r"Requests/sec: *([0-9.]+)", said)[1])
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 START_LIMIT = 10.0
 
-# A machine: its namespace and its address.
-Machine = namedtuple("Machine", "namespace address")
+# A machine: its namespace, its address, and the one that others ask for it.
+Machine = namedtuple("Machine", "namespace address asked")
 
 
 def run(*words, **options):
@@ -116,4 +116,4 @@ def veth(namespace, port, machine):
 
 
 def machines(place, *addresses):
-    return [Machine(place.namespace(chr(ord("a") + number)), text) for number, text in enumerate(addresses)]
+    return [Machine(place.namespace(chr(ord("a") + number)), text, text) for number, text in enumerate(addresses)]

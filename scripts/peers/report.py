@@ -40,7 +40,7 @@ def machine():
 
 def table(figures, seconds, rounds):
     """Markdown, a table a lane."""
-    lines = [f"{machine()}. {rounds} rounds of {seconds} s in turns, every other one the other way but for outside; median",
+    lines = [f"{machine()}. {rounds} rounds of {seconds} s in turns, every other one the other way but for outside and node-port; median",
              "(least to most), and the median beside the kernel's. Programs, switches and kernel share all cores; of requests and",
              "answers both programs and switches are where the row says."]
     for lane in dict.fromkeys(lane for lane, _, _ in figures):
@@ -58,7 +58,10 @@ def table(figures, seconds, rounds):
     return "\n".join(lines) + "\n"
 
 
-COLORS = {"flatnet": "#0072b2", "flatnet-vxlan": "#56b4e9", "flatnet-hostgw": "#f0e442", "kernel-hostgw": "#999999", "naive-tap": "#d55e00", "vde": "#cc79a7", "ovs": "#009e73", "flannel": "#e69f00"}
+COLORS = {
+    "flatnet": "#0072b2", "flatnet-spinning": "#004b75", "flatnet-vxlan": "#56b4e9", "flatnet-hostgw": "#f0e442",
+    "kernel-hostgw": "#999999", "naive-tap": "#d55e00", "vde": "#cc79a7", "ovs": "#009e73", "flannel": "#e69f00",
+}
 
 
 def picture(figures):
@@ -73,7 +76,7 @@ def picture(figures):
             at, title = at + 8, name
             bars.append(f'<text x="{left - 110}" y="{at + 13}" text-anchor="end">{name}</text>')
         length = min(row["ratio_to_kernel"], limit) / limit * width
-        bars.append(f'<rect x="{left}" y="{at}" width="{length:.1f}" height="{height - 4}" fill="{COLORS[row["system"]]}"/>')
+        bars.append(f'<rect x="{left}" y="{at}" width="{length:.1f}" height="{height - 4}" fill="{COLORS.get(row["system"], "#000")}"/>')
         bars.append(f'<text x="{left - 6}" y="{at + 12}" text-anchor="end">{row["system"]}</text>')
         bars.append(f'<text x="{left + length + 5:.1f}" y="{at + 12}">{row["ratio_to_kernel"]:.2f}</text>')
         at += height
