@@ -116,8 +116,13 @@ impl<'a> Arrival<'a> {
 
     /// Tells whether it came from another node's pod, or seems to, as it is: by host-gw.
     fn is_from_peer(&self) -> bool {
+        self.node.tunnel.is_none() && self.is_as_from_pod()
+    }
+
+    /// Tells whether it came by an interface, as it is, with an address of the pod network.
+    fn is_as_from_pod(&self) -> bool {
         matches!(self.ingress.role, Role::Interface(_))
-            && self.node.tunnel.is_none()
+            && !self.parsed.tunneled
             && !self.is_from_host()
             && translate::is_pods(self.node, self.parsed.tuple().source)
     }
@@ -217,7 +222,7 @@ fn may_send(world: &World<'_>, arrival: &Arrival<'_>) -> Result<(), DropReason> 
     let is_ipv4 = arrival.parsed.class != Class::LayerTwo;
     let (owns_mac, owns_address) = match arrival.ingress.role {
         Role::Interface(_) if arrival.is_from_host() => return host::may_send(arrival),
-        Role::Interface(index) if is_ipv4 && arrival.is_from_peer() => {
+        Role::Interface(index) if is_ipv4 && arrival.is_as_from_pod() => {
             return route::leads_back(world.tables, arrival.node, source, index);
         }
         Role::Interface(_) => return Ok(()),

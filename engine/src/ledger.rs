@@ -95,7 +95,7 @@ drop_reasons! {
     NotForUs "not-for-us" "The frame's destination MAC is not the interface's." "A switch floods frames whose destination it does not know yet.";
     UnhandledProtocol "unhandled-protocol" "The frame is neither IPv4 nor ARP and came to a router." "flatnet routes IPv4; other protocols are bridged only.";
     SpoofedMac "spoofed-mac" "A pod sent from a MAC that is not its own." "A pod may send from its own MAC only; `flatnet replay` plays frames with the MACs of their file.";
-    SpoofedAddress "spoofed-address" "A pod sent from an IPv4 address that is not its own, or a packet as from a pod came by an interface that does not lead back to it." "A pod may send from its own address only; with host-gw a node sends what its lease covers.";
+    SpoofedAddress "spoofed-address" "A pod sent from an IPv4 address that is not its own, or a packet as from a pod came by an interface that does not lead back to it." "A pod may send from its own address only; other nodes' pods come by the tunnel, or with host-gw from the node that holds their lease.";
     SpoofedArp "spoofed-arp" "A pod claimed another's address in ARP." "A pod may claim its own address only (RFC 826).";
     Martian "martian" "Source or destination cannot be on the wire: loopback, multicast or broadcast source, the node's own address." "RFC 1812, 5.3.7.";
     RouterAdvertisement "router-advertisement" "A machine on the pods' bridge announced itself as an IPv6 router, or hid that it does." "RFC 6105, 7113: no pod is a router.";

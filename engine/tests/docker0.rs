@@ -145,16 +145,20 @@ fn what_is_never_on_a_wire_is_a_martian() {
 fn a_networks_broadcast_address_sends_nothing() {
     for workers in [1, 2] {
         let mut lab = Lab::new(workers);
+        // Somebody on docker0 whom no guard keeps to an address.
+        let stranger = Ipv4Addr::new(10, 1, 15, 99);
+        lab.stranger(lab.node1, stranger, Ipv4Addr::new(10, 1, 15, 1), 0);
         for (number, source) in
             [[192, 168, 66, 255], [10, 1, 15, 255], [10, 1, 20, 255]].into_iter().enumerate()
         {
             let packet = udp_packet(source.into(), APP2, (1, 2), b"from all", 64);
-            if source[2] == 20 {
-                let datagram = udp_packet(NODE2, NODE1, (8285, 8285), &packet, 64);
-                lab.send(USER, &ethernet(mac(NODE1), mac(USER), &datagram));
-            } else {
-                lab.send(USER, &ethernet(mac(NODE1), mac(USER), &packet));
-            }
+            let datagram = udp_packet(NODE2, NODE1, (8285, 8285), &packet, 64);
+            let (from, to, packet) = match source[2] {
+                15 => (stranger, APP2, packet),
+                20 => (USER, NODE1, datagram),
+                _ => (USER, NODE1, packet),
+            };
+            lab.send(from, &ethernet(mac(to), mac(from), &packet));
             assert_eq!(lab.drops(DropReason::Martian), number as u64 + 1, "{source:?}");
         }
         assert_eq!(lab.receive(APP2), Vec::<Vec<u8>>::new());

@@ -7,7 +7,7 @@ mod common;
 use common::*;
 use flatnet_engine::ledger::DropReason;
 use flatnet_engine::tables::{Lease, NextHop};
-use flatnet_engine::wire::{IcmpPacket, IcmpType, IpProtocol, Ipv4Packet};
+use flatnet_engine::wire::{IcmpPacket, IcmpType, IpProtocol, Ipv4Packet, TcpFlags};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -83,6 +83,63 @@ fn hostile_datagrams_come_to_nothing() {
     let arrived = lab.receive(APP1);
     assert_eq!(arrived[0].len(), 14 + inner.len());
     lab.check();
+}
+
+/// RFC 3704, 2.2; RFC 2827, 3; Linux, `rp_filter` 1: pods are behind the tunnel or on docker0, and no way back to them leads out of eth0.
+#[test]
+fn what_comes_as_from_a_pod_comes_by_the_tunnel() {
+    let way_in = |lab: &mut Lab, packet: &[u8]| lab.send(USER, &ethernet(mac(NODE1), mac(USER), packet));
+    for (is_vxlan, workers) in [(false, 1), (false, 2), (true, 1), (true, 2)] {
+        let mut lab = if is_vxlan { Lab::vxlan(workers) } else { Lab::new(workers) };
+        known(&mut lab);
+        let good = lab.udp(BACKEND, APP1, (1, 7), b"hello");
+        for _ in 0..2 {
+            lab.send(BACKEND, &good);
+            assert_eq!(lab.receive(APP1).len(), 1);
+        }
+        let sources = [
+            ("another node's", BACKEND),
+            ("a pod of its own", APP2),
+            ("docker0", Ipv4Addr::new(10, 1, 15, 1)),
+            ("flannel0", Ipv4Addr::new(10, 1, 15, 0)),
+            ("the broadcast of a peer's subnet", Ipv4Addr::new(10, 1, 20, 255)),
+            ("nobody's", Ipv4Addr::new(10, 1, 99, 9)),
+        ];
+        for (name, source) in sources {
+            for (to, port) in [(APP1, 7), (BACKEND, 7), (NODE1, 7), (INTERNET, 7), (VIP, 80), (NODE1, 30_080)]
+            {
+                let whole = udp_packet(source, to, (1, port), &[0; 64], 64);
+                let syn = tcp_packet(source, to, (1, port), TcpFlags::SYN);
+                let fragment = fragment_of(&whole, 0..32, true, 0);
+                let echo = echo_packet(source, to, IcmpType::EchoRequest, 9, 1);
+                let before = lab.drops(DropReason::SpoofedAddress);
+                let mut packets = vec![&whole, &whole, &syn, &echo];
+                // What is for the node itself is put together first.
+                packets.extend((to != NODE1).then_some(&fragment));
+                packets.iter().for_each(|packet| way_in(&mut lab, packet));
+                let dropped = lab.drops(DropReason::SpoofedAddress) - before;
+                assert_eq!(dropped, packets.len() as u64, "{name} to {to}, {workers} workers");
+            }
+            let seen: usize = [APP1, APP2, APP3, BACKEND].iter().map(|&at| lab.take(at).len()).sum();
+            assert_eq!((seen, lab.receive(USER)), (0, vec![]), "{name}: nobody sees it, and nobody answers");
+        }
+        let bound: usize = lab.workers.iter().map(|worker| worker.bindings().iter(lab.node1).count()).sum();
+        assert_eq!(bound, 1, "APP2's way to USER");
+        // Who is no pod is believed as before, and so is a pod where it should be.
+        way_in(&mut lab, &udp_packet(USER, APP1, (1, 7), b"hello", 64));
+        lab.send(BACKEND, &good);
+        assert_eq!(lab.receive(APP1).len(), 2);
+        // Where the way back leads out of eth0, whoever is there is a machine like any other.
+        let id = lab.node1;
+        lab.control.tables.publish(|tables| {
+            let mut node = (**tables.node(id).unwrap()).clone();
+            node.routes.insert(prefix("10.1.99.0/24"), NextHop::Interface { index: 0, gateway: Some(USER) });
+            tables.set_node(id, Some(node));
+        });
+        way_in(&mut lab, &udp_packet(Ipv4Addr::new(10, 1, 99, 9), APP1, (1, 7), b"hello", 64));
+        assert_eq!(lab.receive(APP1).len(), 1);
+        lab.check();
+    }
 }
 
 /// RFC 2827, 3: a pod that sends to a node's tunnel has its own node's address there, which masquerades it, but not its tunnel's

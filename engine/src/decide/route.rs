@@ -156,8 +156,8 @@ fn to_holder(tables: &Tables, node: &Node, destination: Ipv4Addr) -> Result<Hop,
     }
 }
 
-/// What comes as it is from another node's pod must come by the interface of the way back there (RFC 3704, 2.2; Linux,
-/// `rp_filter` 1).
+/// What comes as it is from an address of the pod network must come by the interface of the way back there (RFC 3704, 2.2; Linux,
+/// `rp_filter` 1): with host-gw from another node's pod; where there is a tunnel pods are behind it, or on docker0.
 #[inline(never)]
 pub(super) fn leads_back(
     tables: &Tables,
