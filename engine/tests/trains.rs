@@ -147,6 +147,30 @@ fn whoever_looks_sees_finished_segments_with_right_checksums() {
     sockets.lab.check();
 }
 
+/// A record that is not true of its frame, which no link but one in memory brings: nothing is sent for it, and nothing lost from sight.
+#[test]
+fn what_is_no_superframe_though_its_record_says_so_is_dropped_by_name() {
+    for is_known in [false, true] {
+        let mut sockets = Sockets::new(2, 32);
+        let lab = &mut sockets.lab;
+        let whole = unfinished(lab, (APP1, APP3), 9, true, LENGTH);
+        let bare = unfinished(lab, (APP1, APP3), 9, true, 0);
+        let echo = lab.echo(APP1, APP3, 64);
+        let lies = [("no payload", &bare, SIZE), ("no size", &whole, 0), ("no segments", &echo, SIZE)];
+        if is_known {
+            send_superframe(lab, &whole, true);
+            lab.send(APP1, &echo);
+            assert_eq!(arrived(lab, APP3).0.len(), 13 + 1);
+        }
+        for (number, (name, bytes, size)) in (1..).zip(lies) {
+            lab.send_with(APP1, bytes, |record| unfinished_record(record, true, size));
+            assert_eq!(lab.drops(DropReason::MalformedOffload), number, "{name}, known {is_known}");
+            assert_eq!(arrived(lab, APP3).0, Vec::<Vec<u8>>::new(), "{name}, known {is_known}");
+        }
+        sockets.lab.check();
+    }
+}
+
 /// RFC 1191, 4: the sender is told by the length of a segment, once for a superframe.
 #[test]
 fn a_path_that_takes_less_than_a_segment_and_its_headers_is_told_to_the_sender() {

@@ -3,17 +3,25 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 mod common;
+#[path = "common/kernel.rs"]
+mod kernel;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::process::Command;
 
 use common::sockets::{PORT, Sockets, address};
+use common::superframes::{unfinished, unfinished_record};
 use common::*;
-use flatnet_engine::ledger::DropReason;
+use flatnet_engine::ledger::{DropReason, Term};
+use flatnet_engine::link::Link;
+use flatnet_engine::link::feature::Feature;
 use flatnet_engine::link::tunnel_socket::{TunnelSocket, TunnelSocketError};
 use flatnet_engine::tables::Lease;
 use flatnet_engine::trace::Point;
 use flatnet_engine::tunnel::Encapsulation;
 use flatnet_engine::wire::{ArpOperation, IpProtocol, Ipv4Packet, UdpDatagram};
+use kernel::in_a_namespace;
+use rustix::net::sockopt::set_socket_send_buffer_size;
 
 #[test]
 fn frames_cross_the_hosts_network_as_they_cross_a_wire() {
@@ -174,6 +182,75 @@ fn a_host_without_the_way_drops_by_name_and_goes_on_when_there_is_one() {
     lab.send_all(APP1, &frames);
     assert_eq!(lab.receive(APP3).len(), 100);
     lab.check();
+}
+
+fn shell(words: &str) {
+    assert!(Command::new("sh").args(["-ec", words]).status().unwrap().success(), "{words}");
+}
+
+/// Datagrams that this namespace's kernel took from programs.
+fn taken_by_kernel() -> u64 {
+    let counts = std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
+    let rows: Vec<_> = counts.lines().filter(|line| line.starts_with("Udp:")).collect();
+    let column = rows[0].split(' ').position(|name| name == "OutDatagrams").unwrap();
+    rows[1].split(' ').nth(column).unwrap().parse().unwrap()
+}
+
+/// The inner part: runs in a namespace of its own, where the kernel asks for a peer's MAC that nobody answers, and lets wait what goes
+/// there.
+#[test]
+#[ignore = "run by what_the_system_takes_no_more_of_is_dropped_by_name, in a namespace"]
+fn fill() {
+    const PEER: Ipv4Addr = Ipv4Addr::new(192, 168, 66, 12);
+    shell(
+        "ip link set lo up; ip link add eth0 type veth peer name far0; ip address add 192.168.66.11/24 dev eth0
+         ip link set eth0 up; ip link set far0 up; sysctl -qw net.ipv4.neigh.eth0.mcast_solicit=1000",
+    );
+    let mut sockets = Sockets::at(Encapsulation::Udp, [NODE1, Ipv4Addr::LOCALHOST], 32);
+    let (port, lab) = (sockets.ports[0], &mut sockets.lab);
+    let Some(Link::TunnelSocket(socket)) = lab.workers[0].link(port) else { unreachable!("a socket") };
+    // As little as the kernel allows: some datagrams.
+    set_socket_send_buffer_size(&**socket, 1).unwrap();
+    socket.segments = false;
+    let lease = Some(Lease { public_ip: PEER, vtep: None });
+    lab.control.tables.publish(|tables| tables.set_lease(prefix("10.1.20.0/24"), lease));
+
+    // The node's own question for a MAC counts, too.
+    let before = taken_by_kernel();
+    let frame = lab.udp(APP1, APP3, (4000, 53), &[0; 500]);
+    lab.send_all(APP1, &vec![frame.clone(); 200]);
+    let (sent, dropped) = (lab.ledger(lab.node1).term(Term::Sent) - 1, lab.drops(DropReason::LinkQueueFull));
+    assert!(sent > 0 && dropped > 100, "{sent} sent, {dropped} dropped");
+    assert_eq!((sent, sent + dropped), (taken_by_kernel() - before, 200));
+
+    // Whoever takes no more says nothing of how it takes it: neither of datagrams together nor of superframes.
+    lab.workers[0].link(port).unwrap().set_feature(Feature::Gso, true).unwrap();
+    lab.send_all(APP1, &vec![frame.clone(); 70]);
+    let whole = unfinished(lab, (APP1, APP3), 9, true, 30_000);
+    lab.send_with(APP1, &whole, |record| unfinished_record(record, true, 1000));
+    lab.send_with(APP1, &whole, |record| unfinished_record(record, true, 1000));
+    assert_eq!(lab.drops(DropReason::LinkQueueFull), dropped + 70 + 2);
+    assert_eq!(lab.ledger(lab.node1).term(Term::Sent), sent + 1);
+    assert_eq!(lab.workers[0].link(port).unwrap().features()[0], (Feature::Gso, true));
+    assert_eq!(lab.receive(APP1), Vec::<Vec<u8>>::new(), "nobody is told");
+
+    // What waits goes when there is an answer, and more goes then.
+    shell("ip neighbor replace 192.168.66.12 lladdr 02:42:c0:a8:42:0c dev eth0 nud permanent");
+    let dropped = lab.drops(DropReason::LinkQueueFull);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let mut before = 0;
+    while lab.ledger(lab.node1).term(Term::Sent) < sent + 1 + 20 {
+        assert!(std::time::Instant::now() < deadline, "it takes nothing more");
+        before += 1;
+        lab.send(APP1, &frame);
+    }
+    assert_eq!(lab.drops(DropReason::LinkQueueFull), dropped + before - 20);
+    sockets.lab.check();
+}
+
+#[test]
+fn what_the_system_takes_no_more_of_is_dropped_by_name() {
+    in_a_namespace("fill");
 }
 
 #[test]

@@ -44,7 +44,7 @@ impl<'a> Superframe<'a> {
         let packet = bytes.get(inside..).filter(|_| is_one)?;
         let between = bytes.get(HEADERS..inside)?;
         let peer = Ipv4Packet::new_unchecked(&bytes[ethernet::HEADER_LENGTH..]).destination();
-        let layout = Layout::of_packet(packet)?;
+        let layout = Layout::of_packet(packet).filter(|layout| layout.payload < layout.end)?;
         Some(Self { peer, between, packet, layout, size: usize::from(record.segment_size) })
     }
 

@@ -5,6 +5,8 @@
 //! Invariants: what goes to a peer is the payload of the frame's datagram, byte for byte; what comes has outer headers that say
 //! who sent it, and nothing of it is cut off; all else that leaves is given back. Allowed dependencies: `sys`, `frame`, `wire`.
 //! Read first: udp(7), ip(7); `docs/adr/0027-the-tunnels-socket.md`.
+//!
+//! Above 400 lines because sending and receiving are one socket's, and share its buffers and switches.
 
 use std::io::{self, IoSlice};
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
@@ -61,7 +63,7 @@ pub enum Leaving {
     Stray,
 }
 
-/// What was sent.
+/// What was sent: each frame made one datagram or more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sent {
     /// Frames, from the first on.
@@ -79,6 +81,8 @@ pub enum Unsent {
     Unreachable(Ipv4Addr),
     /// The system takes no more for now.
     Full,
+    /// It is no superframe, though its record says so.
+    Malformed,
 }
 
 /// The socket of a node's tunnel.
@@ -200,8 +204,8 @@ impl TunnelSocket {
 
     /// Sends a superframe in as few messages as take it: each segment's headers from here, its payload from where it is.
     fn send_superframe(&mut self, arena: &Arena, frame: &Frame) -> Result<Sent, (Unsent, usize)> {
+        let superframe = Superframe::of(arena, frame).ok_or((Unsent::Malformed, 0))?;
         let mut sent = Sent { frames: 1, datagrams: 0 };
-        let Some(superframe) = Superframe::of(arena, frame) else { return Ok(sent) };
         let Superframe { peer, between, packet, layout, size } = superframe;
         let (to, length) = (SocketAddrV4::new(peer, self.local.port()), superframe.datagram_length());
         let mut start = layout.payload;

@@ -125,15 +125,19 @@ impl Worker {
         let outer = if is_inside { usize::from(open.record.inside) } else { 0 };
         let inside = open.bytes().get(outer..);
         let layout = if outer > 0 { inside.and_then(Layout::of_packet) } else { inside.and_then(Layout::of) };
+        let (is_whole, size) =
+            (open.record.segmentation == Segmentation::None, usize::from(open.record.segment_size));
+        // A superframe makes a segment at least.
+        let layout = layout.filter(|layout| is_whole || size > 0 && layout.payload < layout.end);
         let Some(layout) = layout else {
             return self.drop_frame(frame, DropReason::MalformedOffload, now);
         };
-        if open.record.segmentation == Segmentation::None {
+        if is_whole {
             open.record.checksum = ChecksumState::Verified;
             layout.finish(&mut open.bytes_mut()[outer..]);
             return on(self, frame);
         }
-        let (node, size) = (NodeId(open.record.node), usize::from(open.record.segment_size));
+        let node = NodeId(open.record.node);
         for (number, start) in (layout.payload..layout.end).step_by(size).enumerate() {
             if number > 0 {
                 self.count(node, Term::Split, 1);

@@ -107,11 +107,13 @@ impl Worker {
             }
             Unsent::Unreachable(_) => DropReason::LinkDown,
             Unsent::Full => DropReason::LinkQueueFull,
+            Unsent::Malformed => DropReason::MalformedOffload,
         };
         let shares_fate = |peer: Ipv4Addr, length: usize| match unsent {
             Unsent::TooLong(to, mtu) => peer == to && length >= first.min(usize::from(mtu) + 1),
             Unsent::Unreachable(to) => peer == to,
             Unsent::Full => true,
+            Unsent::Malformed => false,
         };
         for (index, frame) in std::mem::take(frames).into_iter().enumerate() {
             let (peer, length) = longest_packet(&arena, &frame);

@@ -28,10 +28,14 @@ impl Sockets {
 
     /// The same two nodes, carrying packets like this.
     pub fn over(encapsulation: Encapsulation, test: u8, large_buffers: u32) -> Self {
+        Self::at(encapsulation, [1, 2].map(|last| address(test, last)), large_buffers)
+    }
+
+    /// The same at two of the host's addresses.
+    pub fn at(encapsulation: Encapsulation, own: [Ipv4Addr; 2], large_buffers: u32) -> Self {
         let config =
             EngineConfig { workers: 1, small_buffers: 2048, large_buffers, ..EngineConfig::default() };
         let (mut control, workers) = Control::build(&config).unwrap();
-        let own = [1, 2].map(|last| address(test, last));
         let mut ports = Vec::new();
         let mut node = |name: &str, address, subnet: &str| {
             let spec = NodeSpec {
