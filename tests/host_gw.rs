@@ -169,6 +169,113 @@ fn the_host_is_kept_from_forwarding_what_is_for_pods() {
     cluster.end();
 }
 
+/// A switch floods what is for a station it does not know, and a card may listen to all: Linux calls that `PACKET_OTHERHOST`.
+#[test]
+fn a_frame_for_another_mac_is_not_the_nodes() {
+    const STRANGE: &str = "02:00:00:00:00:99";
+    let cluster = Cluster::over("host-gw");
+    let (machine, peer) = (&cluster.machines[&11], kernel_peer(&cluster));
+    join(&peer);
+    tell_routes(&cluster, "192.168.66.13");
+    assert!(pings(&peer, "10.1.11.10", 56));
+    machine.says(&format!(
+        "ip link set eth0 promisc on && nft 'table netdev probe {{ \
+           chain seen {{ type filter hook ingress device eth0 priority 0; ether daddr {STRANGE} counter; }}; }}'"
+    ));
+    let arrived = || {
+        let rules = machine.says("nft list table netdev probe");
+        rules.split("packets ").nth(1).unwrap().split(' ').next().unwrap().parse::<u64>().unwrap()
+    };
+    peer.says(&format!("ip neighbor replace 192.168.66.11 lladdr {STRANGE} dev eth0 nud permanent"));
+    for to in ["10.1.11.10", "10.1.11.20", "10.1.11.1"] {
+        let before = arrived();
+        assert!(!pings(&peer, to, 56), "{to}");
+        assert!(arrived() > before, "it came to eth0: {to}");
+    }
+    assert_eq!(cluster.drops(11), BTreeMap::new(), "the node does not even see it");
+    peer.says("ip neighbor del 192.168.66.11 dev eth0");
+    assert!(pings(&peer, "10.1.11.10", 56));
+    cluster.end();
+}
+
+/// A topology of one node on the host's own network and three simulated ones, a pod at each. Of these, the last has an address of the
+/// host's network, which does not put it there.
+fn mixed() -> String {
+    let mut text = "apiVersion: flatnet.dev/v1\nkind: Topology\nmetadata: {name: mixed}\nspec:\n  backend: {type: host-gw}\n  \
+                    routes: {10.1.13.0/24: 192.168.66.13}\n  nodes:\n"
+        .to_owned();
+    for (number, network, underlay) in
+        [(11, 66, "socket"), (21, 77, "switch"), (22, 77, "switch"), (23, 66, "switch")]
+    {
+        text += &format!(
+            "    - {{name: node-{number}, address: 192.168.{network}.{number}/24, podCIDR: 10.1.{number}.0/24, underlay: {underlay}}}\n"
+        );
+    }
+    for number in [11, 21, 22, 23] {
+        text += &format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: pod-{number}, annotations: {{flatnet.dev/ip: 10.1.{number}.10}}}}\nspec: \
+             {{nodeName: node-{number}, containers: [{{name: c, image: nginx}}]}}\n"
+        );
+    }
+    text
+}
+
+/// One process, two node networks without a way between: the host's own, with a kernel for a peer, and a simulated one.
+#[test]
+fn a_node_on_the_hosts_network_and_simulated_ones_are_of_one_process() {
+    let (home, wire) = (Home::new(), Wire::new());
+    let (machine, peer) = (wire.machine(11), wire.machine(13));
+    for words in [
+        "ip link add cni0 type bridge && ip address add 10.1.13.1/24 dev cni0 && ip link set cni0 up",
+        "ip route add 10.1.11.0/24 via 192.168.66.11 && sysctl -q -w net.ipv4.ip_forward=1",
+    ] {
+        peer.says(words);
+    }
+    std::fs::write(home.file("mixed.yaml"), mixed()).unwrap();
+    let up = home.command(&format!("up -d -f {}", home.file("mixed.yaml").display()));
+    let output = machine.command(&up).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+
+    // Each has its own network's nodes.
+    assert!(home.run("exec pod-11 -- ping -c 1 -W 5 10.1.13.1").status.success());
+    assert!(pings(&peer, "10.1.11.10", MOST));
+    for (from, to) in [(21, 22), (22, 21)] {
+        let said = home.text(&format!("exec pod-{from} -- curl -s http://10.1.{to}.10/"));
+        assert!(said.contains("Welcome to nginx!"), "{said}");
+    }
+    // Between them there is no way, which says so, whether the addresses look like one network's or not.
+    let log = std::fs::read_to_string(home.file("flatnet/mixed.log")).unwrap_or_default();
+    let log = log + &String::from_utf8_lossy(&output.stderr);
+    assert!(
+        log.contains("host-gw: no way to 10.1.21.0/24 from node-11, node-23: 192.168.77.21, which holds it, is on another network"),
+        "{log}"
+    );
+    for (from, to, reason) in [
+        (11, 21, "lease-off-link"),
+        (21, 11, "lease-off-link"),
+        (11, 23, "neighbor-unresolved"),
+        (23, 11, "neighbor-unresolved"),
+        (23, 13, "neighbor-unresolved"),
+    ] {
+        let said = home
+            .run(&format!("exec pod-{from} -- ping -c 1 -W 8 10.1.{to}.{}", if to == 13 { 1 } else { 10 }));
+        let said = String::from_utf8_lossy(&said.stdout).into_owned();
+        let told = if reason == "lease-off-link" {
+            "Destination Net Unreachable"
+        } else {
+            "Destination Host Unreachable"
+        };
+        assert!(said.contains(told), "pod-{from} to pod-{to}: {said}");
+        let drops = home.json(&format!("show drops node-{from}"));
+        assert!(
+            drops.as_array().unwrap().iter().any(|row| row["reason"] == reason),
+            "{from} to {to}: {drops}"
+        );
+    }
+    assert_eq!(home.json("down")["balances"], true);
+    assert_eq!(machine.says("nft list tables"), "");
+}
+
 #[test]
 fn superframes_cross_the_uplink_whole() {
     let cluster = Cluster::over("host-gw");

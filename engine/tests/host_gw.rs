@@ -12,7 +12,7 @@ use common::*;
 use flatnet_engine::ledger::DropReason;
 use flatnet_engine::tables::Lease;
 use flatnet_engine::trace::Point;
-use flatnet_engine::wire::{IcmpType, Ipv4Packet, TcpFlags};
+use flatnet_engine::wire::{IcmpType, Ipv4Packet, MacAddress, TcpFlags};
 use pods_mtu::assert_pods_mtu;
 
 const DOCKER1: Ipv4Addr = Ipv4Addr::new(10, 1, 15, 1);
@@ -190,6 +190,35 @@ fn what_comes_as_from_a_pod_must_come_the_way_back() {
         set_lease(&mut lab, "10.1.20.0/24", NODE2);
         to_node(&mut lab, &good);
         assert_eq!(lab.receive(APP1).len(), 1);
+        lab.check();
+    }
+}
+
+/// Linux, `PACKET_OTHERHOST`: a switch floods what is for a station it does not know, and a card that listens to all hands it up.
+#[test]
+fn a_frame_for_another_mac_is_not_the_nodes() {
+    for workers in [1, 2] {
+        let mut lab = known(workers);
+        let packets = [
+            udp_packet(BACKEND, APP1, (1, 7), b"as from a pod", 64),
+            udp_packet(USER, APP1, (1, 7), b"from outside", 64),
+            udp_packet(USER, NODE1, (1, 30_080), b"to a NodePort", 64),
+            echo_packet(USER, NODE1, IcmpType::EchoRequest, 9, 64),
+        ];
+        let strange = MacAddress::new([2, 0, 0, 0, 0, 9]);
+        for packet in &packets {
+            // Before and after the flow is known by its own.
+            for _ in 0..2 {
+                let before = lab.ledger(lab.node1).drops(DropReason::NotForUs);
+                lab.send(USER, &ethernet(strange, mac(USER), packet));
+                assert_eq!(lab.ledger(lab.node1).drops(DropReason::NotForUs), before + 1);
+                let seen: usize = [APP1, APP2, APP3].iter().map(|&at| lab.take(at).len()).sum();
+                assert_eq!((seen, lab.receive(USER)), (0, vec![]), "nobody sees it, and nobody answers");
+                to_node(&mut lab, packet);
+                let seen: usize = [APP1, APP2, APP3, USER].iter().map(|&at| lab.receive(at).len()).sum();
+                assert_eq!(seen, 1);
+            }
+        }
         lab.check();
     }
 }
