@@ -270,6 +270,10 @@ fn compare_ports() {
     assert!(!say(3, tcp(APP2, SYN, 190_000, 0)), "it opens");
     assert!(say(2, tcp(USER, RST.with(ACK), 0, 90_001)));
     assert!(say(3, tcp(APP2, SYN, 190_000, 0)), "it was refused");
+    assert!(say(3, tcp(USER, SYN.with(ACK), 1000, 190_001)) && say(3, tcp(APP2, ACK, 190_001, 1001)));
+    assert!(!say(4, tcp(APP2, SYN, 290_000, 0)), "it is open");
+    assert!(say(3, tcp(APP2, RST, 190_001, 0)));
+    assert!(say(4, tcp(APP2, SYN, 290_000, 0)), "it was reset");
 }
 
 #[test]

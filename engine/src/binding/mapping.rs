@@ -23,7 +23,7 @@ pub(super) struct Mapping {
 /// Whom the bindings of each mapping are with.
 #[derive(Debug)]
 pub(super) struct Mappings {
-    remotes: HashMap<(u32, u32), u32, KeyedState>,
+    pub(super) remotes: HashMap<(u32, u32), u32, KeyedState>,
     pub(super) count: usize,
 }
 

@@ -3,6 +3,7 @@
 use super::*;
 use crate::wire::TcpFlags;
 use proptest::prelude::*;
+use std::hash::BuildHasher as _;
 use std::time::Duration;
 
 /// What a binding of UDP is in a plain list.
@@ -24,6 +25,11 @@ pub(crate) fn opening(original: HalfKey, reply: HalfKey) -> Opening {
         mapping: None,
         served: None,
     }
+}
+
+/// What the tables beside the halves make of a number: of clients, and of mappings' remotes.
+pub(crate) fn hashes_of(bindings: &Bindings, number: u64) -> [u64; 2] {
+    [&bindings.clients.hasher(), &bindings.mappings.remotes.hasher()].map(|keyed| keyed.hash_one(number))
 }
 
 /// A segment without data, of ends that both begin with sequence number 0.
@@ -395,6 +401,27 @@ fn a_refused_connection_takes_no_place() {
         assert_eq!(reset.unwrap().2, original.tuple.reversed(), "it is translated itself");
         assert_eq!(bindings.is_free(&reply, Instant::ZERO), is_over);
         assert_eq!(bindings.is_empty(), is_over);
+    }
+}
+
+/// What has the same tuple the other way about, a connection from outside, is nobody's to end.
+#[test]
+fn only_the_port_of_a_connection_that_went_out_is_given_up() {
+    let (inside, outside) = masqueraded(6);
+    for (original, reply, is_given_up) in [(inside, outside, true), (outside, inside, false)] {
+        let mut bindings = Bindings::new(4, 4, [1, 2]).unwrap();
+        bind(&mut bindings, original, reply, TcpFlags::SYN, Instant::ZERO).unwrap();
+        let said = [
+            (reply, TcpFlags::SYN.with(TcpFlags::ACK)),
+            (original, TcpFlags::ACK),
+            (reply, TcpFlags::ACK),
+            (original, TcpFlags::RST),
+        ];
+        for (half, flags) in said {
+            bindings.follow(&half, &with(flags), Instant::ZERO).unwrap();
+        }
+        assert_eq!(bindings.give_up(&outside, 1000), is_given_up);
+        assert_eq!(bindings.len(), usize::from(!is_given_up));
     }
 }
 

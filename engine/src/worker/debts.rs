@@ -283,3 +283,6 @@ impl Worker {
         self.make_ready(port);
     }
 }
+
+#[cfg(test)]
+mod tests;

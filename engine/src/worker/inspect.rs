@@ -58,6 +58,7 @@ mod tests {
     use std::hash::BuildHasher as _;
 
     use crate::binding::HalfKey;
+    use crate::binding::tests::hashes_of;
     use crate::control::{Control, EngineConfig};
     use crate::flow::{FlowKey, Tuple};
     use crate::tables::NodeId;
@@ -71,9 +72,12 @@ mod tests {
             let (_, workers) = Control::build(&config).unwrap();
             let of = |worker: &super::Worker| {
                 let half = HalfKey { node: NodeId(5), tuple };
+                let [client, remote] = hashes_of(&worker.bindings, 5);
                 [
                     worker.cache.hash(FlowKey::ipv4(&tuple, 5, false)),
                     worker.bindings.hash(&half),
+                    client,
+                    remote,
                     worker.adjacencies.numbers.hasher().hash_one(5u64),
                 ]
             };
@@ -81,7 +85,7 @@ mod tests {
         };
         let (one, again, other, of_seed) = (hashes(Some(1)), hashes(Some(1)), hashes(Some(2)), hashes(None));
         assert_eq!(one, again);
-        for table in 0..3 {
+        for table in 0..one[0].len() {
             let mut all: Vec<u64> = [&one, &other, &of_seed]
                 .iter()
                 .flat_map(|workers| workers.iter().map(|of| of[table]))
