@@ -114,7 +114,7 @@ fn adapt(case: &mut Case, arguments: &BenchEngine) {
         case.flows = flows;
     }
     if let Some(size) = arguments.size {
-        case.frame_bytes = usize::from(size);
+        case.frame_bytes = usize::from(size).min(case.longest());
     }
     if let Some(services) = arguments.services.filter(|_| case.row != Row::ScaleServices) {
         case.services = services;

@@ -50,6 +50,12 @@ pub fn bridge_address(node: u32) -> Ipv4Addr {
     Ipv4Addr::from_bits(Ipv4Addr::new(10, 0, 0, 1).to_bits() + (node << POD_BITS))
 }
 
+/// Returns flannel0's address on a node.
+#[must_use]
+pub fn flannel_address(node: u32) -> Ipv4Addr {
+    Ipv4Addr::from_bits(Ipv4Addr::new(10, 0, 0, 0).to_bits() + (node << POD_BITS))
+}
+
 /// Returns a Service's address.
 #[must_use]
 pub fn service_address(service: u32) -> Ipv4Addr {
@@ -73,7 +79,11 @@ pub(super) fn subnet(node: u32) -> Result<Ipv4Prefix, BenchError> {
 }
 
 /// Returns what a node is made by, as a real one is; `gateway` is where what is neither pod nor node goes.
-pub(super) fn node_spec(node: u32, gateway: Option<Ipv4Addr>) -> Result<NodeSpec, BenchError> {
+pub(super) fn node_spec(
+    node: u32,
+    gateway: Option<Ipv4Addr>,
+    encapsulation: Encapsulation,
+) -> Result<NodeSpec, BenchError> {
     Ok(NodeSpec {
         name: Arc::from(format!("node-{}", node + 1)),
         address: node_address(node),
@@ -83,7 +93,7 @@ pub(super) fn node_spec(node: u32, gateway: Option<Ipv4Addr>) -> Result<NodeSpec
         pod_network: prefix(pod_address(0, 0), 9)?,
         profile: Profile::Linux,
         tunnel_port: TUNNEL_PORT,
-        encapsulation: Some(Encapsulation::Udp),
+        encapsulation: Some(encapsulation),
         mtu: 1500,
     })
 }

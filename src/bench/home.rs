@@ -14,6 +14,7 @@ use flatnet_engine::control::Control;
 use flatnet_engine::frame::{Arena, ChecksumState, Frame, Pool, Record};
 use flatnet_engine::link::{Link, RingsPeer, rings};
 use flatnet_engine::tables::{Guard, NodeId};
+use flatnet_engine::tunnel::Encapsulation;
 use flatnet_engine::wire::{ArpOperation, ArpPacket, EtherType, EthernetFrame, MacAddress};
 use flatnet_engine::worker::Worker;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -147,10 +148,11 @@ impl Home {
         worker: Worker,
         number: u8,
         flows: u32,
+        encapsulation: Encapsulation,
     ) -> Result<Self, BenchError> {
         let pod_ring = if flows < FEW_FLOWS { BUFFERS } else { POD_RING };
         let home = u32::from(number);
-        let node = control.add_node(&node_spec(home, Some(GATEWAY))?)?;
+        let node = control.add_node(&node_spec(home, Some(GATEWAY), encapsulation)?)?;
         let mut pods = Vec::new();
         for pod in 0..PODS {
             let (link, peer) = rings(pod_ring);
@@ -288,7 +290,7 @@ impl Ports {
     pub(super) fn send(&mut self, entrance: Entrance, frame: Frame) -> Result<(), BenchError> {
         let ring = match entrance {
             Entrance::Pod(pod) => &mut self.pods[pod as usize % PODS as usize],
-            Entrance::Interface | Entrance::Tunnel(_) => &mut self.uplink,
+            Entrance::Interface | Entrance::Tunnel(_) | Entrance::Vxlan(_) => &mut self.uplink,
         };
         ring.to_node.push(frame).map_err(|frame| {
             self.spare.push(frame);

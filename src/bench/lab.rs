@@ -19,6 +19,7 @@ use flatnet_engine::clock::{Clock, Instant};
 use flatnet_engine::control::{Control, EngineConfig};
 use flatnet_engine::ledger::DropReason;
 use flatnet_engine::tables::Lease;
+use flatnet_engine::tunnel::Encapsulation;
 use flatnet_engine::worker::Stages;
 use flatnet_proxy::{Backend, Protocol, Service};
 
@@ -37,7 +38,7 @@ const BACKENDS: u32 = 3;
 const IDLE_LIMIT: u32 = 10_000;
 /// After this time without a frame a worker is asleep.
 const ASLEEP_AFTER: Duration = Duration::from_millis(1);
-/// The tunnel's port.
+/// The tunnel's port, whichever it is.
 pub const TUNNEL_PORT: u16 = 8285;
 
 /// How full the nodes' tables are.
@@ -57,6 +58,8 @@ pub struct Scale {
     pub flows: u32,
     /// Bindings of a home.
     pub bindings: usize,
+    /// How packets are carried between nodes.
+    pub encapsulation: Encapsulation,
 }
 
 /// What a round took.
@@ -107,8 +110,9 @@ impl Lab {
             ..EngineConfig::default()
         };
         let (mut control, workers) = Control::build(&config)?;
-        let homes =
-            workers.into_iter().zip(0..).map(|(worker, id)| Home::new(&mut control, worker, id, scale.flows));
+        let Scale { flows, encapsulation, .. } = scale;
+        let homes = workers.into_iter().zip(0..);
+        let homes = homes.map(|(worker, id)| Home::new(&mut control, worker, id, flows, encapsulation));
         let homes = homes.collect::<Result<_, _>>()?;
         let time = Time { clock: Some(Clock::start()), skew: Duration::ZERO };
         let mut lab = Self { control, homes, time, scale, frame_bytes };

@@ -7,16 +7,18 @@
 use std::net::Ipv4Addr;
 
 use flatnet_engine::flow::Tuple;
-use flatnet_engine::tunnel::{self, OUTER_LENGTH, Outer};
+use flatnet_engine::tunnel::{self, Encapsulation, OUTER_LENGTH, OUTER_LIMIT, Outer, Vxlan, vtep_mac};
 use flatnet_engine::wire::{
     EtherType, EthernetFrame, IpProtocol, Ipv4Packet, MacAddress, TcpFlags, TcpSegment, UdpDatagram,
     ethernet, ipv4, tcp,
 };
 use flatnet_proxy::Protocol;
 
-use super::addresses::{GATEWAY, bridge_address, node_address, node_of, node_of_pod};
+use super::addresses::{GATEWAY, bridge_address, flannel_address, node_address, node_of, node_of_pod};
 use super::lab::TUNNEL_PORT;
 
+/// The number of the network, where it is a VXLAN.
+pub const VNI: u32 = 1;
 /// The sequence number that both ends of a connection begin with.
 const INITIAL_SEQUENCE: u32 = 1000;
 
@@ -29,6 +31,19 @@ pub enum Entrance {
     Interface,
     /// At eth0, out of the tunnel from a node, by its number.
     Tunnel(u32),
+    /// The same, where the tunnel is a VXLAN.
+    Vxlan(u32),
+}
+
+impl Entrance {
+    /// Returns the bytes that are in front of a packet there.
+    const fn outer_length(self) -> usize {
+        match self {
+            Self::Pod(_) | Self::Interface => 0,
+            Self::Tunnel(_) => OUTER_LENGTH,
+            Self::Vxlan(_) => OUTER_LIMIT,
+        }
+    }
 }
 
 /// A UDP datagram or TCP segment, and where it enters, or left, a home.
@@ -75,9 +90,13 @@ impl Packet {
 
     /// Returns the answer to one that a pod sends a pod of another node: it comes by the tunnel.
     #[must_use]
-    pub fn from_there(self) -> Self {
+    pub fn from_there(self, encapsulation: Encapsulation) -> Self {
         let node = node_of_pod(Ipv4Addr::from_bits(self.tuple.destination));
-        Self { entrance: Entrance::Tunnel(node), ..self.answer() }
+        let entrance = match encapsulation {
+            Encapsulation::Udp => Entrance::Tunnel(node),
+            Encapsulation::Vxlan { .. } => Entrance::Vxlan(node),
+        };
+        Self { entrance, ..self.answer() }
     }
 
     /// Returns the home that it enters.
@@ -87,17 +106,14 @@ impl Packet {
         match self.entrance {
             Entrance::Pod(_) => node_of_pod(Ipv4Addr::from_bits(source)),
             Entrance::Interface => node_of(Ipv4Addr::from_bits(destination)),
-            Entrance::Tunnel(_) => node_of_pod(Ipv4Addr::from_bits(destination)),
+            Entrance::Tunnel(_) | Entrance::Vxlan(_) => node_of_pod(Ipv4Addr::from_bits(destination)),
         }
     }
 
     /// Returns the bytes of its frame where that of a pod has `frame_bytes`.
     #[must_use]
     pub fn frame_length(&self, frame_bytes: usize) -> usize {
-        match self.entrance {
-            Entrance::Pod(_) | Entrance::Interface => frame_bytes,
-            Entrance::Tunnel(_) => frame_bytes + OUTER_LENGTH,
-        }
+        frame_bytes + self.entrance.outer_length()
     }
 
     /// Writes its whole frame.
@@ -109,7 +125,7 @@ impl Packet {
             Entrance::Pod(_) if node_of_pod(destination) == home => (destination, source),
             Entrance::Pod(_) => (bridge_address(home), source),
             Entrance::Interface => (node_address(home), GATEWAY),
-            Entrance::Tunnel(node) => (node_address(home), node_address(node)),
+            Entrance::Tunnel(node) | Entrance::Vxlan(node) => (node_address(home), node_address(node)),
         };
         let mut frame = EthernetFrame::new_unchecked(bytes);
         frame.set_destination(MacAddress::for_ipv4(to));
@@ -117,11 +133,7 @@ impl Packet {
         frame.set_ethertype(EtherType::Ipv4);
         let room = frame.payload_mut();
         room.fill(0);
-        let outer = match self.entrance {
-            Entrance::Tunnel(_) => OUTER_LENGTH,
-            Entrance::Pod(_) | Entrance::Interface => 0,
-        };
-        let inner = &mut room[outer..];
+        let inner = &mut room[self.entrance.outer_length()..];
         inner[0] = 0x45;
         let length = inner.len() as u16;
         let mut packet = Ipv4Packet::new_unchecked(inner);
@@ -149,12 +161,22 @@ impl Packet {
             datagram.set_length(length - ipv4::HEADER_LENGTH as u16);
             datagram.fill_checksum(source, destination);
         }
-        if outer > 0 {
-            let (source, destination, port) = (from, to, TUNNEL_PORT);
-            let outer = Outer { source, destination, port, dont_fragment: true, vxlan: None };
-            room[..OUTER_LENGTH].copy_from_slice(&outer.template()[..OUTER_LENGTH]);
-            tunnel::complete(room, 1, true);
-        }
+        self.wrap(room, (from, to));
+    }
+
+    /// Writes what is in front of it.
+    fn wrap(&self, room: &mut [u8], (source, destination): (Ipv4Addr, Ipv4Addr)) {
+        let vxlan = match self.entrance {
+            Entrance::Pod(_) | Entrance::Interface => return,
+            Entrance::Tunnel(_) => None,
+            Entrance::Vxlan(node) => {
+                let [source, destination] = [node, self.home()].map(|it| vtep_mac(flannel_address(it)));
+                Some(Vxlan { vni: VNI, destination, source, spreads: true })
+            }
+        };
+        let outer = Outer { source, destination, port: TUNNEL_PORT, dont_fragment: true, vxlan };
+        room[..outer.length()].copy_from_slice(&outer.template()[..outer.length()]);
+        if vxlan.is_some() { tunnel::complete_vxlan(room, 1) } else { tunnel::complete(room, 1, true) }
     }
 
     /// Reads a frame that left by eth0: of a tunnelled packet, the inner one. None when it is neither a datagram nor a segment.
@@ -166,12 +188,15 @@ impl Packet {
         }
         let packet = bytes.get(ethernet::HEADER_LENGTH..)?;
         let (outer, (tuple, flags)) = (Ipv4Packet::new_unchecked(packet), inside(packet)?);
-        // A pod's own port may be that number.
-        if (tuple.source_port, tuple.destination_port) != (TUNNEL_PORT, TUNNEL_PORT) {
-            return Some(Self { entrance: Entrance::Interface, tuple, flags });
-        }
-        let (tuple, flags) = inside(packet.get(OUTER_LENGTH..)?)?;
-        Some(Self { entrance: Entrance::Tunnel(node_of(outer.destination())), tuple, flags })
+        let peer = || node_of(outer.destination());
+        let entrance = match (tuple.source_port, tuple.destination_port) {
+            (TUNNEL_PORT, TUNNEL_PORT) => Entrance::Tunnel(peer()),
+            // A pod's own port may be that number, but no server that it asks has a high one.
+            (1024.., TUNNEL_PORT) => Entrance::Vxlan(peer()),
+            _ => return Some(Self { entrance: Entrance::Interface, tuple, flags }),
+        };
+        let (tuple, flags) = inside(packet.get(entrance.outer_length()..)?)?;
+        Some(Self { entrance, tuple, flags })
     }
 }
 

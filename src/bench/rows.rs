@@ -11,13 +11,14 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use flatnet_engine::random::Random;
+use flatnet_engine::tunnel::Encapsulation;
 use flatnet_engine::worker::Stages;
 use flatnet_proxy::Protocol;
 
 use super::BenchError;
 use super::addresses::{pod_address, service_address};
 use super::lab::{BUFFERS, Lab, PODS, Round, Scale, Waiting};
-use super::packet::{Entrance, Packet};
+use super::packet::{Entrance, Packet, VNI};
 
 /// Flows that live at once in the row of new ones, where nobody asks for another number.
 const LIVE: u32 = 1 << 20;
@@ -78,16 +79,37 @@ pub struct Case {
     pub protocol: Protocol,
     /// Whether every frame is a new flow; `flows` live at once then.
     pub new: bool,
+    /// How packets are carried between nodes.
+    pub encapsulation: Encapsulation,
+}
+
+impl Case {
+    /// Returns the longest frame at a pod that fits the tunnel, bytes.
+    #[must_use]
+    pub const fn longest(&self) -> usize {
+        LONG - self.encapsulation.between()
+    }
 }
 
 /// A case of a node with as much as a real one has.
 const fn case(row: Row, name: &'static str, flows: u32) -> Case {
-    let protocol = Protocol::Udp;
-    Case { row, name, workers: 1, flows, frame_bytes: 64, nodes: 100, services: 1000, protocol, new: false }
+    Case {
+        row,
+        name,
+        workers: 1,
+        flows,
+        frame_bytes: 64,
+        nodes: 100,
+        services: 1000,
+        protocol: Protocol::Udp,
+        new: false,
+        encapsulation: Encapsulation::Udp,
+    }
 }
 
-/// The frame of a packet of 1,472 bytes: all that fits the tunnel of a node network of 1,500.
+/// The frame of a packet of 1,472 bytes: all that fits udp's tunnel on a node network of 1,500.
 const LONG: usize = 1486;
+const VXLAN: Encapsulation = Encapsulation::Vxlan { vni: VNI };
 
 /// All cases, in the order in which they run.
 pub const CASES: &[Case] = &[
@@ -96,6 +118,8 @@ pub const CASES: &[Case] = &[
     Case { frame_bytes: LONG, ..case(Row::Encapsulate, "encapsulate", 1_000) },
     case(Row::Decapsulate, "decapsulate", 1_000),
     Case { frame_bytes: LONG, ..case(Row::Decapsulate, "decapsulate", 1_000) },
+    Case { encapsulation: VXLAN, ..case(Row::Encapsulate, "encapsulate/vxlan", 1_000) },
+    Case { encapsulation: VXLAN, ..case(Row::Decapsulate, "decapsulate/vxlan", 1_000) },
     case(Row::Masquerade, "masquerade", 1_000),
     case(Row::Masquerade, "masquerade", 100_000),
     Case { protocol: Protocol::Tcp, ..case(Row::Masquerade, "masquerade/tcp", 1_000) },
@@ -139,10 +163,12 @@ impl Traffic {
     /// # Errors
     /// [`BenchError`].
     pub fn new(case: &Case) -> Result<Self, BenchError> {
-        let Case { row, workers, flows, frame_bytes, nodes, services, protocol, new, .. } = *case;
+        let Case { row, workers, flows, frame_bytes, nodes, services, protocol, new, encapsulation, .. } =
+            *case;
         // Of flows that come and go, some that have ended are still there; else there are a few for the node's own.
         let bindings = if new { flows as usize * 2 } else { flows as usize + 1024 };
-        let scale = Scale { workers, nodes, services, protocol, endpoints: 250, flows, bindings };
+        let scale =
+            Scale { workers, nodes, services, protocol, endpoints: 250, flows, bindings, encapsulation };
         let mut lab = Lab::new(scale, frame_bytes)?;
         let homes = u32::from(workers);
         let mut packets = Vec::new();
@@ -153,7 +179,7 @@ impl Traffic {
                 _ if new => Vec::new(),
                 Row::Bridge | Row::IdleLatency => all.map(|flow| bridged(home, flow)).collect(),
                 Row::Encapsulate | Row::ScaleRoutes => all.map(to_node).collect(),
-                Row::Decapsulate => all.map(|flow| to_node(flow).from_there()).collect(),
+                Row::Decapsulate => all.map(|flow| to_node(flow).from_there(encapsulation)).collect(),
                 Row::Masquerade | Row::Service | Row::NewFlows | Row::ServiceChange | Row::ScaleServices => {
                     both_ways(&mut lab, all.map(|flow| first(case, home, flow)).collect())?
                 }
@@ -317,67 +343,4 @@ fn first(case: &Case, home: u32, flow: u32) -> Packet {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A round fails when a frame is lost, so that this is the rows' test of themselves.
-    #[test]
-    fn every_row_forwards_all_that_it_sends() {
-        for (case, workers) in CASES.iter().flat_map(|case| [(case, 1), (case, 2)]) {
-            let small = Case { workers, flows: 500, nodes: 10, services: 20, ..*case };
-            let mut traffic = Traffic::new(&small).unwrap();
-            traffic.rounds(3).unwrap();
-            let directions = match case.row {
-                _ if case.new => 0,
-                Row::Masquerade | Row::Service | Row::ServiceChange | Row::ScaleServices | Row::NewFlows => 2,
-                Row::Bridge | Row::Encapsulate | Row::Decapsulate | Row::ScaleRoutes | Row::IdleLatency => 1,
-            };
-            let flows: Vec<_> = traffic.packets.iter().map(Vec::len).collect();
-            assert_eq!(flows, vec![500 * directions; usize::from(workers)], "{}", case.name);
-        }
-    }
-
-    #[test]
-    fn one_flow_is_enough_for_a_row() {
-        for case in CASES.iter().filter(|case| !case.new) {
-            let mut traffic = Traffic::new(&Case { flows: 1, nodes: 10, services: 20, ..*case }).unwrap();
-            traffic.rounds(1).unwrap();
-        }
-    }
-
-    #[test]
-    fn services_change_under_traffic_and_no_frame_is_lost() {
-        let case =
-            Case { flows: 500, nodes: 10, services: 5, ..case(Row::ServiceChange, "service-change", 0) };
-        let mut traffic = Traffic::new(&case).unwrap();
-        for _ in 0..20 {
-            traffic.round_with_change().unwrap();
-            traffic.rounds(1).unwrap();
-        }
-    }
-
-    #[test]
-    fn frames_pass_one_by_one_whether_the_worker_is_awake_or_not() {
-        let mut traffic = Traffic::new(&case(Row::IdleLatency, "idle-latency", 100)).unwrap();
-        for waiting in [Waiting::Spinning, Waiting::Sleeping] {
-            assert_eq!(traffic.one_by_one(10, waiting).unwrap().len(), 10);
-        }
-    }
-
-    #[test]
-    fn no_two_flows_of_a_row_are_one() {
-        let rows: [&dyn Fn(u32) -> Packet; 5] = [
-            &|flow| bridged(0, flow),
-            &|flow| to_node(1, flow, 2..100),
-            &|flow| to_node(0, flow, 1..100).from_there(),
-            &|flow| outward(&CASES[0], 0, flow),
-            &|flow| to_service(&CASES[0], 0, flow),
-        ];
-        for row in rows {
-            let mut tuples: Vec<_> = (0..100_000).map(|flow| row(flow).tuple).collect();
-            tuples.sort_unstable();
-            tuples.dedup();
-            assert_eq!(tuples.len(), 100_000);
-        }
-    }
-}
+mod tests;

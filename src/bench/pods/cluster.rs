@@ -16,6 +16,7 @@ use flatnet_engine::ledger::DropReason;
 use flatnet_engine::link::{Link, RingsPeer, rings};
 use flatnet_engine::pod::{ContainerConfig, Image, Pod, PodConfig};
 use flatnet_engine::tables::{Guard, Lease, NodeId, PortId};
+use flatnet_engine::tunnel::Encapsulation;
 use flatnet_engine::wire::MacAddress;
 use flatnet_engine::worker::Worker;
 use flatnet_proxy::{Backend, Frontend, Protocol, Service};
@@ -60,7 +61,7 @@ impl Cluster {
         let switch = control.add_switch("172.16.0.0/16")?;
         let mut cluster = Self { control, worker, clock: Clock::start(), nodes: Vec::new(), visits: 0 };
         for node in 0..nodes {
-            let id = cluster.control.add_node(&node_spec(node, None)?)?;
+            let id = cluster.control.add_node(&node_spec(node, None, Encapsulation::Udp)?)?;
             cluster.control.connect(id, 0, switch, 0)?;
             cluster.nodes.push(id);
             let lease = Some(Lease { public_ip: node_address(node), vtep: None });
