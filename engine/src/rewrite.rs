@@ -269,13 +269,14 @@ pub fn replay(
         bytes[..ethernet::HEADER_LENGTH].copy_from_slice(&adjacency.prefix[..ethernet::HEADER_LENGTH]);
         return true;
     }
-    *identification = identification.wrapping_add(1);
+    let number = identification.wrapping_add(1);
+    *identification = number;
     if prefix == UDP_PREFIX {
         bytes[..UDP_PREFIX].copy_from_slice(&adjacency.prefix[..UDP_PREFIX]);
-        tunnel::complete(&mut bytes[ethernet::HEADER_LENGTH..], *identification, verified);
+        tunnel::complete(&mut bytes[ethernet::HEADER_LENGTH..], number, verified);
     } else {
         bytes[..adjacency.prefix.len()].copy_from_slice(&adjacency.prefix);
-        tunnel::complete_vxlan(&mut bytes[ethernet::HEADER_LENGTH..], *identification);
+        tunnel::complete_vxlan(&mut bytes[ethernet::HEADER_LENGTH..], number);
     }
     true
 }

@@ -161,6 +161,8 @@ pub fn wrap(
 
 /// Completes the outer headers at the start of `bytes`, which begin as [`Outer::template`] left them and hold
 /// the inner packet behind it; `verified` says that the inner transport checksum is right.
+///
+/// Sums are made of words in the machine's byte order, which changes nothing but the sum's own (RFC 1071, 2 (B)).
 #[inline(always)]
 pub fn complete(bytes: &mut [u8], identification: u16, verified: bool) {
     let (outer, inner) = bytes.split_at_mut(OUTER_LENGTH);
@@ -171,21 +173,24 @@ pub fn complete(bytes: &mut [u8], identification: u16, verified: bool) {
     complete_header(outer, total_length, identification);
     let mut datagram = UdpDatagram::new_unchecked(&mut outer[ipv4::HEADER_LENGTH..]);
     // The length stands in the header and in the pseudo-header.
-    let sum = u64::from(datagram.checksum()) + 2 * u64::from(udp_length) + inner_sum;
+    let sum = u64::from(datagram.checksum().to_be()) + 2 * u64::from(udp_length.to_be()) + inner_sum;
     let sum = !checksum::fold(sum);
     datagram.set_length(udp_length);
     // A sum of zero is sent as all ones: zero means that there is no checksum (RFC 768).
-    datagram.set_checksum(if sum == 0 { 0xffff } else { sum });
+    datagram.set_checksum(u16::from_be(if sum == 0 { 0xffff } else { sum }));
 }
 
 /// Completes the outer IPv4 header.
 #[inline(always)]
 fn complete_header(outer: &mut [u8], total_length: u16, identification: u16) {
     let mut packet = Ipv4Packet::new_unchecked(outer);
-    let [sum, length, number] = [packet.header_checksum(), total_length, identification].map(u64::from);
+    let sum = [packet.header_checksum(), total_length, identification]
+        .map(|word| u64::from(word.to_be()))
+        .iter()
+        .sum();
     packet.set_total_length(total_length);
     packet.set_identification(identification);
-    packet.set_header_checksum(!checksum::fold(sum + length + number));
+    packet.set_header_checksum(u16::from_be(!checksum::fold(sum)));
 }
 
 /// Completes a VXLAN's outer headers as [`complete`] does those of udp. There is no UDP checksum, as from flannel's device
@@ -217,26 +222,33 @@ fn source_port(inner: &[u8]) -> u16 {
     VXLAN_SOURCES.start + (hash >> 32) as u16
 }
 
-/// Sums a whole inner packet, unfolded; a right IPv4 header sums to all ones, and so does a right transport segment with
-/// its pseudo-header.
+/// Sums a whole inner packet, unfolded, in the machine's byte order; a right IPv4 header sums to all ones, and so does a right
+/// transport segment with its pseudo-header.
 #[inline(always)]
 fn inner_sum(inner: &[u8], verified: bool) -> u64 {
+    const ICMP: u8 = 1;
+    const TCP: u8 = 6;
+    const UDP: u8 = 17;
+    let whole = || u64::from(checksum::ones_complement_sum(inner).to_be());
     let (Some(header), true) = (inner.first_chunk::<{ ipv4::HEADER_LENGTH }>(), verified) else {
-        return checksum::ones_complement_sum(inner).into();
+        return whole();
     };
     let packet = Ipv4Packet::new_unchecked(header);
-    let length = packet.total_length() - packet.header_length() as u16;
-    match packet.protocol() {
-        _ if packet.is_fragment() => checksum::ones_complement_sum(inner).into(),
-        IpProtocol::Icmp => 0xffff,
-        IpProtocol::Udp if has_no_checksum(inner, packet.header_length()) => {
-            checksum::ones_complement_sum(inner).into()
+    let (length, protocol) = (packet.header_length(), u8::from(packet.protocol()));
+    if packet.is_fragment() {
+        return whole();
+    }
+    match protocol {
+        UDP if has_no_checksum(inner, length) => whole(),
+        TCP | UDP => {
+            let addresses = u64::from(packet.source().to_bits().to_be())
+                + u64::from(packet.destination().to_bits().to_be());
+            let rest = u64::from(u16::from(protocol).to_be())
+                + u64::from((inner.len().wrapping_sub(length) as u16).to_be());
+            checksum::negative(addresses + rest)
         }
-        protocol @ (IpProtocol::Tcp | IpProtocol::Udp) => {
-            let (source, destination) = (packet.source(), packet.destination());
-            checksum::negative(checksum::wide_pseudo_header(source, destination, protocol, length))
-        }
-        IpProtocol::Unknown(_) => checksum::ones_complement_sum(inner).into(),
+        ICMP => 0xffff,
+        _ => whole(),
     }
 }
 
