@@ -236,8 +236,8 @@ pub struct Node {
 
 /// What else there is to know before a node is started.
 const NODE_HELP: &str = "\
-A node needs no privileges but what its pods need: real ones (runtimeClassName: netns) take CAP_NET_ADMIN and
-CAP_SYS_ADMIN, simulated ones nothing, --host-port takes CAP_NET_ADMIN,
+A node needs no privileges but what its pods need: real ones (runtimeClassName: netns) take uid 0 with
+CAP_SYS_ADMIN, CAP_NET_ADMIN and CAP_SYS_CHROOT, simulated ones nothing, --host-port takes CAP_NET_ADMIN,
 --uplink CAP_NET_RAW and CAP_NET_ADMIN. Pods' MTU is that of the address's interface less 28 (udp)
 or 50 (vxlan). A kernel's vxlan device is a peer; docs/topology.md shows how it is set. With host-gw there is
 no tunnel: pods have the interface's MTU, --uplink goes without saying, and a kernel with routes is a peer.

@@ -57,6 +57,8 @@ pub struct Network {
     pub publisher: Publisher,
     /// What people should know, oldest first.
     pub warnings: Vec<String>,
+    /// Whether that was said.
+    lacks_capabilities: bool,
     pool: LocalPool,
     changes: Rc<RefCell<VecDeque<Change>>>,
     kubelet: Rc<RefCell<Kubelet>>,
@@ -101,6 +103,7 @@ impl Network {
             store,
             publisher,
             warnings: Vec::new(),
+            lacks_capabilities: false,
             pool: LocalPool::new(),
             changes: Rc::default(),
             kubelet: Rc::default(),
@@ -225,6 +228,7 @@ impl Network {
                 self.kubelet.borrow_mut().adopt(pod, starts, now);
             }
             (Ok(_), _) => {}
+            (Err(error), Change::Pod(pod)) => self.give_up(pod, &error, now),
             (Err(error), _) => self.warnings.push(with_sources(&error)),
         }
         match change {

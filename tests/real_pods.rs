@@ -58,9 +58,13 @@ fn network(documents: &[&str]) -> Home {
 
 /// The directory of a pod's files.
 fn files(home: &Home, pod: &str) -> PathBuf {
+    files_of(home, "default", pod)
+}
+
+fn files_of(home: &Home, namespace: &str, pod: &str) -> PathBuf {
     let all = std::fs::read_dir(home.file("flatnet/real.pods")).unwrap();
     let mut paths = all.map(|entry| entry.unwrap().path());
-    let prefix = format!("default_{pod}_");
+    let prefix = format!("{namespace}_{pod}_");
     paths.find(|path| path.file_name().unwrap().to_str().unwrap().starts_with(&prefix)).unwrap()
 }
 
@@ -116,16 +120,15 @@ fn real_and_simulated_pods_reach_each_other_through_services_and_tunnel() {
 
 #[test]
 fn a_real_pod_has_names_an_interface_and_processes_of_its_own() {
-    let environment =
-        "      env: [{name: GREETING, value: hello there}]\n      securityContext: {runAsUser: 1234}\n";
+    let environment = "      env: [{name: GREETING, value: hello there}, {name: AGAIN, value: \"$(GREETING), $$(GREETING)\"}]\n      securityContext: {runAsUser: 1234}\n";
     let home = network(&[NODES, &pod("alone", "node-1", "exec sleep 1000", ("", environment))]);
     let says = |command: &str| {
         let output = home.command("exec alone --").args(["sh", "-c", command]).output().unwrap();
         (String::from_utf8(output.stdout).unwrap(), output.status.code())
     };
     assert_eq!(
-        says("hostname; echo $GREETING; id -u; exit 7"),
-        ("alone\nhello there\n1234\n".to_owned(), Some(7))
+        says("hostname; echo $GREETING; echo $AGAIN; id -u; exit 7"),
+        ("alone\nhello there\nhello there, $(GREETING)\n1234\n".to_owned(), Some(7))
     );
     let (hosts, _) = says("cat /etc/hosts /etc/hostname");
     assert!(hosts.contains("127.0.0.1\tlocalhost\n") && hosts.ends_with("\talone\nalone\n"), "{hosts}");
@@ -135,9 +138,10 @@ fn a_real_pod_has_names_an_interface_and_processes_of_its_own() {
         address.split('.').map(|it| format!("{:02x}", it.parse::<u8>().unwrap())).collect();
     assert_eq!(interfaces, format!("02:42:{}\n1472\neth0\nlo\n", octets.join(":")));
     let (processes, _) = says("cat /proc/1/cmdline | tr '\\0' ' '; ls -d /proc/[0-9]* | wc -l");
-    let (first, count) = processes.split_once("pause ").unwrap();
+    let (first, count) = processes.split_once("pod-init init ").unwrap();
     assert!(first.starts_with("flatnet"), "{processes}");
-    assert!(count.trim().parse::<u32>().unwrap() < 10, "only the pod's own processes: {processes}");
+    assert!(count.trim().parse::<u32>().unwrap() < 10, "only the container's own processes: {processes}");
+    assert_eq!(says("cat /proc/2/cmdline").0, "sleep\x001000\0", "the container's program is among them");
     assert_eq!(home.with_input("exec alone -- sort", "b\na\n").stdout, b"a\nb\n");
     let missing = home.run("exec alone -- no-such-program");
     assert_eq!(missing.status.code(), Some(128));
@@ -185,6 +189,82 @@ fn a_container_that_ends_starts_again_and_one_that_cannot_start_says_why() {
     home.text("down");
 }
 
+/// Who writes without end hinders nobody: not the control side, which answers at once, nor the end of a container or of the network.
+#[test]
+fn a_pod_that_writes_without_end_hinders_nobody() {
+    let never = "  restartPolicy: Never\n";
+    let home = network(&[
+        NODES,
+        &pod("left", "node-1", "yes & sleep 0.2; exit 3", (never, "")),
+        &pod(
+            "noisy",
+            "node-1",
+            "trap '' TERM; while :; do yes; done",
+            ("  terminationGracePeriodSeconds: 1\n", ""),
+        ),
+        &pod("quiet", "node-2", "exec sleep 1000", ("", "")),
+    ]);
+    await_that("the one whose child wrote on has ended", || status(&home, "left") == "Error");
+    await_that("the other is heard", || log(&home, "noisy").starts_with("stdout F y\nstdout F y\n"));
+    let fastest = (0..5).map(|_| {
+        let begin = Instant::now();
+        home.text("exec quiet -- true");
+        begin.elapsed()
+    });
+    let fastest = fastest.min().unwrap();
+    assert!(fastest < Duration::from_millis(500), "{fastest:?}");
+    let begin = Instant::now();
+    assert_eq!(home.json("down")["balances"], true);
+    assert!(begin.elapsed() >= Duration::from_secs(1), "it had a second");
+}
+
+#[test]
+fn what_a_container_leaves_behind_ends_with_it() {
+    let listen =
+        "import socket,time; s=socket.create_server(('',8000)); print('bound',flush=True); time.sleep(1000)";
+    let command = format!("python3 -c \"{listen}\" & sleep 2; exit 1");
+    let home = network(&[NODES, &pod("again", "node-1", &command, ("", ""))]);
+    let second = files(&home, "again").join("main/1.log");
+    await_that("the port is free at the next start", || {
+        std::fs::read_to_string(&second).is_ok_and(|text| text.ends_with(" stdout F bound\n"))
+    });
+    home.text("down");
+}
+
+#[test]
+fn volumes_and_files_are_for_the_pods_user() {
+    let volumes =
+        "  volumes: [{name: v, emptyDir: {}}, {name: m, emptyDir: {medium: Memory, sizeLimit: 1Mi}}]\n";
+    let of_container = "      securityContext: {runAsUser: 1234}\n      volumeMounts: [{name: v, mountPath: /mnt}, {name: m, \
+                        mountPath: /media}]\n";
+    let mut text = pod("user", "node-1", "exec sleep 1000", (volumes, of_container));
+    text = text.replace("metadata: {name: user", "metadata: {namespace: shop, name: user");
+    let home = Home::new();
+    let file = home.file("real.yaml");
+    std::fs::write(&file, [NODES, &text].concat()).unwrap();
+    // Whose files are for nobody else.
+    let up = home.command(&format!("up -d -f {}", file.display()));
+    let mut masked = std::process::Command::new("sh");
+    masked.args(["-c", "umask 077; exec \"$0\" \"$@\""]).arg(up.get_program()).args(up.get_args());
+    masked.envs(up.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = masked.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let says = |command: &str| {
+        let output = home.command("exec shop/user --").args(["sh", "-c", command]).output().unwrap();
+        (String::from_utf8(output.stdout).unwrap(), output.status.code())
+    };
+    assert_eq!(says("echo of the user > /mnt/file; cat /mnt/file").0, "of the user\n");
+    assert_eq!(says("head -c 900000 /dev/zero > /media/file && wc -c < /media/file").0, "900000\n");
+    let (said, code) = says("head -c 2000000 /dev/zero > /media/file");
+    assert!(said.contains("No space left on device") && code == Some(1), "{said}");
+    let (said, code) = says("cat /etc/hosts /etc/hostname /etc/resolv.conf");
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("search shop.svc.cluster.local svc.cluster.local cluster.local\n"), "{said}");
+    // Programs that were run besides are no starts.
+    assert!(!files_of(&home, "shop", "user").join("main/1.log").exists());
+    home.text("down");
+}
+
 #[test]
 fn nothing_is_left_when_the_network_is_killed() {
     // One program has left its parent, as daemons do.
@@ -206,7 +286,10 @@ fn nothing_is_left_when_the_network_is_killed() {
             .collect::<Vec<_>>()
     };
     let before = children();
-    assert!(before.len() >= 3, "pause, the program and the daemon: {before:?}");
+    assert!(
+        before.len() >= 5,
+        "two of the pod, two of the container, the program and the daemon: {before:?}"
+    );
     let mark = files.join("mark");
     std::fs::write(&mark, "of the first").unwrap();
     let network: i32 = home.json("status")[0]["pid"].as_i64().unwrap().try_into().unwrap();
@@ -314,7 +397,57 @@ fn a_namespace_of_somebody_else_is_a_pod_while_the_network_runs() {
     let said = home.error("link lab node-1 delay=1ms");
     assert!(said.contains("the link of lab is not simulated and cannot be changed"), "{said}");
     assert_eq!(home.json("down")["balances"], true);
-    assert_eq!(namespace.says("ip -o link").lines().count(), 1, "what was made there is gone");
+    let left = namespace.says("ip -o link");
+    assert_eq!(left.lines().count(), 1, "what was made there is gone: {left}");
+    assert!(left.contains("state DOWN"), "lo is as it was: {left}");
+}
+
+#[test]
+fn a_namespace_with_a_way_out_of_its_own_says_what_to_do_and_stays_as_it_was() {
+    let namespace = Namespace::new();
+    namespace
+        .says("ip link add d0 type veth peer name d1 && ip link set d0 up && ip route add default dev d0");
+    let attached = format!(
+        "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: lab, annotations: {{\"flatnet.dev/attach\": \"netns:{}\"}}}}\nspec: \
+         {{nodeName: node-1, containers: [{{name: c, image: flatnet/pause}}]}}\n",
+        namespace.path()
+    );
+    let home = network(&[NODES, &attached]);
+    let state = &home.json("get pods")["items"][0]["status"]["containerStatuses"][0]["state"]["waiting"];
+    assert_eq!(state["reason"], "FailedCreatePodSandBox", "{state}");
+    let message = state["message"].as_str().unwrap();
+    let expected = format!("the network namespace {} has a default route already", namespace.path());
+    assert!(message.contains(&expected) && message.contains("`ip route del default`"), "{message}");
+    let left = namespace.says("ip -o link");
+    assert!(!left.contains("eth0") && left.contains("lo: <LOOPBACK> "), "{left}");
+    home.text("down");
+}
+
+/// What namespaces and interfaces take is said once, whatever many pods lack it; simulated pods run.
+#[test]
+fn who_may_not_make_namespaces_is_told_what_is_missing_and_what_works() {
+    let home = Home::new();
+    let file = home.file("real.yaml");
+    let real = |name| pod(name, "node-1", "exec sleep 1000", ("", ""));
+    std::fs::write(&file, [NODES, &real("one"), &real("two"), SIMULATED].concat()).unwrap();
+    let up = |kept: &str| {
+        let up = home.command(&format!("up -d -f {}", file.display()));
+        let mut command = std::process::Command::new("setpriv");
+        command.arg(format!("--bounding-set=-all{kept}")).arg(up.get_program()).args(up.get_args());
+        command.envs(up.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let said = up(",+net_admin,+sys_chroot");
+    let expected = "warning: one is not simulated, for which this process lacks CAP_SYS_ADMIN; simulated pods need no capabilities\n";
+    assert_eq!(said, expected);
+    assert_eq!((&*status(&home, "two"), &*status(&home, "simulated")), ("FailedCreatePodSandBox", "Running"));
+    home.text("down");
+    assert_eq!(up(",+net_admin,+sys_chroot,+sys_admin"), "");
+    await_that("those are enough", || status(&home, "two") == "Running");
+    assert!(home.run("exec one -- true").status.success());
+    home.text("down");
 }
 
 #[test]

@@ -49,6 +49,11 @@ pub enum Start {
         /// What people should read.
         message: String,
     },
+    /// Its pod cannot be made.
+    NoPod {
+        /// What people should read.
+        message: String,
+    },
     /// It ended before it ran.
     Failed(Exit),
 }
@@ -97,6 +102,8 @@ enum State {
     Running,
     /// Its image is not known.
     NoImage(String),
+    /// Its pod is not there.
+    NoPod(String),
     /// It starts again after this wait.
     BackingOff(Duration),
     /// It ended for good.
@@ -178,6 +185,13 @@ impl Kubelet {
         self.pods.get(name).map(|life| life.view.uid.clone())
     }
 
+    /// Tells whether a pod's containers have all ended for good.
+    pub fn has_ended(&self, name: &str) -> bool {
+        self.pods
+            .get(name)
+            .is_some_and(|life| life.containers.iter().all(|tracked| tracked.state == State::Ended))
+    }
+
     /// Returns when a container is to start again.
     pub fn next(&self) -> Option<Instant> {
         self.waiting.first().map(|&(when, _, _)| when)
@@ -212,6 +226,7 @@ impl Kubelet {
         match start {
             Start::Runs => tracked.state = State::Running,
             Start::NoImage { message } => tracked.state = State::NoImage(message),
+            Start::NoPod { message } => tracked.state = State::NoPod(message),
             Start::Failed(exit) => {
                 tracked.state = State::Running;
                 self.end(name, index, exit, now);
@@ -255,7 +270,7 @@ impl Life {
         let codes = || self.containers.iter().filter_map(|tracked| tracked.last.as_ref());
         if states.clone().all(|state| *state == State::Ended) {
             if codes().all(|exit| exit.code == 0) { "Succeeded" } else { "Failed" }
-        } else if states.any(|state| matches!(state, State::NoImage(_))) {
+        } else if states.any(|state| matches!(state, State::NoImage(_) | State::NoPod(_))) {
             "Pending"
         } else {
             "Running"
@@ -271,6 +286,7 @@ impl Life {
                 (ContainerState { running, ..ContainerState::default() }, last)
             }
             State::NoImage(message) => (waiting("ImagePullBackOff", message.clone()), last),
+            State::NoPod(message) => (waiting("FailedCreatePodSandBox", message.clone()), last),
             State::BackingOff(wait) => {
                 let PodView { namespace, name, uid, .. } = &*self.view;
                 let message = format!(

@@ -76,6 +76,19 @@ impl Kernel {
         self.ask(RouteNetlinkMessage::SetLink(link), 0)
     }
 
+    /// Tells whether a link is up.
+    pub(crate) fn is_up(&mut self, index: u32) -> io::Result<bool> {
+        let mut is_up = false;
+        self.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()), |message| {
+            if let RouteNetlinkMessage::NewLink(link) = message
+                && link.header.index == index
+            {
+                is_up = link.header.flags.contains(LinkFlags::Up);
+            }
+        })?;
+        Ok(is_up)
+    }
+
     /// Gives an interface an address; so many bits of it are the network's.
     pub(crate) fn add_address(&mut self, index: u32, address: Ipv4Addr, length: u8) -> io::Result<()> {
         let mut message = AddressMessage::default();

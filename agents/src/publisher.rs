@@ -39,7 +39,8 @@ use crate::{
     pods::{PodKind, PodView, VIP_ANNOTATION},
     runtime::{
         Runtime, RuntimeError,
-        link::{LinkConfig, LinkError},
+        link::{LinkConfig, LinkError, Loopback},
+        privileges::missing_capabilities,
     },
     seed,
     volumes::{self, HostError},
@@ -73,6 +74,16 @@ pub enum PublishError {
         pod: String,
         /// The node's name.
         node: String,
+    },
+    /// A pod that is not simulated takes what this process has not.
+    #[error(
+        "{pod} is not simulated, for which this process lacks {missing}; simulated pods need no capabilities"
+    )]
+    Capabilities {
+        /// The pod, as `[NAMESPACE/]POD`.
+        pod: String,
+        /// Those that it lacks.
+        missing: String,
     },
     /// A real pod cannot be made.
     #[error("real pod {pod} cannot be made")]
@@ -188,6 +199,8 @@ pub struct Publisher {
     pub runtime: Runtime,
     /// Ports of those that were told to stop, by uid.
     stopping: BTreeMap<String, PortId>,
+    /// By uid of a pod that is attached: what is put back when it goes.
+    loopbacks: BTreeMap<String, Loopback>,
     /// What differs from perfect links, by the ends of each direction.
     links: BTreeMap<(String, String), links::Settings>,
 }
@@ -211,6 +224,7 @@ impl Publisher {
             pods: BTreeMap::new(),
             runtime: Runtime::new(directory),
             stopping: BTreeMap::new(),
+            loopbacks: BTreeMap::new(),
             links: BTreeMap::new(),
         }
     }
@@ -407,6 +421,10 @@ impl Publisher {
     fn add_pod(&mut self, view: &Arc<PodView>) -> Result<Option<Vec<Start>>, PublishError> {
         let name = objects::pod_name(&view.namespace, &view.name);
         let node = self.node_of(view, &name)?;
+        let missing = missing_capabilities(&view.kind);
+        if !missing.is_empty() {
+            return Err(PublishError::Capabilities { pod: name, missing: missing.join(" and ") });
+        }
         match &view.kind {
             PodKind::Simulated => {}
             PodKind::Real => return self.order_real_pod(view, node, name).map(|()| None),
@@ -471,6 +489,7 @@ impl Publisher {
             self.set_link_mtu(node, place.address, None);
         }
         self.missing.remove(&name);
+        self.loopbacks.remove(&view.uid);
         Ok(())
     }
 

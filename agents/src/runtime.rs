@@ -3,7 +3,10 @@
 //! The publisher asks for one when a pod is [`PodKind::Real`](crate::pods::PodKind), and looks in now and then for what
 //! became of it: nobody waits. Files, in the order of a pod's life:
 //!
+//! - `ear`: whose turn it is of those that say something;
+//! - `expand`: variables in what a container's manifest says;
 //! - `makers`: threads that make what takes the system a while;
+//! - [`privileges`]: what that takes;
 //! - [`sandbox`]: its namespaces, held by a process;
 //! - [`link`]: its eth0 in them;
 //! - [`container`]: its programs;
@@ -17,7 +20,13 @@
 //! May depend on the engine's TAP, `mio`, `rustix`, and [`crate::pods`]. Read first: the pod lifecycle of Kubernetes, "Pod
 //! termination"; namespaces(7).
 
+mod ear;
+
+mod expand;
+
 mod makers;
+
+pub mod privileges;
 
 pub mod sandbox;
 
@@ -31,23 +40,23 @@ pub mod exec;
 
 pub mod init;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::fs;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flatnet_engine::link::tap::Tap;
-use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token};
+use mio::Token;
 use rustix::process::Signal;
 use thiserror::Error;
 
 use crate::kubelet::{Exit, Start};
 use crate::pods::PodView;
 use container::Container;
+use ear::Ear;
 use exec::Exec;
 use init::{ContainerSpec, NOT_STARTED};
 use link::LinkConfig;
@@ -56,8 +65,10 @@ use sandbox::{Sandbox, SandboxError};
 
 /// Pods that ended whose logs are kept.
 const LOGS_KEPT: usize = 100;
-/// Files that are heard of at once.
-const EVENTS: usize = 256;
+/// The directories in a pod's that go with it; logs stay.
+pub const OF_A_POD: [&str; 2] = [makers::VOLUMES, sandbox::FILES];
+/// How long programs are listened to before the control thread has other things to do.
+const SHARE: Duration = Duration::from_millis(2);
 
 /// Why a real pod cannot be had.
 #[derive(Debug, Error)]
@@ -112,6 +123,8 @@ pub enum News {
 #[derive(Debug)]
 pub struct Runtime {
     directory: PathBuf,
+    /// The directory, locked: its files are of a network that runs.
+    claim: Option<File>,
     ear: Option<Ear>,
     makers: Makers,
     /// Pods that are being made, by uid.
@@ -122,33 +135,20 @@ pub struct Runtime {
     stopping: BTreeSet<String>,
     /// Files of pods that ended, the first to end first.
     ended: VecDeque<PathBuf>,
-    /// Containers that have more to say, and pods of which something ended.
-    left: BTreeSet<Owner>,
-}
-
-/// Whose file it is: a pod's, that says when all has ended, or one of the container at this place in its manifest.
-type Owner = (String, Option<usize>);
-
-/// Where the system tells of files.
-#[derive(Debug)]
-struct Ear {
-    poll: Poll,
-    events: Events,
-    owners: HashMap<Token, Owner>,
-    next: usize,
 }
 
 #[derive(Debug)]
 struct RealPod {
     view: Arc<PodView>,
     directory: PathBuf,
-    // Before the containers: when it ends, their programs have.
     sandbox: Sandbox,
     token: Token,
     volumes: BTreeMap<String, PathBuf>,
     containers: BTreeMap<usize, (Token, Container)>,
-    /// How often its containers started.
-    starts: u32,
+    /// How often each of its containers started.
+    starts: BTreeMap<usize, u32>,
+    /// How many programs were run in it besides.
+    execs: u32,
     /// When programs that were told to stop are ended.
     deadline: Option<Instant>,
 }
@@ -159,13 +159,13 @@ impl Runtime {
     pub fn new(directory: PathBuf) -> Self {
         Self {
             directory,
+            claim: None,
             ear: None,
             makers: Makers::default(),
             making: BTreeSet::new(),
             pods: BTreeMap::new(),
             stopping: BTreeSet::new(),
             ended: VecDeque::new(),
-            left: BTreeSet::new(),
         }
     }
 
@@ -214,7 +214,8 @@ impl Runtime {
             token,
             volumes,
             containers: BTreeMap::new(),
-            starts: 0,
+            starts: BTreeMap::new(),
+            execs: 0,
             deadline: None,
         };
         self.pods.insert(view.uid.clone(), pod);
@@ -242,8 +243,9 @@ impl Runtime {
         fs::create_dir_all(&state).map_err(|error| format!("{}: {error}", state.display()))?;
         let holder = (pod.sandbox.holder, &*state);
         let spec = container::spec(container, pod.view.security.as_ref(), &pod.volumes, holder)?;
-        let log = state.join(format!("{}.log", pod.starts));
-        pod.starts += 1;
+        let starts = pod.starts.entry(index).or_default();
+        let log = state.join(format!("{starts}.log"));
+        *starts += 1;
         let started = Container::start(&spec, &container.name, log).map_err(|error| error.to_string())?;
         let ear = self.ear.as_mut().ok_or("the pod is gone")?;
         let token =
@@ -252,19 +254,20 @@ impl Runtime {
         Ok(())
     }
 
-    /// Starts a program in a pod, as its first container would.
+    /// Starts a program in a pod, as its first container would, and among that one's processes while it runs.
     ///
     /// # Errors
     /// Why not, for people.
     pub fn exec(&mut self, uid: &str, command: Vec<String>) -> Result<Exec, String> {
         let pod = self.pods.get_mut(uid).ok_or("the pod is gone")?;
         let first = pod.view.containers.first().ok_or("the pod has no container")?;
-        let state = pod.directory.join(format!(".exec-{}", pod.starts));
-        pod.starts += 1;
+        let state = pod.directory.join(format!(".exec-{}", pod.execs));
+        pod.execs += 1;
         fs::create_dir_all(&state).map_err(|error| format!("{}: {error}", state.display()))?;
         let holder = (pod.sandbox.holder, &*state);
         let spec = container::spec(first, pod.view.security.as_ref(), &pod.volumes, holder)?;
-        Exec::start(&ContainerSpec { command, reads: true, ..spec }).map_err(|error| error.to_string())
+        let joins = pod.containers.get(&0).map(|(_, running)| running.state().to_owned());
+        Exec::start(&ContainerSpec { command, reads: true, joins, ..spec }).map_err(|error| error.to_string())
     }
 
     /// Tells a pod's programs to stop; those that have not when its time is over are ended.
@@ -292,12 +295,15 @@ impl Runtime {
     /// Takes what became of the pods since the last call.
     pub fn take_news(&mut self) -> Vec<News> {
         let Some(ear) = &mut self.ear else { return Vec::new() };
-        ear.hear(&mut self.left);
-        let mut news = Vec::new();
-        for (uid, index) in std::mem::take(&mut self.left) {
+        ear.hear();
+        let (mut news, end) = (Vec::new(), Instant::now() + SHARE);
+        while let Some((uid, index)) = self.ear.as_mut().and_then(Ear::take_next) {
             match index {
                 Some(index) => news.extend(self.look_at_container(uid, index)),
                 None => news.extend(self.look_at_pod(uid)),
+            }
+            if Instant::now() >= end {
+                break;
             }
         }
         for uid in self.stopping.clone() {
@@ -307,40 +313,45 @@ impl Runtime {
     }
 
     fn look_at_container(&mut self, uid: String, index: usize) -> Option<News> {
-        let pod = self.pods.get_mut(&uid)?;
+        let (pod, ear) = (self.pods.get_mut(&uid)?, self.ear.as_mut()?);
         let (token, container) = pod.containers.get_mut(&index)?;
         let Some(exit) = container.look() else {
             if container.has_more() {
-                self.left.insert((uid, Some(index)));
+                ear.look_again((uid, Some(index)));
             }
             return None;
         };
-        if let Some(ear) = &mut self.ear {
-            ear.owners.remove(token);
-        }
+        ear.forget(*token);
         let (_, container) = pod.containers.remove(&index)?;
-        let is_news = pod.deadline.is_none();
+        // With the pod all end.
+        let is_news = pod.deadline.is_none() && !pod.sandbox.has_ended();
         is_news.then(|| News::Ended { pod: Arc::clone(&pod.view), container: container.name.clone(), exit })
     }
 
     fn look_at_pod(&mut self, uid: String) -> Option<News> {
         let pod = self.pods.get_mut(&uid)?;
-        if pod.deadline.is_some_and(|deadline| pod.containers.is_empty() || deadline <= Instant::now()) {
-            // That takes the system a while, for many pods no longer than for one.
-            pod.sandbox.end();
+        let has_ended = pod.sandbox.has_ended();
+        if has_ended || pod.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            pod.containers.values_mut().for_each(|(_, container)| container.kill());
         }
-        if !pod.sandbox.has_ended() {
+        if !has_ended || !pod.containers.is_empty() {
+            if pod.deadline.is_some() && pod.containers.is_empty() {
+                // That takes the system a while, for many pods no longer than for one.
+                pod.sandbox.end();
+            }
+            if has_ended {
+                self.stopping.insert(uid);
+            }
             return None;
         }
         let pod = self.pods.remove(&uid)?;
         self.stopping.remove(&uid);
         if let Some(ear) = &mut self.ear {
-            let tokens = pod.containers.values().map(|(token, _)| token).chain([&pod.token]);
-            tokens.for_each(|token| drop(ear.owners.remove(token)));
+            ear.forget(pod.token);
         }
         let view = Arc::clone(&pod.view);
         let (directory, was_told) = (pod.directory.clone(), pod.deadline.is_some());
-        // Its processes end first: nothing is written any more then.
+        // The one that waits for it is buried first.
         drop(pod);
         self.forget_files(directory);
         Some(if was_told { News::Stopped { pod: view } } else { News::Died { pod: view } })
@@ -349,7 +360,7 @@ impl Runtime {
     /// Removes the files of a pod that ended but for its logs, and those of the one that ended first of many.
     fn forget_files(&mut self, directory: PathBuf) {
         // What cannot be removed is in nobody's way.
-        for name in [makers::VOLUMES, sandbox::FILES] {
+        for name in OF_A_POD {
             let _ = fs::remove_dir_all(directory.join(name));
         }
         self.ended.push_back(directory);
@@ -367,34 +378,11 @@ impl Runtime {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 Ok(()) | Err(_) => {}
             }
-            let (poll, events) = (Poll::new()?, Events::with_capacity(EVENTS));
-            self.ear = Some(Ear { poll, events, owners: HashMap::new(), next: 0 });
+            fs::create_dir_all(&self.directory)?;
+            let claim = File::open(&self.directory)?;
+            claim.lock()?;
+            (self.ear, self.claim) = (Some(Ear::new()?), Some(claim));
         }
         self.ear.as_mut().ok_or_else(|| io::ErrorKind::NotFound.into())
-    }
-}
-
-impl Ear {
-    /// Watches files of one owner.
-    fn watch<'a>(
-        &mut self,
-        files: impl IntoIterator<Item = BorrowedFd<'a>>,
-        owner: Owner,
-    ) -> io::Result<Token> {
-        let token = Token(self.next);
-        self.next += 1;
-        for file in files {
-            self.poll.registry().register(&mut SourceFd(&file.as_raw_fd()), token, Interest::READABLE)?;
-        }
-        self.owners.insert(token, owner);
-        Ok(token)
-    }
-
-    /// Adds those of whose files there is something.
-    fn hear(&mut self, heard: &mut BTreeSet<Owner>) {
-        // A signal ends the look, which is no fault.
-        if self.poll.poll(&mut self.events, Some(Duration::ZERO)).is_ok() {
-            heard.extend(self.events.iter().filter_map(|event| self.owners.get(&event.token()).cloned()));
-        }
     }
 }

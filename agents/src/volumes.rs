@@ -67,6 +67,13 @@ fn memory_source(memory: &core::EmptyDirVolumeSource) -> Result<Source, SourceEr
     }
 }
 
+/// Says whether an `emptyDir` is to be memory, and for how many octets if it says: in a real pod it is a directory otherwise.
+#[must_use]
+pub fn memory(volume: &core::Volume) -> Option<Option<usize>> {
+    let memory = volume.empty_dir.as_ref().filter(|memory| memory.medium.as_deref() == Some("Memory"))?;
+    Some(memory.size_limit.as_ref().and_then(|limit| octets(&limit.0)))
+}
+
 fn host_source(host: &core::HostPathVolumeSource) -> Result<Source, SourceError> {
     let path = host.path.clone();
     if !path.starts_with('/') {

@@ -5,10 +5,12 @@
 //!
 //! May depend on agents and engine. Read first: `agents/src/kubelet.rs`.
 
+use std::sync::Arc;
+
 use flatnet_agents::kubelet::{Exit, Start};
 use flatnet_agents::objects::pod_name;
 use flatnet_agents::pods::PodView;
-use flatnet_agents::publisher::{MadePod, Place};
+use flatnet_agents::publisher::{MadePod, Place, PublishError};
 use flatnet_agents::runtime::News;
 use flatnet_engine::clock::Instant;
 use flatnet_engine::pod::ContainerState;
@@ -56,6 +58,11 @@ impl Network {
         self.kubelet.borrow().uid(name).filter(|uid| self.publisher.runtime.has(uid))
     }
 
+    /// Tells whether a pod, `[NAMESPACE/]POD`, has ended for good.
+    pub fn has_ended(&self, pod: &str) -> bool {
+        self.kubelet.borrow().has_ended(pod)
+    }
+
     /// Takes what became of real pods; tells whether there was anything.
     pub fn take_runtime_news(&mut self, now: Instant) -> bool {
         let made = self.publisher.take_made_pods();
@@ -66,7 +73,7 @@ impl Network {
                     self.warn_of_starts(&pod, &starts);
                     self.kubelet.borrow_mut().adopt(&pod, starts, now);
                 }
-                Err(error) => self.warnings.push(with_sources(&error)),
+                Err(error) => self.give_up(&pod, &error, now),
             }
         }
         let news = match self.publisher.take_runtime_news() {
@@ -121,11 +128,30 @@ impl Network {
         any
     }
 
+    /// Says why a pod is not there, here and in its status.
+    pub(super) fn give_up(&mut self, pod: &Arc<PodView>, error: &PublishError, now: Instant) {
+        let message = with_sources(error);
+        let name = pod_name(&pod.namespace, &pod.name);
+        if self.kubelet.borrow().uid(&name).as_ref() == Some(&pod.uid) {
+            // It was said; what changed is its status.
+            return;
+        }
+        let starts = pod.containers.iter().map(|_| Start::NoPod { message: message.clone() }).collect();
+        self.kubelet.borrow_mut().adopt(pod, starts, now);
+        // What this process lacks it lacks for all of them.
+        let lacks = matches!(error, PublishError::Capabilities { .. });
+        if !lacks || !std::mem::replace(&mut self.lacks_capabilities, true) {
+            self.warnings.push(message);
+        }
+    }
+
     pub(super) fn warn_of_starts(&mut self, pod: &PodView, starts: &[Start]) {
         for (container, start) in pod.containers.iter().zip(starts) {
             let message = match start {
                 Start::Runs => continue,
-                Start::NoImage { message } | Start::Failed(Exit { message, .. }) => message,
+                Start::NoImage { message }
+                | Start::NoPod { message }
+                | Start::Failed(Exit { message, .. }) => message,
             };
             let pod = pod_name(&pod.namespace, &pod.name);
             self.warnings.push(format!("{pod}: container {} does not start: {message}", container.name));

@@ -138,6 +138,10 @@ fn a_container_that_cannot_start_says_why_and_tries_again_if_that_may_help() {
     let kubelet = adopted(&pod, &[Start::Runs, unknown]);
     assert_eq!(seen(&kubelet, &pod), "Pending False runs*0 ImagePullBackOff*0");
     assert_eq!(kubelet.next(), None);
+    let unmade = Start::NoPod { message: "no namespaces".into() };
+    let kubelet = adopted(&pod, &[unmade.clone(), unmade]);
+    assert_eq!(seen(&kubelet, &pod), "Pending False FailedCreatePodSandBox*0 FailedCreatePodSandBox*0");
+    assert_eq!(kubelet.next(), None);
 }
 
 #[test]

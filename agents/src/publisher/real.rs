@@ -124,12 +124,14 @@ impl Publisher {
         attachment: &Attachment,
     ) -> Result<Vec<Start>, PublishError> {
         let config = self.link_config(view, node);
-        let tap = match attachment {
-            Attachment::Tap(tap) => link::of_tap(tap),
-            Attachment::Namespace(path) => link::make(path, &config),
+        let attached = match attachment {
+            Attachment::Tap(tap) => link::of_tap(tap).map(|tap| (tap, None)),
+            Attachment::Namespace(path) => link::attach(path, &config),
         };
-        let tap = tap.map_err(|source| PublishError::Attach { pod: name.clone(), source })?;
+        let (tap, loopback) =
+            attached.map_err(|source| PublishError::Attach { pod: name.clone(), source })?;
         self.attach_tap(view, (node, name), config.mac, tap)?;
+        self.loopbacks.extend(loopback.map(|loopback| (view.uid.clone(), loopback)));
         Ok(view.containers.iter().map(|_| Start::Runs).collect())
     }
 

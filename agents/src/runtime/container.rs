@@ -3,20 +3,21 @@
 //! [`super::Runtime`] starts one and hears of it by its files. Invariants: nothing here waits for a program; what it wrote before it
 //! ended is in its log before its end is told.
 //!
-//! May depend on [`super::init`] and [`super::output`]. Read first: `init.rs`.
+//! May depend on `expand`, [`super::init`] and [`super::output`]. Read first: `init.rs`.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::process::{Child, ExitStatus};
 
 use k8s_openapi::api::core::v1::{self as core, PodSecurityContext};
 use rustix::io::{Errno, ioctl_fionbio};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::init::{Bind, ContainerSpec, FAILURE_FILE, PROCESS_FILE, Role, left};
+use super::expand::expand;
+use super::init::{Bind, ContainerSpec, FAILURE_FILE, INIT_FILE, PROCESS_FILE, Process, Role, left, look_up};
 use super::output::{Log, Stream};
 use super::sandbox;
 use crate::kubelet::{Exit, KILLED};
@@ -24,7 +25,9 @@ use crate::kubelet::{Exit, KILLED};
 /// Where programs are looked for when a container does not say.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Octets that are read of a stream before others have their turn.
-const READ_LIMIT: usize = 1 << 20;
+const READ_LIMIT: usize = 8 << 10;
+/// Octets that are read after the end: more than pipes hold, unless a program of another pod writes on.
+const REST_LIMIT: usize = 1 << 20;
 
 /// A container of a real pod.
 #[derive(Debug)]
@@ -35,6 +38,10 @@ pub struct Container {
     state: PathBuf,
     log: Log,
     has_more: bool,
+    /// How its program ended, and how many octets may still be read of what it wrote.
+    ended: Option<(ExitStatus, usize)>,
+    /// Whether its processes were ended.
+    killed: bool,
     /// Readable when the program has ended.
     end: OwnedFd,
 }
@@ -45,7 +52,7 @@ impl Container {
     /// # Errors
     /// The system's.
     pub fn start(spec: &ContainerSpec, name: &str, log: PathBuf) -> io::Result<Self> {
-        for file in [PROCESS_FILE, FAILURE_FILE] {
+        for file in [PROCESS_FILE, INIT_FILE, FAILURE_FILE] {
             match fs::remove_file(spec.state.join(file)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 Ok(()) | Err(_) => {}
@@ -56,7 +63,8 @@ impl Container {
         streams(&child).try_for_each(|stream| ioctl_fionbio(stream, true))?;
         let id = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::NotFound)?;
         let end = pidfd_open(id, PidfdFlags::empty())?;
-        Ok(Self { name: name.to_owned(), child, state: spec.state.clone(), log, has_more: false, end })
+        let (name, state) = (name.to_owned(), spec.state.clone());
+        Ok(Self { name, child, state, log, has_more: false, ended: None, killed: false, end })
     }
 
     /// Lists the files that can be read from when it says something or has ended.
@@ -64,14 +72,18 @@ impl Container {
         streams(&self.child).chain([self.end.as_fd()])
     }
 
-    /// Takes what it says, and how it ended, if it did.
+    /// Takes some of what it says, and how it ended, if it did and has nothing more to say.
     pub fn look(&mut self) -> Option<Exit> {
         // Before it listens: what was said before the end is heard.
-        let status = self.child.try_wait().ok().flatten();
-        self.listen();
-        let status = status?;
-        while self.has_more {
-            self.listen();
+        if self.ended.is_none() {
+            self.ended = self.child.try_wait().ok().flatten().map(|status| (status, REST_LIMIT));
+        }
+        let heard = self.listen();
+        self.has_more = heard > 0;
+        let (status, rest) = self.ended.as_mut()?;
+        *rest = rest.saturating_sub(heard);
+        if self.has_more && *rest > 0 {
+            return None;
         }
         // A full disk costs the last line.
         let _ = self.log.end();
@@ -85,16 +97,29 @@ impl Container {
         self.has_more
     }
 
-    fn listen(&mut self) {
+    /// Takes what it says, of each stream some; returns how many octets that were.
+    fn listen(&mut self) -> usize {
         let Self { child, log, .. } = self;
-        let output = child.stdout.as_mut().is_some_and(|output| take(output, Stream::Stdout, log));
-        let errors = child.stderr.as_mut().is_some_and(|errors| take(errors, Stream::Stderr, log));
-        self.has_more = output || errors;
+        let output = child.stdout.as_mut().map_or(0, |output| take(output, Stream::Stdout, log));
+        output + child.stderr.as_mut().map_or(0, |errors| take(errors, Stream::Stderr, log))
     }
 
     /// Sends its program a signal; one that has not begun yet is ended.
     pub fn signal(&mut self, kind: Signal) {
-        signal(&mut self.child, &self.state, kind);
+        signal(&mut self.child, (&self.state, PROCESS_FILE), kind);
+    }
+
+    /// Ends all of its processes; [`Container::look`] says when they have.
+    pub fn kill(&mut self) {
+        if !std::mem::replace(&mut self.killed, true) {
+            signal(&mut self.child, (&self.state, INIT_FILE), Signal::KILL);
+        }
+    }
+
+    /// Returns the directory that says which of its processes is the first.
+    #[must_use]
+    pub fn state(&self) -> &Path {
+        &self.state
     }
 }
 
@@ -103,21 +128,20 @@ pub(super) fn streams(child: &Child) -> impl Iterator<Item = BorrowedFd<'_>> {
     [child.stdout.as_ref().map(AsFd::as_fd), child.stderr.as_ref().map(AsFd::as_fd)].into_iter().flatten()
 }
 
-/// Sends a signal to the program beside a process of ours; one that has not begun yet is ended.
-pub(super) fn signal(child: &mut Child, state: &Path, kind: Signal) {
-    let program = left(state, PROCESS_FILE).and_then(|text| text.parse().ok()).and_then(Pid::from_raw);
-    let program = program.map(|id| pidfd_open(id, PidfdFlags::empty()));
-    // As long as that process is there the number was the program's when it was opened.
+/// Sends a signal to a process that one of ours has the number of in a file; one that has not begun yet is ended.
+pub(super) fn signal(child: &mut Child, (state, file): (&Path, &str), kind: Signal) {
+    let process = look_up(state, file);
+    // Its file is right as long as the one that writes it is there.
     if child.try_wait().is_ok_and(|status| status.is_some()) {
         return;
     }
-    match program {
-        Some(Ok(program)) => {
+    match process {
+        Process::Runs(process) => {
             // It may have ended meanwhile.
-            let _ = pidfd_send_signal(program, kind);
+            let _ = pidfd_send_signal(process, kind);
         }
-        Some(Err(_)) => {}
-        None => {
+        Process::Ended => {}
+        Process::NotYet => {
             let _ = child.kill();
         }
     }
@@ -125,27 +149,26 @@ pub(super) fn signal(child: &mut Child, state: &Path, kind: Signal) {
 
 impl Drop for Container {
     fn drop(&mut self) {
-        // Its program is ended with the pod; this is the process beside it.
+        // With the process beside the program its others end.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Reads a stream until it has nothing more to say just now; true when it may.
-fn take(stream: &mut impl Read, kind: Stream, log: &mut Log) -> bool {
-    let mut buffer = vec![0; 64 << 10];
-    for _ in 0..READ_LIMIT / buffer.len() {
+/// Takes some of what a stream says; returns how many octets, none when it has nothing to say just now or any more.
+fn take(stream: &mut impl Read, kind: Stream, log: &mut Log) -> usize {
+    let mut buffer = [0; READ_LIMIT];
+    loop {
         match stream.read(&mut buffer) {
-            Ok(0) => return false,
             Ok(length) => {
                 // A full disk costs what was said, not the program.
                 let _ = log.take(kind, &buffer[..length]);
+                return length;
             }
             Err(error) if error.raw_os_error() == Some(Errno::INTR.raw_os_error()) => {}
-            Err(_) => return false,
+            Err(_) => return 0,
         }
     }
-    true
 }
 
 /// Describes a container of a manifest; `volumes` says where each of the pod's is.
@@ -158,19 +181,21 @@ pub fn spec(
     volumes: &BTreeMap<String, PathBuf>,
     (holder, state): (i32, &Path),
 ) -> Result<ContainerSpec, String> {
-    let words = container.command.iter().flatten().chain(container.args.iter().flatten());
-    let command: Vec<String> = words.cloned().collect();
-    if command.is_empty() {
-        return Err("a real pod's container needs a command: there is no image to take one from".to_owned());
-    }
-    let mut environment = vec![("PATH".to_owned(), DEFAULT_PATH.to_owned())];
+    let mut environment = Vec::new();
     for variable in container.env.iter().flatten() {
-        let value = variable.value.clone();
         if variable.value_from.is_some() {
             return Err(format!("env {}: valueFrom is not supported", variable.name));
         }
-        environment.push((variable.name.clone(), value.unwrap_or_default()));
+        let value = expand(variable.value.as_deref().unwrap_or_default(), &environment);
+        environment.push((variable.name.clone(), value));
     }
+    let words = container.command.iter().flatten().chain(container.args.iter().flatten());
+    let command: Vec<String> = words.map(|word| expand(word, &environment)).collect();
+    if command.is_empty() {
+        return Err("a real pod's container needs a command: there is no image to take one from".to_owned());
+    }
+    // What the manifest says comes after it, and instead of it.
+    environment.insert(0, ("PATH".to_owned(), DEFAULT_PATH.to_owned()));
     let mut mounts = Vec::new();
     for mount in container.volume_mounts.iter().flatten() {
         let source = volumes.get(&mount.name).ok_or_else(|| format!("volume {} is not there", mount.name))?;
@@ -185,6 +210,7 @@ pub fn spec(
     let number = |id: Option<i64>| id.and_then(|id| u32::try_from(id).ok());
     Ok(ContainerSpec {
         sandbox: holder,
+        joins: None,
         command,
         environment,
         reads: false,

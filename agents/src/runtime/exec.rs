@@ -16,7 +16,7 @@ use rustix::io::ioctl_fionbio;
 use rustix::process::Signal;
 
 use super::container::{signal, streams};
-use super::init::{ContainerSpec, FAILURE_FILE, Role, left};
+use super::init::{ContainerSpec, FAILURE_FILE, PROCESS_FILE, Role, left};
 use super::sandbox;
 use crate::kubelet::KILLED;
 
@@ -95,7 +95,7 @@ impl Exec {
 
     /// Ends it as Ctrl-C does.
     pub fn interrupt(&mut self) {
-        signal(&mut self.child, &self.state, Signal::INT);
+        signal(&mut self.child, (&self.state, PROCESS_FILE), Signal::INT);
     }
 
     fn feed(&mut self) {
@@ -118,7 +118,7 @@ impl Exec {
 
 impl Drop for Exec {
     fn drop(&mut self) {
-        signal(&mut self.child, &self.state, Signal::KILL);
+        signal(&mut self.child, (&self.state, PROCESS_FILE), Signal::KILL);
         let _ = self.child.kill();
         let _ = self.child.wait();
         let _ = fs::remove_dir_all(&self.state);

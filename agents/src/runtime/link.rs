@@ -56,6 +56,18 @@ pub enum LinkError {
         #[source]
         source: io::Error,
     },
+    /// All else goes another way already.
+    #[error(
+        "the network namespace {} has a default route already, but Services and pods of other nodes are reached by {gateway}: remove it \
+         there (`ip route del default`)",
+        path.display()
+    )]
+    Routed {
+        /// Its file.
+        path: PathBuf,
+        /// The node.
+        gateway: Ipv4Addr,
+    },
     /// The TAP cannot be had.
     #[error(transparent)]
     Tap(#[from] TapError),
@@ -110,22 +122,65 @@ fn is_tap(index: u32) -> io::Result<bool> {
 /// # Errors
 /// [`LinkError`].
 pub fn make(namespace: &Path, config: &LinkConfig) -> Result<Tap, LinkError> {
-    // A thread of its own enters: nobody else's next socket may be made there.
-    thread::scope(|scope| {
-        let made = scope.spawn(|| {
-            enter(namespace)?;
-            let tap = Tap::open(INTERFACE)?;
-            configure(config)?;
-            Ok(tap)
-        });
-        made.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    let made = within(&open(namespace)?, || {
+        let tap = Tap::open(INTERFACE)?;
+        configure(config)?;
+        Ok(tap)
+    });
+    made.map_err(|error| match error {
+        LinkError::Namespace { source, .. } => LinkError::Namespace { path: namespace.to_owned(), source },
+        LinkError::Routed { gateway, .. } => LinkError::Routed { path: namespace.to_owned(), gateway },
+        LinkError::Tap(_) | LinkError::Set { .. } => error,
     })
 }
 
-fn enter(path: &Path) -> Result<(), LinkError> {
-    let entered = File::open(path)
-        .and_then(|file| Ok(move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?));
-    entered.map_err(|source| LinkError::Namespace { path: path.to_owned(), source })
+/// Makes a pod's eth0 in a network namespace that is somebody else's; its `lo` is as it was when the second value is dropped.
+///
+/// # Errors
+/// [`LinkError`].
+pub fn attach(namespace: &Path, config: &LinkConfig) -> Result<(Tap, Option<Loopback>), LinkError> {
+    let file = open(namespace)?;
+    let set = |source| LinkError::Set { what: "lo", source };
+    let was_up = within(&file, || {
+        let lo = index("lo").map_err(set)?;
+        Kernel::open().and_then(|mut kernel| kernel.is_up(lo)).map_err(set)
+    })?;
+    let loopback = (!was_up).then_some(Loopback(file));
+    Ok((make(namespace, config)?, loopback))
+}
+
+/// The network namespace of somebody else whose `lo` was down.
+#[derive(Debug)]
+pub struct Loopback(File);
+
+impl Drop for Loopback {
+    fn drop(&mut self) {
+        // Where that fails it stays up, and works.
+        let _ = within(&self.0, || {
+            let down = index("lo")
+                .and_then(|lo| Kernel::open()?.set_link(lo, (LinkFlags::empty(), LinkFlags::Up), Vec::new()));
+            down.map_err(|source| LinkError::Set { what: "lo", source })
+        });
+    }
+}
+
+fn open(path: &Path) -> Result<File, LinkError> {
+    File::open(path).map_err(|source| LinkError::Namespace { path: path.to_owned(), source })
+}
+
+/// Does something in a network namespace: in a thread of its own, since nobody else's next socket may be made there.
+fn within<R: Send>(
+    namespace: &File,
+    work: impl FnOnce() -> Result<R, LinkError> + Send,
+) -> Result<R, LinkError> {
+    thread::scope(|scope| {
+        let done = scope.spawn(|| {
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+                .map_err(|error| LinkError::Namespace { path: PathBuf::new(), source: error.into() })?;
+            work()
+        });
+        done.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 fn configure(config: &LinkConfig) -> Result<(), LinkError> {
@@ -145,7 +200,12 @@ fn configure(config: &LinkConfig) -> Result<(), LinkError> {
     let LinkConfig { address, prefix_length, .. } = *config;
     kernel.add_address(eth0, address, prefix_length).map_err(set("the address of eth0"))?;
     if let Some(gateway) = config.gateway {
-        kernel.add_default_route(gateway).map_err(set("the default route"))?;
+        kernel.add_default_route(gateway).map_err(|source| {
+            if source.kind() == io::ErrorKind::AlreadyExists {
+                return LinkError::Routed { path: PathBuf::new(), gateway };
+            }
+            LinkError::Set { what: "the default route", source }
+        })?;
     }
     Ok(())
 }

@@ -6,8 +6,9 @@
 //! May depend on [`super::sandbox`].
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -23,6 +24,8 @@ use crate::volumes::{self, HostKind, Source};
 
 /// The directory in a pod's that its `emptyDir` volumes are in; no container can have such a name.
 pub(super) const VOLUMES: &str = ".volumes";
+/// Whoever a container runs as may write an `emptyDir`, as in Kubernetes.
+const EMPTY_DIR_MODE: u32 = 0o777;
 /// Threads: more than cores, since much of it is waiting for the system.
 const MAKERS: usize = 8;
 
@@ -105,7 +108,7 @@ fn make(order: &Order) -> Result<Made, RuntimeError> {
     let Order { view, config, directory } = order;
     fs::create_dir_all(directory).map_err(|source| RuntimeError::File { path: directory.clone(), source })?;
     let volumes = volumes_of(view, directory)?;
-    let (sandbox, tap) = Sandbox::make(directory, &view.name, config)?;
+    let (sandbox, tap) = Sandbox::make(directory, view, config)?;
     Ok(Made { directory: directory.clone(), volumes, sandbox, tap })
 }
 
@@ -116,7 +119,13 @@ fn volumes_of(view: &PodView, directory: &Path) -> Result<BTreeMap<String, PathB
         let name = volume.name.clone();
         let failed = |why: String| RuntimeError::Volume { name: name.clone(), why };
         let path = match volumes::source(volume).map_err(|(_, why)| failed(why))? {
-            Source::Memory { .. } => directory.join(VOLUMES).join(&name),
+            Source::Memory { .. } => {
+                let path = directory.join(VOLUMES).join(&name);
+                let made = fs::create_dir_all(&path)
+                    .and_then(|()| fs::set_permissions(&path, Permissions::from_mode(EMPTY_DIR_MODE)));
+                made.map_err(|error| failed(format!("{}: {error}", path.display())))?;
+                path
+            }
             Source::Host { path, kind: HostKind::DirectoryOrEmpty } => path.into(),
             Source::Host { path, .. } => {
                 fs::symlink_metadata(&path).map_err(|error| failed(format!("{path}: {error}")))?;

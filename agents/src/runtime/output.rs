@@ -38,6 +38,8 @@ pub struct Log {
     limit: u64,
     /// What of a line has come, by stream.
     begun: [Vec<u8>; 2],
+    /// Entries that are not in the file yet: many short lines are one write.
+    pending: Vec<u8>,
 }
 
 impl Log {
@@ -52,7 +54,7 @@ impl Log {
     fn with_limit(path: PathBuf, limit: u64) -> io::Result<Self> {
         let file = File::options().append(true).create(true).open(&path)?;
         let written = file.metadata()?.len();
-        Ok(Self { path, file, written, limit, begun: Default::default() })
+        Ok(Self { path, file, written, limit, begun: Default::default(), pending: Vec::new() })
     }
 
     /// Takes what a stream said.
@@ -60,6 +62,7 @@ impl Log {
     /// # Errors
     /// The system's, when the disk takes no more; what was said is lost then.
     pub fn take(&mut self, stream: Stream, said: &[u8]) -> io::Result<()> {
+        let head = head(stream);
         let mut line = std::mem::take(&mut self.begun[stream as usize]);
         for part in said.split_inclusive(|&byte| byte == b'\n') {
             line.extend_from_slice(part);
@@ -68,16 +71,16 @@ impl Log {
                 line.pop();
             }
             while line.len() > ENTRY_LIMIT {
-                self.entry(stream, 'P', &line[..ENTRY_LIMIT])?;
+                self.entry(&head, b'P', &line[..ENTRY_LIMIT])?;
                 line.drain(..ENTRY_LIMIT);
             }
             if whole {
-                self.entry(stream, 'F', &line)?;
+                self.entry(&head, b'F', &line)?;
                 line.clear();
             }
         }
         self.begun[stream as usize] = line;
-        Ok(())
+        self.flush()
     }
 
     /// Writes what of a line has come when no more will.
@@ -88,25 +91,28 @@ impl Log {
         for stream in [Stream::Stdout, Stream::Stderr] {
             let line = std::mem::take(&mut self.begun[stream as usize]);
             if !line.is_empty() {
-                self.entry(stream, 'P', &line)?;
+                self.entry(&head(stream), b'P', &line)?;
             }
+        }
+        self.flush()
+    }
+
+    fn entry(&mut self, head: &[u8], tag: u8, text: &[u8]) -> io::Result<()> {
+        if self.written >= self.limit {
+            self.flush()?;
+            self.rotate()?;
+        }
+        self.written += (head.len() + 1 + 1 + text.len() + 1) as u64;
+        for piece in [head, &[tag, b' '], text, b"\n"] {
+            self.pending.extend_from_slice(piece);
         }
         Ok(())
     }
 
-    fn entry(&mut self, stream: Stream, tag: char, text: &[u8]) -> io::Result<()> {
-        if self.written >= self.limit {
-            self.rotate()?;
-        }
-        let name = match stream {
-            Stream::Stdout => "stdout",
-            Stream::Stderr => "stderr",
-        };
-        let mut entry = format!("{:.9} {name} {tag} ", now()).into_bytes();
-        entry.extend_from_slice(text);
-        entry.push(b'\n');
-        self.written += entry.len() as u64;
-        self.file.write_all(&entry)
+    fn flush(&mut self) -> io::Result<()> {
+        let written = self.file.write_all(&self.pending);
+        self.pending.clear();
+        written
     }
 
     fn rotate(&mut self) -> io::Result<()> {
@@ -121,6 +127,15 @@ impl Log {
         self.written = 0;
         Ok(())
     }
+}
+
+/// What all entries begin with that come at once: time and stream.
+fn head(stream: Stream) -> Vec<u8> {
+    let name = match stream {
+        Stream::Stdout => "stdout",
+        Stream::Stderr => "stderr",
+    };
+    format!("{:.9} {name} ", now()).into_bytes()
 }
 
 fn now() -> Timestamp {

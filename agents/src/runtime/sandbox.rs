@@ -4,9 +4,10 @@
 //!
 //! May depend on [`super::init`] and [`super::link`]. Read first: `init.rs`.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Stdio};
 
@@ -17,12 +18,14 @@ use thiserror::Error;
 
 use super::init::{Role, SandboxSpec};
 use super::link::{self, LinkConfig, LinkError};
-
-/// Where a pod's `resolv.conf` has names looked for; there is no name server yet.
-const SEARCH: &str = "search default.svc.cluster.local svc.cluster.local cluster.local";
+use super::makers::VOLUMES;
+use crate::pods::PodView;
+use crate::volumes;
 
 /// The directory in a pod's that has what it sees in its /etc; no container can have such a name.
 pub const FILES: &str = ".etc";
+/// Whoever a container runs as may read those.
+const FILE_MODE: u32 = 0o644;
 
 /// Why a real pod is not there.
 #[derive(Debug, Error)]
@@ -59,11 +62,12 @@ impl Sandbox {
     ///
     /// # Errors
     /// [`SandboxError`].
-    pub fn make(directory: &Path, hostname: &str, config: &LinkConfig) -> Result<(Self, Tap), SandboxError> {
+    pub fn make(directory: &Path, view: &PodView, config: &LinkConfig) -> Result<(Self, Tap), SandboxError> {
         let failed = |source| SandboxError::System { path: directory.to_owned(), source };
         let files = directory.join(FILES);
-        write_files(&files, hostname, config).map_err(failed)?;
-        let spec = SandboxSpec { hostname: hostname.to_owned(), files };
+        write_files(&files, view, config).map_err(failed)?;
+        let memory = memory_volumes(view, directory);
+        let spec = SandboxSpec { hostname: view.name.clone(), files, memory };
         let (mut outside, _) = start(Role::Sandbox, &spec).map_err(failed)?;
         let mut said = String::new();
         if let Some(output) = outside.stdout.take() {
@@ -123,15 +127,27 @@ pub(super) fn start(role: Role, spec: &impl serde::Serialize) -> io::Result<(Chi
 }
 
 /// What pods see as /etc/hosts, /etc/resolv.conf and /etc/hostname.
-fn write_files(directory: &Path, hostname: &str, config: &LinkConfig) -> io::Result<()> {
+fn write_files(directory: &Path, view: &PodView, config: &LinkConfig) -> io::Result<()> {
+    let PodView { name, namespace, .. } = view;
     fs::create_dir_all(directory)?;
-    fs::write(
-        directory.join("hosts"),
-        format!(
-            "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{}\t{hostname}\n",
-            config.address
-        ),
-    )?;
-    fs::write(directory.join("resolv.conf"), format!("{SEARCH}\noptions ndots:5\n"))?;
-    fs::write(directory.join("hostname"), format!("{hostname}\n"))
+    let hosts = format!(
+        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{}\t{name}\n",
+        config.address
+    );
+    // Where names are looked for; there is no name server yet.
+    let names =
+        format!("search {namespace}.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5\n");
+    for (file, text) in [("hosts", hosts), ("resolv.conf", names), ("hostname", format!("{name}\n"))] {
+        let path = directory.join(file);
+        fs::write(&path, text)?;
+        fs::set_permissions(path, Permissions::from_mode(FILE_MODE))?;
+    }
+    Ok(())
+}
+
+/// Lists the volumes that are memory: where, and for how many octets if the manifest says.
+fn memory_volumes(view: &PodView, directory: &Path) -> Vec<(PathBuf, Option<usize>)> {
+    let path = |name: &str| directory.join(VOLUMES).join(name);
+    let volumes = view.volumes.iter();
+    volumes.filter_map(|volume| Some((path(&volume.name), volumes::memory(volume)?))).collect()
 }
