@@ -3,13 +3,17 @@
 //! A check of [`crate::topology::workloads`], for each pod. Invariants: every volume has one source that can be had; every mount
 //! names a volume, and no two of a container have one place. The host's files are looked at when the pod starts, not here.
 //!
-//! May depend on `flatnet_agents::volumes`.
+//! May depend on `flatnet_agents::{pods, volumes}`.
 //!
 //! Read first: `docs/topology.md`, "Volumes".
 
 use std::collections::HashMap;
 
-use flatnet_agents::{objects::is_dns_name, volumes};
+use flatnet_agents::{
+    objects::is_dns_name,
+    pods::{self, PodKind},
+    volumes,
+};
 use k8s_openapi::api::core::v1::{Container, Pod, Volume, VolumeMount};
 
 use crate::topology::{
@@ -28,6 +32,9 @@ pub(crate) fn check(pod: &Manifest<Pod>, findings: &mut Vec<Finding>) {
     let mut names = HashMap::new();
     for (volume, node) in volumes.iter().zip(items("volumes")) {
         check_volume(volume, node, &mut names, findings);
+        if pods::kind(&pod.object) == PodKind::Real {
+            check_limit(volume, node, findings);
+        }
     }
     for (container, node) in spec.containers.iter().zip(items("containers")) {
         let mut places = HashMap::new();
@@ -54,6 +61,17 @@ fn check_volume(
     }
     if let Err((field, message)) = volumes::source(volume) {
         findings.push(Finding::error(node.place_of(field).clone(), message));
+    }
+}
+
+/// A real pod's directory holds what the disk does.
+fn check_limit(volume: &Volume, node: &Node, findings: &mut Vec<Finding>) {
+    let limited = volume.empty_dir.as_ref().is_some_and(|empty| empty.size_limit.is_some());
+    if limited && volumes::memory(volume).is_none() {
+        let place = node.place_of(&["emptyDir", "sizeLimit"]).clone();
+        let message =
+            format!("the sizeLimit of volume {:?} is not kept: it is a directory on disk", volume.name);
+        findings.push(Finding::warning(place, message).help("`medium: Memory` keeps it"));
     }
 }
 

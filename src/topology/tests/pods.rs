@@ -192,6 +192,18 @@ fn a_pod_on_the_hosts_network_is_said_to_be_none() {
 }
 
 #[test]
+fn a_real_pods_volume_on_disk_has_no_limit_that_is_kept() {
+    let text = format!(
+        "{SHORT}---\napiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\nspec:\n  runtimeClassName: netns\n  volumes:\n    \
+         - {{name: disk, emptyDir: {{sizeLimit: 1Mi}}}}\n    - {{name: memory, emptyDir: {{medium: Memory, sizeLimit: 1Mi}}}}\n  \
+         containers: [{{name: main, image: busybox, command: [\"true\"]}}]\n"
+    );
+    let expected = ["12:42 warning: the sizeLimit of volume \"disk\" is not kept: it is a directory on disk"];
+    assert_eq!(findings(&text), expected);
+    assert_eq!(findings(&text.replace("  runtimeClassName: netns\n", "")).len(), 0);
+}
+
+#[test]
 fn real_and_attached_pods_say_what_they_are() {
     let pod = |fields: &str, container: &str| {
         let text = format!(
