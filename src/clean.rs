@@ -1,7 +1,7 @@
 //! `flatnet clean`: takes away what processes of flatnet's left behind that were killed.
 //!
 //! Interfaces, namespaces and mounts go with their processes by themselves; what stays is a node's table of rules in this network
-//! namespace, and a socket's file. Invariant: nothing of a network that runs is touched, and nothing that flatnet did not make.
+//! namespace, a socket's file, and what real pods had in their volumes. Invariant: nothing of a network that runs is touched, and nothing that flatnet did not make.
 //!
 //! May depend on agents and [`crate::instance::socket`]. Read first: `agents/src/host/firewall.rs`.
 
@@ -20,7 +20,9 @@ use crate::output::{print, print_json};
 enum CleanError {
     /// The host's rules cannot be looked at, or changed.
     #[error("the rules that nodes left in this host's tables cannot be removed")]
-    #[diagnostic(help("they take the capability CAP_NET_ADMIN; sockets need none, and are removed"))]
+    #[diagnostic(help(
+        "they take the capability CAP_NET_ADMIN; sockets and volumes need none, and are removed"
+    ))]
     Rules(#[source] FirewallError),
 }
 
@@ -37,6 +39,8 @@ struct Cleaned {
 pub fn run(arguments: &args::Clean) -> miette::Result<ExitCode> {
     let sockets = socket::remove_dead()?;
     let mut removed: Vec<_> = sockets.into_iter().map(|path| format!("socket {}", path.display())).collect();
+    let volumes = socket::remove_dead_volumes()?;
+    removed.extend(volumes.into_iter().map(|path| format!("files of a pod in {}", path.display())));
     let rules = firewall::clean();
     let tables = rules.as_deref().unwrap_or_default().iter();
     removed.extend(tables.map(|table| format!("nftables table ip {table}")));

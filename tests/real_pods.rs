@@ -292,12 +292,19 @@ fn nothing_is_left_when_the_network_is_killed() {
     );
     let mark = files.join("mark");
     std::fs::write(&mark, "of the first").unwrap();
+    home.text("clean");
+    assert!(files.join(".volumes/v/daemon").exists(), "what a running network has stays");
     let network: i32 = home.json("status")[0]["pid"].as_i64().unwrap().try_into().unwrap();
     kill_process(Pid::from_raw(network).unwrap(), Signal::KILL).unwrap();
     for id in before {
         let id = Pid::from_raw(id.parse().unwrap()).unwrap();
         await_that("every process ends", || !is_there(id));
     }
+    // What it left on disk is taken away, but for what its programs said.
+    let said = home.text("clean");
+    let volumes = files.join(".volumes");
+    assert!(said.contains(&format!("removed files of a pod in {}\n", volumes.display())), "{said}");
+    assert!(!volumes.exists() && files.join("main/0.log").exists());
     let file = home.file("real.yaml");
     // The next network of the name finds nothing in its way, and no files of the one before.
     home.text(&format!("up -d -f {}", file.display()));

@@ -4,7 +4,7 @@
 //! is 0700, the socket 0600); a socket that nobody answers at is replaced, one that somebody answers at never; who
 //! claims holds a lock on the directory meanwhile, so that two cannot both replace it.
 //!
-//! May depend on std and rustix. Read first: the XDG base directory specification.
+//! May depend on std, rustix and `flatnet_agents::runtime`. Read first: the XDG base directory specification.
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
@@ -12,6 +12,7 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as 
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
+use flatnet_agents::runtime::OF_A_POD;
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
@@ -186,6 +187,35 @@ fn answers(path: &Path) -> bool {
     let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);
     let connected = socket.and_then(|socket| net::connect(&socket, &SocketAddrUnix::new(path)?));
     matches!(connected, Ok(()) | Err(Errno::AGAIN))
+}
+
+/// Removes what real pods of networks that do not run any more had in volumes and as their own files; returns those directories. Logs
+/// stay.
+///
+/// # Errors
+/// [`SocketError::Io`].
+pub fn remove_dead_volumes() -> Result<Vec<PathBuf>, SocketError> {
+    let below = |path: &Path| {
+        let entries = fs::read_dir(path).into_iter().flatten().flatten();
+        entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path())
+    };
+    let networks = below(&state_directory()).filter(|path| path.extension().is_some_and(|it| it == "pods"));
+    let mut dead = Vec::new();
+    for network in networks {
+        let lock = File::open(&network).map_err(failed(&network))?;
+        // A network that runs holds it.
+        if lock.try_lock().is_err() {
+            continue;
+        }
+        for pod in below(&network) {
+            for path in OF_A_POD.map(|name| pod.join(name)).into_iter().filter(|path| path.exists()) {
+                fs::remove_dir_all(&path).map_err(failed(&path))?;
+                dead.push(path);
+            }
+        }
+    }
+    dead.sort();
+    Ok(dead)
 }
 
 /// Makes a directory, and those above it, that only the user can enter.
