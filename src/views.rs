@@ -102,6 +102,9 @@ pub struct MachineStatus {
     pub node: Option<String>,
     /// Whether its programs are ours.
     pub simulated: bool,
+    /// Whether they have all ended for good.
+    #[serde(default)]
+    pub ended: bool,
 }
 
 /// The packet ledger of a whole network.

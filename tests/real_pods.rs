@@ -381,6 +381,10 @@ fn mistakes_are_told_before_anything_runs() {
     std::fs::write(&file, text).unwrap();
     let said = home.error(&format!("up --check -f {}", file.display()));
     assert!(said.contains("pod p runs programs of this host, which do not wait for virtual time"), "{said}");
+    let in_background = home.error(&format!("up -d -f {}", file.display()));
+    let (same, rest) = in_background.split_at(said.len());
+    assert_eq!(same, said, "the same lines");
+    assert!(rest.contains("the network real did not come up"), "{rest}");
 }
 
 #[test]

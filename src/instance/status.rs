@@ -22,6 +22,7 @@ impl Instance {
                 address: place.address,
                 node: place.node.as_ref().map(ToString::to_string),
                 simulated: place.is_simulated,
+                ended: self.drive.network.has_ended(name),
             })
         };
         Status {

@@ -1,7 +1,7 @@
 //! `flatnet up -d`: the same command again, in the background, until its socket answers.
 //!
 //! Starts this program detached from the terminal, with a log file for what it prints. Invariants: when the command
-//! returns with 0 the network answers; when it fails, what the background process said is in the error.
+//! returns with 0 the network answers; when it fails, what the background process said stands before the error.
 //!
 //! May depend on [`crate::client`]. Read first: [`crate::up`].
 
@@ -30,9 +30,9 @@ const POLL: Duration = Duration::from_millis(20);
 #[derive(Debug, thiserror::Error, Diagnostic)]
 enum BackgroundError {
     /// It ended.
-    #[error("the network {name} did not come up:\n{said}")]
-    #[diagnostic(help("the whole log is in {}", log.display()))]
-    Ended { name: String, said: String, log: PathBuf },
+    #[error("the network {name} did not come up")]
+    #[diagnostic(help("what it said is above, and in {}", log.display()))]
+    Ended { name: String, log: PathBuf },
     /// A file that can be read once only: this program checks it, and the background one cannot read it any more.
     #[error("{} is no file that the network in the background could read", path.display())]
     #[diagnostic(help("-d takes files; write it to one, or run it without -d"))]
@@ -62,8 +62,9 @@ pub(crate) fn run(words: &[OsString], files: &[PathBuf], name: &str) -> miette::
     let end = Instant::now() + LIMIT;
     while Instant::now() < end {
         if child.try_wait().into_diagnostic()?.is_some() {
-            let said = std::fs::read_to_string(&log).unwrap_or_default();
-            return Err(BackgroundError::Ended { name: name.to_owned(), said, log }.into());
+            // As it is: it has its lines already.
+            eprint!("{}", std::fs::read_to_string(&log).unwrap_or_default());
+            return Err(BackgroundError::Ended { name: name.to_owned(), log }.into());
         }
         if let Some(status) = answers(name, child.id()) {
             print(&welcome(&status, socket::running().len() > 1))?;
@@ -103,8 +104,8 @@ fn welcome(status: &Status, several: bool) -> String {
     let Status { name, nodes, pods, hosts, entrances, .. } = status;
     let nodes = nodes.iter().filter(|node| node.kind == NodeKind::Node).count();
     let which = if several { format!(" --name {name}") } else { String::new() };
-    let from = pods.iter().find(|pod| pod.simulated);
-    let to = from.and_then(|from| pods.iter().rfind(|pod| pod.name != from.name));
+    let from = pods.iter().find(|pod| pod.simulated && !pod.ended);
+    let to = from.and_then(|from| pods.iter().rfind(|pod| pod.name != from.name && !pod.ended));
     let try_it = match from.zip(to) {
         Some((from, to)) => format!("exec{which} {} -- ping -c 2 {}", from.name, to.address),
         None => "status".to_owned(),
@@ -144,6 +145,7 @@ mod tests {
             address: address.into(),
             node: Some("node-1".to_owned()),
             simulated: true,
+            ended: false,
         };
         let mut status = Status {
             name: "lab".to_owned(),
@@ -171,6 +173,9 @@ mod tests {
         let said = welcome(&status, false);
         assert!(said.contains("\n  127.0.0.1:8080 → web:80\n  127.0.0.1:1080 is a SOCKS5 proxy\n"), "{said}");
         status.entrances.clear();
+        status.pods[1].ended = true;
+        let said = welcome(&status, false);
+        assert!(said.contains("\n  flatnet status\n"), "who has ended answers nobody: {said}");
         status.pods.truncate(1);
         assert_eq!(
             welcome(&status, false),
