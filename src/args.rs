@@ -6,6 +6,9 @@
 //!
 //! Above 400 lines because all that may be typed stands in one place, with its help.
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -40,7 +43,7 @@ pub enum Command {
     Node(Node),
     /// End a running network and print its packet ledger
     Down(Down),
-    /// Take away what killed processes of flatnet left behind: sockets, and nodes' rules in this network namespace
+    /// Take away what killed processes of flatnet left behind: sockets, pods' volumes, nodes' rules in this namespace
     Clean(Clean),
     /// List the running networks
     Status(Status),
@@ -50,6 +53,8 @@ pub enum Command {
     Delete(Delete),
     /// Run a program inside a pod or on a host
     Exec(Exec),
+    /// Show what a container of a real pod wrote, as kubectl does
+    Logs(Logs),
     /// Send one packet and show its way and the answer's, hop by hop, with headers
     Trace(Trace),
     /// Show a node's tables, as bridge, ip, ipvsadm and conntrack do
@@ -346,6 +351,22 @@ pub struct Delete {
     pub object: String,
 }
 
+/// `flatnet logs`.
+#[derive(Debug, Args)]
+pub struct Logs {
+    /// Which network.
+    #[command(flatten)]
+    pub selection: Selection,
+    /// The pod, as [NAMESPACE/]POD
+    pub pod: String,
+    /// Which container; without it the first
+    #[arg(short, long)]
+    pub container: Option<String>,
+    /// What it wrote before it started last
+    #[arg(short, long)]
+    pub previous: bool,
+}
+
 /// `flatnet exec`.
 #[derive(Debug, Args)]
 pub struct Exec {
@@ -555,38 +576,4 @@ pub struct Capture {
     /// End after this many frames
     #[arg(short, long)]
     pub count: Option<u64>,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::CommandFactory as _;
-    use flatnet_engine::{ledger::DropReason, pod::PodDrop};
-
-    #[test]
-    fn hints_of_drop_reasons_name_commands_that_there_are() {
-        let arguments = Arguments::command();
-        let hints = DropReason::ALL.iter().map(|reason| reason.hint());
-        for hint in hints.chain(PodDrop::ALL.iter().map(|reason| reason.hint())) {
-            for quoted in hint.split('`').skip(1).step_by(2) {
-                let Some(command) = quoted.strip_prefix("flatnet ") else { continue };
-                let name = command.split(' ').next().unwrap_or_default();
-                assert!(arguments.find_subcommand(name).is_some(), "{hint}");
-            }
-        }
-    }
-
-    #[test]
-    fn help_fits_the_screen_and_says_what_each_table_is_once() {
-        for command in Arguments::command().get_subcommands_mut() {
-            let help = command.render_long_help().to_string();
-            assert!(!help.contains("Possible values"), "{help}");
-            assert!(help.lines().all(|line| line.chars().count() <= 120), "{help}");
-        }
-        let mut arguments = Arguments::command();
-        let help = arguments.find_subcommand_mut("show").unwrap().render_help().to_string();
-        for table in Table::value_variants() {
-            assert_eq!(help.matches(&format!("\n  {:<9}  ", table.name())).count(), 1, "{help}");
-        }
-    }
 }

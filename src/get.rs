@@ -49,7 +49,8 @@ pub fn delete(arguments: &Delete) -> miette::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn path(kind: Kind, name: Option<&str>) -> String {
+/// Returns where objects of a kind are asked for, or one.
+pub(crate) fn path(kind: Kind, name: Option<&str>) -> String {
     let query = name.map(|name| format!("?name={}", encode(name))).unwrap_or_default();
     format!("/v1/objects/{}{query}", kind.name())
 }

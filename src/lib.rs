@@ -68,6 +68,8 @@ pub mod get;
 
 pub mod exec;
 
+pub mod logs;
+
 pub mod show;
 
 pub mod capture;

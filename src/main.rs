@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use flatnet::args::{Arguments, Command};
 use flatnet::{
-    bench, capture, clean, down, exec, get, link, node, offload, output, replay, show, status, trace, up,
+    bench, capture, clean, down, exec, get, link, logs, node, offload, output, replay, show, status, trace,
+    up,
 };
 use flatnet_agents::runtime::init::{self, Role};
 
@@ -26,6 +27,7 @@ fn main() -> miette::Result<ExitCode> {
         Command::Get(arguments) => get::run(&arguments),
         Command::Delete(arguments) => get::delete(&arguments),
         Command::Exec(arguments) => exec::run(&arguments),
+        Command::Logs(arguments) => logs::run(&arguments),
         Command::Trace(arguments) => trace::run(&arguments),
         Command::Show(arguments) => show::run(&arguments),
         Command::Capture(arguments) => capture::run(&arguments),

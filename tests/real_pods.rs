@@ -180,6 +180,9 @@ fn a_container_that_ends_starts_again_and_one_that_cannot_start_says_why() {
         &pod("never", "node-1", "true", ("  restartPolicy: Never\n", "      workingDir: /no/such/place\n")),
     ]);
     await_that("it is started again", || files(&home, "again").join("main/1.log").exists());
+    await_that("the restart is heard", || home.text("logs again") == "run\n");
+    assert_eq!(home.text("logs again -c main -p"), "run\n");
+    assert!(home.error("logs again -c other").contains("pod again has no container other"));
     await_that("it failed", || status(&home, "never") == "Error");
     let pods = home.json("get pods");
     let never = pods["items"].as_array().unwrap().iter().find(|pod| pod["metadata"]["name"] == "never");

@@ -153,6 +153,12 @@ struct RealPod {
     deadline: Option<Instant>,
 }
 
+/// Returns the name of the directory of a pod's files.
+#[must_use]
+pub fn pod_directory(namespace: &str, name: &str, uid: &str) -> String {
+    format!("{namespace}_{name}_{uid}")
+}
+
 impl Runtime {
     /// Makes one that keeps its pods' files below a directory, which need not be there.
     #[must_use]
@@ -174,7 +180,7 @@ impl Runtime {
     /// # Errors
     /// [`RuntimeError::File`].
     pub fn add(&mut self, view: &Arc<PodView>, config: LinkConfig) -> Result<(), RuntimeError> {
-        let directory = self.directory.join(format!("{}_{}_{}", view.namespace, view.name, view.uid));
+        let directory = self.directory.join(pod_directory(&view.namespace, &view.name, &view.uid));
         let failed = |source| RuntimeError::File { path: directory.clone(), source };
         self.ear().map_err(failed)?;
         let order = Order { view: Arc::clone(view), config, directory: directory.clone() };
