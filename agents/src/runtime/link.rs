@@ -130,7 +130,7 @@ pub fn make(namespace: &Path, config: &LinkConfig) -> Result<Tap, LinkError> {
     made.map_err(|error| match error {
         LinkError::Namespace { source, .. } => LinkError::Namespace { path: namespace.to_owned(), source },
         LinkError::Routed { gateway, .. } => LinkError::Routed { path: namespace.to_owned(), gateway },
-        LinkError::Tap(_) | LinkError::Set { .. } => error,
+        LinkError::Tap(_) | LinkError::NoTap(_) | LinkError::Interface(_) | LinkError::Set { .. } => error,
     })
 }
 
