@@ -107,7 +107,7 @@ pub enum News {
         /// How.
         exit: Exit,
     },
-    /// All processes of a pod ended that nobody had told to.
+    /// What held a pod together ended, which nobody had told to; so have all of its processes.
     Died {
         /// The pod.
         pod: Arc<PodView>,

@@ -39,8 +39,8 @@ use serde::{Deserialize, Serialize};
 
 /// The word after the program's name that leads here; then comes a [`Role`].
 pub const COMMAND: &str = "pod-init";
-/// What the first process of a namespace says when the namespaces are as they should be.
-const READY: &str = "ready";
+/// What the process of a namespace says when all is as it should be there.
+pub(super) const READY: &str = "ready";
 /// The file in a container's directory that has its program's number.
 pub const PROCESS_FILE: &str = "pid";
 /// The file in a container's directory that has the number of the first process in its namespace.
@@ -51,7 +51,7 @@ const ENDED: &str = "ended";
 pub const FAILURE_FILE: &str = "failure";
 /// Exit code of a container whose program cannot be started, as Kubernetes has it.
 pub(super) const NOT_STARTED: u8 = 128;
-/// How often the first process of a namespace looks for processes that ended without a parent.
+/// How often the first process of a container looks for processes that ended without a parent.
 const REAP_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a container that starts is waited for by what joins it, and the time between two looks.
 const START_LIMIT: Duration = Duration::from_secs(10);
@@ -62,10 +62,8 @@ pub const FILES: [&str; 3] = ["hosts", "resolv.conf", "hostname"];
 /// What a process of ours is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// To make the namespaces and wait for the holder.
+    /// To make a pod's namespaces and hold them.
     Sandbox,
-    /// To hold them.
-    Pause,
     /// To start a program in them and wait for it.
     Container,
     /// To be the first of a container's processes, and end them all with it.
@@ -78,7 +76,6 @@ impl Role {
     pub fn name(self) -> &'static str {
         match self {
             Self::Sandbox => "sandbox",
-            Self::Pause => "pause",
             Self::Container => "container",
             Self::Init => "init",
         }
@@ -95,7 +92,7 @@ impl Role {
     /// Finds it by its word.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        let all = [Self::Sandbox, Self::Pause, Self::Container, Self::Init];
+        let all = [Self::Sandbox, Self::Container, Self::Init];
         all.into_iter().find(|role| role.name() == name)
     }
 }
@@ -154,7 +151,6 @@ type Failure = Box<dyn Error>;
 pub fn run(role: Role) -> ExitCode {
     let done = match role {
         Role::Sandbox => sandbox(),
-        Role::Pause => pause(),
         Role::Container => container(),
         Role::Init => init(),
     };
@@ -167,31 +163,11 @@ pub fn run(role: Role) -> ExitCode {
 
 fn sandbox() -> Result<ExitCode, Failure> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
-    let all = UnshareFlags::NEWNET
-        | UnshareFlags::NEWPID
-        | UnshareFlags::NEWUTS
-        | UnshareFlags::NEWIPC
-        | UnshareFlags::NEWNS;
-    unshare(all).map_err(|error| format!("namespaces cannot be made: {error}"))?;
-    // It reads the description that this one has left alone, and is the first in the namespace of processes.
-    let mut holder = Role::Pause.command().stdin(Stdio::inherit()).stdout(Stdio::piped()).spawn()?;
-    let mut said = String::new();
-    if let Some(output) = &mut holder.stdout {
-        BufReader::new(output).read_line(&mut said)?;
-    }
-    if said.trim_end() == READY {
-        writeln!(io::stdout(), "{}", holder.id())?;
-    }
-    let status = holder.wait()?;
-    Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(NOT_STARTED)))
-}
-
-fn pause() -> Result<ExitCode, Failure> {
-    set_parent_process_death_signal(Some(Signal::KILL))?;
     let SandboxSpec { hostname, files, memory } = serde_json::from_slice(&description()?)?;
+    let all = UnshareFlags::NEWNET | UnshareFlags::NEWUTS | UnshareFlags::NEWIPC | UnshareFlags::NEWNS;
+    unshare(all).map_err(|error| format!("namespaces cannot be made: {error}"))?;
     private_mounts()?;
     let fresh = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount_proc()?;
     memory.iter().try_for_each(mount_memory)?;
     mount("sysfs", "/sys", "sysfs", fresh, None).map_err(|error| format!("/sys: {error}"))?;
     for name in FILES {
@@ -204,14 +180,8 @@ fn pause() -> Result<ExitCode, Failure> {
     }
     sethostname(hostname.as_bytes()).map_err(|error| format!("hostname {hostname:?}: {error}"))?;
     writeln!(io::stdout(), "{READY}")?;
-    reap()
-}
-
-/// Waits for processes that ended without a parent, until this one is ended.
-fn reap() -> ! {
     loop {
-        while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
-        thread::sleep(REAP_INTERVAL);
+        thread::park();
     }
 }
 
@@ -228,7 +198,10 @@ fn init() -> Result<ExitCode, Failure> {
     spec.mounts.iter().try_for_each(mount_volume)?;
     // Nobody hears it when its parent died before it was to die with it.
     writeln!(io::stdout(), "{READY}")?;
-    reap()
+    loop {
+        while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
+        thread::sleep(REAP_INTERVAL);
+    }
 }
 
 fn mount_proc() -> Result<(), Failure> {

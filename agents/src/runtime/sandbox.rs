@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use thiserror::Error;
 
-use super::init::{Role, SandboxSpec};
+use super::init::{READY, Role, SandboxSpec};
 use super::link::{self, LinkConfig, LinkError};
 use super::makers::VOLUMES;
 use crate::pods::PodView;
@@ -50,10 +50,11 @@ pub enum SandboxError {
 /// A pod's namespaces.
 #[derive(Debug)]
 pub struct Sandbox {
-    outside: Child,
-    /// Readable when all of the pod's processes have ended.
+    /// Holds them.
+    process: Child,
+    /// Readable when it has ended.
     end: OwnedFd,
-    /// The holder's number.
+    /// Its number.
     pub holder: i32,
 }
 
@@ -68,41 +69,41 @@ impl Sandbox {
         write_files(&files, view, config).map_err(failed)?;
         let memory = memory_volumes(view, directory);
         let spec = SandboxSpec { hostname: view.name.clone(), files, memory };
-        let (mut outside, _) = start(Role::Sandbox, &spec).map_err(failed)?;
+        let (mut process, _) = start(Role::Sandbox, &spec).map_err(failed)?;
         let mut said = String::new();
-        if let Some(output) = outside.stdout.take() {
+        if let Some(output) = process.stdout.take() {
             BufReader::new(output).read_line(&mut said).map_err(failed)?;
         }
-        let Ok(holder) = said.trim_end().parse() else {
+        if said.trim_end() != READY {
             let mut why = String::new();
-            if let Some(mut errors) = outside.stderr.take() {
+            if let Some(mut errors) = process.stderr.take() {
                 errors.read_to_string(&mut why).map_err(failed)?;
             }
-            outside.wait().map_err(failed)?;
+            process.wait().map_err(failed)?;
             return Err(SandboxError::Namespaces(why.trim_end().to_owned()));
-        };
-        let id = i32::try_from(outside.id()).ok().and_then(Pid::from_raw);
-        let end = id.ok_or(Errno::SRCH).and_then(|id| pidfd_open(id, PidfdFlags::empty()));
-        let sandbox = Self { outside, end: end.map_err(|error| failed(error.into()))?, holder };
+        }
+        let holder = i32::try_from(process.id()).map_err(|_| failed(io::ErrorKind::NotFound.into()))?;
+        let end = Pid::from_raw(holder).ok_or(Errno::SRCH).and_then(|id| pidfd_open(id, PidfdFlags::empty()));
+        let sandbox = Self { process, end: end.map_err(|error| failed(error.into()))?, holder };
         let tap = link::make(Path::new(&format!("/proc/{holder}/ns/net")), config)?;
         Ok((sandbox, tap))
     }
 
-    /// Ends all of the pod's processes.
+    /// Ends what holds the namespaces; whoever is in them still has them.
     pub fn end(&mut self) {
-        // With the one outside dies the holder, and with that one all; one that has ended already is no fault.
-        let _ = self.outside.kill();
+        // One that has ended already is no fault.
+        let _ = self.process.kill();
     }
 
-    /// Tells whether all of the pod's processes have ended.
+    /// Tells whether what holds them has ended.
     pub fn has_ended(&mut self) -> bool {
         // What cannot be waited for is not there.
-        self.outside.try_wait().map_or(true, |status| status.is_some())
+        self.process.try_wait().map_or(true, |status| status.is_some())
     }
 }
 
 impl AsFd for Sandbox {
-    /// Gives a file that can be read from when all of the pod's processes have ended.
+    /// Gives a file that can be read from when what holds the namespaces has ended.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.end.as_fd()
     }
@@ -111,7 +112,7 @@ impl AsFd for Sandbox {
 impl Drop for Sandbox {
     fn drop(&mut self) {
         self.end();
-        let _ = self.outside.wait();
+        let _ = self.process.wait();
     }
 }
 
