@@ -416,6 +416,24 @@ fn a_namespace_of_somebody_else_is_a_pod_while_the_network_runs() {
     assert!(left.contains("state DOWN"), "lo is as it was: {left}");
 }
 
+/// A route by an interface goes when that is down for a moment only.
+#[test]
+fn a_loopback_that_is_up_is_not_touched() {
+    let namespace = Namespace::new();
+    namespace.says("ip link set lo up && ip route add 203.0.113.0/24 dev lo");
+    let attached = format!(
+        "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: lab, annotations: {{\"flatnet.dev/attach\": \"netns:{}\"}}}}\nspec: \
+         {{nodeName: node-1, containers: [{{name: c, image: flatnet/pause}}]}}\n",
+        namespace.path()
+    );
+    let home = network(&[NODES, &attached]);
+    assert!(namespace.says("ip link show eth0").contains("UP"));
+    let route = || namespace.says("ip route show dev lo");
+    assert!(route().contains("203.0.113.0/24"), "{}", route());
+    home.text("down");
+    assert!(route().contains("203.0.113.0/24"), "{}", route());
+}
+
 #[test]
 fn a_namespace_with_a_way_out_of_its_own_says_what_to_do_and_stays_as_it_was() {
     let namespace = Namespace::new();

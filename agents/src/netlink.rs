@@ -76,17 +76,17 @@ impl Kernel {
         self.ask(RouteNetlinkMessage::SetLink(link), 0)
     }
 
-    /// Tells whether a link is up.
-    pub(crate) fn is_up(&mut self, index: u32) -> io::Result<bool> {
-        let mut is_up = false;
+    /// Asks for what the system says of the link of a number; none if there is no such.
+    pub(crate) fn link(&mut self, index: u32) -> io::Result<Option<LinkMessage>> {
+        let mut found = None;
         self.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()), |message| {
             if let RouteNetlinkMessage::NewLink(link) = message
                 && link.header.index == index
             {
-                is_up = link.header.flags.contains(LinkFlags::Up);
+                found = Some(link);
             }
         })?;
-        Ok(is_up)
+        Ok(found)
     }
 
     /// Gives an interface an address; so many bits of it are the network's.

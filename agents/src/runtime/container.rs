@@ -19,7 +19,6 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use super::expand::expand;
 use super::init::{Bind, ContainerSpec, FAILURE_FILE, INIT_FILE, PROCESS_FILE, Process, Role, left, look_up};
 use super::output::{Log, Stream};
-use super::sandbox;
 use crate::kubelet::{Exit, KILLED};
 
 /// Where programs are looked for when a container does not say.
@@ -59,7 +58,7 @@ impl Container {
             }
         }
         let log = Log::open(log)?;
-        let (child, _) = sandbox::start(Role::Container, spec)?;
+        let (child, _) = Role::Container.start(spec)?;
         streams(&child).try_for_each(|stream| ioctl_fionbio(stream, true))?;
         let id = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::NotFound)?;
         let end = pidfd_open(id, PidfdFlags::empty())?;

@@ -17,7 +17,6 @@ use rustix::process::Signal;
 
 use super::container::{signal, streams};
 use super::init::{ContainerSpec, FAILURE_FILE, PROCESS_FILE, Role, left};
-use super::sandbox;
 use crate::kubelet::KILLED;
 
 /// Octets that are read at once.
@@ -41,7 +40,7 @@ impl Exec {
     /// # Errors
     /// The system's.
     pub(super) fn start(spec: &ContainerSpec) -> io::Result<Self> {
-        let (mut child, input) = sandbox::start(Role::Container, spec)?;
+        let (mut child, input) = Role::Container.start(spec)?;
         let mut files = streams(&child).chain([input.as_fd()]);
         let prepared = files.try_for_each(|file| ioctl_fionbio(file, true));
         drop(files);

@@ -18,7 +18,7 @@ use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitCode, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -40,7 +40,7 @@ use serde::{Deserialize, Serialize};
 /// The word after the program's name that leads here; then comes a [`Role`].
 pub const COMMAND: &str = "pod-init";
 /// What the process of a namespace says when all is as it should be there.
-pub(super) const READY: &str = "ready";
+const READY: &str = "ready";
 /// The file in a container's directory that has its program's number.
 pub const PROCESS_FILE: &str = "pid";
 /// The file in a container's directory that has the number of the first process in its namespace.
@@ -82,11 +82,41 @@ impl Role {
     }
 
     /// Returns what starts a process for it.
-    pub(super) fn command(self) -> Command {
+    fn command(self) -> Command {
         let mut command = Command::new("/proc/self/exe");
         // There are some for each pod, and they have next to nothing to remember: no large pages for them.
         command.arg0("flatnet").args([COMMAND, self.name()]).env("MIMALLOC_ALLOW_THP", "0");
         command
+    }
+
+    /// Starts a process for it and describes to it what it is to do, in a line; returns also the rest of its standard input.
+    pub(super) fn start(self, spec: &impl Serialize) -> io::Result<(Child, ChildStdin)> {
+        let mut command = self.command();
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let mut input = child.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
+        let mut line = serde_json::to_vec(spec)?;
+        line.push(b'\n');
+        input.write_all(&line)?;
+        Ok((child, input))
+    }
+
+    /// The same, of one that holds a namespace: waits until it is ready. One that is not has said why instead, and has ended.
+    pub(super) fn start_ready(self, spec: &impl Serialize) -> io::Result<Result<Child, String>> {
+        let (mut child, _) = self.start(spec)?;
+        let mut said = String::new();
+        if let Some(output) = child.stdout.take() {
+            BufReader::new(output).read_line(&mut said)?;
+        }
+        if said.trim_end() == READY {
+            return Ok(Ok(child));
+        }
+        let mut why = String::new();
+        if let Some(mut errors) = child.stderr.take() {
+            errors.read_to_string(&mut why)?;
+        }
+        child.wait()?;
+        Ok(Err(why.trim_end().to_owned()))
     }
 
     /// Finds it by its word.
@@ -311,24 +341,7 @@ fn start_first(spec: &ContainerSpec) -> Result<Child, Failure> {
     move_into_thread_name_spaces(holder.as_fd(), shared)
         .map_err(|error| format!("the pod's namespaces cannot be entered: {error}"))?;
     unshare(UnshareFlags::NEWPID)?;
-    let mut command = Role::Init.command();
-    let mut first = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-    if let Some(mut input) = first.stdin.take() {
-        input.write_all(&serde_json::to_vec(spec)?)?;
-    }
-    let mut said = String::new();
-    if let Some(output) = first.stdout.take() {
-        BufReader::new(output).read_line(&mut said)?;
-    }
-    if said.trim_end() == READY {
-        return Ok(first);
-    }
-    let mut why = String::new();
-    if let Some(mut errors) = first.stderr.take() {
-        errors.read_to_string(&mut why)?;
-    }
-    first.wait()?;
-    Err(why.trim_end().into())
+    Role::Init.start_ready(spec)?.map_err(Failure::from)
 }
 
 fn start(spec: &ContainerSpec) -> Result<Child, Failure> {

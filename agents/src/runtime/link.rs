@@ -16,7 +16,6 @@ use flatnet_engine::link::filter;
 use flatnet_engine::link::tap::{Tap, TapError};
 use flatnet_engine::link::uplink::{self, UplinkError};
 use flatnet_engine::wire::MacAddress;
-use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use thiserror::Error;
@@ -94,27 +93,20 @@ pub enum LinkError {
 /// # Errors
 /// [`LinkError`].
 pub fn of_tap(name: &str) -> Result<Tap, LinkError> {
-    let none = |_| LinkError::NoTap(name.to_owned());
-    let index = index(name).map_err(none)?;
-    if !is_tap(index).map_err(none)? {
+    let found = index(name).and_then(|index| Kernel::open()?.link(index));
+    let Some(link) = found.ok().flatten().filter(is_tap) else {
         return Err(LinkError::NoTap(name.to_owned()));
-    }
+    };
     match Tap::open(name) {
-        Err(TapError::Taken { .. }) => Ok(uplink::open((name, index), &filter::all())?),
+        Err(TapError::Taken { .. }) => Ok(uplink::open((name, link.header.index), &filter::all())?),
         opened => Ok(opened?),
     }
 }
 
-fn is_tap(index: u32) -> io::Result<bool> {
-    let mut is_tap = false;
-    Kernel::open()?.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()), |link| {
-        let RouteNetlinkMessage::NewLink(link) = link else { return };
-        for attribute in link.attributes.iter().filter(|_| link.header.index == index) {
-            let LinkAttribute::LinkInfo(infos) = attribute else { continue };
-            is_tap |= infos.contains(&LinkInfo::Kind(InfoKind::Tun));
-        }
-    })?;
-    Ok(is_tap)
+fn is_tap(link: &LinkMessage) -> bool {
+    link.attributes.iter().any(|attribute| {
+        matches!(attribute, LinkAttribute::LinkInfo(infos) if infos.contains(&LinkInfo::Kind(InfoKind::Tun)))
+    })
 }
 
 /// Makes a pod's eth0 in the network namespace of a file, and has its `lo` up.
@@ -122,16 +114,16 @@ fn is_tap(index: u32) -> io::Result<bool> {
 /// # Errors
 /// [`LinkError`].
 pub fn make(namespace: &Path, config: &LinkConfig) -> Result<Tap, LinkError> {
-    let made = within(&open(namespace)?, || {
+    make_in((namespace, &open(namespace)?), config)
+}
+
+fn make_in((path, namespace): (&Path, &File), config: &LinkConfig) -> Result<Tap, LinkError> {
+    let made = within(namespace, || {
         let tap = Tap::open(INTERFACE)?;
-        configure(config)?;
+        configure(path, config)?;
         Ok(tap)
     });
-    made.map_err(|error| match error {
-        LinkError::Namespace { source, .. } => LinkError::Namespace { path: namespace.to_owned(), source },
-        LinkError::Routed { gateway, .. } => LinkError::Routed { path: namespace.to_owned(), gateway },
-        LinkError::Tap(_) | LinkError::NoTap(_) | LinkError::Interface(_) | LinkError::Set { .. } => error,
-    })
+    made.map_err(unreachable(path))?
 }
 
 /// Makes a pod's eth0 in a network namespace that is somebody else's; its `lo` is as it was when the second value is dropped.
@@ -140,13 +132,14 @@ pub fn make(namespace: &Path, config: &LinkConfig) -> Result<Tap, LinkError> {
 /// [`LinkError`].
 pub fn attach(namespace: &Path, config: &LinkConfig) -> Result<(Tap, Option<Loopback>), LinkError> {
     let file = open(namespace)?;
-    let set = |source| LinkError::Set { what: "lo", source };
-    let was_up = within(&file, || {
-        let lo = index("lo").map_err(set)?;
-        Kernel::open().and_then(|mut kernel| kernel.is_up(lo)).map_err(set)
-    })?;
-    let loopback = (!was_up).then_some(Loopback(file));
-    Ok((make(namespace, config)?, loopback))
+    let lo = within(&file, || index("lo").and_then(|lo| Kernel::open()?.link(lo)));
+    let lo = lo.map_err(unreachable(namespace))?;
+    let lo = lo.map_err(|source| LinkError::Set { what: "lo", source })?;
+    let was_up = lo.is_some_and(|lo| lo.header.flags.contains(LinkFlags::Up));
+    // Dropped, too, when the interface cannot be made.
+    let loopback =
+        if was_up { None } else { Some(Loopback(file.try_clone().map_err(unreachable(namespace))?)) };
+    Ok((make_in((namespace, &file), config)?, loopback))
 }
 
 /// The network namespace of somebody else whose `lo` was down.
@@ -157,33 +150,32 @@ impl Drop for Loopback {
     fn drop(&mut self) {
         // Where that fails it stays up, and works.
         let _ = within(&self.0, || {
-            let down = index("lo")
-                .and_then(|lo| Kernel::open()?.set_link(lo, (LinkFlags::empty(), LinkFlags::Up), Vec::new()));
-            down.map_err(|source| LinkError::Set { what: "lo", source })
+            index("lo")
+                .and_then(|lo| Kernel::open()?.set_link(lo, (LinkFlags::empty(), LinkFlags::Up), Vec::new()))
         });
     }
 }
 
 fn open(path: &Path) -> Result<File, LinkError> {
-    File::open(path).map_err(|source| LinkError::Namespace { path: path.to_owned(), source })
+    File::open(path).map_err(unreachable(path))
+}
+
+fn unreachable(path: &Path) -> impl Fn(io::Error) -> LinkError {
+    move |source| LinkError::Namespace { path: path.to_owned(), source }
 }
 
 /// Does something in a network namespace: in a thread of its own, since nobody else's next socket may be made there.
-fn within<R: Send>(
-    namespace: &File,
-    work: impl FnOnce() -> Result<R, LinkError> + Send,
-) -> Result<R, LinkError> {
+fn within<R: Send>(namespace: &File, work: impl FnOnce() -> R + Send) -> io::Result<R> {
     thread::scope(|scope| {
         let done = scope.spawn(|| {
-            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
-                .map_err(|error| LinkError::Namespace { path: PathBuf::new(), source: error.into() })?;
-            work()
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+            Ok(work())
         });
         done.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
 
-fn configure(config: &LinkConfig) -> Result<(), LinkError> {
+fn configure(namespace: &Path, config: &LinkConfig) -> Result<(), LinkError> {
     let set = |what| move |source| LinkError::Set { what, source };
     let mut kernel = Kernel::open().map_err(set("an interface"))?;
     let (up, off) = (LinkFlags::Up, LinkFlags::empty());
@@ -202,7 +194,7 @@ fn configure(config: &LinkConfig) -> Result<(), LinkError> {
     if let Some(gateway) = config.gateway {
         kernel.add_default_route(gateway).map_err(|source| {
             if source.kind() == io::ErrorKind::AlreadyExists {
-                return LinkError::Routed { path: PathBuf::new(), gateway };
+                return LinkError::Routed { path: namespace.to_owned(), gateway };
             }
             LinkError::Set { what: "the default route", source }
         })?;

@@ -5,18 +5,18 @@
 //! May depend on [`super::init`] and [`super::link`]. Read first: `init.rs`.
 
 use std::fs::{self, Permissions};
-use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Stdio};
+use std::process::Child;
 
 use flatnet_engine::link::tap::Tap;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use thiserror::Error;
 
-use super::init::{READY, Role, SandboxSpec};
+use super::init::{Role, SandboxSpec};
 use super::link::{self, LinkConfig, LinkError};
 use super::makers::VOLUMES;
 use crate::pods::PodView;
@@ -69,19 +69,7 @@ impl Sandbox {
         write_files(&files, view, config).map_err(failed)?;
         let memory = memory_volumes(view, directory);
         let spec = SandboxSpec { hostname: view.name.clone(), files, memory };
-        let (mut process, _) = start(Role::Sandbox, &spec).map_err(failed)?;
-        let mut said = String::new();
-        if let Some(output) = process.stdout.take() {
-            BufReader::new(output).read_line(&mut said).map_err(failed)?;
-        }
-        if said.trim_end() != READY {
-            let mut why = String::new();
-            if let Some(mut errors) = process.stderr.take() {
-                errors.read_to_string(&mut why).map_err(failed)?;
-            }
-            process.wait().map_err(failed)?;
-            return Err(SandboxError::Namespaces(why.trim_end().to_owned()));
-        }
+        let process = Role::Sandbox.start_ready(&spec).map_err(failed)?.map_err(SandboxError::Namespaces)?;
         let holder = i32::try_from(process.id()).map_err(|_| failed(io::ErrorKind::NotFound.into()))?;
         let end = Pid::from_raw(holder).ok_or(Errno::SRCH).and_then(|id| pidfd_open(id, PidfdFlags::empty()));
         let sandbox = Self { process, end: end.map_err(|error| failed(error.into()))?, holder };
@@ -114,17 +102,6 @@ impl Drop for Sandbox {
         self.end();
         let _ = self.process.wait();
     }
-}
-
-/// Starts a process of ours and describes to it what it is to do, in a line; returns also the rest of its standard input.
-pub(super) fn start(role: Role, spec: &impl serde::Serialize) -> io::Result<(Child, ChildStdin)> {
-    let mut command = role.command();
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-    let mut input = child.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
-    let mut line = serde_json::to_vec(spec)?;
-    line.push(b'\n');
-    input.write_all(&line)?;
-    Ok((child, input))
 }
 
 /// What pods see as /etc/hosts, /etc/resolv.conf and /etc/hostname.
