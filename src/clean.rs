@@ -1,7 +1,8 @@
 //! `flatnet clean`: takes away what processes of flatnet's left behind that were killed.
 //!
 //! Interfaces, namespaces and mounts go with their processes by themselves; what stays is a node's table of rules in this network
-//! namespace, a socket's file, and what real pods had in their volumes. Invariant: nothing of a network that runs is touched, and nothing that flatnet did not make.
+//! namespace, a socket's file, and what real pods had in their volumes. Invariant: nothing of a network that runs is touched, and
+//! nothing that flatnet did not make.
 //!
 //! May depend on agents and [`crate::instance::socket`]. Read first: `agents/src/host/firewall.rs`.
 

@@ -6,7 +6,7 @@
 
 mod common;
 
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
 use common::peer::python;
 use common::{Home, Namespace, await_that};
@@ -116,11 +116,8 @@ fn a_tap_that_is_not_there_is_said_and_not_made() {
     for name in ["vm0", "vm1"] {
         let file = home.file("machines.yaml");
         std::fs::write(&file, NETWORK.replace("tap:vm0", &format!("tap:{name}"))).unwrap();
-        let mut up = Command::new("sh");
-        let command = home.command(&format!("up -d -f {}", file.display()));
-        up.args(["-c", "exec \"$@\" 2>&1", "sh"]).arg(command.get_program()).args(command.get_args());
-        up.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        let said = String::from_utf8(host.command(&up).output().unwrap().stdout).unwrap();
+        let up = home.command(&format!("up -d -f {}", file.display()));
+        let said = String::from_utf8(host.command(&up).output().unwrap().stderr).unwrap();
         assert!(
             said.contains(&format!("there is no TAP {name} here: `ip tuntap add {name} mode tap` makes one")),
             "{said}"

@@ -245,12 +245,15 @@ def two_nodes_flannel(place, flanneld):
 
 # A machine on a node that is masqueraded, and one outside that knows nothing of it.
 
+NODE = "192.168.66.11"
+POSTROUTING = "type nat hook postrouting priority srcnat"
+
 
 def outside(place):
     """The node's namespace, a machine on it, and one at the other end of the node's cable."""
     node, inner, outer = place.namespace("node-1"), *machines(place, "10.1.15.2", "192.168.66.50")
     veth(node, "eth0", outer)
-    ip("-n", node, "address", "add", "192.168.66.11/24", "dev", "eth0")
+    ip("-n", node, "address", "add", f"{NODE}/24", "dev", "eth0")
     address(outer, "other", 24, 1500)
     return node, inner, outer
 
@@ -262,9 +265,6 @@ def outside_kernel(place):
     masquerade = "oifname eth0 masquerade"
     run("ip", "netns", "exec", node, "nft", f"table ip nat {{ chain out {{ {POSTROUTING}; {masquerade}; }}; }}")
     return [inner, outer]
-
-
-POSTROUTING = "type nat hook postrouting priority srcnat"
 
 
 def routed(node, inner):
@@ -285,9 +285,6 @@ def outside_flatnet(place, *flags):
 
 # The other way round: from outside to a Service of the machine's, by a port of the node.
 
-NODE = "192.168.66.11"
-
-
 def node_port_kernel(place):
     """nftables translates both addresses, as kube-proxy has it do for a NodePort."""
     node, inner, outer = outside(place)
@@ -296,14 +293,6 @@ def node_port_kernel(place):
     first = f"chain in {{ type nat hook prerouting priority dstnat; {ports}; }}"
     last = f"chain out {{ {POSTROUTING}; ct status dnat masquerade; }}"
     run("ip", "netns", "exec", node, "nft", f"table ip nat {{ {first}; {last}; }}")
-    return [outer, inner._replace(asked=NODE)]
-
-
-def node_port_flatnet(place):
-    """A Service of type NodePort."""
-    ports = "".join(
-        f"  - {{name: {kind}-{port}, protocol: {kind.upper()}, port: {port}, nodePort: {port}}}\n" for port in PORTS for kind in ["tcp", "udp"])
-    inner, outer = outside_flatnet(place, "--file", place.path("service.yaml", SERVICE + ports))
     return [outer, inner._replace(asked=NODE)]
 
 
@@ -316,6 +305,14 @@ spec:
   selector: {app: pod}
   ports:
 """
+
+
+def node_port_flatnet(place):
+    """A Service of type NodePort."""
+    ports = "".join(
+        f"  - {{name: {kind}-{port}, protocol: {kind.upper()}, port: {port}, nodePort: {port}}}\n" for port in PORTS for kind in ["tcp", "udp"])
+    inner, outer = outside_flatnet(place, "--file", place.path("service.yaml", SERVICE + ports))
+    return [outer, inner._replace(asked=NODE)]
 
 
 LANES = {
@@ -338,5 +335,5 @@ LANES = {
     "outside": {"kernel": outside_kernel, "flatnet": outside_flatnet},
     "node-port": {"kernel": node_port_kernel, "flatnet": node_port_flatnet},
 }
-# Lanes that have one way only: nobody outside knows an address inside.
+# Lanes that have one way only: each is the other's.
 ONE_WAY = {"outside", "node-port"}
