@@ -11,8 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use flatnet_agents::objects;
-use flatnet_agents::runtime::output::FILES_KEPT;
-use flatnet_agents::runtime::pod_directory;
+use flatnet_agents::runtime::{output, pod_directory};
 use hyper::Method;
 use k8s_openapi::api::core::v1::Pod;
 use miette::Diagnostic;
@@ -72,10 +71,9 @@ fn log(pod: &Pod, pods: &Path, Logs { container, previous, .. }: &Logs) -> Resul
         pods.join(pod_directory(objects::namespace(pod), objects::name(pod), uid)).join(container);
     let start = last_start(&directory).and_then(|last| last.checked_sub(u32::from(*previous)));
     let missing = || LogsError::Missing { pod: name.clone(), container: container.to_owned() };
-    let newest = directory.join(format!("{}.log", start.ok_or_else(missing)?));
-    let older = (1..=FILES_KEPT).rev().map(|number| newest.with_extension(format!("log.{number}")));
+    let log = output::path_of(&directory, start.ok_or_else(missing)?);
     let mut said = String::new();
-    for path in older.filter(|path| path.exists()).chain([newest.clone()]) {
+    for path in output::files(&log).filter(|path| path.exists()) {
         let bytes = fs::read(&path).map_err(|source| LogsError::File { path, source })?;
         said.extend(String::from_utf8_lossy(&bytes).lines().filter_map(line));
     }

@@ -61,6 +61,7 @@ use exec::Exec;
 use init::{ContainerSpec, NOT_STARTED};
 use link::LinkConfig;
 use makers::{Made, Makers, Order};
+use output::Log;
 use sandbox::{Sandbox, SandboxError};
 
 /// Pods that ended whose logs are kept.
@@ -250,7 +251,7 @@ impl Runtime {
         let holder = (pod.sandbox.holder, &*state);
         let spec = container::spec(container, pod.view.security.as_ref(), &pod.volumes, holder)?;
         let starts = pod.starts.entry(index).or_default();
-        let log = state.join(format!("{starts}.log"));
+        let log = Log::of_start(&state, *starts).map_err(|error| format!("{}: {error}", state.display()))?;
         *starts += 1;
         let started = Container::start(&spec, &container.name, log).map_err(|error| error.to_string())?;
         let ear = self.ear.as_mut().ok_or("the pod is gone")?;

@@ -50,14 +50,13 @@ impl Container {
     ///
     /// # Errors
     /// The system's.
-    pub fn start(spec: &ContainerSpec, name: &str, log: PathBuf) -> io::Result<Self> {
+    pub fn start(spec: &ContainerSpec, name: &str, log: Log) -> io::Result<Self> {
         for file in [PROCESS_FILE, INIT_FILE, FAILURE_FILE] {
             match fs::remove_file(spec.state.join(file)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 Ok(()) | Err(_) => {}
             }
         }
-        let log = Log::open(log)?;
         let (child, _) = Role::Container.start(spec)?;
         streams(&child).try_for_each(|stream| ioctl_fionbio(stream, true))?;
         let id = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::NotFound)?;

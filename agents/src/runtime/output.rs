@@ -1,22 +1,24 @@
 //! What a container's programs write, as files on disk.
 //!
 //! Lines are written as Kubernetes' container runtimes write them, so that whoever reads node logs reads these: time, stream, `F` for a
-//! whole line or `P` for a part of one, text. Invariants: one file has at most [`FILE_LIMIT`] octets and a line more; of older ones
-//! [`FILES_KEPT`] are kept.
+//! whole line or `P` for a part of one, text. Each start of a container has a log of its own. Invariants: one file has at most
+//! `FILE_LIMIT` octets and a line more; of a log's older ones `FILES_KEPT` are kept, of a container's logs `LOGS_KEPT`.
 //!
 //! May depend on std and the clock of `k8s-openapi`. Read first: the CRI logging format of Kubernetes.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use k8s_openapi::jiff::Timestamp;
 
 /// Octets of a file before the next is begun, the kubelet's `containerLogMaxSize`.
-pub const FILE_LIMIT: u64 = 10 << 20;
+const FILE_LIMIT: u64 = 10 << 20;
 /// Older files that are kept beside it: the kubelet's `containerLogMaxFiles` less one.
-pub const FILES_KEPT: u32 = 4;
+const FILES_KEPT: u32 = 4;
+/// Logs of a container that are kept: of the start that is, and of the one before, as Kubernetes does.
+const LOGS_KEPT: u32 = 2;
 /// Octets of one entry; a longer line has several.
 const ENTRY_LIMIT: usize = 16 << 10;
 
@@ -43,15 +45,22 @@ pub struct Log {
 }
 
 impl Log {
-    /// Opens a container's log, and goes on with it where there is one.
+    /// Opens the log of a container's start, of which the first is 0, below the container's directory, and removes the one that was
+    /// kept so far.
     ///
     /// # Errors
     /// The system's.
-    pub fn open(path: PathBuf) -> io::Result<Self> {
-        Self::with_limit(path, FILE_LIMIT)
+    pub fn of_start(directory: &Path, start: u32) -> io::Result<Self> {
+        if let Some(old) = start.checked_sub(LOGS_KEPT) {
+            files(&path_of(directory, old)).try_for_each(|path| match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                Ok(()) | Err(_) => Ok(()),
+            })?;
+        }
+        Self::open(path_of(directory, start), FILE_LIMIT)
     }
 
-    fn with_limit(path: PathBuf, limit: u64) -> io::Result<Self> {
+    fn open(path: PathBuf, limit: u64) -> io::Result<Self> {
         let file = File::options().append(true).create(true).open(&path)?;
         let written = file.metadata()?.len();
         Ok(Self { path, file, written, limit, begun: Default::default(), pending: Vec::new() })
@@ -116,17 +125,32 @@ impl Log {
     }
 
     fn rotate(&mut self) -> io::Result<()> {
-        let numbered = |number: u32| self.path.with_extension(format!("log.{number}"));
-        for number in (1..FILES_KEPT).rev() {
-            if numbered(number).exists() {
-                fs::rename(numbered(number), numbered(number + 1))?;
+        for number in (0..FILES_KEPT).rev() {
+            let older = file(&self.path, number);
+            if older.exists() {
+                fs::rename(older, file(&self.path, number + 1))?;
             }
         }
-        fs::rename(&self.path, numbered(1))?;
         self.file = File::options().append(true).create(true).open(&self.path)?;
         self.written = 0;
         Ok(())
     }
+}
+
+/// Returns where the log of a container's start is.
+#[must_use]
+pub fn path_of(directory: &Path, start: u32) -> PathBuf {
+    directory.join(format!("{start}.log"))
+}
+
+/// Lists the files that a log may have, from its oldest lines to its last.
+pub fn files(log: &Path) -> impl Iterator<Item = PathBuf> {
+    (0..=FILES_KEPT).rev().map(|number| file(log, number))
+}
+
+/// Returns where a log's lines are that are so many files old.
+fn file(log: &Path, number: u32) -> PathBuf {
+    if number == 0 { log.to_owned() } else { log.with_extension(format!("log.{number}")) }
 }
 
 /// What all entries begin with that come at once: time and stream.
@@ -164,7 +188,7 @@ mod tests {
     fn lines_are_whole_however_they_come_and_streams_do_not_mix() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("0.log");
-        let mut log = Log::open(path.clone()).unwrap();
+        let mut log = Log::of_start(directory.path(), 0).unwrap();
         log.take(Stream::Stdout, b"one\ntw").unwrap();
         log.take(Stream::Stderr, b"oops\n").unwrap();
         log.take(Stream::Stdout, b"o\n\nthree").unwrap();
@@ -187,7 +211,7 @@ mod tests {
     fn a_full_file_makes_room_and_four_older_ones_are_kept() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("0.log");
-        let mut log = Log::with_limit(path.clone(), 100).unwrap();
+        let mut log = Log::open(path.clone(), 100).unwrap();
         for number in 0..30 {
             log.take(Stream::Stdout, format!("line {number:02}\n").as_bytes()).unwrap();
         }
@@ -196,8 +220,21 @@ mod tests {
         names.sort();
         assert_eq!(names, ["0.log", "0.log.1", "0.log.2", "0.log.3", "0.log.4"]);
         assert_eq!(entries(&path).last().unwrap(), "stdout F line 29");
-        let kept: Vec<usize> =
-            (1..=4).map(|n| entries(&path.with_extension(format!("log.{n}"))).len()).collect();
+        let kept: Vec<usize> = files(&path).take(4).map(|path| entries(&path).len()).collect();
         assert_eq!(kept, [3; 4], "an entry has 48 octets, and the third goes beyond 100");
+    }
+
+    #[test]
+    fn however_often_a_container_starts_the_logs_of_two_starts_are_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        for start in 0..10 {
+            let mut log = Log::of_start(directory.path(), start).unwrap();
+            log.take(Stream::Stdout, b"a line\n").unwrap();
+            log.rotate().unwrap();
+        }
+        let mut names: Vec<_> =
+            fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["8.log", "8.log.1", "9.log", "9.log.1"]);
     }
 }
