@@ -20,7 +20,6 @@ use crate::binding::{Bindings, Half};
 use crate::bridge::Fdb;
 use crate::clock::{Clock, Instant};
 use crate::control::EngineConfig;
-use crate::decide::World;
 use crate::flow::{FlowCache, flags};
 use crate::fragment::Fragments;
 use crate::frame::{Arena, ChecksumState, Course, Frame, Pool};
@@ -38,6 +37,27 @@ use crate::random::Random;
 use crate::rewrite::Adjacency;
 use crate::tables::{NodeId, PortId, Reader, Tables};
 use crate::trace::{Action, Event, Observer, Point};
+
+/// Borrows of a worker what a decision reads and changes, and no more: its buffers can be read meanwhile. A method would borrow all of
+/// it, and whoever needs a buffer would have to count one more user of all buffers, which all workers share.
+macro_rules! world {
+    ($worker:expr, $now:expr) => {
+        crate::decide::World {
+            tables: &$worker.tables,
+            bindings: &mut $worker.bindings,
+            neighbors: &mut $worker.neighbors,
+            path_mtu: &$worker.path_mtu,
+            fdb: &mut $worker.fdb,
+            cursors: &mut $worker.cursors,
+            affinity: &mut $worker.affinity,
+            random: &mut $worker.random,
+            masquerade: &mut $worker.masquerade,
+            worker: $worker.id,
+            workers: $worker.workers,
+            now: $now,
+        }
+    };
+}
 
 mod arp;
 mod budget;
@@ -375,23 +395,6 @@ impl Worker {
         self.run_frames::<TIMED>(&mut frames, node, &ingress, Course::Direct, now);
         self.batch.frames = frames;
         count
-    }
-
-    fn world(&mut self, now: Instant) -> World<'_> {
-        World {
-            tables: &self.tables,
-            bindings: &mut self.bindings,
-            neighbors: &mut self.neighbors,
-            path_mtu: &self.path_mtu,
-            fdb: &mut self.fdb,
-            cursors: &mut self.cursors,
-            affinity: &mut self.affinity,
-            random: &mut self.random,
-            masquerade: &mut self.masquerade,
-            worker: self.id,
-            workers: self.workers,
-            now,
-        }
     }
 
     #[inline(always)]

@@ -152,9 +152,9 @@ impl Worker {
 
     /// Finds who sent the packet at `network` of a frame, where its source is not the way there.
     fn sender(&mut self, frame: &Frame, network: usize, now: Instant) -> Option<Served> {
-        let arena = std::sync::Arc::clone(&self.arena);
-        let (node, ingress) = (NodeId(arena.record(frame).node), PortId(arena.record(frame).ingress));
-        sender(&mut self.world(now), node, Some(ingress), &arena.bytes(frame)[network..])
+        let record = self.arena.record(frame);
+        let (node, ingress) = (NodeId(record.node), PortId(record.ingress));
+        sender(&mut world!(self, now), node, Some(ingress), &self.arena.bytes(frame)[network..])
     }
 
     /// Tells a client what somebody said of its packet to a backend, on whose way it was inside another one (LVS,
@@ -165,10 +165,9 @@ impl Worker {
         let mut told = 0;
         if relayed.is_too_long() {
             self.learn_path_mtu(node, backend, mtu, now);
-            told = inner_mtu(&self.world(now), node, backend, u16::MAX);
+            told = inner_mtu(&world!(self, now), node, backend, u16::MAX);
         }
-        let arena = std::sync::Arc::clone(&self.arena);
-        let bytes = arena.bytes(frame);
+        let bytes = self.arena.bytes(frame);
         let may_be_cut = !Ipv4Packet::new_unchecked(&bytes[inner..]).dont_fragment();
         let is_needless = relayed.is_too_long() && may_be_cut;
         if !is_needless && icmp::may_answer(bytes, inner) {
@@ -224,10 +223,10 @@ impl Worker {
 
     /// Sends a packet that the node made by its route, or to a backend.
     fn send_originated(&mut self, frame: Frame, direct: Option<Served>, now: Instant) {
-        let arena = std::sync::Arc::clone(&self.arena);
-        let (node, network) = (NodeId(arena.record(&frame).node), arena.record(&frame).network_offset);
-        let packet = Ipv4Packet::new_unchecked(&arena.bytes(&frame)[usize::from(network)..]);
-        match originate(&self.world(now), node, &packet, direct) {
+        let record = self.arena.record(&frame);
+        let (node, network) = (NodeId(record.node), usize::from(record.network_offset));
+        let packet = Ipv4Packet::new_unchecked(&self.arena.bytes(&frame)[network..]);
+        match originate(&world!(self, now), node, &packet, direct) {
             Ok(Ok(transform)) => self.forward(frame, Tuple::default(), &transform, now),
             Ok(Err(neighbor)) => self.wait(frame, neighbor, now),
             Err(reason) => self.drop_frame(frame, reason, now),
@@ -236,12 +235,11 @@ impl Worker {
 
     /// Sends a packet that the node made and that waited for a neighbour. An error tells by what it quotes whom it is for.
     pub(super) fn send_originated_again(&mut self, frame: Frame, now: Instant) {
-        let network = usize::from(self.arena.record(&frame).network_offset);
-        let arena = std::sync::Arc::clone(&self.arena);
-        let packet = &arena.bytes(&frame)[network..];
+        let record = self.arena.record(&frame);
+        let (node, network) = (NodeId(record.node), usize::from(record.network_offset));
+        let packet = &self.arena.bytes(&frame)[network..];
         let quoted = icmp::quote(packet).filter(|_| is_error(packet));
-        let node = NodeId(arena.record(&frame).node);
-        let direct = quoted.and_then(|quoted| sender(&mut self.world(now), node, None, quoted));
+        let direct = quoted.and_then(|quoted| sender(&mut world!(self, now), node, None, quoted));
         self.send_originated(frame, direct, now);
     }
 

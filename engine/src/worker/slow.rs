@@ -11,14 +11,14 @@ use crate::binding::BindingRef;
 use crate::bridge::News;
 use crate::decide::{Arrival, Decision, Refusal, Verdict, decide};
 use crate::flow::{FlowKey, Slot};
-use crate::frame::{ChecksumState, Course};
+use crate::frame::{ChecksumState, Course, Record};
 use crate::mailbox::{Notice, Parcel};
 use crate::neighbor::Neighbor;
 use crate::rewrite::{Step, Transform, apply, compose};
 use crate::tables::{Role, address_bucket};
 use crate::trace::{Action, Point};
 use crate::wire::ethernet::{ADDRESSES_LENGTH, TAG_LENGTH, is_priority_tagged};
-use crate::wire::ipv4;
+use crate::wire::{EthernetFrame, MacAddress, ipv4};
 
 impl Worker {
     /// Decides about a frame and does what was decided.
@@ -56,34 +56,51 @@ impl Worker {
         if parsed.tunneled && self.is_unfinished(&frame) {
             return self.decide_unfinished(frame, now);
         }
-        let tables = std::sync::Arc::clone(&self.tables);
-        let (Some(node), Some(ingress)) = (tables.node(node_id), tables.ports.get(&port_id)) else {
+        let (Some(node), Some(ingress)) = (self.tables.node(node_id), self.tables.ports.get(&port_id)) else {
             return self.drop_frame(frame, DropReason::LinkDown, now);
         };
-        self.learn_station(&frame, node_id, port_id, ingress.role, now);
-        let arena = std::sync::Arc::clone(&self.arena);
-        let (bytes, length) = (arena.bytes(&frame), self.wire_length(&frame, parsed));
+        let station = station(self.arena.bytes(&frame), ingress.role);
+        let news = station
+            .map_or(News::None, |station| self.fdb.learn(&self.tables, node_id, station, port_id, now));
+        if news == News::Moved {
+            self.cache.clear();
+        }
+        let (bytes, length) = (self.arena.bytes(&frame), self.wire_length(&frame, parsed));
         let arrival = Arrival { bytes, parsed, length, port: port_id, ingress, node, course };
         self.decisions += 1;
         let is_flow = matches!(parsed.class, Class::Flow | Class::LayerTwo);
         // Once: what is refused, or waits, after a change is in no cache, and each frame of it is as much work as a new flow's.
-        let is_known =
-            is_flow && self.cache.forget_outdated(parsed.hash, parsed.key, &parsed.guard, &tables.epochs);
+        let is_known = is_flow
+            && self.cache.forget_outdated(parsed.hash, parsed.key, &parsed.guard, &self.tables.epochs);
         let mut transform = Transform::new();
-        let verdict = decide(&mut self.world(now), &arrival, &mut transform);
+        let verdict = decide(&mut world!(self, now), &arrival, &mut transform);
+        self.tell_of_station(news, (node_id, station, port_id));
         self.pay(&record, parsed, is_known, (&verdict, &transform));
         // Ahead of the frame, so that its answer finds the way.
         self.spread_news();
+        self.carry_out(frame, parsed, (verdict, &transform), now);
+    }
+
+    /// Does with a frame what was decided.
+    fn carry_out(
+        &mut self,
+        frame: Frame,
+        parsed: &Parsed,
+        (verdict, transform): (Result<Verdict, Refusal>, &Transform),
+        now: Instant,
+    ) {
+        let &Record { node, ingress, course, .. } = self.arena.record(&frame);
+        let (node_id, port_id) = (NodeId(node), PortId(ingress));
         match verdict {
             Ok(Verdict::Forward(decision)) => {
                 let slot = if course == Course::Reflected {
                     None
                 } else {
-                    self.remember(parsed, &decision, &transform, node_id)
+                    self.remember(parsed, &decision, transform, node_id)
                 };
                 match slot.filter(|_| !transform.cuts() && self.arena.record(&frame).mark == 0) {
                     Some(slot) => self.forward_as(frame, parsed, &slot, now),
-                    None => self.forward(frame, parsed.tuple(), &transform, now),
+                    None => self.forward(frame, parsed.tuple(), transform, now),
                 }
             }
             Ok(Verdict::Flood) => self.flood(frame, node_id, port_id, now),
@@ -110,6 +127,7 @@ impl Worker {
         }
     }
 
+    /// Learns where a frame's sender is.
     pub(super) fn learn_station(
         &mut self,
         frame: &Frame,
@@ -118,18 +136,17 @@ impl Worker {
         role: Role,
         now: Instant,
     ) {
-        let source = crate::wire::EthernetFrame::new_unchecked(self.arena.bytes(frame)).source();
-        let may_teach = match role {
-            // A guarded pod is a static entry; without its endpoint it is a station like any other.
-            Role::Bridge(guard) => guard.is_none_or(|guard| guard.mac == source),
-            Role::Interface(_) => false,
-        };
-        if may_teach && source.is_unicast() {
-            let news = self.fdb.learn(&self.tables, node, source, port, now);
-            self.heed_station(news);
-            if news != News::None {
-                self.tell(Notice::Station(node, source, port));
-            }
+        let station = station(self.arena.bytes(frame), role);
+        let news =
+            station.map_or(News::None, |station| self.fdb.learn(&self.tables, node, station, port, now));
+        self.heed_station(news);
+        self.tell_of_station(news, (node, station, port));
+    }
+
+    /// Tells the other workers what was learned of a station.
+    fn tell_of_station(&mut self, news: News, (node, station, port): (NodeId, Option<MacAddress>, PortId)) {
+        if let Some(station) = station.filter(|_| news != News::None) {
+            self.tell(Notice::Station(node, station, port));
         }
     }
 
@@ -310,6 +327,17 @@ impl Worker {
         self.tell_sender(&frame, usize::from(parsed.network_offset), refusal, now);
         self.drop_frame(frame, refusal.reason, now);
     }
+}
+
+/// Finds who a frame's sender is, if a bridge may learn from it where that is.
+fn station(frame: &[u8], role: Role) -> Option<MacAddress> {
+    let source = EthernetFrame::new_unchecked(frame).source();
+    let may_teach = match role {
+        // A guarded pod is a static entry; without its endpoint it is a station like any other.
+        Role::Bridge(guard) => guard.is_none_or(|guard| guard.mac == source),
+        Role::Interface(_) => false,
+    };
+    (may_teach && source.is_unicast()).then_some(source)
 }
 
 /// Tells whether a packet opens a connection: it is decided each time, but leads where the rest of it goes. Its headers must be where the
