@@ -50,7 +50,17 @@ class Place:
         return self
 
     def __exit__(self, *_):
+        self.signal(signal.SIGCONT)
         self.undo.close()
+
+    def rest(self):
+        """Stops what moves frames, until it is measured: a switch that looks for them would take a core from others meanwhile."""
+        self.signal(signal.SIGSTOP)
+
+    def signal(self, kind):
+        for process in self.processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, kind)
 
     def namespace(self, name):
         name = f"{self.prefix}-{name}"
@@ -70,13 +80,15 @@ class Place:
         return process
 
     @contextlib.contextmanager
-    def on(self, cores):
-        """Keeps what moves frames on some cores meanwhile."""
+    def at_work(self, cores):
+        """Has what moves frames run meanwhile, on some cores or on all."""
         every = os.sched_getaffinity(0)
         self.keep_on(cores or every)
+        self.signal(signal.SIGCONT)
         try:
             yield
         finally:
+            self.rest()
             self.keep_on(every)
 
     def keep_on(self, cores):
