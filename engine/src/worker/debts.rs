@@ -10,7 +10,8 @@ use std::net::Ipv4Addr;
 
 use super::budget::{BURST_LIMIT, DEBT_LIMIT, DECISION, Debt, NEW_FLOW};
 use super::{BATCH_LIMIT, Frame, NodeId, Notice, Parsed, PortId, Worker};
-use crate::decide::{Refusal, Verdict};
+use crate::binding::Half;
+use crate::decide::{Decision, Refusal, Verdict};
 use crate::flow::FlowKey;
 use crate::frame::Record;
 use crate::parse::Side;
@@ -190,6 +191,8 @@ impl Worker {
         (verdict, transform): (&Result<Verdict, Refusal>, &Transform),
     ) -> u64 {
         let (egress, price) = match verdict {
+            // Answers of a binding are its other half: there is no flow to look for, in memory that nobody has asked for.
+            Ok(Verdict::Forward(Decision { binding: Some((_, Half::Original)), .. })) => (None, NEW_FLOW),
             Ok(Verdict::Forward(_)) => (Some(transform.egress), NEW_FLOW),
             Ok(Verdict::HandOver(..)) => {
                 let to = Ipv4Addr::from_bits(parsed.tuple().destination);
