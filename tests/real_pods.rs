@@ -239,7 +239,7 @@ fn volumes_and_files_are_for_the_pods_user() {
     let volumes =
         "  volumes: [{name: v, emptyDir: {}}, {name: m, emptyDir: {medium: Memory, sizeLimit: 1Mi}}]\n";
     let of_container = "      securityContext: {runAsUser: 1234}\n      volumeMounts: [{name: v, mountPath: /mnt}, {name: m, \
-                        mountPath: /media}]\n";
+                        mountPath: /media}, {name: m, mountPath: /srv, subPath: some/where}]\n";
     let mut text = pod("user", "node-1", "exec sleep 1000", (volumes, of_container));
     text = text.replace("metadata: {name: user", "metadata: {namespace: shop, name: user");
     let home = Home::new();
@@ -258,6 +258,7 @@ fn volumes_and_files_are_for_the_pods_user() {
     };
     assert_eq!(says("echo of the user > /mnt/file; cat /mnt/file").0, "of the user\n");
     assert_eq!(says("head -c 900000 /dev/zero > /media/file && wc -c < /media/file").0, "900000\n");
+    assert_eq!(says("echo inside > /srv/file; cat /media/some/where/file").0, "inside\n");
     let (said, code) = says("head -c 2000000 /dev/zero > /media/file");
     assert!(said.contains("No space left on device") && code == Some(1), "{said}");
     let (said, code) = says("cat /etc/hosts /etc/hostname /etc/resolv.conf");

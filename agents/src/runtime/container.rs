@@ -196,10 +196,10 @@ pub fn spec(
     environment.insert(0, ("PATH".to_owned(), DEFAULT_PATH.to_owned()));
     let mut mounts = Vec::new();
     for mount in container.volume_mounts.iter().flatten() {
-        let source = volumes.get(&mount.name).ok_or_else(|| format!("volume {} is not there", mount.name))?;
-        let source = mount.sub_path.as_ref().map_or_else(|| source.clone(), |path| source.join(path));
+        let volume = volumes.get(&mount.name).ok_or_else(|| format!("volume {} is not there", mount.name))?;
         mounts.push(Bind {
-            source,
+            volume: volume.clone(),
+            sub_path: mount.sub_path.as_ref().map(PathBuf::from).unwrap_or_default(),
             target: PathBuf::from(&mount.mount_path),
             read_only: mount.read_only.unwrap_or(false),
         });

@@ -166,8 +166,10 @@ pub struct ContainerSpec {
 /// A directory or file that is also somewhere else.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Bind {
-    /// Where it is.
-    pub source: PathBuf,
+    /// Where the volume is.
+    pub volume: PathBuf,
+    /// What of the volume is meant; empty for all of it. Made where it is missing.
+    pub sub_path: PathBuf,
     /// Where it is seen.
     pub target: PathBuf,
     /// Whether it can only be read there.
@@ -248,14 +250,29 @@ fn mount_memory((path, limit): &(PathBuf, Option<usize>)) -> Result<(), Failure>
 }
 
 fn mount_volume(bind: &Bind) -> Result<(), Failure> {
-    let Bind { source, target, read_only } = bind;
+    let Bind { volume, sub_path, target, read_only } = bind;
     let failed = |error: Errno| format!("volume at {}: {error}", target.display());
-    mount_bind_recursive(source, target).map_err(failed)?;
+    let source = make_inside(volume, sub_path)
+        .map_err(|error| format!("{} in {}: {error}", sub_path.display(), volume.display()))?;
+    mount_bind_recursive(&source, target).map_err(failed)?;
     if *read_only {
         let flags = MountFlags::BIND | MountFlags::RDONLY;
         mount_remount(target, flags, CString::default().as_c_str()).map_err(failed)?;
     }
     Ok(())
+}
+
+/// Makes the directories of a path inside a volume that are missing; whoever may use the volume may use them, as the kubelet has it.
+fn make_inside(volume: &Path, sub_path: &Path) -> io::Result<PathBuf> {
+    let mut path = volume.to_owned();
+    for name in sub_path {
+        path.push(name);
+        if !path.exists() {
+            fs::create_dir(&path)?;
+            fs::set_permissions(&path, fs::metadata(volume)?.permissions())?;
+        }
+    }
+    Ok(path)
 }
 
 fn container() -> Result<ExitCode, Failure> {
