@@ -6,6 +6,7 @@
 
 mod overlay;
 
+use super::slow::learn_station;
 use super::{DropReason, Frame, Instant, NodeId, ORIGINATED, Parsed, PortId, Term, Worker};
 use crate::decide::is_local;
 use crate::mailbox::Notice;
@@ -135,8 +136,12 @@ impl Worker {
     }
 
     fn learn_from(&mut self, frame: &Frame, node: NodeId, port: PortId, now: Instant) {
-        if let Some(role) = self.tables.ports.get(&port).map(|port| port.role) {
-            self.learn_station(frame, node, port, role, now);
+        let Some(role) = self.tables.ports.get(&port).map(|port| port.role) else { return };
+        let bytes = self.arena.bytes(frame);
+        if let Some(station) =
+            learn_station(&mut world!(self, now), &mut self.cache, bytes, (node, port, role))
+        {
+            self.tell(station);
         }
     }
 

@@ -3,6 +3,7 @@
 //! Called once per batch, and wherever a frame is another's. Invariants: a notice is heeded before the
 //! frames sent after it; a full ring drops by name. Read first: `mailbox.rs`, `ring.rs`.
 
+use super::slow::heed_station;
 use super::{DropReason, Frame, Instant, NodeId, PortId, Worker};
 use crate::mailbox::{Notice, Parcel};
 
@@ -110,7 +111,7 @@ impl Worker {
         match notice {
             Notice::Station(node, mac, port) => {
                 let news = self.fdb.learn(&self.tables, node, mac, port, now);
-                self.heed_station(news);
+                heed_station(&mut self.cache, news);
             }
             Notice::Neighbor(neighbor, mac) => self.learn_neighbor(neighbor, mac, now),
             Notice::PathMtu(node, peer, mtu) => self.lower_path_mtu(node, peer, mtu, now),

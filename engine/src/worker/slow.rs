@@ -9,8 +9,8 @@ use std::net::Ipv4Addr;
 use super::{Class, DropReason, Frame, Half, Instant, NodeId, ORIGINATED, Parsed, PortId, Worker, flags};
 use crate::binding::BindingRef;
 use crate::bridge::News;
-use crate::decide::{Arrival, Decision, Refusal, Verdict, decide};
-use crate::flow::{FlowKey, Slot};
+use crate::decide::{Arrival, Decision, Refusal, Verdict, World, decide};
+use crate::flow::{FlowCache, FlowKey, Slot};
 use crate::frame::{ChecksumState, Course, Record};
 use crate::mailbox::{Notice, Parcel};
 use crate::neighbor::Neighbor;
@@ -18,7 +18,7 @@ use crate::rewrite::{Step, Transform, apply, compose};
 use crate::tables::{Role, address_bucket};
 use crate::trace::{Action, Point};
 use crate::wire::ethernet::{ADDRESSES_LENGTH, TAG_LENGTH, is_priority_tagged};
-use crate::wire::{EthernetFrame, MacAddress, ipv4};
+use crate::wire::{EthernetFrame, ipv4};
 
 impl Worker {
     /// Decides about a frame and does what was decided.
@@ -56,16 +56,12 @@ impl Worker {
         if parsed.tunneled && self.is_unfinished(&frame) {
             return self.decide_unfinished(frame, now);
         }
+        let (bytes, length) = (self.arena.bytes(&frame), self.wire_length(&frame, parsed));
         let (Some(node), Some(ingress)) = (self.tables.node(node_id), self.tables.ports.get(&port_id)) else {
             return self.drop_frame(frame, DropReason::LinkDown, now);
         };
-        let station = station(self.arena.bytes(&frame), ingress.role);
-        let news = station
-            .map_or(News::None, |station| self.fdb.learn(&self.tables, node_id, station, port_id, now));
-        if news == News::Moved {
-            self.cache.clear();
-        }
-        let (bytes, length) = (self.arena.bytes(&frame), self.wire_length(&frame, parsed));
+        let mut world = world!(self, now);
+        let station = learn_station(&mut world, &mut self.cache, bytes, (node_id, port_id, ingress.role));
         let arrival = Arrival { bytes, parsed, length, port: port_id, ingress, node, course };
         self.decisions += 1;
         let is_flow = matches!(parsed.class, Class::Flow | Class::LayerTwo);
@@ -73,8 +69,10 @@ impl Worker {
         let is_known = is_flow
             && self.cache.forget_outdated(parsed.hash, parsed.key, &parsed.guard, &self.tables.epochs);
         let mut transform = Transform::new();
-        let verdict = decide(&mut world!(self, now), &arrival, &mut transform);
-        self.tell_of_station(news, (node_id, station, port_id));
+        let verdict = decide(&mut world, &arrival, &mut transform);
+        if let Some(station) = station {
+            self.tell(station);
+        }
         self.pay(&record, parsed, is_known, (&verdict, &transform));
         // Ahead of the frame, so that its answer finds the way.
         self.spread_news();
@@ -124,37 +122,6 @@ impl Worker {
             }
             Ok(Verdict::Reflect(step)) => self.reflect(frame, parsed, &step, now),
             Err(refusal) => self.refuse(frame, parsed, refusal, now),
-        }
-    }
-
-    /// Learns where a frame's sender is.
-    pub(super) fn learn_station(
-        &mut self,
-        frame: &Frame,
-        node: NodeId,
-        port: PortId,
-        role: Role,
-        now: Instant,
-    ) {
-        let station = station(self.arena.bytes(frame), role);
-        let news =
-            station.map_or(News::None, |station| self.fdb.learn(&self.tables, node, station, port, now));
-        self.heed_station(news);
-        self.tell_of_station(news, (node, station, port));
-    }
-
-    /// Tells the other workers what was learned of a station.
-    fn tell_of_station(&mut self, news: News, (node, station, port): (NodeId, Option<MacAddress>, PortId)) {
-        if let Some(station) = station.filter(|_| news != News::None) {
-            self.tell(Notice::Station(node, station, port));
-        }
-    }
-
-    /// Cached flows lead to where a station was.
-    pub(super) fn heed_station(&mut self, news: News) {
-        match news {
-            News::Moved => self.cache.clear(),
-            News::Fresh | News::None => {}
         }
     }
 
@@ -329,15 +296,33 @@ impl Worker {
     }
 }
 
-/// Finds who a frame's sender is, if a bridge may learn from it where that is.
-fn station(frame: &[u8], role: Role) -> Option<MacAddress> {
+/// Learns where a frame's sender is, if a bridge may learn it from that; returns what the other workers must hear.
+pub(super) fn learn_station(
+    world: &mut World<'_>,
+    cache: &mut FlowCache,
+    frame: &[u8],
+    (node, port, role): (NodeId, PortId, Role),
+) -> Option<Notice> {
     let source = EthernetFrame::new_unchecked(frame).source();
     let may_teach = match role {
         // A guarded pod is a static entry; without its endpoint it is a station like any other.
         Role::Bridge(guard) => guard.is_none_or(|guard| guard.mac == source),
         Role::Interface(_) => false,
     };
-    (may_teach && source.is_unicast()).then_some(source)
+    if !may_teach || !source.is_unicast() {
+        return None;
+    }
+    let news = world.fdb.learn(world.tables, node, source, port, world.now);
+    heed_station(cache, news);
+    (news != News::None).then_some(Notice::Station(node, source, port))
+}
+
+/// Cached flows lead to where a station was.
+pub(super) fn heed_station(cache: &mut FlowCache, news: News) {
+    match news {
+        News::Moved => cache.clear(),
+        News::Fresh | News::None => {}
+    }
 }
 
 /// Tells whether a packet opens a connection: it is decided each time, but leads where the rest of it goes. Its headers must be where the
