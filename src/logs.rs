@@ -69,7 +69,7 @@ fn log(pod: &Pod, pods: &Path, Logs { container, previous, .. }: &Logs) -> Resul
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
     let directory =
         pods.join(pod_directory(objects::namespace(pod), objects::name(pod), uid)).join(container);
-    let start = last_start(&directory).and_then(|last| last.checked_sub(u32::from(*previous)));
+    let start = output::last_start(&directory).and_then(|last| last.checked_sub(u32::from(*previous)));
     let missing = || LogsError::Missing { pod: name.clone(), container: container.to_owned() };
     let log = output::path_of(&directory, start.ok_or_else(missing)?);
     let mut said = String::new();
@@ -78,13 +78,6 @@ fn log(pod: &Pod, pods: &Path, Logs { container, previous, .. }: &Logs) -> Resul
         said.extend(String::from_utf8_lossy(&bytes).lines().filter_map(line));
     }
     Ok(said)
-}
-
-/// Returns the number of a container's last start.
-fn last_start(directory: &Path) -> Option<u32> {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    names.filter_map(|name| name.strip_suffix(".log")?.parse().ok()).max()
 }
 
 /// Takes what the program wrote out of an entry: time, stream, `F` for all of a line or `P` for a part, text.

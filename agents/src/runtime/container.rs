@@ -6,7 +6,6 @@
 //! May depend on `expand`, [`super::init`] and [`super::output`]. Read first: `init.rs`.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -18,7 +17,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::expand::expand;
 use super::init::{Bind, ContainerSpec, FAILURE_FILE, INIT_FILE, PROCESS_FILE, Process, Role, left, look_up};
-use super::output::{Log, Stream};
+use super::output::{Log, Stream, remove_files};
 use crate::kubelet::{Exit, KILLED};
 
 /// Where programs are looked for when a container does not say.
@@ -51,12 +50,7 @@ impl Container {
     /// # Errors
     /// The system's.
     pub fn start(spec: &ContainerSpec, name: &str, log: Log) -> io::Result<Self> {
-        for file in [PROCESS_FILE, INIT_FILE, FAILURE_FILE] {
-            match fs::remove_file(spec.state.join(file)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                Ok(()) | Err(_) => {}
-            }
-        }
+        remove_files([PROCESS_FILE, INIT_FILE, FAILURE_FILE].map(|file| spec.state.join(file)))?;
         let (child, _) = Role::Container.start(spec)?;
         streams(&child).try_for_each(|stream| ioctl_fionbio(stream, true))?;
         let id = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::NotFound)?;

@@ -52,10 +52,7 @@ impl Log {
     /// The system's.
     pub fn of_start(directory: &Path, start: u32) -> io::Result<Self> {
         if let Some(old) = start.checked_sub(LOGS_KEPT) {
-            files(&path_of(directory, old)).try_for_each(|path| match fs::remove_file(path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                Ok(()) | Err(_) => Ok(()),
-            })?;
+            remove_files(files(&path_of(directory, old)))?;
         }
         Self::open(path_of(directory, start), FILE_LIMIT)
     }
@@ -143,9 +140,25 @@ pub fn path_of(directory: &Path, start: u32) -> PathBuf {
     directory.join(format!("{start}.log"))
 }
 
+/// Returns the number of a container's last start, as its logs say.
+#[must_use]
+pub fn last_start(directory: &Path) -> Option<u32> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter_map(|name| name.strip_suffix(".log")?.parse().ok()).max()
+}
+
 /// Lists the files that a log may have, from its oldest lines to its last.
 pub fn files(log: &Path) -> impl Iterator<Item = PathBuf> {
     (0..=FILES_KEPT).rev().map(|number| file(log, number))
+}
+
+/// Removes files, those that are there.
+pub(super) fn remove_files(paths: impl IntoIterator<Item = PathBuf>) -> io::Result<()> {
+    paths.into_iter().try_for_each(|path| match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    })
 }
 
 /// Returns where a log's lines are that are so many files old.
@@ -236,5 +249,6 @@ mod tests {
             fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         names.sort();
         assert_eq!(names, ["8.log", "8.log.1", "9.log", "9.log.1"]);
+        assert_eq!(last_start(directory.path()), Some(9));
     }
 }
