@@ -2,7 +2,7 @@
 //! nftables, and through a node of ours.
 //!
 //! What comes out at each end must be the same frames, but for what `docs/linux.md` names. Needs root,
-//! `ip`, `nft` and `unshare`.
+//! `ip`, `nft` and `unshare`. Above 600 lines because the cases are one table.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,5 +1,7 @@
 //! Cutting packets, putting them together, and networks and packets that are large enough for it.
 
+use flatnet_engine::wire::{IcmpPacket, IpProtocol, Ipv4Packet, UdpDatagram};
+
 use super::*;
 
 /// Puts fragments together as they arrived; none may be missing, twice, or of another datagram.

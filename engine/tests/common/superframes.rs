@@ -2,6 +2,7 @@
 
 use flatnet_engine::frame::{ChecksumState, Segmentation};
 use flatnet_engine::segment::Layout;
+use flatnet_engine::wire::Ipv4Packet;
 
 use super::*;
 
