@@ -66,6 +66,8 @@ pub struct Network {
     stopped: Rc<RefCell<Vec<(Agent, StoreError)>>>,
     /// When they are started again, and the store is told the time.
     retry: Instant,
+    /// When it is looked next whether what somebody else made is there.
+    next_look: Instant,
     /// What the store said when it last failed.
     store_failed: Option<String>,
     service_network: Ipv4Prefix,
@@ -109,6 +111,7 @@ impl Network {
             kubelet: Rc::default(),
             stopped: Rc::default(),
             retry: Instant::ZERO,
+            next_look: Instant::ZERO,
             store_failed: None,
             service_network: topology.service_network,
             backend: topology.backend,

@@ -8,7 +8,7 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use common::{Home, Namespace, await_that};
+use common::{Home, Namespace, await_that, tshark};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 const NODES: &str = "\
@@ -115,6 +115,50 @@ fn real_and_simulated_pods_reach_each_other_through_services_and_tunnel() {
     let client = pods["items"].as_array().unwrap().iter().find(|pod| pod["metadata"]["name"] == "client");
     let state = &client.unwrap()["status"]["containerStatuses"][0]["state"];
     assert_eq!(state["terminated"]["exitCode"], 3, "{state}");
+    assert_eq!(home.json("down")["balances"], true);
+}
+
+/// The kernel leaves checksums and segments to whoever is behind an interface; a capture has frames as a wire would.
+#[test]
+fn a_capture_at_a_real_pod_has_what_it_sends_and_what_it_gets() {
+    let serve = "head -c 20000 /dev/zero > index.html; exec python3 -m http.server 80";
+    let (volumes, mounts) = (
+        "  volumes: [{name: site, emptyDir: {}}]\n",
+        "      volumeMounts: [{name: site, mountPath: /mnt}]\n      workingDir: /mnt\n",
+    );
+    let home = network(&[
+        NODES,
+        &pod("server", "node-1", serve, (volumes, mounts)),
+        &pod("client", "node-1", &format!("while :; do {}; done", fetch("10.96.0.10")), ("", "")),
+        SIMULATED,
+        &service("server", "10.96.0.10"),
+    ]);
+    let address = |name: &str| {
+        let pods = home.json("get pods");
+        let pod =
+            pods["items"].as_array().unwrap().iter().find(|pod| pod["metadata"]["name"] == name).cloned();
+        pod.unwrap()["status"]["podIP"].as_str().unwrap().to_owned()
+    };
+    let (server, askers) = (address("server"), [address("client"), address("simulated")]);
+    await_that("it serves", || home.run("exec simulated -- curl -s http://10.96.0.10/").status.success());
+    let capture = home.file("server.pcapng");
+    let words = format!("capture server --count 60 --write {}", capture.display());
+    let mut asks = home.command(&words).stderr(std::process::Stdio::null()).spawn().unwrap();
+    await_that("they pass", || {
+        home.text("exec simulated -- curl -s http://10.96.0.10/");
+        asks.try_wait().unwrap().is_some()
+    });
+    let frames = tshark(&capture, &["ip.src", "ip.dst", "tcp.checksum.status", "frame.len"]);
+    let frames: Vec<Vec<&str>> = frames.iter().map(|line| line.split('\t').collect()).collect();
+    let frames: Vec<_> = frames.into_iter().filter(|frame| !frame[0].is_empty()).collect();
+    for asker in &askers {
+        for (from, to) in [(asker, &server), (&server, asker)] {
+            let passed = frames.iter().filter(|frame| frame[0] == from && frame[1] == to).count();
+            assert!(passed >= 4, "{passed} from {from} to {to}: {frames:?}");
+        }
+    }
+    assert!(frames.iter().all(|frame| frame[2] == "1"), "checksums are there: {frames:?}");
+    assert!(frames.iter().all(|frame| frame[3].parse::<u32>().unwrap() <= 1486), "no superframe: {frames:?}");
     assert_eq!(home.json("down")["balances"], true);
 }
 
@@ -418,6 +462,50 @@ fn a_namespace_of_somebody_else_is_a_pod_while_the_network_runs() {
 }
 
 /// A route by an interface goes when that is down for a moment only.
+#[test]
+fn a_namespace_that_is_made_anew_is_the_pod_again() {
+    let home = Home::new();
+    let path = home.file("lab");
+    std::fs::write(&path, "").unwrap();
+    let attached = format!(
+        "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: lab, annotations: {{\"flatnet.dev/attach\": \"netns:{}\", \
+         \"flatnet.dev/ip\": 10.1.47.9}}}}\nspec: {{nodeName: node-1, containers: [{{name: c, image: flatnet/pause}}]}}\n",
+        path.display()
+    );
+    let nodes = NODES.replace("11/24}", "11/24, podCIDR: 10.1.47.0/24}");
+    let topology = home.file("real.yaml");
+    std::fs::write(&topology, [&nodes, &attached, SIMULATED].concat()).unwrap();
+    home.text(&format!("up -d -f {}", topology.display()));
+    assert_eq!(status(&home, "lab"), "FailedCreatePodSandBox");
+    for _ in 0..2 {
+        let namespace = Namespace::new();
+        let mounted = Mounted::new(&namespace.path(), &path);
+        await_that("it is reached", || {
+            home.run("exec simulated -- ping -c 1 -W 1 10.1.47.9").status.success()
+        });
+        assert_eq!(status(&home, "lab"), "Running");
+        drop(mounted);
+    }
+    await_that("its end is said", || status(&home, "lab") == "FailedCreatePodSandBox");
+    assert_eq!(home.json("down")["balances"], true);
+}
+
+/// A file at the place of another, as `ip netns` has namespaces.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn new(from: &str, to: &Path) -> Self {
+        rustix::mount::mount_bind(from, to).unwrap();
+        Self(to.to_owned())
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH).unwrap();
+    }
+}
+
 #[test]
 fn a_loopback_that_is_up_is_not_touched() {
     let namespace = Namespace::new();

@@ -109,6 +109,35 @@ fn a_machine_with_an_open_tap_is_a_pod() {
     host.says("ip link show vm0");
 }
 
+/// Who manages machines may make a TAP when its machine starts, and take it away with it.
+#[test]
+fn a_machine_comes_after_the_network_goes_and_comes_again() {
+    let (host, guest, home) = (Namespace::new(), Namespace::new(), Home::new());
+    let file = home.file("machines.yaml");
+    std::fs::write(&file, NETWORK).unwrap();
+    let up = host.command(&home.command(&format!("up -d -f {}", file.display()))).output().unwrap();
+    assert!(up.status.success(), "{up:?}");
+    let state = || {
+        let pods = home.json("get pods");
+        let pod =
+            pods["items"].as_array().unwrap().iter().find(|pod| pod["metadata"]["name"] == "vm").cloned();
+        pod.unwrap()["status"]["containerStatuses"][0]["state"].clone()
+    };
+    let is_reached = || home.run("exec simulated -- ping -c 1 -W 1 10.1.15.77").status.success();
+    for _ in 0..2 {
+        await_that("its absence is said", || state()["waiting"]["reason"] == "FailedCreatePodSandBox");
+        assert!(state()["waiting"]["message"].as_str().unwrap().contains("there is no TAP vm0 here"));
+        let running = machine(&host, &guest);
+        has_come_up(&host, &guest);
+        await_that("the machine is reached", is_reached);
+        await_that("it is said", || state()["running"].is_object());
+        assert!(guest.says("curl -s --max-time 10 http://10.96.0.20/").contains("Welcome to nginx!"));
+        // The TAP goes with the machine's program.
+        drop(running);
+    }
+    assert_eq!(home.json("down")["balances"], true);
+}
+
 #[test]
 fn a_tap_that_is_not_there_is_said_and_not_made() {
     let (host, home) = (Namespace::new(), Home::new());

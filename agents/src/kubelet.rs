@@ -185,6 +185,13 @@ impl Kubelet {
         self.pods.get(name).map(|life| life.view.uid.clone())
     }
 
+    /// Tells whether it was said of a pod that it is not there, with these words.
+    pub fn misses(&self, name: &str, uid: &str, words: &str) -> bool {
+        let life = self.pods.get(name).filter(|life| life.view.uid == uid);
+        let says = |tracked: &Tracked| matches!(&tracked.state, State::NoPod(said) if said == words);
+        life.is_some_and(|life| life.containers.iter().all(says))
+    }
+
     /// Tells whether a pod's containers have all ended for good.
     pub fn has_ended(&self, name: &str) -> bool {
         self.pods

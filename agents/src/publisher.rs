@@ -12,10 +12,13 @@
 //!
 //! Above 400 lines because each part of the network is made in one place.
 
+mod attached;
+
 mod links;
 
 mod real;
 
+use attached::Attached;
 pub use links::LinkPlace;
 pub use real::MadePod;
 
@@ -39,7 +42,7 @@ use crate::{
     pods::{PodKind, PodView, VIP_ANNOTATION},
     runtime::{
         Runtime, RuntimeError,
-        link::{LinkConfig, LinkError, Loopback},
+        link::{LinkConfig, LinkError},
         privileges::missing_capabilities,
     },
     seed,
@@ -199,8 +202,8 @@ pub struct Publisher {
     pub runtime: Runtime,
     /// Ports of those that were told to stop, by uid.
     stopping: BTreeMap<String, PortId>,
-    /// By uid of a pod that is attached: what is put back when it goes.
-    loopbacks: BTreeMap<String, Loopback>,
+    /// By uid.
+    attached: BTreeMap<String, Attached>,
     /// What differs from perfect links, by the ends of each direction.
     links: BTreeMap<(String, String), links::Settings>,
 }
@@ -224,7 +227,7 @@ impl Publisher {
             pods: BTreeMap::new(),
             runtime: Runtime::new(directory),
             stopping: BTreeMap::new(),
-            loopbacks: BTreeMap::new(),
+            attached: BTreeMap::new(),
             links: BTreeMap::new(),
         }
     }
@@ -472,6 +475,7 @@ impl Publisher {
     }
 
     fn remove_pod(&mut self, view: &PodView) -> Result<(), PublishError> {
+        self.attached.remove(&view.uid);
         let Some((port, name)) = self.pods.remove(&view.identity) else {
             // One that is being made.
             self.runtime.stop(&view.uid);
@@ -489,7 +493,6 @@ impl Publisher {
             self.set_link_mtu(node, place.address, None);
         }
         self.missing.remove(&name);
-        self.loopbacks.remove(&view.uid);
         Ok(())
     }
 

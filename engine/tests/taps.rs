@@ -267,7 +267,7 @@ fn while_flooded(from: &Namespace, task: impl FnOnce()) {
 }
 
 #[test]
-fn an_interface_that_goes_down_or_away_drops_by_name_and_comes_back() {
+fn an_interface_that_goes_down_or_away_drops_by_name() {
     let mut running = Running::new(2);
     let (node1, node2) = (running.lab.node1, running.lab.node2);
     let (near, _) = running.pod(node1, APP1, 0);
@@ -281,7 +281,6 @@ fn an_interface_that_goes_down_or_away_drops_by_name_and_comes_back() {
     while_flooded(&near, || {
         far.run("ip link delete eth0");
         running.await_drops();
-        // The same pod at a new interface; the old one's link is taken away first.
         running.lab.control.detach(port).unwrap();
         running.taps.retain(|&other| other != port);
     });

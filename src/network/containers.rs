@@ -6,6 +6,7 @@
 //! May depend on agents and engine. Read first: `agents/src/kubelet.rs`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use flatnet_agents::kubelet::{Exit, Start};
 use flatnet_agents::objects::pod_name;
@@ -18,6 +19,9 @@ use flatnet_engine::worker::EndedContainers;
 use k8s_openapi::api::core::v1::Container;
 
 use super::{Agent, Network, with_sources};
+
+/// How often it is looked whether what somebody else made is there.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// A container that is to start again.
 #[derive(Debug)]
@@ -63,9 +67,13 @@ impl Network {
         self.kubelet.borrow().has_ended(pod)
     }
 
-    /// Takes what became of real pods; tells whether there was anything.
+    /// Takes what became of pods that are not simulated; tells whether there was anything.
     pub fn take_runtime_news(&mut self, now: Instant) -> bool {
-        let made = self.publisher.take_made_pods();
+        let mut made = self.publisher.take_made_pods();
+        if now >= self.next_look {
+            self.next_look = now + LOOK;
+            made.append(&mut self.publisher.follow_attached());
+        }
         let any_made = !made.is_empty();
         for MadePod { pod, starts } in made {
             match starts {
@@ -132,8 +140,7 @@ impl Network {
     pub(super) fn give_up(&mut self, pod: &Arc<PodView>, error: &PublishError, now: Instant) {
         let message = with_sources(error);
         let name = pod_name(&pod.namespace, &pod.name);
-        if self.kubelet.borrow().uid(&name).as_ref() == Some(&pod.uid) {
-            // It was said; what changed is its status.
+        if self.kubelet.borrow().misses(&name, &pod.uid, &message) {
             return;
         }
         let starts = pod.containers.iter().map(|_| Start::NoPod { message: message.clone() }).collect();

@@ -260,7 +260,10 @@ ports: [{port: 80}]
 /// Reads a capture with tshark; a line per frame of the given fields, separated by tabs.
 pub fn tshark(capture: &std::path::Path, fields: &[&str]) -> Vec<String> {
     let mut command = Command::new("tshark");
-    command.args(["-T", "fields", "-d", "udp.port==8472,vxlan"]).arg("-r").arg(capture);
+    command
+        .args(["-T", "fields", "-d", "udp.port==8472,vxlan", "-o", "tcp.check_checksum:TRUE"])
+        .arg("-r")
+        .arg(capture);
     for field in fields {
         command.args(["-e", field]);
     }

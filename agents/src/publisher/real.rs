@@ -14,11 +14,11 @@ use flatnet_engine::masquerade::PortRange;
 use flatnet_engine::tables::NodeId;
 
 use super::{ControlError, Guard, MacAddress, NodeSpec, PublishError, Publisher, Start, objects};
-use crate::pods::{Attachment, MAC_ANNOTATION, PodView};
+use crate::pods::{MAC_ANNOTATION, PodView};
 use crate::runtime::News;
-use crate::runtime::link::{self, LinkConfig};
+use crate::runtime::link::LinkConfig;
 
-/// A real pod of which the order is done.
+/// A pod that is not simulated, and was made or could not be.
 #[derive(Debug)]
 pub struct MadePod {
     /// The pod.
@@ -115,27 +115,7 @@ impl Publisher {
         Ok((0..view.containers.len()).map(|index| self.runtime.start(&view.uid, index)).collect())
     }
 
-    /// Puts what somebody else made on a node's bridge as a pod. Its containers count as running.
-    pub(super) fn add_attached_pod(
-        &mut self,
-        view: &PodView,
-        node: NodeId,
-        name: String,
-        attachment: &Attachment,
-    ) -> Result<Vec<Start>, PublishError> {
-        let config = self.link_config(view, node);
-        let attached = match attachment {
-            Attachment::Tap(tap) => link::of_tap(tap).map(|tap| (tap, None)),
-            Attachment::Namespace(path) => link::attach(path, &config),
-        };
-        let (tap, loopback) =
-            attached.map_err(|source| PublishError::Attach { pod: name.clone(), source })?;
-        self.attach_tap(view, (node, name), config.mac, tap)?;
-        self.loopbacks.extend(loopback.map(|loopback| (view.uid.clone(), loopback)));
-        Ok(view.containers.iter().map(|_| Start::Runs).collect())
-    }
-
-    fn attach_tap(
+    pub(super) fn attach_tap(
         &mut self,
         view: &PodView,
         (id, name): (NodeId, String),

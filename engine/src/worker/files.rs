@@ -10,10 +10,12 @@ use std::time::Duration;
 
 use super::{Attached, BATCH_LIMIT, Frame, Instant, Link, NodeCounters, PortId, Term, Worker};
 use crate::frame::{Arena, LARGE_CAPACITY, Pool};
+use crate::ledger::DropReason;
 use crate::link::tap::{Read, Tap};
+use crate::trace::{Action, Point};
 
 /// Frames that wait to be written to a port before they are.
-pub(super) const UNWRITTEN_LIMIT: usize = 4 * BATCH_LIMIT;
+const UNWRITTEN_LIMIT: usize = 4 * BATCH_LIMIT;
 /// Bytes that a batch has at most, but for its last frame: half of what a core has in its second cache.
 const BATCH_BYTES: usize = 512 << 10;
 
@@ -38,6 +40,23 @@ impl Worker {
             self.hear(limit);
         }
         alarm.get_up();
+    }
+
+    /// Has a frame written at the end of the batch; a pod's is told of as delivered: what is behind the file nobody sees.
+    pub(super) fn send_to_tap(&mut self, mut frame: Frame, port: PortId, now: Instant) {
+        if let point @ Point::Port(_) = self.egress_point(port) {
+            self.watch(&mut frame, point, Action::Deliver, now);
+        }
+        let attached = self.links.get_mut(port.0 as usize).and_then(Option::as_mut);
+        let Some(Attached { link: Link::Tap(tap), .. }) = attached else {
+            return self.refuse_to_send(frame, port, DropReason::LinkDown, now);
+        };
+        let waiting = tap.queue(frame);
+        if waiting == 1 {
+            self.unwritten.push(port);
+        } else if waiting >= UNWRITTEN_LIMIT {
+            self.write_files(now);
+        }
     }
 
     /// Writes what was sent by such links in this batch.

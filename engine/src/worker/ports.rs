@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::budget::{Debt, SMALL_BATCH};
 use super::debts::spend;
-use super::files::{UNWRITTEN_LIMIT, read_batch};
+use super::files::read_batch;
 use super::{
     Attached, ChecksumState, DropReason, Event, Frame, IngressPort, Instant, Link, NodeId, ORIGINATED,
     PortId, Term, VecDeque, Worker,
@@ -208,7 +208,9 @@ impl Worker {
         };
         let node = attached.node;
         let offloads = match &attached.link {
-            Link::Tap(_) | Link::Rings(_) => true,
+            Link::Rings(_) => true,
+            // Who listens there sees frames as a wire would have them.
+            Link::Tap(_) => !self.observer.is_listening(),
             Link::Wire { wire, .. } => wire.is_clear(),
             Link::Pod(_) | Link::TunnelSocket(_) => false,
         };
@@ -221,15 +223,7 @@ impl Worker {
             Link::Rings(rings) => {
                 rings.outgoing.push(frame).map_err(|frame| (frame, DropReason::LinkQueueFull))
             }
-            Link::Tap(tap) => {
-                let waiting = tap.queue(frame);
-                if waiting == 1 {
-                    self.unwritten.push(egress);
-                } else if waiting >= UNWRITTEN_LIMIT {
-                    self.write_files(now);
-                }
-                return;
-            }
+            Link::Tap(_) => return self.send_to_tap(frame, egress, now),
             Link::Wire { wire, peer } if wire.is_clear() => {
                 let peer = *peer;
                 self.arrive(peer, frame)

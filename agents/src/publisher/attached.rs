@@ -1,0 +1,89 @@
+//! Pods that are something somebody else made, while it is there.
+//!
+//! Invariants: what stands behind a name is attached once; when something else stands there, or nothing any more, the pod is taken off
+//! the network and tried again, so that it does not matter who starts first.
+//!
+//! May depend on [`crate::runtime::link`]. Read first: `docs/adr/0026-real-pods-are-processes.md`, "What others made".
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+
+use super::real::MadePod;
+use super::{NodeId, PublishError, Publisher, Start};
+use crate::netlink;
+use crate::pods::{Attachment, PodView};
+use crate::runtime::link::{self, Loopback};
+
+/// A pod that somebody else made, or will.
+#[derive(Debug)]
+pub(super) struct Attached {
+    view: Arc<PodView>,
+    attachment: Attachment,
+    /// What stood behind the name when the pod was tried last.
+    tried: Option<Identity>,
+    /// What is put back when the pod goes.
+    loopback: Option<Loopback>,
+}
+
+/// What stands behind a name; none has the same as one before it, which is held here until this one is noticed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Identity {
+    /// The number of an interface.
+    Interface(u32),
+    /// Device and inode of a network namespace's file.
+    File(u64, u64),
+}
+
+impl Identity {
+    fn of(attachment: &Attachment) -> Option<Self> {
+        match attachment {
+            Attachment::Tap(name) => netlink::index(name).ok().map(Self::Interface),
+            Attachment::Namespace(path) => {
+                let file = fs::metadata(path).ok()?;
+                Some(Self::File(file.dev(), file.ino()))
+            }
+        }
+    }
+}
+
+impl Publisher {
+    /// Puts what somebody else made on a node's bridge as a pod. Its containers count as running.
+    pub(super) fn add_attached_pod(
+        &mut self,
+        view: &Arc<PodView>,
+        node: NodeId,
+        name: String,
+        attachment: &Attachment,
+    ) -> Result<Vec<Start>, PublishError> {
+        // Asked for first: what changes from now on is seen by the next look.
+        let tried = Identity::of(attachment);
+        let waiting =
+            Attached { view: Arc::clone(view), attachment: attachment.clone(), tried, loopback: None };
+        self.attached.insert(view.uid.clone(), waiting);
+        let config = self.link_config(view, node);
+        let made = match attachment {
+            Attachment::Tap(tap) => link::of_tap(tap).map(|tap| (tap, None)),
+            Attachment::Namespace(path) => link::attach(path, &config),
+        };
+        let (tap, loopback) = made.map_err(|source| PublishError::Attach { pod: name.clone(), source })?;
+        self.attach_tap(view, (node, name), config.mac, tap)?;
+        if let Some(attached) = self.attached.get_mut(&view.uid) {
+            attached.loopback = loopback;
+        }
+        Ok(view.containers.iter().map(|_| Start::Runs).collect())
+    }
+
+    /// Looks whether what attached pods are made of came, went, or is another by now, and tries those pods again; returns how that
+    /// went.
+    pub fn follow_attached(&mut self) -> Vec<MadePod> {
+        let changed = self.attached.values().filter(|it| Identity::of(&it.attachment) != it.tried);
+        let changed: Vec<Arc<PodView>> = changed.map(|it| Arc::clone(&it.view)).collect();
+        let tried = changed.into_iter().map(|pod| {
+            let starts =
+                self.remove_pod(&pod).and_then(|()| self.add_pod(&pod)).map(Option::unwrap_or_default);
+            MadePod { pod, starts }
+        });
+        tried.collect()
+    }
+}
