@@ -31,6 +31,9 @@ const DEFAULT_WORKERS: u8 = 2;
 /// How long the control thread rests when nothing happens, in real time.
 const REST: Duration = Duration::from_millis(1);
 
+/// How long programs of real pods are waited for before people are told.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// Why nothing goes.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
 pub enum DriveError {
@@ -75,6 +78,8 @@ pub enum DriveError {
 pub struct Drive {
     /// The control plane.
     pub network: Network,
+    /// Set from outside: [`Drive::stop`] waits for no program of a real pod any more.
+    pub hurry: Arc<AtomicBool>,
     engine: Engine,
 }
 
@@ -130,7 +135,7 @@ impl Drive {
             Publisher::new(control, secret.is_none().then_some(seed), directory),
             store,
         )?;
-        let mut drive = Self { network, engine };
+        let mut drive = Self { network, hurry: Arc::default(), engine };
         drive.settle();
         while drive.network.publisher.runtime.is_making() {
             std::thread::sleep(REST);
@@ -297,11 +302,20 @@ impl Drive {
 
     /// Ends real pods, and the workers, and gives back what they hold; the ledger is final then.
     pub fn stop(mut self) -> (Network, Vec<Worker>) {
-        self.network.publisher.runtime.stop_all();
-        while !self.network.publisher.runtime.is_empty() {
+        let runtime = &mut self.network.publisher.runtime;
+        runtime.stop_all();
+        let (begin, mut is_told) = (std::time::Instant::now(), false);
+        while !runtime.is_empty() {
             std::thread::sleep(REST);
-            self.network.publisher.runtime.take_made();
-            self.network.publisher.runtime.take_news();
+            runtime.take_made();
+            runtime.take_news();
+            if self.hurry.load(Ordering::Relaxed) {
+                runtime.hurry();
+            } else if begin.elapsed() >= PATIENCE && !std::mem::replace(&mut is_told, true) {
+                eprintln!(
+                    "waiting for programs of real pods to end; a second Ctrl-C or SIGTERM ends them at once"
+                );
+            }
         }
         match self.engine {
             Engine::Virtual { workers, .. } => (self.network, workers),

@@ -96,7 +96,6 @@ fn pod(pod: Pod) -> [String; 6] {
     let phase = status.phase.unwrap_or_else(|| "Pending".to_owned());
     let reason = containers
         .iter()
-        .rev()
         .filter(|container| !container.ready)
         .find_map(|container| container.state.as_ref().and_then(reason));
     [

@@ -20,7 +20,7 @@ use crate::args::{Kind, Logs};
 use crate::client::{self, Client};
 use crate::get;
 use crate::instance::socket;
-use crate::output::print;
+use crate::output::print_bytes;
 
 /// There is nothing to show.
 #[derive(Debug, thiserror::Error, Diagnostic)]
@@ -52,12 +52,12 @@ pub fn run(arguments: &Logs) -> miette::Result<ExitCode> {
     let client = Client::find(arguments.selection.name.as_deref())?;
     let pods: Vec<Pod> = client::run(client.ask(Method::GET, &get::path(Kind::Pods, Some(&arguments.pod))))?;
     for pod in &pods {
-        print(&log(pod, &socket::pods(&client.name), arguments)?)?;
+        print_bytes(&log(pod, &socket::pods(&client.name), arguments)?)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn log(pod: &Pod, pods: &Path, Logs { container, previous, .. }: &Logs) -> Result<String, LogsError> {
+fn log(pod: &Pod, pods: &Path, Logs { container, previous, .. }: &Logs) -> Result<Vec<u8>, LogsError> {
     let name = objects::pod_name(objects::namespace(pod), objects::name(pod));
     let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
     let known: Vec<&str> = containers.map(|container| container.name.as_str()).collect();
@@ -72,19 +72,19 @@ fn log(pod: &Pod, pods: &Path, Logs { container, previous, .. }: &Logs) -> Resul
     let start = output::last_start(&directory).and_then(|last| last.checked_sub(u32::from(*previous)));
     let missing = || LogsError::Missing { pod: name.clone(), container: container.to_owned() };
     let log = output::path_of(&directory, start.ok_or_else(missing)?);
-    let mut said = String::new();
+    let mut said = Vec::new();
     for path in output::files(&log).filter(|path| path.exists()) {
         let bytes = fs::read(&path).map_err(|source| LogsError::File { path, source })?;
-        said.extend(String::from_utf8_lossy(&bytes).lines().filter_map(line));
+        bytes.split(|&byte| byte == b'\n').filter_map(line).for_each(|text| said.extend(text));
     }
     Ok(said)
 }
 
 /// Takes what the program wrote out of an entry: time, stream, `F` for all of a line or `P` for a part, text.
-fn line(entry: &str) -> Option<String> {
-    let mut words = entry.splitn(4, ' ');
+fn line(entry: &[u8]) -> Option<Vec<u8>> {
+    let mut words = entry.splitn(4, |&byte| byte == b' ');
     let (tag, text) = (words.nth(2)?, words.next()?);
-    Some(format!("{text}{}", if tag == "F" { "\n" } else { "" }))
+    Some([text, if tag == b"F" { b"\n" } else { b"" }].concat())
 }
 
 #[cfg(test)]
@@ -93,9 +93,9 @@ mod tests {
 
     #[test]
     fn an_entry_says_what_was_written() {
-        assert_eq!(line("2026-01-01T00:00:00.000000000Z stdout F a b  c").unwrap(), "a b  c\n");
-        assert_eq!(line("2026-01-01T00:00:00.000000000Z stderr P half").unwrap(), "half");
-        assert_eq!(line("2026-01-01T00:00:00.000000000Z stdout F ").unwrap(), "\n");
-        assert_eq!(line("cut off"), None);
+        assert_eq!(line(b"2026-01-01T00:00:00.000000000Z stdout F a b  c\xff\r").unwrap(), b"a b  c\xff\r\n");
+        assert_eq!(line(b"2026-01-01T00:00:00.000000000Z stderr P half").unwrap(), b"half");
+        assert_eq!(line(b"2026-01-01T00:00:00.000000000Z stdout F ").unwrap(), b"\n");
+        assert_eq!(line(b"cut off"), None);
     }
 }

@@ -58,7 +58,8 @@ pub fn run(mut arguments: Node) -> miette::Result<ExitCode> {
         topology.routes =
             read_file(path, &Own { pod_network, address, backend, subnet: arguments.pod_cidr })?;
     }
-    for warning in warnings {
+    // Who started this process in the background has said them.
+    for warning in warnings.into_iter().filter(|_| !arguments.detached) {
         eprintln!("{:?}", miette::Report::new(warning));
     }
     if arguments.detach {

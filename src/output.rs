@@ -31,8 +31,16 @@ pub fn keep_names_whole() -> Result<(), miette::InstallError> {
 /// # Errors
 /// Standard output takes nothing, other than because nobody reads any more.
 pub fn print(text: &str) -> miette::Result<()> {
+    print_bytes(text.as_bytes())
+}
+
+/// Prints what may be no text.
+///
+/// # Errors
+/// As [`print()`].
+pub fn print_bytes(bytes: &[u8]) -> miette::Result<()> {
     let mut output = io::stdout().lock();
-    match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
+    match output.write_all(bytes).and_then(|()| output.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => written.into_diagnostic().wrap_err("standard output cannot be written"),
     }

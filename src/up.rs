@@ -29,7 +29,7 @@ use crate::network::{Network, NetworkError};
 use crate::output::{print, print_json};
 use crate::point;
 use crate::recorder::{self, Recorder};
-use crate::topology::{self, TimeMode, Topology, Underlay, is_simulated};
+use crate::topology::{self, TimeMode, Topology, Underlay, Warning, is_simulated};
 
 use serve::Serving;
 
@@ -74,7 +74,8 @@ pub enum UpError {
 /// # Errors
 /// Whatever keeps the network from coming up.
 pub fn run(arguments: &Up) -> miette::Result<ExitCode> {
-    let topology = read(&arguments.files)?;
+    // Who started this process in the background has said what the files warn of.
+    let topology = if arguments.detached { parse(&arguments.files)?.0 } else { read(&arguments.files)? };
     let captures = captures(&arguments.capture)?;
     if arguments.check {
         let on_host = topology.nodes.iter().any(|node| node.underlay == Underlay::Socket);
@@ -205,20 +206,24 @@ impl CheckCaptures {
     }
 }
 
-/// Reads the topology of the files, or the tour's.
+/// Reads the topology of the files, or the tour's, and says what it warns of.
 ///
 /// # Errors
 /// All findings at once.
 pub fn read(files: &[PathBuf]) -> miette::Result<Topology> {
-    let (topology, warnings) = if files.is_empty() {
-        topology::parse(&[(PathBuf::from("two-nodes.yaml"), TWO_NODES.to_owned())])?
-    } else {
-        topology::read(files)?
-    };
+    let (topology, warnings) = parse(files)?;
     for warning in warnings {
         eprintln!("{:?}", miette::Report::new(warning));
     }
     Ok(topology)
+}
+
+fn parse(files: &[PathBuf]) -> miette::Result<(Topology, Vec<Warning>)> {
+    Ok(if files.is_empty() {
+        topology::parse(&[(PathBuf::from("two-nodes.yaml"), TWO_NODES.to_owned())])?
+    } else {
+        topology::read(files)?
+    })
 }
 
 /// Breaks what a fault names.

@@ -5,6 +5,7 @@
 
 mod common;
 
+use std::io::BufRead as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -214,6 +215,30 @@ fn programs_are_told_to_stop_and_ended_when_their_time_is_over() {
     await_that("it is ended", || !is_there(process));
     assert!(before.elapsed() >= Duration::from_secs(1), "it had a second: {:?}", before.elapsed());
     assert_eq!(home.json("down")["balances"], true);
+}
+
+#[test]
+fn who_is_told_twice_to_end_waits_no_longer() {
+    let home = Home::new();
+    let file = home.file("real.yaml");
+    let deaf = pod("deaf", "node-1", "trap '' TERM; echo deaf; while :; do sleep 1; done", ("", ""));
+    std::fs::write(&file, NODES.to_owned() + &deaf).unwrap();
+    let mut child = home.piped(&format!("up -f {}", file.display()));
+    let said = std::io::BufReader::new(child.stdout.take().unwrap());
+    let said = said.lines().map_while(Result::ok).find(|line| line.starts_with("pod "));
+    assert!(said.unwrap().contains("deaf"));
+    await_that("it is deaf", || log(&home, "deaf") == "stdout F deaf\n");
+    // Not the one that bounds its time: that hands signals on twice.
+    let process = home.json("status")[0]["pid"].as_i64().unwrap();
+    let process = Pid::from_raw(process.try_into().unwrap()).unwrap();
+    kill_process(process, Signal::INT).unwrap();
+    let mut said = std::io::BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let told = said.find(|line| line.starts_with("waiting for programs of real pods to end"));
+    assert!(told.is_some());
+    let begin = Instant::now();
+    kill_process(process, Signal::INT).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert!(begin.elapsed() < Duration::from_secs(10), "and not its 30 s: {:?}", begin.elapsed());
 }
 
 #[test]
@@ -459,9 +484,9 @@ fn a_namespace_of_somebody_else_is_a_pod_while_the_network_runs() {
     let left = namespace.says("ip -o link");
     assert_eq!(left.lines().count(), 1, "what was made there is gone: {left}");
     assert!(left.contains("state DOWN"), "lo is as it was: {left}");
+    assert_eq!(namespace.says("ip -o address"), "", "lo is as it was");
 }
 
-/// A route by an interface goes when that is down for a moment only.
 #[test]
 fn a_namespace_that_is_made_anew_is_the_pod_again() {
     let home = Home::new();
@@ -506,6 +531,7 @@ impl Drop for Mounted {
     }
 }
 
+/// A route by an interface goes when that is down for a moment only.
 #[test]
 fn a_loopback_that_is_up_is_not_touched() {
     let namespace = Namespace::new();

@@ -446,6 +446,22 @@ fn what_a_killed_node_leaves_is_cleaned_and_nothing_else() {
 }
 
 #[test]
+fn programs_that_listen_at_the_nodes_ports_are_named() {
+    let (home, wire) = (Home::new(), Wire::new());
+    let machine = wire.machine(11);
+    let mut server = Command::new("python3");
+    server.args(["-m", "http.server", "30080"]);
+    let _server =
+        Program(machine.command(&server).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    await_that("it listens", || machine.says("cat /proc/net/tcp").contains(":7580 "));
+    let up = home.command("node -d --name n --uplink --address 192.168.66.11/24");
+    let output = machine.command(&up).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("programs of this host listen at 30080/tcp of 192.168.66.11"), "{said}");
+    assert_eq!(home.json("down")["balances"], true);
+}
+
+#[test]
 fn what_the_host_cannot_give_is_told_with_what_to_do() {
     let (home, wire) = (Home::new(), Wire::new());
     let machine = wire.machine(11);

@@ -91,13 +91,13 @@ impl Kernel {
 
     /// Gives an interface an address; so many bits of it are the network's.
     pub(crate) fn add_address(&mut self, index: u32, address: Ipv4Addr, length: u8) -> io::Result<()> {
-        let mut message = AddressMessage::default();
-        message.header.family = AddressFamily::Inet;
-        message.header.prefix_len = length;
-        message.header.index = index;
-        let own = IpAddr::V4(address);
-        message.attributes = vec![AddressAttribute::Local(own), AddressAttribute::Address(own)];
+        let message = address_message(index, address, length);
         self.ask(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    /// Takes an address away from an interface.
+    pub(crate) fn remove_address(&mut self, index: u32, address: Ipv4Addr, length: u8) -> io::Result<()> {
+        self.ask(RouteNetlinkMessage::DelAddress(address_message(index, address, length)), 0)
     }
 
     /// Adds a route: everything, by a gateway.
@@ -157,6 +157,17 @@ fn route(scope: RouteScope, length: u8) -> RouteMessage {
         kind: RouteType::Unicast,
         ..RouteHeader::default()
     };
+    message
+}
+
+/// Describes an address of an interface; so many bits of it are the network's.
+fn address_message(index: u32, address: Ipv4Addr, length: u8) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.prefix_len = length;
+    message.header.index = index;
+    let own = IpAddr::V4(address);
+    message.attributes = vec![AddressAttribute::Local(own), AddressAttribute::Address(own)];
     message
 }
 

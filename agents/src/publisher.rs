@@ -424,7 +424,7 @@ impl Publisher {
     fn add_pod(&mut self, view: &Arc<PodView>) -> Result<Option<Vec<Start>>, PublishError> {
         let name = objects::pod_name(&view.namespace, &view.name);
         let node = self.node_of(view, &name)?;
-        let missing = missing_capabilities(&view.kind);
+        let missing = missing_capabilities(view);
         if !missing.is_empty() {
             return Err(PublishError::Capabilities { pod: name, missing: missing.join(" and ") });
         }

@@ -10,6 +10,8 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -63,16 +65,21 @@ pub struct Server {
 
 impl Server {
     /// Starts a server, which also lets clients in at the ports of this host; SIGINT, SIGTERM and SIGHUP end its instance, or have it read
-    /// its routes.
+    /// its routes; a second of the first two says `hurry`.
     ///
     /// # Errors
     /// The system refused a thread.
-    pub fn start(listener: UnixListener, desk: Desk, entrances: Vec<Entrance>) -> io::Result<Self> {
+    pub fn start(
+        listener: UnixListener,
+        desk: Desk,
+        entrances: Vec<Entrance>,
+        hurry: Arc<AtomicBool>,
+    ) -> io::Result<Self> {
         let (end, ended) = oneshot::channel();
         let thread = std::thread::Builder::new().name("http".into());
         let thread = thread.spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let result = runtime.block_on(serve(listener, desk, entrances, ended));
+            let result = runtime.block_on(serve(listener, desk, entrances, (ended, hurry)));
             runtime.shutdown_background();
             result
         })?;
@@ -94,7 +101,7 @@ async fn serve(
     listener: UnixListener,
     desk: Desk,
     entrances: Vec<Entrance>,
-    ended: oneshot::Receiver<()>,
+    (ended, hurry): (oneshot::Receiver<()>, Arc<AtomicBool>),
 ) -> io::Result<()> {
     for entrance in entrances {
         tokio::spawn(entrances::run(entrance, desk.clone()));
@@ -102,10 +109,15 @@ async fn serve(
     listener.set_nonblocking(true)?;
     let listener = tokio::net::UnixListener::from_std(listener)?;
     let signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+    let told = Arc::new(AtomicBool::new(false));
     for kind in signals {
         let (mut signal, desk) = (signal(kind)?, desk.clone());
+        let (told, hurry) = (Arc::clone(&told), Arc::clone(&hurry));
         tokio::spawn(async move {
             while signal.recv().await.is_some() {
+                if kind != SignalKind::hangup() && told.swap(true, Ordering::Relaxed) {
+                    hurry.store(true, Ordering::Relaxed);
+                }
                 // When it ends already there is nothing to do.
                 let _ = desk.ask(move |instance| instance.heed(kind)).await;
             }

@@ -66,6 +66,14 @@ impl Network {
         };
         let routes = host::routes(index).map_err(NetworkError::Interfaces)?;
         let own = [ports, PortRange { first: *NODE_PORTS.start(), last: *NODE_PORTS.end() }];
+        let taken = ports::in_use(address, &own).map_err(NetworkError::Interfaces)?;
+        if !taken.is_empty() {
+            self.warnings.push(format!(
+                "node {}: programs of this host listen at {} of {address}: what comes there by {name} is the node's",
+                node.name,
+                taken.join(", ")
+            ));
+        }
         // Opened first: who may not have it changes nothing.
         let pods = topology.backend.is_none().then_some(subnet);
         let tap = uplink::open((&name, index), &filter(address, &own, pods))
@@ -153,6 +161,7 @@ fn host_port_advice(error: &HostPortError) -> String {
         HostPortError::Tap(TapError::Taken { .. }) => {
             "another node of this host may have it: each needs a name of its own (--host-port)".to_owned()
         }
+        HostPortError::Tap(TapError::Device { .. }) => "`chmod 0666 /dev/net/tun` is what systems do".to_owned(),
         HostPortError::Tap(TapError::Name(_) | TapError::System { .. }) => {
             "/dev/net/tun must be there: `modprobe tun`".to_owned()
         }

@@ -37,6 +37,10 @@ pub(crate) fn check(pod: &Manifest<Pod>, attached: &mut HashMap<String, Place>, 
         findings.push(Finding::error(class_place.clone(), message).help(help));
     }
     check_annotations(pod, attached, findings);
+    if pods::is_host_network(&pod.object) {
+        let message = "a pod on its node's network (hostNetwork) is not run yet".to_owned();
+        findings.push(Finding::warning(pod.node.place_of(&["spec", "hostNetwork"]).clone(), message));
+    }
     let kind = pods::kind(&pod.object);
     if matches!(kind, PodKind::Attached(_)) && class == Some(RUNTIME_CLASS) {
         let message = format!("a pod with {ATTACH_ANNOTATION} runs nothing of ours");
@@ -88,7 +92,16 @@ fn check_container(kind: &PodKind, container: &Container, node: &Node, findings:
             let help = "it runs a program of this host: say which; an image is not looked at";
             findings.push(Finding::error(node.place.clone(), message).help(help));
         }
-        PodKind::Real => {}
+        PodKind::Real => {
+            let variables = node.get("env").map_or(&[][..], Node::items);
+            let from = variables.iter().filter(|variable| variable.get("valueFrom").is_some());
+            findings.extend(from.map(|variable| {
+                let message = format!(
+                    "container {name:?} takes a variable from elsewhere: there is nowhere to take it from yet"
+                );
+                Finding::error(variable.place_of(&["valueFrom"]).clone(), message).help("give it a value")
+            }));
+        }
         PodKind::Attached(_) => {
             let image = container.image.as_deref().and_then(Image::find);
             if image.is_some_and(|image| image != Image::Pause) {

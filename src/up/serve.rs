@@ -8,6 +8,7 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use flatnet_agents::Embedded;
 use flatnet_agents::store::embedded::{OpenError, Options};
@@ -65,13 +66,14 @@ pub(crate) fn run(mut topology: Topology, name: &str, serving: Serving<'_>) -> m
     for warning in drive.network.warnings.drain(..) {
         eprintln!("warning: {warning}");
     }
+    let hurry = Arc::clone(&drive.hurry);
     let mut instance = Instance::new(name.to_owned(), drive);
     instance.routes = serving.routes;
     instance.open_entrances(&serving.entrances)?;
     print(&describe(&instance.status()))?;
     let listener = claim.listener.try_clone().into_diagnostic()?;
     let (desk, jobs) = Desk::new();
-    let server = Server::start(listener, desk, serving.entrances);
+    let server = Server::start(listener, desk, serving.entrances, hurry);
     let server = server.into_diagnostic().wrap_err("the server cannot be started")?;
     let mut screen = Screen::default();
     let report = instance.run(&jobs, |instance| screen.show(instance));

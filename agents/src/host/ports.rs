@@ -1,12 +1,15 @@
-//! Which ports of this host its own programs are never given, so that a node may use them from the same addresses.
+//! Which ports of this host its own programs are never given, so that a node may use them from the same addresses, and which
+//! of them a program has nevertheless.
 //!
 //! Whoever puts a node on the host's network asks before it translates anything. Invariant: nothing is changed; what the host
 //! does not keep free is an error that says how to have it kept free.
 //!
 //! Read first: the kernel's `Documentation/networking/ip-sysctl.rst`, `ip_local_port_range` and `ip_local_reserved_ports`.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::net::Ipv4Addr;
 
 use flatnet_engine::masquerade::PortRange;
 use thiserror::Error;
@@ -81,6 +84,39 @@ fn given(wanted: PortRange, local: PortRange, reserved: &[PortRange]) -> Option<
     (wanted.first..=wanted.last).find(is_given)
 }
 
+/// Lists the ports of these that programs of this host take connections or datagrams at, for an address: as `30080/tcp`.
+///
+/// # Errors
+/// The host does not say.
+pub fn in_use(own: Ipv4Addr, ports: &[PortRange]) -> io::Result<Vec<String>> {
+    let mut found = BTreeSet::new();
+    for (table, protocol) in [("tcp", "tcp"), ("tcp6", "tcp"), ("udp", "udp"), ("udp6", "udp")] {
+        let text = match fs::read_to_string(format!("/proc/net/{table}")) {
+            // A kernel without IPv6.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            read => read?,
+        };
+        let sockets = text.lines().filter_map(|line| socket(line, own));
+        let taken = sockets.filter(|&port| ports.iter().any(|range| range.contains(port)));
+        found.extend(taken.map(|port| (port, protocol)));
+    }
+    Ok(found.into_iter().map(|(port, protocol)| format!("{port}/{protocol}")).collect())
+}
+
+/// Reads the port of a socket that takes what comes for an address, from a line of the system's table of them (proc_pid_net(5)): local
+/// address and port, those of the other side, and the state, which says of one that waits that it listens or is not connected.
+fn socket(line: &str, own: Ipv4Addr) -> Option<u16> {
+    const LISTENS: [&str; 2] = ["0A", "07"];
+    let mut fields = line.split_whitespace().skip(1);
+    let (local, _, state) = (fields.next()?, fields.next()?, fields.next()?);
+    let (address, port) = local.split_once(':')?;
+    let is_any = address.bytes().all(|digit| digit == b'0');
+    // Four octets are a number in the host's order.
+    let is_own = u32::from_str_radix(address, 16).is_ok_and(|number| number.to_ne_bytes() == own.octets());
+    let port = u16::from_str_radix(port, 16).ok()?;
+    (LISTENS.contains(&state) && (is_any || is_own)).then_some(port)
+}
+
 /// Reads ports and ranges of them, separated by commas; nothing is none.
 fn ranges(text: &str) -> Option<Vec<PortRange>> {
     let text = text.trim();
@@ -122,6 +158,19 @@ mod tests {
         assert_eq!(ranges("80,1000-1002\n"), Some(vec![ports(80, 80), ports(1000, 1002)]));
         assert_eq!(range("32768\t60999\n".split_whitespace()), Some(ports(32_768, 60_999)));
         assert_eq!((ranges("a"), ranges("1-2-3"), ranges("1,")), (None, None, None));
+    }
+
+    #[test]
+    fn a_program_that_listens_is_found_at_its_address_only() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        let (tcp, udp) = (listener.local_addr().unwrap().port(), socket.local_addr().unwrap().port());
+        let found = |own: [u8; 4], port| in_use(own.into(), &[ports(port, port)]).unwrap().join(" ");
+        assert!(found([127, 0, 0, 1], tcp).contains(&format!("{tcp}/tcp")));
+        assert!(!found([192, 0, 2, 1], tcp).contains(&format!("{tcp}/tcp")), "another address");
+        assert!(found([192, 0, 2, 1], udp).contains(&format!("{udp}/udp")), "all addresses");
+        drop(listener);
+        assert!(!found([127, 0, 0, 1], tcp).contains(&format!("{tcp}/tcp")), "nobody listens");
     }
 
     #[test]

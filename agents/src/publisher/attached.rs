@@ -3,7 +3,7 @@
 //! Invariants: what stands behind a name is attached once; when something else stands there, or nothing any more, the pod is taken off
 //! the network and tried again, so that it does not matter who starts first.
 //!
-//! May depend on [`crate::runtime::link`]. Read first: `docs/adr/0026-real-pods-are-processes.md`, "What others made".
+//! May depend on [`crate::runtime::link`]. Read first: `docs/adr/0026-real-pods-are-processes.md`.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

@@ -3,7 +3,7 @@
 //! [`super::sandbox`] asks once a pod's namespace is there. Nothing of it is ever in the namespace of the caller, so that nothing can
 //! be left behind there: the interface goes when its file is closed.
 //!
-//! May depend on `crate::netlink` and the engine's TAP and uplink. Read first: rtnetlink(7), network_namespaces(7).
+//! May depend on [`crate::host`], `crate::netlink` and the engine's TAP and uplink. Read first: rtnetlink(7), network_namespaces(7).
 
 use std::fs::File;
 use std::io;
@@ -20,6 +20,7 @@ use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, L
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use thiserror::Error;
 
+use crate::host;
 use crate::netlink::{Kernel, index, without_ipv6};
 
 /// The interface's name inside.
@@ -132,26 +133,38 @@ fn make_in((path, namespace): (&Path, &File), config: &LinkConfig) -> Result<Tap
 /// [`LinkError`].
 pub fn attach(namespace: &Path, config: &LinkConfig) -> Result<(Tap, Option<Loopback>), LinkError> {
     let file = open(namespace)?;
-    let lo = within(&file, || index("lo").and_then(|lo| Kernel::open()?.link(lo)));
-    let lo = lo.map_err(unreachable(namespace))?;
-    let lo = lo.map_err(|source| LinkError::Set { what: "lo", source })?;
-    let was_up = lo.is_some_and(|lo| lo.header.flags.contains(LinkFlags::Up));
+    let before = within(&file, || {
+        let (lo, mut kernel) = (index("lo")?, Kernel::open()?);
+        let was_up = kernel.link(lo)?.is_some_and(|link| link.header.flags.contains(LinkFlags::Up));
+        let addresses = host::interfaces()?.into_iter().find(|it| it.index == lo).map(|it| it.addresses);
+        Ok((was_up, addresses.is_some_and(|all| all.contains(&Ipv4Addr::LOCALHOST))))
+    });
+    let before = before.map_err(unreachable(namespace))?;
+    let (was_up, had_address) = before.map_err(|source| LinkError::Set { what: "lo", source })?;
     // Dropped, too, when the interface cannot be made.
-    let loopback =
-        if was_up { None } else { Some(Loopback(file.try_clone().map_err(unreachable(namespace))?)) };
+    let loopback = if was_up {
+        None
+    } else {
+        Some(Loopback { namespace: file.try_clone().map_err(unreachable(namespace))?, had_address })
+    };
     Ok((make_in((namespace, &file), config)?, loopback))
 }
 
 /// The network namespace of somebody else whose `lo` was down.
 #[derive(Debug)]
-pub struct Loopback(File);
+pub struct Loopback {
+    namespace: File,
+    /// Whether it had the address that the system gives it when it comes up.
+    had_address: bool,
+}
 
 impl Drop for Loopback {
     fn drop(&mut self) {
         // Where that fails it stays up, and works.
-        let _ = within(&self.0, || {
-            index("lo")
-                .and_then(|lo| Kernel::open()?.set_link(lo, (LinkFlags::empty(), LinkFlags::Up), Vec::new()))
+        let _ = within(&self.namespace, || {
+            let (lo, mut kernel) = (index("lo")?, Kernel::open()?);
+            kernel.set_link(lo, (LinkFlags::empty(), LinkFlags::Up), Vec::new())?;
+            if self.had_address { Ok(()) } else { kernel.remove_address(lo, Ipv4Addr::LOCALHOST, 8) }
         });
     }
 }

@@ -35,6 +35,12 @@ pub enum TapError {
         /// The TAP's name.
         name: String,
     },
+    /// The caller may not open the file that makes TAPs.
+    #[error("{name}: /dev/net/tun may not be opened by this user")]
+    Device {
+        /// The TAP's name.
+        name: String,
+    },
     /// Another process has the TAP, or the interface of this name is none.
     #[error("{name}: another process has this TAP, or it is another kind of interface")]
     Taken {
@@ -92,7 +98,8 @@ impl Tap {
             let name = name.to_owned();
             match Errno::from_io_error(&source) {
                 None => TapError::Name(name),
-                Some(Errno::PERM | Errno::ACCESS) => TapError::NotAllowed { name },
+                Some(Errno::PERM) => TapError::NotAllowed { name },
+                Some(Errno::ACCESS) => TapError::Device { name },
                 Some(Errno::BUSY | Errno::INVAL) => TapError::Taken { name },
                 Some(_) => TapError::System { name, source },
             }

@@ -188,7 +188,7 @@ fn a_pod_on_the_hosts_network_is_said_to_be_none() {
         "{SHORT}---\napiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\nspec:\n  hostNetwork: true\n  containers: [{{name: c, \
          image: busybox}}]\n"
     );
-    assert_eq!(findings(&text), ["10:3 warning: spec.hostNetwork of a Pod has no effect yet"]);
+    assert_eq!(findings(&text), ["10:16 warning: a pod on its node's network (hostNetwork) is not run yet"]);
 }
 
 #[test]
@@ -219,6 +219,10 @@ fn real_and_attached_pods_say_what_they_are() {
     assert_eq!(
         pod(real, "command: ['true'], env: [{name: A, value: b}], workingDir: /tmp"),
         Vec::<String>::new()
+    );
+    assert_eq!(
+        pod(real, "command: ['true'], env: [{name: A, valueFrom: {fieldRef: {fieldPath: status.podIP}}}]"),
+        ["container \"c\" takes a variable from elsewhere: there is nowhere to take it from yet"]
     );
     assert_eq!(pod(real, "image: x"), ["container \"c\" of a real pod has no command"]);
     assert_eq!(
