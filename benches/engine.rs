@@ -13,7 +13,7 @@ use flatnet::bench::lab::{BUFFERS, Waiting};
 use flatnet::bench::rows::{CASES, Row, Traffic};
 
 fn rows(criterion: &mut Criterion) {
-    println!("{}", conditions(1));
+    println!("{}", conditions(1, BUFFERS as u32));
     for case in CASES {
         let mut traffic = Traffic::new(case).unwrap();
         traffic.settle().unwrap();

@@ -1,4 +1,6 @@
 //! Simulated pods under criterion: the rows of `flatnet bench pods`, whose conditions it prints, but for 100,000 pods.
+//!
+//! Sizes in ids are bytes of the longest packet, connections, pods.
 #![allow(missing_docs, reason = "criterion's macros make items without docs")]
 #![allow(clippy::unwrap_used, reason = "a bench stops at the first surprise")]
 
@@ -13,6 +15,8 @@ use flatnet::bench::pods::stream::{Bare, Stream};
 const OCTETS: u64 = 1 << 26;
 /// Requests of an iteration.
 const REQUESTS: u64 = 10_000;
+/// Connections that are kept.
+const CONNECTIONS: u16 = 1000;
 /// Pods.
 const PODS: u32 = 10_000;
 
@@ -20,10 +24,10 @@ fn streams(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("pods");
     group.throughput(Throughput::Bytes(OCTETS));
     let (mut stream, mut bare) = (Stream::new().unwrap(), Bare::new());
-    group.bench_function("stream", |bencher| {
+    group.bench_function("stream/1472", |bencher| {
         bencher.iter_custom(|times| (0..times).map(|_| stream.carry(OCTETS).unwrap()).sum::<Duration>());
     });
-    group.bench_function("stream-bare", |bencher| {
+    group.bench_function("stream-bare/1472", |bencher| {
         bencher.iter_custom(|times| (0..times).map(|_| bare.carry(OCTETS).unwrap()).sum::<Duration>());
     });
     group.finish();
@@ -32,8 +36,8 @@ fn streams(criterion: &mut Criterion) {
 fn requests(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("pods");
     group.throughput(Throughput::Elements(REQUESTS));
-    let mut requests = Requests::new(1000).unwrap();
-    group.bench_function("requests", |bencher| {
+    let mut requests = Requests::new(CONNECTIONS).unwrap();
+    group.bench_function(format!("requests/{CONNECTIONS}"), |bencher| {
         bencher.iter_custom(|times| (0..times).map(|_| requests.answer(REQUESTS).unwrap()).sum::<Duration>());
     });
     group.finish();
@@ -42,7 +46,7 @@ fn requests(criterion: &mut Criterion) {
 fn idle_pods(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("pods");
     group.throughput(Throughput::Elements(u64::from(PODS))).sample_size(10);
-    group.bench_function("idle-10k", |bencher| {
+    group.bench_function(format!("idle/{PODS}"), |bencher| {
         bencher.iter_custom(|times| (0..times).map(|_| idle::measure(PODS).unwrap().ready).sum::<Duration>());
     });
     group.finish();

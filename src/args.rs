@@ -102,6 +102,10 @@ pub struct BenchEngine {
     /// Workers that run at once, each with a node, pods and flows of its own
     #[arg(long, value_name = "W", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub workers: u8,
+    /// Buffers in rotation, frames of a round. With fewer than 4,096 caches hold what they would not: no result, but it shows what
+    /// memory costs
+    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(64..=4096))]
+    pub buffers: u32,
     /// Also tell what each stage of a packet's way takes
     #[arg(long)]
     pub stages: bool,

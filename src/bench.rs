@@ -29,7 +29,7 @@ use flatnet_engine::clock::timestamp_counter;
 use flatnet_engine::worker::Stage;
 use serde::Serialize;
 
-use crate::args::{Bench, BenchEngine};
+use crate::args::{Bench, BenchEngine, Output};
 use crate::output::{plain_table, print_as};
 pub use error::BenchError;
 use lab::{BUFFERS, Round, Waiting};
@@ -77,7 +77,7 @@ pub struct Figure {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stages: Option<BTreeMap<&'static str, f64>>,
     /// TSC clocks that generator and sink took for a packet, where they were timed; in no other figure.
-    #[serde(skip)]
+    #[serde(rename = "outside_clocks", skip_serializing_if = "Option::is_none")]
     pub outside: Option<f64>,
 }
 
@@ -103,13 +103,18 @@ fn engine(arguments: &BenchEngine) -> miette::Result<ExitCode> {
         // With each: what else the machine does changes how fast a core goes.
         figures.extend(measure(case, &Rates::measure(), arguments.stages)?);
     }
-    print_as(arguments.output, &figures, |figures| table(figures, arguments.workers))?;
+    let conditions = conditions(arguments.workers, arguments.buffers);
+    if arguments.output == Output::Json {
+        // What reads the figures reads a list of them.
+        eprint!("{conditions}");
+    }
+    print_as(arguments.output, &figures, |figures| table(figures, &conditions))?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Gives a case what was asked for in place of its own.
 fn adapt(case: &mut Case, arguments: &BenchEngine) {
-    case.workers = arguments.workers;
+    (case.workers, case.buffers) = (arguments.workers, arguments.buffers);
     if let Some(flows) = arguments.flows.filter(|_| !case.new) {
         case.flows = flows;
     }
@@ -199,12 +204,12 @@ fn idle_latency(case: &Case, traffic: &mut Traffic, rates: &Rates) -> Result<Vec
 
 fn of_rounds(case: &Case, row: &str, rounds: &[Round], rates: &Rates) -> Figure {
     let workers = f64::from(case.workers);
-    let packets = (rounds.len() * BUFFERS) as f64;
+    let packets = rounds.len() as f64 * f64::from(case.buffers);
     let sum = |of: fn(&Round) -> u64| rounds.iter().map(of).sum::<u64>() as f64;
     let total: Duration = rounds.iter().map(|round| round.time).sum();
     let outside = sum(|round| round.outside) / packets / workers;
     let mut times: Vec<f64> =
-        rounds.iter().map(|round| round.time.as_nanos() as f64 / BUFFERS as f64).collect();
+        rounds.iter().map(|round| round.time.as_nanos() as f64 / f64::from(case.buffers)).collect();
     Figure {
         packets_per_second: packets * workers / total.as_secs_f64(),
         clocks_per_packet: sum(|round| round.clocks) * rates.core_clocks_per_tsc / packets / workers,
@@ -220,7 +225,7 @@ fn of_stages(
     rates: &Rates,
 ) -> Result<BTreeMap<&'static str, f64>, BenchError> {
     let stages = traffic.stages(STAGED)?;
-    let packets = f64::from(STAGED) * BUFFERS as f64 * f64::from(case.workers);
+    let packets = f64::from(STAGED) * f64::from(case.buffers) * f64::from(case.workers);
     let mark = (0..1000).map(|_| timestamp_counter().abs_diff(timestamp_counter())).min().unwrap_or(0);
     let clocks =
         stages.clocks.iter().zip(stages.ends).map(|(&clocks, ends)| clocks.saturating_sub(ends * mark));
@@ -256,7 +261,7 @@ fn figure(case: &Case, row: &str, times: &mut [f64], rates: &Rates) -> Figure {
     }
 }
 
-fn table(figures: &[Figure], workers: u8) -> String {
+fn table(figures: &[Figure], conditions: &str) -> String {
     let mut table = plain_table(["ROW", "FLOWS", "BYTES", "MPPS", "CLOCKS", "P50 NS", "P99 NS"]);
     for figure in figures {
         table.add_row([
@@ -279,13 +284,13 @@ fn table(figures: &[Figure], workers: u8) -> String {
         "{}\n{stages}\nCLOCKS are core clocks a packet: TSC clocks times {rate:.2} in the mean, the rate of dependent additions before each row.\n\
          {}Generator and sink took {outside:.0} TSC clocks a packet more, in no figure above.\n",
         table.trim_fmt(),
-        conditions(workers)
+        conditions
     )
 }
 
-/// Says what the figures of so many workers were taken under.
+/// Says what the figures of so many workers were taken under, each with so many buffers in rotation.
 #[must_use]
-pub fn conditions(workers: u8) -> String {
+pub fn conditions(workers: u8, buffers: u32) -> String {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let who = match workers {
         1 => "One worker, ".to_owned(),
@@ -296,10 +301,11 @@ pub fn conditions(workers: u8) -> String {
             "{workers} workers that share {cores} cores, each with a node, flows, generator and sink\nof its own, "
         ),
     };
+    let few = if buffers < BUFFERS as u32 { ", which is what caches gain and no result" } else { "" };
     format!(
-        "{who}from the ingress ring to the egress ring through the whole loop; captures and traces off. 4,096\n\
-         buffers in rotation for each, flows in random order, both directions where a row has two. 100 leases, 1,000\n\
-         Services, 250 pods behind them, or as many as the row or an option says. Checksums are known to be right, as between simulated\n\
+        "{who}from the ingress ring to the egress ring through the whole loop; captures and traces off.\n\
+         {buffers} buffers in rotation for each{few}, flows in random order, both directions where a row has two.\n\
+         100 leases, 1,000 Services, 250 pods behind them, or as many as the row or an option says. Checksums are known to be right, as between simulated\n\
          pods.\n"
     )
 }
@@ -367,8 +373,9 @@ mod tests {
             services: Some(7),
             routes: Some(3),
             workers: 4,
+            buffers: 64,
             stages: false,
-            output: crate::args::Output::Table,
+            output: Output::Table,
         };
         let adapted = CASES.iter().map(|case| {
             let mut adapted = *case;
@@ -381,7 +388,7 @@ mod tests {
             assert_eq!(case.services, if is(Row::ScaleServices) { own.services } else { 7 }, "{}", own.name);
             // Four homes, and a node to send to.
             assert_eq!(case.nodes, if is(Row::ScaleRoutes) { own.nodes } else { 5 }, "{}", own.name);
-            assert_eq!((case.frame_bytes, case.workers), (512, 4), "{}", own.name);
+            assert_eq!((case.frame_bytes, case.workers, case.buffers), (512, 4, 64), "{}", own.name);
         }
     }
 }

@@ -44,6 +44,9 @@ const DESTINATIONS: [Ipv4Addr; 17] = [
     Ipv4Addr::BROADCAST,
 ];
 
+/// Of a worker's cache: more than there are flows.
+const SLOTS: usize = 1 << 12;
+
 #[derive(Debug, Clone)]
 enum Change {
     Lease { subnet: &'static str, holder: Option<Ipv4Addr> },
@@ -151,9 +154,18 @@ struct Side {
 }
 
 impl Side {
-    fn new(workers: u8, profile: Profile, encapsulation: Option<Encapsulation>) -> Self {
-        let config =
-            EngineConfig { workers, small_buffers: 2048, large_buffers: 2, ..EngineConfig::default() };
+    fn new(
+        (workers, cache_slots): (u8, usize),
+        profile: Profile,
+        encapsulation: Option<Encapsulation>,
+    ) -> Self {
+        let config = EngineConfig {
+            workers,
+            cache_slots,
+            small_buffers: 2048,
+            large_buffers: 2,
+            ..EngineConfig::default()
+        };
         let mut lab = Lab::build_over(&config, profile, encapsulation);
         // Both switches hear of the hosts, as from any machine that starts.
         for host in [USER, INTERNET] {
@@ -403,14 +415,15 @@ fn ipv4_in(frame: &[u8]) -> Option<Views<'_>> {
     (is_ipv4 && ethernet.destination().is_unicast()).then_some((ethernet, packet))
 }
 
+/// Compares two engines of so many workers, with so many slots in the cache of each.
 fn compare(
-    workers: u8,
+    engine: (u8, usize),
     profile: Profile,
     encapsulation: impl Into<Option<Encapsulation>>,
     acts: &[Act],
 ) -> Result<(), TestCaseError> {
     let encapsulation = encapsulation.into();
-    let [mut cached, mut decided] = [(); 2].map(|()| Side::new(workers, profile, encapsulation));
+    let [mut cached, mut decided] = [(); 2].map(|()| Side::new(engine, profile, encapsulation));
     decided.lab.decide_always();
     for (step, act) in acts.iter().enumerate() {
         cached.act(act);
@@ -436,27 +449,35 @@ proptest! {
     fn the_cache_of_one_worker_answers_as_the_tables_would(
         profile in profile(), acts in prop::collection::vec(act(), 1..50),
     ) {
-        compare(1, profile, Encapsulation::Udp, &acts)?;
+        compare((1, SLOTS), profile, Encapsulation::Udp, &acts)?;
     }
 
     #[test]
     fn the_cache_answers_as_the_tables_would_over_a_vxlan(
         profile in profile(), acts in prop::collection::vec(act(), 1..50),
     ) {
-        compare(1, profile, VXLAN, &acts)?;
+        compare((1, SLOTS), profile, VXLAN, &acts)?;
     }
 
     #[test]
     fn the_cache_answers_as_the_tables_would_without_a_tunnel(
         profile in profile(), acts in prop::collection::vec(act(), 1..50),
     ) {
-        compare(1, profile, None, &acts)?;
+        compare((1, SLOTS), profile, None, &acts)?;
+    }
+
+    /// Nearly every flow takes another's place: an evicted one costs a decision and nothing else.
+    #[test]
+    fn a_cache_of_four_slots_answers_as_the_tables_would(
+        profile in profile(), acts in prop::collection::vec(act(), 1..50),
+    ) {
+        compare((1, 4), profile, Encapsulation::Udp, &acts)?;
     }
 
     #[test]
     fn the_caches_of_two_workers_answer_as_the_tables_would(
         profile in profile(), acts in prop::collection::vec(act(), 1..50),
     ) {
-        compare(2, profile, Encapsulation::Udp, &acts)?;
+        compare((2, SLOTS), profile, Encapsulation::Udp, &acts)?;
     }
 }

@@ -46,6 +46,15 @@ impl Time {
     }
 }
 
+/// What a home sends in a round.
+#[derive(Debug, Clone, Copy)]
+pub struct Load {
+    /// Frames, each in a buffer of its own: the same ones in each round.
+    pub frames: usize,
+    /// Bytes of each at a pod.
+    pub frame_bytes: usize,
+}
+
 /// What a home took for its part of a round.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Spent {
@@ -178,14 +187,14 @@ impl Home {
         count: u32,
         gap: Duration,
         mut source: impl FnMut() -> Packet,
-        frame_bytes: usize,
+        load: Load,
         mut time: Time,
         together: &Together,
     ) -> Result<Vec<Spent>, BenchError> {
         let present = Present(together);
         let rounds = (1..=count as usize).map(|number| {
             time.skew += gap;
-            self.round(number, &mut source, frame_bytes, &time, together)
+            self.round(number, &mut source, load, &time, together)
         });
         let rounds = rounds.collect::<Result<_, _>>()?;
         present.leave();
@@ -196,12 +205,12 @@ impl Home {
         &mut self,
         number: usize,
         source: &mut impl FnMut() -> Packet,
-        frame_bytes: usize,
+        Load { frames, frame_bytes }: Load,
         time: &Time,
         together: &Together,
     ) -> Result<Spent, BenchError> {
         let generating = timestamp_counter();
-        let sent = (0..BUFFERS).try_fold(0, |sent, _| {
+        let sent = (0..frames).try_fold(0, |sent, _| {
             let packet = source();
             let frame = self.ports.frame(&packet, frame_bytes)?;
             self.ports.send(packet.entrance, frame).map(|()| sent + 1)

@@ -25,12 +25,12 @@ use flatnet_proxy::{Backend, Protocol, Service};
 
 use super::BenchError;
 use super::addresses::{endpoint, node_address, pod_address, service_frontend, subnet};
-use super::home::{Home, Spent, Time, Together, answer, pin, spin, spin_while};
+use super::home::{Home, Load, Spent, Time, Together, answer, pin, spin, spin_while};
 use super::packet::{Entrance, Packet};
 
 /// Pods on the bridge of a home.
 pub const PODS: u32 = 32;
-/// Buffers in rotation: frames of a home in a round.
+/// Buffers of a home: in rotation, unless fewer are asked for.
 pub const BUFFERS: usize = 4096;
 /// Pods behind each Service.
 const BACKENDS: u32 = 3;
@@ -89,15 +89,15 @@ pub struct Lab {
     homes: Vec<Home>,
     time: Time,
     scale: Scale,
-    frame_bytes: usize,
+    load: Load,
 }
 
 impl Lab {
-    /// Makes the network; `frame_bytes` are those of a frame at a pod.
+    /// Makes the network; `load` is what each home sends in a round.
     ///
     /// # Errors
     /// [`BenchError`].
-    pub fn new(scale: Scale, frame_bytes: usize) -> Result<Self, BenchError> {
+    pub fn new(scale: Scale, load: Load) -> Result<Self, BenchError> {
         let config = EngineConfig {
             workers: scale.workers,
             // The homes' generators have those of the control side.
@@ -115,7 +115,7 @@ impl Lab {
         let homes = homes.map(|(worker, id)| Home::new(&mut control, worker, id, flows, encapsulation));
         let homes = homes.collect::<Result<_, _>>()?;
         let time = Time { clock: Some(Clock::start()), skew: Duration::ZERO };
-        let mut lab = Self { control, homes, time, scale, frame_bytes };
+        let mut lab = Self { control, homes, time, scale, load };
         lab.publish()?;
         lab.resolve()?;
         Ok(lab)
@@ -177,7 +177,7 @@ impl Lab {
             for packet in some {
                 let home = packet.home() as usize % self.homes.len();
                 let ports = &mut self.homes[home].ports;
-                let frame = ports.frame(packet, self.frame_bytes)?;
+                let frame = ports.frame(packet, self.load.frame_bytes)?;
                 ports.send(packet.entrance, frame)?;
             }
             let mut idle = 0;
@@ -215,10 +215,10 @@ impl Lab {
         sources: Vec<impl FnMut() -> Packet + Send>,
     ) -> Result<Vec<Round>, BenchError> {
         let together = Together::new(self.homes.len(), true);
-        let Self { homes, time, frame_bytes, .. } = self;
+        let Self { homes, time, load, .. } = self;
         let spent = match &mut homes[..] {
             [home] => {
-                let of_home = |source| home.rounds(count, gap, source, *frame_bytes, *time, &together);
+                let of_home = |source| home.rounds(count, gap, source, *load, *time, &together);
                 sources.into_iter().map(of_home).collect()
             }
             _ => self.rounds_on_threads(count, gap, sources, &together, |_| ()).0,
@@ -258,14 +258,14 @@ impl Lab {
         together: &Together,
         meanwhile: impl FnOnce(&mut Control) -> T,
     ) -> (Vec<Result<Vec<Spent>, BenchError>>, T) {
-        let Self { control, homes, time, frame_bytes, .. } = self;
+        let Self { control, homes, time, load, .. } = self;
         let are_several = homes.len() > 1;
         let run = |number, home: &mut Home, source| {
             if are_several {
                 // Where the system does not let it, its caches are cold.
                 let _ = pin(number);
             }
-            home.rounds(count, gap, source, *frame_bytes, *time, together)
+            home.rounds(count, gap, source, *load, *time, together)
         };
         thread::scope(|scope| {
             let parts = homes.iter_mut().zip(sources).enumerate();
@@ -309,7 +309,7 @@ impl Lab {
         waiting: Waiting,
     ) -> Result<Vec<Duration>, BenchError> {
         let (time, stop) = (self.time, AtomicBool::new(false));
-        let Self { control, homes, frame_bytes, .. } = self;
+        let Self { control, homes, load, .. } = self;
         let [home, ..] = &mut homes[..] else { return Ok(Vec::new()) };
         let Home { worker, ports, .. } = home;
         let alarm = Arc::clone(&control.posts[0].alarm);
@@ -321,7 +321,7 @@ impl Lab {
             let mut taken = Vec::new();
             let result = packets.try_for_each(|packet| {
                 let pod = packet.tuple.destination - pod_address(0, 0).to_bits();
-                let frame = ports.frame(&packet, *frame_bytes)?;
+                let frame = ports.frame(&packet, load.frame_bytes)?;
                 if waiting == Waiting::Sleeping {
                     thread::sleep(ASLEEP_AFTER);
                 }

@@ -17,6 +17,7 @@ use flatnet_proxy::Protocol;
 
 use super::BenchError;
 use super::addresses::{pod_address, service_address};
+use super::home::Load;
 use super::lab::{BUFFERS, Lab, PODS, Round, Scale, Waiting};
 use super::packet::{Entrance, Packet, VNI};
 
@@ -81,6 +82,8 @@ pub struct Case {
     pub new: bool,
     /// How packets are carried between nodes.
     pub encapsulation: Encapsulation,
+    /// Buffers in rotation: frames of a home in a round. With fewer than [`BUFFERS`] caches hold what they would not.
+    pub buffers: u32,
 }
 
 impl Case {
@@ -104,6 +107,7 @@ const fn case(row: Row, name: &'static str, flows: u32) -> Case {
         protocol: Protocol::Udp,
         new: false,
         encapsulation: Encapsulation::Udp,
+        buffers: BUFFERS as u32,
     }
 }
 
@@ -169,7 +173,7 @@ impl Traffic {
         let bindings = if new { flows as usize * 2 } else { flows as usize + 1024 };
         let scale =
             Scale { workers, nodes, services, protocol, endpoints: 250, flows, bindings, encapsulation };
-        let mut lab = Lab::new(scale, frame_bytes)?;
+        let mut lab = Lab::new(scale, Load { frames: case.buffers as usize, frame_bytes })?;
         let homes = u32::from(workers);
         let mut packets = Vec::new();
         for home in 0..homes {
@@ -211,7 +215,7 @@ impl Traffic {
     /// # Errors
     /// [`BenchError::Lost`].
     pub fn settle(&mut self) -> Result<(), BenchError> {
-        let rounds = if self.case.new { 6 * self.case.flows / BUFFERS as u32 } else { 0 };
+        let rounds = if self.case.new { 6 * self.case.flows / self.case.buffers } else { 0 };
         self.rounds(rounds).map(drop)
     }
 
@@ -230,7 +234,7 @@ impl Traffic {
         if !case.new {
             return lab.rounds(count, Duration::ZERO, picked(packets, picks));
         }
-        let (case, start, frames) = (&*case, *begun, BUFFERS as u32);
+        let (case, start, frames) = (&*case, *begun, case.buffers);
         *begun = start.wrapping_add(count * frames);
         let of_home = |home| {
             let mut flows = start..;
