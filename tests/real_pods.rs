@@ -406,6 +406,7 @@ fn many_pods_come_and_go_without_a_trace() {
     home.text("delete pod p0");
     await_that("its namespaces end", || held(&home).1 == 0);
     let (usual, _) = held(&home);
+    let usual_memory = resident(&home);
     home.text("down");
     drop(home);
 
@@ -423,14 +424,27 @@ fn many_pods_come_and_go_without_a_trace() {
     assert!(String::from_utf8(home.run(&ask).stdout).unwrap().contains("Connection refused"));
     let (files, children) = held(&home);
     assert!(files > usual + count && children >= count, "{files} {children}");
+    let meanwhile = resident(&home);
     let begin = Instant::now();
     for number in 0..count {
         home.text(&format!("delete pod p{number}"));
     }
     await_that("all files are closed and all processes gone", || held(&home) == (usual, 0));
-    eprintln!("{count} real pods: up in {up:.1?}, gone in {:.1?}, {files} files meanwhile", begin.elapsed());
+    let (gone, memory) = (begin.elapsed(), resident(&home));
+    eprintln!(
+        "{count} real pods: up in {up:.1?}, gone in {gone:.1?}; {files} files and {meanwhile} KiB meanwhile, {memory} KiB afterwards \
+         ({usual_memory} where there was one)"
+    );
     let ledger = home.json("down");
     assert_eq!((&ledger["balances"], &ledger["buffers"]["held"]), (&true.into(), &0.into()), "{ledger}");
+}
+
+/// What a network's process has in memory, KiB.
+fn resident(home: &Home) -> u64 {
+    let id = home.json("status")[0]["pid"].clone();
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
 /// The program of a container's directory.

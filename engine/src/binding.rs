@@ -40,7 +40,7 @@ pub use translation::{Binding, Opening, Served};
 /// quarter is taken by expired ones.
 const SWEPT_PER_BINDING: usize = 4;
 /// Places looked at together.
-const SWEPT_AT_ONCE: usize = 16;
+const SWEPT_AT_ONCE: usize = 64;
 
 /// The key of a half: node and tuple as the packet carries it on arrival.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -432,6 +432,8 @@ impl Bindings {
                 }
             }
             self.swept = if last == self.places.len() { 0 } else { last };
+            // As many of the next ones, whether it is their turn now or with the next bindings.
+            (self.swept..self.swept + last - first).for_each(|index| self.places.prefetch(index));
             left -= last - first;
         }
     }

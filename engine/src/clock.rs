@@ -92,6 +92,19 @@ pub fn prefetch<T>(target: &T) {
     let _ = target;
 }
 
+/// Asks the processor to bring all cache lines of `target` closer, as [`prefetch`].
+#[inline(always)]
+pub fn prefetch_whole<T>(target: &T) {
+    let start = std::ptr::from_ref(target).cast::<u8>();
+    for offset in (0..size_of::<T>()).step_by(CACHE_LINE) {
+        // SAFETY: each line begins inside of what the reference is for.
+        prefetch(unsafe { &*start.add(offset) });
+    }
+}
+
+/// Bytes of a cache line.
+const CACHE_LINE: usize = 64;
+
 #[cfg(test)]
 mod tests {
     use super::*;

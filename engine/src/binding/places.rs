@@ -8,7 +8,7 @@ use std::ops::{Deref, DerefMut};
 
 use super::mapping::Mapping;
 use super::{Binding, BindingRef, Half, HalfKey};
-use crate::clock::Instant;
+use crate::clock::{Instant, prefetch_whole};
 use crate::sys::LargeVec;
 
 /// Tags compared at once: two cache lines of them.
@@ -110,8 +110,18 @@ impl Places {
         let index = *first;
         if let Entry::Free(next) = self.places[index as usize].entry {
             *first = next;
+            // It was free for longest, too.
+            self.prefetch(next as usize);
         }
         Some(index)
+    }
+
+    /// Starts to fetch a place, if there is one of this number.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, index: usize) {
+        if let Some(place) = self.places.get(index) {
+            prefetch_whole(place);
+        }
     }
 
     /// Takes what a place holds and puts the place behind all that are free; one that is free stays where it is.
