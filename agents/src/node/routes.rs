@@ -14,7 +14,7 @@ use std::{collections::BTreeMap, convert::Infallible, net::Ipv4Addr, sync::Arc};
 
 use flatnet_engine::tunnel::Encapsulation;
 use flatnet_proxy::Ipv4Prefix;
-use futures::TryStreamExt;
+use futures::StreamExt;
 use thiserror::Error;
 
 use crate::{
@@ -78,8 +78,14 @@ pub async fn follow_routes<S: Store>(
 ) -> Result<Infallible, StoreError> {
     let mut follower = Follower::new(store.clone(), &lease::subnets_prefix(prefix));
     let mut routes = Routes::new(prefix, Some(own), encapsulation);
-    while let Some(change) = follower.try_next().await? {
-        if let Some(change) = routes.apply(&change) {
+    while let Some(change) = follower.next().await {
+        let change = match change {
+            Ok(change) => routes.apply(&change),
+            // What is different comes next.
+            Err(StoreError::Restored { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        if let Some(change) = change {
             sink(change);
         }
     }

@@ -1,10 +1,11 @@
 //! A prefix kept in memory and in step with the store.
 //!
-//! Lists, then watches from the next revision; after a compaction it lists again and reports the difference. Every
+//! Lists, then watches from the next revision; after a compaction, or when the store is not the one it was, it lists again
+//! and reports the difference. Every
 //! agent that reacts to changes stands on it: the node agent, the controllers, `cluster`.
 //!
 //! Invariants: applying what it reports, in order, gives the store's content; a key that still exists is never
-//! reported as gone, an unchanged one not again; the revision it reports never falls.
+//! reported as gone, an unchanged one not again; the revision it reports never falls but after [`StoreError::Restored`].
 //!
 //! May depend on [`crate::store`].
 //!
@@ -44,7 +45,8 @@ impl Followed {
 }
 
 /// Follows a prefix of a store: a stream of changes. What is there already comes first, in the order of the keys. It
-/// ends only after [`StoreError::Unavailable`]; start another one then.
+/// says [`StoreError::Restored`] when the store is not the one it was, and goes on with how that differs from what was
+/// known; it ends only after another error: start another one then.
 pub struct Follower<S: Store> {
     store: S,
     prefix: Arc<str>,
@@ -88,7 +90,7 @@ impl<S: Store> Follower<S> {
     /// Takes the next change if one is there already; the waker of no task is registered for the one after.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`].
+    /// [`StoreError::Restored`], after which it goes on; [`StoreError::Unavailable`].
     pub fn take_ready(&mut self) -> Result<Option<Followed>, StoreError> {
         self.next().now_or_never().flatten().transpose()
     }
@@ -109,9 +111,12 @@ impl<S: Store> Follower<S> {
             },
             Source::Watch(watch) => match ready!(watch.poll_next_unpin(context)) {
                 Some(Ok(event)) => self.take(event),
-                Some(Err(StoreError::Compacted { .. })) | None => {
-                    let again = list_and_watch(self.store.clone(), Arc::clone(&self.prefix));
-                    self.source = Source::Listing(again.boxed());
+                Some(Err(StoreError::Compacted { .. })) | None => self.list_again(),
+                Some(Err(error @ StoreError::Restored { .. })) => {
+                    // Its revisions were another history's.
+                    self.seen = Revision::ZERO;
+                    self.list_again();
+                    return Poll::Ready(Err(error));
                 }
                 Some(Err(error)) => {
                     self.source = Source::Ended;
@@ -120,6 +125,11 @@ impl<S: Store> Follower<S> {
             },
         }
         Poll::Ready(Ok(()))
+    }
+
+    fn list_again(&mut self) {
+        let again = list_and_watch(self.store.clone(), Arc::clone(&self.prefix));
+        self.source = Source::Listing(again.boxed());
     }
 
     /// Reports how a listing differs from what is known: what is gone first, then what is new or changed.
@@ -188,13 +198,13 @@ impl<S: Store> FusedStream for Follower<S> {
 
 impl<S: Store> Unpin for Follower<S> {}
 
-/// Lists and watches without a gap; a compaction between the two starts over.
+/// Lists and watches without a gap; a compaction or a restored store between the two starts over.
 async fn list_and_watch<S: Store>(store: S, prefix: Arc<str>) -> Result<(Listing, S::Watch), StoreError> {
     loop {
         let listing = store.list(&prefix).await?;
         match store.watch(&prefix, listing.revision.next()).await {
             Ok(watch) => return Ok((listing, watch)),
-            Err(StoreError::Compacted { .. }) => {}
+            Err(StoreError::Compacted { .. } | StoreError::Restored { .. }) => {}
             Err(error) => return Err(error),
         }
     }
@@ -202,11 +212,131 @@ async fn list_and_watch<S: Store>(store: S, prefix: Arc<str>) -> Result<(Listing
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        sync::{Mutex, MutexGuard},
+        time::Duration,
+    };
+
     use futures::executor::block_on;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::store::{Embedded, embedded::Options};
+    use crate::store::{
+        Compare, Embedded, LeaseId, LeaseState, Op, Outcome, Watching,
+        embedded::{Options, Watch},
+    };
+
+    /// A store that can be exchanged for another, as an etcd by playing back a backup.
+    #[derive(Clone, Default)]
+    struct Exchanged(Arc<Mutex<(Embedded, u64)>>);
+
+    impl Exchanged {
+        fn with(&self) -> MutexGuard<'_, (Embedded, u64)> {
+            self.0.lock().unwrap()
+        }
+
+        fn exchange(&self, store: Embedded) {
+            let mut inner = self.with();
+            *inner = (store, inner.1 + 1);
+        }
+
+        fn store(&self) -> Embedded {
+            self.with().0.clone()
+        }
+    }
+
+    struct UntilExchanged(Exchanged, u64, Watch);
+
+    impl Stream for UntilExchanged {
+        type Item = Result<Event, StoreError>;
+
+        fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+            if self.0.with().1 != self.1 {
+                return Poll::Ready(Some(Err(StoreError::Restored { cause: "it was exchanged".into() })));
+            }
+            self.2.poll_next_unpin(context)
+        }
+    }
+
+    impl Watching for UntilExchanged {
+        fn progress(&self) -> Revision {
+            self.2.progress()
+        }
+    }
+
+    impl Store for Exchanged {
+        type Watch = UntilExchanged;
+
+        async fn get(&self, key: &str) -> Result<Option<KeyValue>, StoreError> {
+            self.store().get(key).await
+        }
+
+        async fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
+            self.store().list(prefix).await
+        }
+
+        async fn transact(&self, compares: Vec<Compare>, ops: Vec<Op>) -> Result<Outcome, StoreError> {
+            self.store().transact(compares, ops).await
+        }
+
+        async fn watch(&self, prefix: &str, from: Revision) -> Result<Self::Watch, StoreError> {
+            let number = self.with().1;
+            Ok(UntilExchanged(self.clone(), number, self.store().watch(prefix, from).await?))
+        }
+
+        async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
+            self.store().compact(revision).await
+        }
+
+        async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
+            self.store().grant(ttl).await
+        }
+
+        async fn keep_alive(&self, lease: LeaseId) -> Result<Duration, StoreError> {
+            self.store().keep_alive(lease).await
+        }
+
+        async fn revoke(&self, lease: LeaseId) -> Result<Revision, StoreError> {
+            self.store().revoke(lease).await
+        }
+
+        async fn lease(&self, lease: LeaseId) -> Result<LeaseState, StoreError> {
+            self.store().lease(lease).await
+        }
+    }
+
+    /// What is the same in both is not said again, what is not comes as a difference, and then all that happens.
+    #[test]
+    fn a_store_that_was_restored_is_said_to_be_and_listed_again() {
+        block_on(async {
+            let store = Exchanged::default();
+            store.put("/same", *b"1").await.unwrap();
+            for value in 0..9 {
+                store.put("/changed", [value]).await.unwrap();
+                store.put("/gone", [value]).await.unwrap();
+            }
+            let mut follower = Follower::new(store.clone(), "/");
+            while follower.take_ready().unwrap().is_some() {}
+            assert_eq!(follower.seen(), Revision(19));
+
+            let restored = Embedded::new();
+            restored.put("/same", *b"1").await.unwrap();
+            restored.put("/changed", *b"0").await.unwrap();
+            store.exchange(restored);
+            assert!(matches!(follower.take_ready(), Err(StoreError::Restored { .. })));
+            let said = |change: Option<Followed>| match change {
+                Some(Followed::Put(entry)) => format!("+{}", entry.key),
+                Some(Followed::Delete(entry)) => format!("-{}", entry.key),
+                None => String::new(),
+            };
+            for expected in ["-/gone", "+/changed", ""] {
+                assert_eq!(said(follower.take_ready().unwrap()), expected);
+            }
+            assert_eq!(follower.seen(), Revision(2), "its own revisions count from now on");
+            store.put("/new", *b"1").await.unwrap();
+            assert_eq!(said(follower.take_ready().unwrap()), "+/new");
+        });
+    }
 
     fn drain(follower: &mut Follower<Embedded>) -> Vec<Followed> {
         std::iter::from_fn(|| follower.take_ready().unwrap()).collect()

@@ -11,7 +11,7 @@
 //! Read first: Herlihy and Wing, "Linearizability"; Lowe, "Testing for linearizability".
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::{
         Mutex,
         atomic::{AtomicU64, Ordering},
@@ -71,12 +71,14 @@ struct Model {
     keys: BTreeMap<u8, (u8, u64, Option<i64>)>,
     /// Seconds to live and second of the end.
     leases: BTreeMap<i64, (u64, u64)>,
-    last_lease: i64,
+    /// Whatever leases were called.
+    granted: BTreeSet<i64>,
     now: u64,
 }
 
 impl Model {
-    fn answer(&mut self, call: Call) -> Answer {
+    /// Answers a call; what a lease is called is the store's to say.
+    fn answer(&mut self, call: Call, told: Answer) -> Answer {
         match call {
             Call::Get(key) => Answer::Entry(self.keys.get(&key).map(|&(value, at, _)| (value, Revision(at)))),
             Call::Put(_, _, Some(lease)) if !self.leases.contains_key(&lease.0) => Answer::NoLease,
@@ -91,9 +93,12 @@ impl Model {
                 Answer::Done(Revision(self.revision))
             }
             Call::Grant(seconds) => {
-                self.last_lease += 1;
-                self.leases.insert(self.last_lease, (seconds, self.now + seconds));
-                Answer::Lease(LeaseId(self.last_lease))
+                let Answer::Lease(lease) = told else { return Answer::NoLease };
+                if !self.granted.insert(lease.0) {
+                    return Answer::NoLease;
+                }
+                self.leases.insert(lease.0, (seconds, self.now + seconds));
+                told
             }
             Call::KeepAlive(lease) => match self.leases.get_mut(&lease.0) {
                 Some((seconds, end)) => {
@@ -138,11 +143,12 @@ impl Model {
     }
 }
 
-/// Looks for an order of the calls in which the model answers as the store did; at most 128 calls.
-fn is_linearizable(history: &[Record]) -> bool {
+/// Looks for an order of the calls in which the model answers as the store did, which had come to `start`; at most 128
+/// calls.
+fn is_linearizable(history: &[Record], start: Revision) -> bool {
     assert!(history.len() <= 128, "the set of calls done is a u128");
     let mut seen = HashSet::new();
-    let mut open = vec![(0u128, Model::default())];
+    let mut open = vec![(0u128, Model { revision: start.0, ..Model::default() })];
     while let Some((done, model)) = open.pop() {
         if done.count_ones() as usize == history.len() {
             return true;
@@ -152,7 +158,7 @@ fn is_linearizable(history: &[Record]) -> bool {
         let first_end = left.clone().map(|(_, record)| record.ended).min().unwrap_or(u64::MAX);
         for (at, record) in left.filter(|(_, record)| record.began < first_end) {
             let (mut next, done) = (model.clone(), done | 1 << at);
-            if next.answer(record.call) == record.answer && seen.insert((done, next.clone())) {
+            if next.answer(record.call, record.answer) == record.answer && seen.insert((done, next.clone())) {
                 open.push((done, next));
             }
         }
@@ -163,8 +169,11 @@ fn is_linearizable(history: &[Record]) -> bool {
 /// One of several clients of a store.
 struct Client<'a, S> {
     store: &'a S,
-    advance: &'a (dyn Fn(Instant) + Sync),
+    /// Tells the store the time, if it has no clock of its own.
+    advance: Option<&'a (dyn Fn(Instant) + Sync)>,
     clock: &'a AtomicU64,
+    /// Leases that somebody was granted.
+    granted: &'a Mutex<Vec<LeaseId>>,
     random: Random,
     /// The key it read last, and what it found.
     read: (u8, Revision),
@@ -177,7 +186,7 @@ impl<S: Store> Client<'_, S> {
 
     fn choose(&mut self) -> Call {
         let (key, value) = (self.below(3) as u8, self.below(256) as u8);
-        let lease = LeaseId(1 + self.below(5) as i64);
+        let lease = self.lease();
         match self.below(14) {
             0..3 => Call::Get(key),
             3 => Call::Put(key, value, None),
@@ -186,11 +195,19 @@ impl<S: Store> Client<'_, S> {
             7..9 => Call::PutIf(self.read.0, value, self.read.1),
             9 => Call::PutBoth(self.read.0, (self.read.0 + 1) % 3, value, self.read.1),
             10 => Call::Delete(key),
-            11 => Call::Grant(1 + self.below(4)),
+            // By a clock of the store's own they outlast the history.
+            11 => Call::Grant(1 + self.below(4) + if self.advance.is_none() { 200 } else { 0 }),
             12 if self.below(2) == 0 => Call::KeepAlive(lease),
             12 => Call::Revoke(lease),
+            _ if self.advance.is_none() => Call::Get(key),
             _ => Call::Advance(self.clock.load(Ordering::SeqCst) / 16),
         }
+    }
+
+    /// Names one of the last leases that were granted, or one that never was.
+    fn lease(&mut self) -> LeaseId {
+        let back = self.below(5) as usize;
+        self.granted.lock().unwrap().iter().rev().nth(back).copied().unwrap_or(LeaseId(i64::MAX))
     }
 
     fn call(&mut self, call: Call) -> Answer {
@@ -218,7 +235,9 @@ impl<S: Store> Client<'_, S> {
             }
             Call::Delete(at) => transact(None, vec![Op::Delete { key: key(at) }]),
             Call::Grant(seconds) => {
-                Answer::Lease(block_on(self.store.grant(Duration::from_secs(seconds))).unwrap())
+                let lease = block_on(self.store.grant(Duration::from_secs(seconds))).unwrap();
+                self.granted.lock().unwrap().push(lease);
+                Answer::Lease(lease)
             }
             Call::KeepAlive(lease) => {
                 let alive = block_on(self.store.keep_alive(lease));
@@ -228,7 +247,7 @@ impl<S: Store> Client<'_, S> {
                 block_on(self.store.revoke(lease)).map_or_else(|error| refused(&error), Answer::Done)
             }
             Call::Advance(seconds) => {
-                (self.advance)(Instant::ZERO + Duration::from_secs(seconds));
+                self.advance.unwrap()(Instant::ZERO + Duration::from_secs(seconds));
                 Answer::Late
             }
         }
@@ -255,13 +274,14 @@ fn refused(error: &StoreError) -> Answer {
 }
 
 /// Lets clients loose on a store and returns what they saw.
-fn record<S: Store>(store: &S, advance: &(dyn Fn(Instant) + Sync), seed: u64) -> Vec<Record> {
-    let (clock, records) = (AtomicU64::new(0), Mutex::new(Vec::new()));
+fn record<S: Store>(store: &S, advance: Option<&(dyn Fn(Instant) + Sync)>, seed: u64) -> Vec<Record> {
+    let (clock, records, granted) = (AtomicU64::new(0), Mutex::new(Vec::new()), Mutex::new(Vec::new()));
     let start = std::sync::Barrier::new(CLIENTS as usize);
     std::thread::scope(|scope| {
         for number in 0..CLIENTS {
             let random = Random::new(seed * CLIENTS + number);
-            let mut client = Client { store, advance, clock: &clock, random, read: (0, Revision::ZERO) };
+            let (clock, granted, read) = (&clock, &granted, (0, Revision::ZERO));
+            let mut client = Client { store, advance, clock, granted, random, read };
             let (records, start) = (&records, &start);
             scope.spawn(move || {
                 start.wait();
@@ -272,22 +292,33 @@ fn record<S: Store>(store: &S, advance: &(dyn Fn(Instant) + Sync), seed: u64) ->
     records.into_inner().unwrap()
 }
 
-/// Records and judges histories; returns how many calls met another.
-fn judge(stores: impl Iterator<Item = Embedded>) -> usize {
+/// Records and judges histories of stores without keys; returns how many calls met another. `advance` tells a store the
+/// time, if it has no clock of its own.
+pub(crate) fn judge<S: Store>(stores: impl Iterator<Item = S>, advance: Option<fn(&S, Instant)>) -> usize {
     let mut met = 0;
     for (seed, store) in stores.enumerate() {
-        let history = record(&store, &|now| store.advance(now).unwrap(), seed as u64);
+        let start = block_on(store.list("")).unwrap().revision;
+        let tell = advance.map(|advance| {
+            let store = store.clone();
+            move |now| advance(&store, now)
+        });
+        let tell = tell.as_ref().map(|tell| tell as &(dyn Fn(Instant) + Sync));
+        let history = record(&store, tell, seed as u64);
         let meets = |one: &Record| history.iter().any(|it| it.began < one.began && one.began < it.ended);
         met += history.iter().filter(|one| meets(one)).count();
-        assert!(is_linearizable(&history), "seed {seed}: {history:#?}");
+        assert!(is_linearizable(&history, start), "seed {seed}: {history:#?}");
     }
     met
+}
+
+fn told_the_time(store: &Embedded, now: Instant) {
+    store.advance(now).unwrap();
 }
 
 /// etcd API guarantees, linearizability: reads and writes of all clients have one order, and it is that of time.
 #[test]
 fn histories_of_concurrent_clients_are_linearizable() {
-    assert!(judge((0..300).map(|_| Embedded::new())) > 100, "the clients never met");
+    assert!(judge((0..300).map(|_| Embedded::new()), Some(told_the_time)) > 100, "the clients never met");
 }
 
 /// etcd API guarantees, linearizability: on disk, too.
@@ -295,13 +326,13 @@ fn histories_of_concurrent_clients_are_linearizable() {
 fn histories_are_linearizable_on_disk() {
     let directories: Vec<_> = (0..8).map(|_| tempfile::tempdir().unwrap()).collect();
     let open = |it: &tempfile::TempDir| Embedded::open(it.path(), Options::default()).unwrap();
-    assert!(judge(directories.iter().map(open)) > 100, "the clients never met");
+    assert!(judge(directories.iter().map(open), Some(told_the_time)) > 100, "the clients never met");
 }
 
 /// A history of calls that each began and ended then.
 fn told(records: &[(Call, Answer, u64, u64)]) -> bool {
     let record = |&(call, answer, began, ended)| Record { call, answer, began, ended };
-    is_linearizable(&records.iter().map(record).collect::<Vec<_>>())
+    is_linearizable(&records.iter().map(record).collect::<Vec<_>>(), Revision::ZERO)
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! The store: one small trait over a revisioned key-value store.
 //!
 //! Everything that the cluster knows lies here: flannel's leases and Kubernetes' objects. The node agent, the
-//! controllers and the publisher call it; [`embedded`] implements it in this process, etcd is the other kind.
+//! controllers and the publisher call it; [`embedded`] implements it in this process, [`etcd`] outside of it.
 //!
 //! Invariants: every successful change has a revision larger than all before; a watch delivers every event of its
-//! prefix from the revision it asked for, in order, once, or ends with [`StoreError::Compacted`]; never a gap. A key
+//! prefix from the revision it asked for, in order, once, or ends with [`StoreError::Compacted`] or
+//! [`StoreError::Restored`]; never a gap. A key
 //! that is attached to a lease is gone, with an event, once the lease is. Futures and streams are `Send` and belong to
 //! no runtime.
 //!
@@ -14,6 +15,8 @@
 
 pub mod embedded;
 
+pub mod etcd;
+
 pub mod follow;
 
 #[cfg(test)]
@@ -22,12 +25,13 @@ mod conformance;
 #[cfg(test)]
 mod history;
 
-use std::{fmt, future::Future, sync::Arc, time::Duration};
+use std::{collections::HashSet, fmt, future::Future, sync::Arc, time::Duration};
 
 use futures::stream::Stream;
 use thiserror::Error;
 
 pub use embedded::Embedded;
+pub use etcd::Etcd;
 pub use follow::{Followed, Follower};
 
 /// The largest value that a store takes, in bytes: etcd's default request limit.
@@ -208,6 +212,12 @@ pub enum StoreError {
         /// The value's length in bytes.
         size: usize,
     },
+    /// The store is another than before, or was restored from an older state: list again and compare.
+    #[error("store is not what it was: {cause}")]
+    Restored {
+        /// How that was seen.
+        cause: String,
+    },
     /// The store cannot write, as on a full disk; reads go on. The change may turn up once it can write again.
     #[error("store cannot write: {cause}")]
     ReadOnly {
@@ -260,7 +270,7 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// Watches all keys that begin with `prefix` from a revision on, that one included; it may be in the future.
     ///
     /// # Errors
-    /// [`StoreError::Compacted`] here or in the stream, [`StoreError::Unavailable`].
+    /// [`StoreError::Compacted`] and [`StoreError::Restored`] here or in the stream, [`StoreError::Unavailable`].
     fn watch(
         &self,
         prefix: &str,
@@ -331,4 +341,20 @@ pub trait Store: Clone + Send + Sync + 'static {
     fn delete(&self, key: &str) -> impl Future<Output = Result<Outcome, StoreError>> + Send {
         self.transact(Vec::new(), vec![Op::Delete { key: key.into() }])
     }
+}
+
+/// Refuses what etcd refuses, before anything changes.
+fn check(ops: &[Op]) -> Result<(), StoreError> {
+    let mut keys = HashSet::new();
+    for op in ops {
+        if !keys.insert(op.key()) {
+            return Err(StoreError::DuplicateKey { key: Arc::clone(op.key()) });
+        }
+        if let Op::Put { key, value, .. } = op
+            && value.len() > VALUE_LIMIT
+        {
+            return Err(StoreError::TooLarge { key: Arc::clone(key), size: value.len() });
+        }
+    }
+    Ok(())
 }

@@ -12,7 +12,7 @@
 //! own).
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     ops::Bound,
     sync::Arc,
     task::Waker,
@@ -22,8 +22,8 @@ use std::{
 use flatnet_engine::clock::Instant;
 
 use crate::store::{
-    Compare, Event, EventKind, KeyValue, LeaseId, LeaseState, Listing, Op, Outcome, Revision, StoreError,
-    VALUE_LIMIT,
+    self, Compare, Event, EventKind, KeyValue, LeaseId, LeaseState, Listing, Op, Outcome, Revision,
+    StoreError,
 };
 
 /// All that an embedded store knows.
@@ -121,7 +121,7 @@ impl State {
         compares: &[Compare],
         ops: Vec<Op>,
     ) -> Result<(Option<Commit>, Outcome), StoreError> {
-        check(&ops)?;
+        store::check(&ops)?;
         if !compares.iter().all(|compare| self.holds(compare)) {
             return Ok((None, Outcome::Conflict));
         }
@@ -265,22 +265,6 @@ impl State {
         let current = self.keys.get(&compare.key).map_or(Revision::ZERO, |entry| entry.mod_revision);
         current == compare.mod_revision
     }
-}
-
-/// Refuses what etcd refuses, before anything changes.
-fn check(ops: &[Op]) -> Result<(), StoreError> {
-    let mut keys = HashSet::new();
-    for op in ops {
-        if !keys.insert(op.key()) {
-            return Err(StoreError::DuplicateKey { key: Arc::clone(op.key()) });
-        }
-        if let Op::Put { key, value, .. } = op
-            && value.len() > VALUE_LIMIT
-        {
-            return Err(StoreError::TooLarge { key: Arc::clone(key), size: value.len() });
-        }
-    }
-    Ok(())
 }
 
 fn removal(key: Arc<str>, at: Revision) -> Event {

@@ -16,7 +16,7 @@ fn conforms(store: &Embedded, steps: &[Step]) {
         now = now + seconds;
         store.advance(now).unwrap();
     };
-    block_on(follows_the_model(store, "/model/", steps, pass));
+    block_on(follows_the_model(store, "/model/", steps, Duration::ZERO, pass));
 }
 
 proptest! {
