@@ -17,6 +17,7 @@
 //! - [`client`]: the way to it.
 //! - [`trace`]: one packet's way there and back, hop by hop, with its headers.
 //! - [`mod@bench`]: what the engine takes for a packet.
+//! - [`etcd`]: a local etcd.
 //! - [`get`], [`exec`], [`show`], [`capture`], [`replay`], [`link`], [`status`], [`down`]: the commands that ask it.
 
 /// Has all memory in large pages where the system has them to give: the tables of 100,000 Services are then as near as a
@@ -85,5 +86,7 @@ pub mod status;
 pub mod down;
 
 pub mod clean;
+
+pub mod etcd;
 
 pub mod bench;

@@ -52,4 +52,4 @@ pub mod publisher;
 
 pub mod seed;
 
-pub use store::{Embedded, Revision, Store, StoreError};
+pub use store::{Embedded, Etcd, Revision, Store, StoreError};
