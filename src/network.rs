@@ -11,11 +11,13 @@
 mod containers;
 mod error;
 mod kept;
+mod shared;
 mod underlay;
 mod uplink;
 
 pub use containers::Restart;
 pub use error::NetworkError;
+pub use shared::{Shared, SharedError};
 pub use uplink::UplinkFault;
 
 use std::cell::RefCell;
@@ -75,6 +77,8 @@ pub struct Network {
     seed: u64,
     /// The leases of nodes that are elsewhere, which nobody renews.
     routes: Routes,
+    /// The cluster in an etcd that it is a part of.
+    shared: Option<shared::Part>,
     /// What keeps the host from answering for nodes.
     rules: Vec<Rules>,
 }
@@ -86,6 +90,8 @@ enum Agent {
     Endpoints,
     ServiceAddresses,
     Cluster,
+    /// Copies leases from an etcd.
+    Leases,
     /// Reports what became of a pod.
     Kubelet(Arc<PodView>),
 }
@@ -117,6 +123,7 @@ impl Network {
             backend: topology.backend,
             seed: topology.seed,
             routes: Routes::new(),
+            shared: None,
             rules: Vec::new(),
         };
         network.add_underlay(topology)?;
@@ -174,6 +181,7 @@ impl Network {
                     watch_cluster(&store, DEFAULT_PREFIX, backend, sink).await
                 });
             }
+            Agent::Leases => self.start_leases(),
             Agent::Kubelet(pod) => {
                 let (pod, kubelet) = (Arc::clone(pod), Rc::clone(&self.kubelet));
                 self.spawn(agent, async move {
@@ -205,6 +213,7 @@ impl Network {
         if now >= self.retry {
             self.restart(now);
         }
+        self.renew(now);
         let mut happened = false;
         loop {
             self.pool.run_until_stalled();

@@ -9,11 +9,15 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
+use flatnet_agents::lease::{DEFAULT_PREFIX, NetworkConfig};
+use flatnet_agents::seed;
+use flatnet_agents::store::etcd::{Options, Password, Tls, User};
 use flatnet_engine::masquerade::PortRange;
 use flatnet_proxy::Ipv4Prefix;
-use miette::Diagnostic;
+use miette::{Diagnostic, IntoDiagnostic as _};
 
 use crate::args::Node;
+use crate::network::Shared;
 use crate::topology::node::{NodeConfig, read_config, read_node};
 use crate::topology::routes::{Own, read_file};
 use crate::topology::{Interface, Topology, values};
@@ -22,6 +26,9 @@ use crate::up::serve::{self, Serving};
 
 /// Workers of a node: one moves a packet from its pod to the tunnel by itself.
 const DEFAULT_WORKERS: u16 = 1;
+
+/// Where the password of etcd's user is, as flanneld has it.
+const PASSWORD: &str = "FLANNELD_ETCD_PASSWORD";
 
 /// Something that a node must be told is not.
 #[derive(Debug, thiserror::Error, Diagnostic)]
@@ -32,6 +39,16 @@ enum NodeError {
         "give --address, or `address` in the --config file: this host's own on the nodes' network, such as 192.168.66.11/24"
     ))]
     Address,
+    /// It is told twice where other nodes' pods are.
+    #[error("routes are in a file or in an etcd, not in both")]
+    #[diagnostic(help("leave out `routes` or `etcd`"))]
+    Both,
+    /// There is a user of etcd without a password.
+    #[error("there is no password of etcd's user")]
+    #[diagnostic(help(
+        "put it into the environment as {PASSWORD}, where other users of this host do not see it"
+    ))]
+    Password,
     /// The host's name is none for a node.
     #[error("the name of this host is none for a node: {0}")]
     #[diagnostic(help("give --name"))]
@@ -51,6 +68,12 @@ pub fn run(mut arguments: Node) -> miette::Result<ExitCode> {
         Some(name) => name,
         None => host_name()?,
     };
+    // The process in the background is the one that claims a subnet.
+    let shared = if arguments.etcd.is_empty() || arguments.detach {
+        None
+    } else {
+        Some(join(&mut arguments, &name, interface)?)
+    };
     let (mut topology, warnings) =
         read_node(document(&arguments, &name, interface), &arguments.files, &name)?;
     if let Some(path) = &arguments.routes {
@@ -68,7 +91,48 @@ pub fn run(mut arguments: Node) -> miette::Result<ExitCode> {
     }
     let Node { detached, routes, .. } = arguments;
     let entrances = Vec::new();
-    serve::run(topology, &name, Serving { detached, keep: false, faults: &[], entrances, routes })
+    serve::run(topology, &name, Serving { detached, keep: false, faults: &[], entrances, routes, shared })
+}
+
+/// Claims a subnet in the etcd, and takes from there what all nodes have in common.
+fn join(arguments: &mut Node, name: &str, interface: Interface) -> miette::Result<Shared> {
+    if arguments.routes.is_some() {
+        return Err(NodeError::Both.into());
+    }
+    let tls = Tls {
+        ca: arguments.etcd_cafile.clone(),
+        certificate: arguments.etcd_certfile.clone(),
+        key: arguments.etcd_keyfile.clone(),
+    };
+    let user = match arguments.etcd_username.clone() {
+        None => None,
+        Some(name) => {
+            let password = std::env::var(PASSWORD).map_err(|_| NodeError::Password)?;
+            Some(User { name, password: Password(password) })
+        }
+    };
+    // Nodes of one cluster have different addresses, and so different places to begin at.
+    let seed = seed::hash(u64::from(u32::from(interface.address)), &["etcd", name]);
+    let etcd = Options { endpoints: arguments.etcd.clone(), tls, user, seed, ..Options::default() };
+    let wanted = match arguments.pod_network {
+        None => None,
+        // As the topology of the flags alone would have it.
+        Some(network) => {
+            let (topology, _) = read_node(document(arguments, name, interface), &[], name)?;
+            let config = NetworkConfig::new(network).into_diagnostic()?;
+            Some(config.with_backend(topology.backend, topology.port))
+        }
+    };
+    let prefix = arguments.etcd_prefix.as_deref().unwrap_or(DEFAULT_PREFIX);
+    let wish = arguments.pod_cidr;
+    let shared = Shared::join(&etcd, prefix, interface.address, wish, wanted.as_ref())?;
+    let NetworkConfig { network, backend, port, vni, .. } = &shared.config;
+    arguments.pod_network = Some(*network);
+    arguments.pod_cidr = Some(shared.lease.subnet);
+    arguments.backend = values::backend(backend).ok();
+    arguments.port = Some(*port).filter(|port| *port > 0);
+    arguments.vni = *vni;
+    Ok(shared)
 }
 
 /// Takes from the file what no flag says.
@@ -86,6 +150,14 @@ fn fill(flags: &mut Node, file: NodeConfig) {
     flags.host_port = flags.host_port.take().or(file.host_port);
     flags.uplink |= file.uplink;
     flags.masquerade_ports = flags.masquerade_ports.or(file.masquerade_ports);
+    if flags.etcd.is_empty() {
+        flags.etcd = file.etcd;
+    }
+    flags.etcd_prefix = flags.etcd_prefix.take().or(file.etcd_prefix);
+    flags.etcd_cafile = flags.etcd_cafile.take().or(file.etcd_cafile);
+    flags.etcd_certfile = flags.etcd_certfile.take().or(file.etcd_certfile);
+    flags.etcd_keyfile = flags.etcd_keyfile.take().or(file.etcd_keyfile);
+    flags.etcd_username = flags.etcd_username.take().or(file.etcd_username);
     flags.routes = flags.routes.take().or(file.routes);
     if flags.files.is_empty() {
         flags.files = file.files;
@@ -141,10 +213,24 @@ fn words(arguments: &Node, name: &str, interface: Interface, topology: &Topology
     let mut words: Vec<OsString> = ["node", "--detached", "--name", name].map(Into::into).into();
     let mut flag = |name: &str, value: String| words.extend([name.into(), value.into()]);
     flag("--address", format!("{}/{}", interface.address, interface.network.length()));
-    flag("--pod-network", topology.pod_network.to_string());
     flag("--service-network", topology.service_network.to_string());
-    if topology.backend.is_some() {
-        flag("--port", topology.port.to_string());
+    if arguments.etcd.is_empty() {
+        flag("--pod-network", topology.pod_network.to_string());
+        if topology.backend.is_some() {
+            flag("--port", topology.port.to_string());
+        }
+    } else {
+        // What is not said comes from there.
+        flag("--etcd", arguments.etcd.join(","));
+        let said = [
+            ("--pod-network", arguments.pod_network.map(|network| network.to_string())),
+            ("--port", arguments.port.map(|port| port.to_string())),
+            ("--etcd-prefix", arguments.etcd_prefix.clone()),
+            ("--etcd-username", arguments.etcd_username.clone()),
+        ];
+        said.into_iter()
+            .filter_map(|(name, value)| Some((name, value?)))
+            .for_each(|(name, value)| flag(name, value));
     }
     if let Some(backend) = arguments.backend {
         flag("--backend", backend.name().to_owned());
@@ -173,8 +259,16 @@ fn words(arguments: &Node, name: &str, interface: Interface, topology: &Topology
     for path in &arguments.files {
         words.extend(["--file".into(), path.into()]);
     }
-    if let Some(path) = &arguments.routes {
-        words.extend(["--routes".into(), path.into()]);
+    let paths = [
+        ("--routes", &arguments.routes),
+        ("--etcd-cafile", &arguments.etcd_cafile),
+        ("--etcd-certfile", &arguments.etcd_certfile),
+        ("--etcd-keyfile", &arguments.etcd_keyfile),
+    ];
+    for (flag, path) in paths {
+        if let Some(path) = path {
+            words.extend([flag.into(), path.into()]);
+        }
     }
     words
 }
@@ -204,6 +298,20 @@ mod tests {
         let words: Vec<&str> = words.iter().map(|word| word.to_str().unwrap()).collect();
         let again = node(&format!("flatnet {}", words.join(" ")));
         assert!(again.detached);
+        assert_eq!(format!("{:?}", Node { detached: false, ..again }), format!("{told:?}"));
+    }
+
+    #[test]
+    fn a_background_process_with_etcd_is_told_of_the_network_only_what_was_said() {
+        let told = node(
+            "flatnet node --name n --address 192.168.66.11/24 --service-network 10.97.0.0/16 --etcd https://a:1,https://b:2 \
+             --etcd-prefix /p --etcd-cafile c --etcd-certfile d --etcd-keyfile e --etcd-username u",
+        );
+        let interface = told.address.unwrap();
+        let (topology, _) = read_node(document(&told, "n", interface), &[], "n").unwrap();
+        let words = words(&told, "n", interface, &topology);
+        let words: Vec<&str> = words.iter().map(|word| word.to_str().unwrap()).collect();
+        let again = node(&format!("flatnet {}", words.join(" ")));
         assert_eq!(format!("{:?}", Node { detached: false, ..again }), format!("{told:?}"));
     }
 

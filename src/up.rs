@@ -95,7 +95,11 @@ pub fn run(arguments: &Up) -> miette::Result<ExitCode> {
     }
     let Up { detached, keep, ref fault, .. } = *arguments;
     let entrances = entrance::open(&arguments.publish, arguments.socks.as_deref())?;
-    serve::run(topology, name, Serving { detached, keep, faults: fault, entrances, routes: None })
+    serve::run(
+        topology,
+        name,
+        Serving { detached, keep, faults: fault, entrances, routes: None, shared: None },
+    )
 }
 
 /// The words of the process in the background.

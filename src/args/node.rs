@@ -61,6 +61,30 @@ pub struct Node {
     /// Ports of this host that the node translates to, and that no program here is given [default: 61000-65535]
     #[arg(long, value_name = "FIRST-LAST", value_parser = values::port_range)]
     pub masquerade_ports: Option<PortRange>,
+    /// Have leases in an etcd, as flannel has: URLs of its members. The network and its backend come from there
+    #[arg(
+        long,
+        alias = "etcd-endpoints",
+        value_name = "URL[,URL]",
+        value_delimiter = ',',
+        conflicts_with = "routes"
+    )]
+    pub etcd: Vec<String>,
+    /// Where flannel's keys lie in it [default: /coreos.com/network]
+    #[arg(long, value_name = "PREFIX")]
+    pub etcd_prefix: Option<String>,
+    /// PEM file of the authority that etcd's certificates are of; without it the system's
+    #[arg(long, value_name = "FILE")]
+    pub etcd_cafile: Option<PathBuf>,
+    /// PEM file of the certificate to show to etcd
+    #[arg(long, value_name = "FILE")]
+    pub etcd_certfile: Option<PathBuf>,
+    /// PEM file of its key
+    #[arg(long, value_name = "FILE")]
+    pub etcd_keyfile: Option<PathBuf>,
+    /// Who to be for etcd; the password is in the environment, as FLANNELD_ETCD_PASSWORD
+    #[arg(long, value_name = "NAME")]
+    pub etcd_username: Option<String>,
     /// A YAML mapping of other nodes' pod subnets to their addresses; SIGHUP has it read again
     #[arg(long, value_name = "FILE")]
     pub routes: Option<PathBuf>,
@@ -83,6 +107,7 @@ CAP_SYS_ADMIN, CAP_NET_ADMIN and CAP_SYS_CHROOT, simulated ones nothing, --host-
 or 50 (vxlan). A kernel's vxlan device is a peer; docs/topology.md shows how it is set. With host-gw there is
 no tunnel: pods have the interface's MTU, --uplink goes without saying, and a kernel with routes is a peer.
 
+  flatnet node --address 192.168.66.11/24 --etcd http://192.168.66.10:2379 -f pods.yaml -d
   flatnet node --address 192.168.66.11/24 --pod-cidr 10.1.15.0/24 --routes routes.yaml -f pods.yaml -d
   with routes.yaml:  10.1.20.0/24: 192.168.66.12
   or, of vxlan:      10.1.20.0/24: {address: 192.168.66.12, mac: '02:42:0a:01:14:00'}";

@@ -49,6 +49,18 @@ pub struct NodeConfig {
     pub uplink: bool,
     /// The ports that translations use.
     pub masquerade_ports: Option<PortRange>,
+    /// Endpoints of the etcd that has the leases.
+    pub etcd: Vec<String>,
+    /// Where flannel's keys lie in it.
+    pub etcd_prefix: Option<String>,
+    /// Whose certificates of etcd to believe.
+    pub etcd_cafile: Option<PathBuf>,
+    /// What to show to it.
+    pub etcd_certfile: Option<PathBuf>,
+    /// The key of that.
+    pub etcd_keyfile: Option<PathBuf>,
+    /// Who to be.
+    pub etcd_username: Option<String>,
     /// The file of routes to other nodes.
     pub routes: Option<PathBuf>,
     /// Manifests.
@@ -96,6 +108,12 @@ fn read(node: &Node, findings: &mut Vec<Finding>) -> NodeConfig {
         masquerade_ports: fields
             .optional("masquerade-ports", |node| values::port_range(&text(node)?))
             .map(|it| it.value),
+        etcd: fields.optional("etcd", texts).map(|it| it.value).unwrap_or_default(),
+        etcd_prefix: fields.optional("etcd-prefix", text).map(|it| it.value),
+        etcd_cafile: fields.optional("etcd-cafile", path).map(|it| it.value),
+        etcd_certfile: fields.optional("etcd-certfile", path).map(|it| it.value),
+        etcd_keyfile: fields.optional("etcd-keyfile", path).map(|it| it.value),
+        etcd_username: fields.optional("etcd-username", text).map(|it| it.value),
         routes: fields.optional("routes", path).map(|it| it.value),
         files: fields.optional("file", paths).map(|it| it.value).unwrap_or_default(),
         detach: fields.optional("detach", boolean).is_some_and(|it| it.value),
@@ -110,10 +128,15 @@ fn path(node: &Node) -> Result<PathBuf, String> {
 
 /// Reads a path, or a list of them.
 fn paths(node: &Node) -> Result<Vec<PathBuf>, String> {
+    Ok(texts(node)?.into_iter().map(PathBuf::from).collect())
+}
+
+/// Reads a text, or a list of them.
+fn texts(node: &Node) -> Result<Vec<String>, String> {
     if matches!(node.value, Value::List(_)) {
-        node.items().iter().map(path).collect()
+        node.items().iter().map(text).collect()
     } else {
-        Ok(vec![path(node)?])
+        Ok(vec![text(node)?])
     }
 }
 

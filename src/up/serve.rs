@@ -19,6 +19,7 @@ use crate::entrance::{self, Entrance, EntranceError};
 use crate::instance::http::Server;
 use crate::instance::{Desk, Instance, socket};
 use crate::ledger;
+use crate::network::Shared;
 use crate::output::print;
 use crate::topology::{TimeMode, Topology};
 use crate::up::break_something;
@@ -37,6 +38,8 @@ pub(crate) struct Serving<'a> {
     pub(crate) entrances: Vec<Entrance>,
     /// The file of routes that is read again on SIGHUP.
     pub(crate) routes: Option<PathBuf>,
+    /// The part in a cluster whose leases lie in an etcd.
+    pub(crate) shared: Option<Shared>,
 }
 
 /// Runs a network until it is ended.
@@ -60,6 +63,10 @@ pub(crate) fn run(mut topology: Topology, name: &str, serving: Serving<'_>) -> m
     let mut drive = Drive::start_on(&topology, time, (store, socket::pods(name)))?;
     for fault in serving.faults {
         break_something(&mut drive, fault)?;
+    }
+    if let Some(shared) = serving.shared {
+        let now = drive.now();
+        drive.network.share(shared, now);
     }
     drive.settle();
     // Before anybody is answered: who started it in the background says them again.
