@@ -39,7 +39,7 @@ pub enum Command {
     /// Bring a network up; without -f the two-node network that README.md shows
     Up(Up),
     /// Run one node of a cluster on this host's own network; its peers are other hosts' nodes, flanneld among them
-    Node(Node),
+    Node(Box<Node>),
     /// End a running network and print its packet ledger
     Down(Down),
     /// Take away what killed processes of flatnet left behind: sockets, pods' volumes, nodes' rules in this namespace

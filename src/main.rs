@@ -20,7 +20,7 @@ fn main() -> miette::Result<ExitCode> {
     output::keep_names_whole()?;
     match Arguments::parse().command {
         Command::Up(arguments) => up::run(&arguments),
-        Command::Node(arguments) => node::run(arguments),
+        Command::Node(arguments) => node::run(*arguments),
         Command::Down(arguments) => down::run(&arguments),
         Command::Clean(arguments) => clean::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),

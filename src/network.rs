@@ -12,6 +12,7 @@ mod containers;
 mod error;
 mod kept;
 mod shared;
+mod subnet_file;
 mod underlay;
 mod uplink;
 

@@ -43,6 +43,10 @@ enum NodeError {
     #[error("routes are in a file or in an etcd, not in both")]
     #[diagnostic(help("leave out `routes` or `etcd`"))]
     Both,
+    /// There is nothing to write.
+    #[error("the subnet is written to a file where it comes from an etcd")]
+    #[diagnostic(help("add --etcd, or leave out --subnet-file"))]
+    SubnetFile,
     /// There is a user of etcd without a password.
     #[error("there is no password of etcd's user")]
     #[diagnostic(help(
@@ -68,6 +72,12 @@ pub fn run(mut arguments: Node) -> miette::Result<ExitCode> {
         Some(name) => name,
         None => host_name()?,
     };
+    if !arguments.etcd.is_empty() && arguments.routes.is_some() {
+        return Err(NodeError::Both.into());
+    }
+    if arguments.etcd.is_empty() && arguments.subnet_file.is_some() {
+        return Err(NodeError::SubnetFile.into());
+    }
     // The process in the background is the one that claims a subnet.
     let shared = if arguments.etcd.is_empty() || arguments.detach {
         None
@@ -96,9 +106,6 @@ pub fn run(mut arguments: Node) -> miette::Result<ExitCode> {
 
 /// Claims a subnet in the etcd, and takes from there what all nodes have in common.
 fn join(arguments: &mut Node, name: &str, interface: Interface) -> miette::Result<Shared> {
-    if arguments.routes.is_some() {
-        return Err(NodeError::Both.into());
-    }
     let tls = Tls {
         ca: arguments.etcd_cafile.clone(),
         certificate: arguments.etcd_certfile.clone(),
@@ -125,7 +132,8 @@ fn join(arguments: &mut Node, name: &str, interface: Interface) -> miette::Resul
     };
     let prefix = arguments.etcd_prefix.as_deref().unwrap_or(DEFAULT_PREFIX);
     let wish = arguments.pod_cidr;
-    let shared = Shared::join(&etcd, prefix, interface.address, wish, wanted.as_ref())?;
+    let mut shared = Shared::join(&etcd, prefix, interface.address, wish, wanted.as_ref())?;
+    shared.subnet_file = arguments.subnet_file.clone().map(|path| (path, arguments.uplink));
     let NetworkConfig { network, backend, port, vni, .. } = &shared.config;
     arguments.pod_network = Some(*network);
     arguments.pod_cidr = Some(shared.lease.subnet);
@@ -158,6 +166,7 @@ fn fill(flags: &mut Node, file: NodeConfig) {
     flags.etcd_certfile = flags.etcd_certfile.take().or(file.etcd_certfile);
     flags.etcd_keyfile = flags.etcd_keyfile.take().or(file.etcd_keyfile);
     flags.etcd_username = flags.etcd_username.take().or(file.etcd_username);
+    flags.subnet_file = flags.subnet_file.take().or(file.subnet_file);
     flags.routes = flags.routes.take().or(file.routes);
     if flags.files.is_empty() {
         flags.files = file.files;
@@ -256,21 +265,22 @@ fn words(arguments: &Node, name: &str, interface: Interface, topology: &Topology
     if arguments.uplink {
         words.push("--uplink".into());
     }
-    for path in &arguments.files {
-        words.extend(["--file".into(), path.into()]);
-    }
-    let paths = [
+    words.extend(path_words(arguments));
+    words
+}
+
+/// Those of them that name files.
+fn path_words(arguments: &Node) -> Vec<OsString> {
+    let flags = [
         ("--routes", &arguments.routes),
         ("--etcd-cafile", &arguments.etcd_cafile),
         ("--etcd-certfile", &arguments.etcd_certfile),
         ("--etcd-keyfile", &arguments.etcd_keyfile),
+        ("--subnet-file", &arguments.subnet_file),
     ];
-    for (flag, path) in paths {
-        if let Some(path) = path {
-            words.extend([flag.into(), path.into()]);
-        }
-    }
-    words
+    let flags = flags.into_iter().filter_map(|(flag, path)| Some((flag, path.as_ref()?)));
+    let files = arguments.files.iter().map(|path| ("--file", path));
+    flags.chain(files).flat_map(|(flag, path)| [flag.into(), path.into()]).collect()
 }
 
 #[cfg(test)]
@@ -284,7 +294,7 @@ mod tests {
         let Command::Node(node) = Arguments::parse_from(words.split(' ')).command else {
             unreachable!("that is what was written")
         };
-        node
+        *node
     }
 
     #[test]
@@ -305,7 +315,7 @@ mod tests {
     fn a_background_process_with_etcd_is_told_of_the_network_only_what_was_said() {
         let told = node(
             "flatnet node --name n --address 192.168.66.11/24 --service-network 10.97.0.0/16 --etcd https://a:1,https://b:2 \
-             --etcd-prefix /p --etcd-cafile c --etcd-certfile d --etcd-keyfile e --etcd-username u",
+             --etcd-prefix /p --etcd-cafile c --etcd-certfile d --etcd-keyfile e --etcd-username u --subnet-file s",
         );
         let interface = told.address.unwrap();
         let (topology, _) = read_node(document(&told, "n", interface), &[], "n").unwrap();

@@ -61,9 +61,10 @@ impl Cluster {
             "apiVersion: v1\nkind: Pod\nmetadata: {{name: sim-{number}}}\nspec: {{containers: [{{name: web, image: flatnet/httpd}}]}}\n"
         );
         std::fs::write(&pods, pod).unwrap();
+        let (pods, file) = (pods.display(), self.home.file(&format!("run/subnet-{number}.env")));
         let words = format!(
-            "node --name node-{number} --address 192.168.66.{number}/24 --etcd {ETCD} -f {} -d",
-            pods.display()
+            "node --name node-{number} --address 192.168.66.{number}/24 --etcd {ETCD} --subnet-file {} -f {pods} -d",
+            file.display()
         );
         let output = self.machines[&number].command(&self.home.command(&words)).output().unwrap();
         assert!(output.status.success(), "{output:?}");
@@ -112,6 +113,14 @@ fn nodes_that_share_an_etcd_reach_each_others_pods_and_go_on_without_it() {
             leases.iter().all(|lease| lease["lease"].as_i64().is_some_and(|lease| lease != 0)),
             "{leases:?}"
         );
+
+        let file = std::fs::read_to_string(cluster.home.file("run/subnet-11.env")).unwrap();
+        let (subnet, mtu) =
+            (addresses[0].rsplit_once('.').unwrap().0, if backend == "udp" { 1472 } else { 1450 });
+        let expected = format!(
+            "FLANNEL_NETWORK=10.7.0.0/16\nFLANNEL_SUBNET={subnet}.1/24\nFLANNEL_MTU={mtu}\nFLANNEL_IPMASQ=false\n"
+        );
+        assert_eq!(file, expected);
 
         cluster.kill_etcd();
         for _ in 0..20 {

@@ -85,6 +85,9 @@ pub struct Node {
     /// Who to be for etcd; the password is in the environment, as FLANNELD_ETCD_PASSWORD
     #[arg(long, value_name = "NAME")]
     pub etcd_username: Option<String>,
+    /// Write there what flannel writes to subnet.env: the network, the node's subnet and the MTU of pods
+    #[arg(long, value_name = "FILE")]
+    pub subnet_file: Option<PathBuf>,
     /// A YAML mapping of other nodes' pod subnets to their addresses; SIGHUP has it read again
     #[arg(long, value_name = "FILE")]
     pub routes: Option<PathBuf>,

@@ -11,6 +11,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +29,7 @@ use futures::StreamExt as _;
 use futures::executor::block_on;
 use futures::task::LocalSpawnExt as _;
 
-use super::{Agent, Network, with_sources};
+use super::{Agent, Network, subnet_file, with_sources};
 
 /// How long a lease lasts, as flannel's.
 const TTL: Duration = Duration::from_secs(24 * 60 * 60);
@@ -64,6 +65,8 @@ pub struct Shared {
     pub config: NetworkConfig,
     /// What the node has of it.
     pub lease: Lease,
+    /// Where other programs read that, as flannel's subnet.env, and whether pods have MASQUERADE.
+    pub subnet_file: Option<(PathBuf, bool)>,
     store: Etcd,
     options: NodeOptions,
     held: Option<LeaseId>,
@@ -110,7 +113,7 @@ impl Shared {
         let (config, mut options, lease, held) = claimed.map_err(failed)?.map_err(SharedError::Backend)?;
         // Pods have addresses of it: it is this one or none from now on.
         options.wish = Wish::Exactly(lease.subnet);
-        Ok(Self { config, lease, store, options, held })
+        Ok(Self { config, lease, subnet_file: None, store, options, held })
     }
 }
 
@@ -148,7 +151,16 @@ pub(super) struct Part {
 impl Network {
     /// Follows a cluster's leases, and renews the own one.
     pub fn share(&mut self, shared: Shared, now: Instant) {
-        let Shared { lease, store, options, held, .. } = shared;
+        let Shared { config, lease, subnet_file, store, options, held } = shared;
+        if let Some((path, masquerades)) = subnet_file {
+            let tables = self.publisher.control.tables.current();
+            let bridges =
+                self.publisher.nodes().into_iter().filter_map(|(_, id)| tables.node(id)?.bridge.as_ref());
+            let mtu = bridges.map(|bridge| bridge.mtu).next().unwrap_or_default();
+            if let Err(error) = subnet_file::write(&path, config.network, lease.subnet, mtu, masquerades) {
+                self.warnings.push(format!("{} cannot be written: {error}", path.display()));
+            }
+        }
         let (next, warnings) = (now + (TTL - MARGIN), Vec::new());
         let own = Own { held, lost: false, tried: None, busy: false, next, warnings };
         let own = Rc::new(RefCell::new(own));

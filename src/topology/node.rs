@@ -61,6 +61,8 @@ pub struct NodeConfig {
     pub etcd_keyfile: Option<PathBuf>,
     /// Who to be.
     pub etcd_username: Option<String>,
+    /// Where the node's subnet is written.
+    pub subnet_file: Option<PathBuf>,
     /// The file of routes to other nodes.
     pub routes: Option<PathBuf>,
     /// Manifests.
@@ -114,6 +116,7 @@ fn read(node: &Node, findings: &mut Vec<Finding>) -> NodeConfig {
         etcd_certfile: fields.optional("etcd-certfile", path).map(|it| it.value),
         etcd_keyfile: fields.optional("etcd-keyfile", path).map(|it| it.value),
         etcd_username: fields.optional("etcd-username", text).map(|it| it.value),
+        subnet_file: fields.optional("subnet-file", path).map(|it| it.value),
         routes: fields.optional("routes", path).map(|it| it.value),
         files: fields.optional("file", paths).map(|it| it.value).unwrap_or_default(),
         detach: fields.optional("detach", boolean).is_some_and(|it| it.value),
