@@ -9,6 +9,7 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
+use flatnet_agents::host;
 use flatnet_agents::lease::{DEFAULT_PREFIX, NetworkConfig};
 use flatnet_agents::seed;
 use flatnet_agents::store::etcd::{Options, Password, Tls, User};
@@ -36,9 +37,21 @@ enum NodeError {
     /// It has no address.
     #[error("the node has no address")]
     #[diagnostic(help(
-        "give --address, or `address` in the --config file: this host's own on the nodes' network, such as 192.168.66.11/24"
+        "give --address, or `address` in the --config file: this host's own on the nodes' network, such as 192.168.66.11/24; or --iface"
     ))]
     Address,
+    /// There is no such interface, or it has no address.
+    #[error("this host has no interface {name} with an IPv4 address")]
+    #[diagnostic(help("there are {}", if known.is_empty() { "none" } else { known }))]
+    Interface {
+        /// What was asked for.
+        name: String,
+        /// Those that have one.
+        known: String,
+    },
+    /// The host does not say what it has.
+    #[error("the interfaces of this host cannot be listed")]
+    Interfaces(#[source] std::io::Error),
     /// It is told twice where other nodes' pods are.
     #[error("routes are in a file or in an etcd, not in both")]
     #[diagnostic(help("leave out `routes` or `etcd`"))]
@@ -67,7 +80,11 @@ pub fn run(mut arguments: Node) -> miette::Result<ExitCode> {
     if let Some(path) = arguments.config.take() {
         fill(&mut arguments, read_config(&path)?);
     }
-    let interface = arguments.address.ok_or(NodeError::Address)?;
+    let interface = match (arguments.address, &arguments.iface) {
+        (Some(interface), _) => interface,
+        (None, Some(name)) => address_of(name)?,
+        (None, None) => return Err(NodeError::Address.into()),
+    };
     let name = match arguments.name.take() {
         Some(name) => name,
         None => host_name()?,
@@ -102,6 +119,18 @@ pub fn run(mut arguments: Node) -> miette::Result<ExitCode> {
     let Node { detached, routes, .. } = arguments;
     let entrances = Vec::new();
     serve::run(topology, &name, Serving { detached, keep: false, faults: &[], entrances, routes, shared })
+}
+
+/// Finds the first address of an interface of this host's, and its network.
+fn address_of(name: &str) -> Result<Interface, NodeError> {
+    let all = host::interfaces().map_err(NodeError::Interfaces)?;
+    let found = all.iter().find(|interface| interface.name == name);
+    let Some(&(address, length)) = found.and_then(|interface| interface.addresses.first()) else {
+        let known = all.iter().filter(|interface| !interface.addresses.is_empty());
+        let known: Vec<_> = known.map(|interface| interface.name.as_str()).collect();
+        return Err(NodeError::Interface { name: name.to_owned(), known: known.join(", ") });
+    };
+    Ok(Interface { address, network: Ipv4Prefix::masked(address, length) })
 }
 
 /// Claims a subnet in the etcd, and takes from there what all nodes have in common.
@@ -146,7 +175,9 @@ fn join(arguments: &mut Node, name: &str, interface: Interface) -> miette::Resul
 /// Takes from the file what no flag says.
 fn fill(flags: &mut Node, file: NodeConfig) {
     flags.name = flags.name.take().or(file.name);
-    flags.address = flags.address.or(file.address);
+    if flags.address.is_none() && flags.iface.is_none() {
+        (flags.address, flags.iface) = (file.address, file.iface);
+    }
     flags.pod_network = flags.pod_network.or(file.pod_network);
     flags.pod_cidr = flags.pod_cidr.or(file.pod_cidr);
     flags.service_network = flags.service_network.or(file.service_network);

@@ -63,7 +63,7 @@ impl Cluster {
         std::fs::write(&pods, pod).unwrap();
         let (pods, file) = (pods.display(), self.home.file(&format!("run/subnet-{number}.env")));
         let words = format!(
-            "node --name node-{number} --address 192.168.66.{number}/24 --etcd {ETCD} --subnet-file {} -f {pods} -d",
+            "node --name node-{number} --iface eth0 --etcd {ETCD} --subnet-file {} -f {pods} -d",
             file.display()
         );
         let output = self.machines[&number].command(&self.home.command(&words)).output().unwrap();
@@ -102,6 +102,9 @@ fn nodes_that_share_an_etcd_reach_each_others_pods_and_go_on_without_it() {
         let mut cluster =
             Cluster::new(&format!(r#"{{"Network":"10.7.0.0/16","Backend":{{"Type":"{backend}"}}}}"#));
         [11, 12].into_iter().for_each(|number| cluster.start(number));
+        let other = cluster.machines[&13].refuses(&cluster.home.command("node --name n --iface eth7"));
+        assert!(other.contains("this host has no interface eth7 with an IPv4 address"), "{other}");
+        assert!(other.contains("there are lo, eth0"), "{other}");
         let addresses = [11, 12].map(|number| cluster.address(number));
         assert!(addresses.iter().all(|address| address.starts_with("10.7.")), "{addresses:?}");
         await_that("both know each other", || {

@@ -35,8 +35,16 @@ pub struct Interface {
     pub mac: Option<MacAddress>,
     /// The longest packet that it takes, bytes.
     pub mtu: u32,
-    /// Its IPv4 addresses.
-    pub addresses: Vec<Ipv4Addr>,
+    /// Its IPv4 addresses, and how many bits of each are the network's.
+    pub addresses: Vec<(Ipv4Addr, u8)>,
+}
+
+impl Interface {
+    /// Tells whether it has an address.
+    #[must_use]
+    pub fn has(&self, address: Ipv4Addr) -> bool {
+        self.addresses.iter().any(|&(own, _)| own == address)
+    }
 }
 
 /// Lists the interfaces in the order of their numbers.
@@ -71,7 +79,7 @@ pub fn interfaces() -> io::Result<Vec<Interface>> {
         for attribute in address.attributes {
             // Of a pair of ends, the local one.
             if let AddressAttribute::Local(IpAddr::V4(own)) = attribute {
-                interface.addresses.push(own);
+                interface.addresses.push((own, address.header.prefix_len));
             }
         }
     })?;
@@ -125,6 +133,6 @@ mod tests {
     fn the_loopback_interface_is_one() {
         let interfaces = interfaces().unwrap();
         let lo = interfaces.iter().find(|interface| interface.name == "lo").unwrap();
-        assert!(lo.addresses.contains(&Ipv4Addr::LOCALHOST) && lo.mtu >= 1500, "{interfaces:?}");
+        assert!(lo.addresses.contains(&(Ipv4Addr::LOCALHOST, 8)) && lo.mtu >= 1500, "{interfaces:?}");
     }
 }

@@ -28,6 +28,9 @@ pub struct Node {
     /// This host's address on the nodes' network, with the network's length: 192.168.66.11/24
     #[arg(long, value_name = "CIDR", value_parser = values::interface)]
     pub address: Option<Interface>,
+    /// The interface whose first IPv4 address and network that are, as flanneld's flag
+    #[arg(long, value_name = "NAME", value_parser = values::interface_name, conflicts_with = "address")]
+    pub iface: Option<String>,
     /// Where all nodes' pod subnets come from [default: 10.1.0.0/16]
     #[arg(long, value_name = "CIDR", value_parser = values::prefix)]
     pub pod_network: Option<Ipv4Prefix>,

@@ -166,7 +166,7 @@ impl Network {
 fn own_interface(node: &Node) -> Result<host::Interface, NetworkError> {
     let address = node.interface.address;
     let interfaces = host::interfaces().map_err(NetworkError::Interfaces)?;
-    let found = interfaces.iter().find(|interface| interface.addresses.contains(&address));
+    let found = interfaces.iter().find(|interface| interface.has(address));
     let elsewhere = || socket_error(node, TunnelSocketError::AddressElsewhere(address), &interfaces);
     found.cloned().ok_or_else(elsewhere)
 }
@@ -186,7 +186,7 @@ fn advice(error: &TunnelSocketError, interfaces: &[host::Interface]) -> String {
     match error {
         TunnelSocketError::AddressElsewhere(_) => {
             let known = interfaces.iter().flat_map(|interface| {
-                interface.addresses.iter().map(|address| format!("{address} of {}", interface.name))
+                interface.addresses.iter().map(|(address, _)| format!("{address} of {}", interface.name))
             });
             format!("there are {}", known.collect::<Vec<_>>().join(", "))
         }

@@ -59,7 +59,7 @@ impl Network {
             NetworkError::Uplink { node: node.name.clone(), source, help }
         };
         let interfaces = host::interfaces().map_err(NetworkError::Interfaces)?;
-        let found = interfaces.into_iter().find(|interface| interface.addresses.contains(&address));
+        let found = interfaces.into_iter().find(|interface| interface.has(address));
         let Some(host::Interface { name, index, mac: Some(mac), .. }) = found else {
             let name = found.map(|interface| interface.name).unwrap_or_default();
             return Err(failed(UplinkFault::NoEthernet(name)));

@@ -27,6 +27,8 @@ pub struct NodeConfig {
     pub name: Option<String>,
     /// Its address and network.
     pub address: Option<Interface>,
+    /// The interface that has them.
+    pub iface: Option<String>,
     /// Where nodes' subnets come from.
     pub pod_network: Option<Ipv4Prefix>,
     /// Its pods' subnet.
@@ -95,6 +97,7 @@ fn read(node: &Node, findings: &mut Vec<Finding>) -> NodeConfig {
     let config = NodeConfig {
         name: fields.optional("name", |node| values::name(&text(node)?)).map(|it| it.value),
         address: fields.optional("address", interface).map(|it| it.value),
+        iface: fields.optional("iface", |node| values::interface_name(&text(node)?)).map(|it| it.value),
         pod_network: fields.optional("pod-network", prefix).map(|it| it.value),
         pod_cidr: fields.optional("pod-cidr", |node| values::subnet(&text(node)?)).map(|it| it.value),
         service_network: fields.optional("service-network", prefix).map(|it| it.value),

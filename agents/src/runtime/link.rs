@@ -136,8 +136,8 @@ pub fn attach(namespace: &Path, config: &LinkConfig) -> Result<(Tap, Option<Loop
     let before = within(&file, || {
         let (lo, mut kernel) = (index("lo")?, Kernel::open()?);
         let was_up = kernel.link(lo)?.is_some_and(|link| link.header.flags.contains(LinkFlags::Up));
-        let addresses = host::interfaces()?.into_iter().find(|it| it.index == lo).map(|it| it.addresses);
-        Ok((was_up, addresses.is_some_and(|all| all.contains(&Ipv4Addr::LOCALHOST))))
+        let had_address = host::interfaces()?.iter().any(|it| it.index == lo && it.has(Ipv4Addr::LOCALHOST));
+        Ok((was_up, had_address))
     });
     let before = before.map_err(unreachable(namespace))?;
     let (was_up, had_address) = before.map_err(|source| LinkError::Set { what: "lo", source })?;
