@@ -77,7 +77,7 @@ pub struct Figure {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stages: Option<BTreeMap<&'static str, f64>>,
     /// TSC clocks that generator and sink took for a packet, where they were timed; in no other figure.
-    #[serde(rename = "outside_clocks", skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "outside_tsc_clocks", skip_serializing_if = "Option::is_none")]
     pub outside: Option<f64>,
 }
 

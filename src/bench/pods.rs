@@ -24,7 +24,7 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use super::BenchError;
-use crate::args::BenchPods;
+use crate::args::{BenchPods, Output};
 use crate::output::{plain_table, print_as};
 
 /// Octets that a stream carries before it is measured.
@@ -102,6 +102,10 @@ pub fn run(arguments: &BenchPods) -> miette::Result<ExitCode> {
         eprintln!("bench: {}, {} runs", row.name(), arguments.runs);
         let runs: Result<Vec<_>, _> = (0..arguments.runs).map(|_| measure_apart(row)).collect();
         figures.extend(medians(&runs?));
+    }
+    // What reads the figures reads a list of them.
+    if arguments.output == Output::Json && arguments.runs > 1 {
+        eprint!("{}", conditions(arguments.runs));
     }
     print_as(arguments.output, &figures, |figures| table(figures, arguments.runs))?;
     Ok(ExitCode::SUCCESS)
@@ -182,15 +186,20 @@ fn table(figures: &[PodFigure], runs: u32) -> String {
         let value = if *value < 1000.0 { format!("{value:.3}") } else { format!("{value:.0}") };
         table.add_row([row, &value, unit]);
     }
+    format!("{}\n\n{}", table.trim_fmt(), conditions(runs))
+}
+
+/// Says what the figures of so many runs were taken under.
+#[must_use]
+pub fn conditions(runs: u32) -> String {
     format!(
-        "{}\n\nMedians of {runs} runs, each a process of its own. One thread does everything: control side, worker's loop,\n\
+        "Medians of {runs} runs, each a process of its own. One thread does everything: control side, worker's loop,\n\
          generator; times are what it had of a core.\n\
          idle: a pod with an echo server each, 250 on a node's docker0; the nodes on one switch with every lease. Memory\n\
          is what the process holds beyond what it began with, nodes and engine included; ready is when the last\n\
          server has answered a SYN, from nothing on. stream: 4 GiB from a pod's iperf to a Service's iperf on the other\n\
          node, through the tunnel at a path MTU of 1,472; both ends make and verify all checksums. stream-bare:\n\
          two smoltcp stacks with nothing between, MTU and checksums alike. requests: GET of nginx' welcome page by the\n\
-         same way, 1,000 connections with a request each under way; the generator's time is in the figure.\n",
-        table.trim_fmt()
+         same way, 1,000 connections with a request each under way; the generator's time is in the figure.\n"
     )
 }
