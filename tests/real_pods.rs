@@ -130,7 +130,7 @@ fn a_capture_at_a_real_pod_has_what_it_sends_and_what_it_gets() {
     let home = network(&[
         NODES,
         &pod("server", "node-1", serve, (volumes, mounts)),
-        &pod("client", "node-1", &format!("while :; do {}; done", fetch("10.96.0.10")), ("", "")),
+        &pod("client", "node-1", "exec sleep 1000", ("", "")),
         SIMULATED,
         &service("server", "10.96.0.10"),
     ]);
@@ -143,10 +143,13 @@ fn a_capture_at_a_real_pod_has_what_it_sends_and_what_it_gets() {
     let (server, askers) = (address("server"), [address("client"), address("simulated")]);
     await_that("it serves", || home.run("exec simulated -- curl -s http://10.96.0.10/").status.success());
     let capture = home.file("server.pcapng");
-    let words = format!("capture server --count 60 --write {}", capture.display());
+    let words = format!("capture server --count 120 --write {}", capture.display());
     let mut asks = home.command(&words).stderr(std::process::Stdio::null()).spawn().unwrap();
     await_that("they pass", || {
+        // In turns, so that neither fills the capture alone.
         home.text("exec simulated -- curl -s http://10.96.0.10/");
+        let fetches = home.command("exec client --").args(["sh", "-c", &fetch("10.96.0.10")]).output();
+        assert!(fetches.unwrap().status.success());
         asks.try_wait().unwrap().is_some()
     });
     let frames = tshark(&capture, &["ip.src", "ip.dst", "tcp.checksum.status", "frame.len"]);
