@@ -1,5 +1,7 @@
 //! Pods whose programs are the host's own, beside simulated ones: what they see, what they reach, how they end.
 //!
+//! Above 600 lines because real and attached pods are looked at with the same few helpers.
+//!
 //! Needs root, a shell, `ip`, `nsenter`, `unshare` and Python.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 

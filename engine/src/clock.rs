@@ -92,6 +92,9 @@ pub fn prefetch<T>(target: &T) {
     let _ = target;
 }
 
+/// Bytes of a cache line.
+pub(crate) const CACHE_LINE: usize = 64;
+
 /// Asks the processor to bring all cache lines of `target` closer, as [`prefetch`].
 #[inline(always)]
 pub fn prefetch_whole<T>(target: &T) {
@@ -101,9 +104,6 @@ pub fn prefetch_whole<T>(target: &T) {
         prefetch(unsafe { &*start.add(offset) });
     }
 }
-
-/// Bytes of a cache line.
-const CACHE_LINE: usize = 64;
 
 #[cfg(test)]
 mod tests {

@@ -12,14 +12,12 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::clock::prefetch;
+use crate::clock::{CACHE_LINE, prefetch};
 use crate::ring::{Popped, Word};
 use crate::sys::Memory;
 
 /// Bytes kept free in front of a frame for an encapsulation.
 pub const HEADROOM: usize = 128;
-/// Bytes of a cache line.
-const LINE: usize = 64;
 /// Bytes from one small buffer to the next: an odd multiple of 64, so that headers spread over all cache sets.
 pub const SMALL_STRIDE: usize = 33 * 64;
 /// Bytes from one large buffer to the next: room for a 66 KB superframe, again an odd multiple of 64.
@@ -232,7 +230,7 @@ impl Arena {
             prefetch(&*record);
             prefetch(&*bytes.add(HEADROOM));
             if lines > 1 {
-                prefetch(&*bytes.add(HEADROOM + LINE));
+                prefetch(&*bytes.add(HEADROOM + CACHE_LINE));
             }
         }
     }
@@ -242,7 +240,7 @@ impl Arena {
     pub fn prefetch_headroom(&self, frame: &Frame) {
         let (_, bytes, _) = self.locate(frame);
         // SAFETY: as above.
-        unsafe { prefetch(&*bytes.add(HEADROOM - LINE)) };
+        unsafe { prefetch(&*bytes.add(HEADROOM - CACHE_LINE)) };
     }
 
     /// Returns a frame's bytes, from its Ethernet header on.

@@ -44,7 +44,9 @@ impl Worker {
 
     /// Has a frame written at the end of the batch; a pod's is told of as delivered: what is behind the file nobody sees.
     pub(super) fn send_to_tap(&mut self, mut frame: Frame, port: PortId, now: Instant) {
-        if let point @ Point::Port(_) = self.egress_point(port) {
+        if self.is_watched(&frame)
+            && let point @ Point::Port(_) = self.egress_point(port)
+        {
             self.watch(&mut frame, point, Action::Deliver, now);
         }
         let attached = self.links.get_mut(port.0 as usize).and_then(Option::as_mut);

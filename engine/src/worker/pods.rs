@@ -257,16 +257,15 @@ impl Worker {
         port: PortId,
         now: Instant,
     ) {
-        if self.observer.is_listening() {
+        let is_listening = self.observer.is_listening();
+        if is_listening {
             self.finish_batch(frames, node, port, now);
         }
         let is_news = match self.links.get(port.0 as usize).and_then(Option::as_ref).map(|it| &it.link) {
             // Of a frame that took time on its way from the pod was told when the pod sent it.
             Some(Link::Pod(link)) => link.uplink.is_none(),
-            Some(Link::Tap(_)) if self.observer.is_listening() => {
-                self.egress_point(port) == Point::Port(port)
-            }
-            Some(Link::Tap(_) | Link::Wire { .. } | Link::Rings(_) | Link::TunnelSocket(_)) | None => false,
+            Some(Link::Tap(_)) => is_listening && self.egress_point(port) == Point::Port(port),
+            Some(Link::Wire { .. } | Link::Rings(_) | Link::TunnelSocket(_)) | None => false,
         };
         if !is_news {
             return;

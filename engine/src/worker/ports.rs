@@ -334,12 +334,17 @@ impl Worker {
         }
     }
 
+    /// Tells whether anybody is to be told of a frame.
+    pub(super) fn is_watched(&self, frame: &Frame) -> bool {
+        self.arena.record(frame).mark != 0 || self.observer.is_listening()
+    }
+
     /// Tells whoever watches that a frame passes a point.
     pub(super) fn watch(&mut self, frame: &mut Frame, point: Point, action: Action, now: Instant) {
-        let open = self.arena.open(frame);
-        if open.record.mark == 0 && !self.observer.is_listening() {
+        if !self.is_watched(frame) {
             return;
         }
+        let open = self.arena.open(frame);
         if open.record.merged && action == Action::Receive {
             return;
         }
