@@ -25,7 +25,13 @@ mod conformance;
 #[cfg(test)]
 mod history;
 
-use std::{collections::HashSet, fmt, future::Future, sync::Arc, time::Duration};
+use std::{
+    collections::{HashSet, VecDeque},
+    fmt,
+    future::Future,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::stream::Stream;
 use thiserror::Error;
@@ -237,6 +243,11 @@ pub trait Watching: Stream<Item = Result<Event, StoreError>> + Send + Unpin + 's
     /// Gives the revision up to which every event has been delivered, also where none was the watch's: who begins
     /// another watch at the next one misses nothing, and is compacted as late as can be (etcd's progress notification).
     fn progress(&self) -> Revision;
+}
+
+/// Gives the progress of a watch whose events up to `looked` are in `ready` or were handed out: a revision is delivered whole.
+fn progress(ready: &VecDeque<Event>, looked: Revision) -> Revision {
+    ready.front().map_or(looked, |event| Revision(event.mod_revision.0.saturating_sub(1)))
 }
 
 /// A revisioned key-value store; a clone is another handle to the same.

@@ -19,7 +19,7 @@ use std::{
 use futures::stream::Stream;
 
 use super::Embedded;
-use crate::store::{Event, Revision, StoreError, Watching};
+use crate::store::{self, Event, Revision, StoreError, Watching};
 
 /// How many events a watch takes from the history at once.
 const WATCH_BATCH: usize = 64;
@@ -66,10 +66,7 @@ impl Watch {
 
 impl Watching for Watch {
     fn progress(&self) -> Revision {
-        match self.ready.front() {
-            Some(event) => Revision(event.mod_revision.0.saturating_sub(1)),
-            None => self.looked,
-        }
+        store::progress(&self.ready, self.looked)
     }
 }
 

@@ -139,7 +139,7 @@ impl Connection {
         F: Future<Output = Result<R, Error>>,
     {
         let end = Instant::now() + self.deadline;
-        let mut wait = FIRST_WAIT;
+        let mut attempt = 0;
         loop {
             // 1. A member that is known to answer: up to here nothing was asked of anybody.
             let (fault, asked) = match self.member().await {
@@ -168,12 +168,12 @@ impl Connection {
             // 3. Once more, unless that may do it twice.
             let refused = !fault.is_of_the_member();
             let unknown = asked && repeat == Repeat::No && matches!(fault, Fault::Lost(_));
-            let pause = self.jitter(wait);
+            let pause = self.wait(attempt);
             if refused || unknown || Instant::now() + pause >= end {
                 return Err(fault);
             }
             sleep(pause).await;
-            wait = LONGEST_WAIT.min(wait * 2);
+            attempt += 1;
         }
     }
 
@@ -238,12 +238,11 @@ impl Connection {
 
     /// Waits before another attempt, longer each time.
     pub(super) async fn pause(&self, attempt: u32) {
-        let wait = FIRST_WAIT.saturating_mul(1 << attempt.min(8)).min(LONGEST_WAIT);
-        sleep(self.jitter(wait)).await;
+        sleep(self.wait(attempt)).await;
     }
 
-    fn jitter(&self, wait: Duration) -> Duration {
-        let half = wait / 2;
+    fn wait(&self, attempt: u32) -> Duration {
+        let half = FIRST_WAIT.saturating_mul(1 << attempt.min(8)).min(LONGEST_WAIT) / 2;
         // No code panics while it holds the lock.
         let part = self.random.lock().unwrap_or_else(PoisonError::into_inner).below(1000);
         half + half.mul_f64(part as f64 / 1000.0)

@@ -35,7 +35,7 @@ use super::{
     connection::{Connection, Fault, Member, fault},
     notes::{Mark, Warning},
 };
-use crate::store::{Event, EventKind, Revision, StoreError, Watching};
+use crate::store::{self, Event, EventKind, Revision, StoreError, Watching};
 
 /// Batches that wait to be read; then the member waits.
 const BATCHES: usize = 16;
@@ -73,10 +73,7 @@ impl Watch {
 
 impl Watching for Watch {
     fn progress(&self) -> Revision {
-        match self.ready.front() {
-            Some(event) => Revision(event.mod_revision.0.saturating_sub(1)),
-            None => self.looked,
-        }
+        store::progress(&self.ready, self.looked)
     }
 }
 
