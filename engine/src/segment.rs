@@ -159,16 +159,15 @@ impl Layout {
     /// Makes the transport checksum of a frame.
     pub fn finish(&self, frame: &mut [u8]) {
         let (headers, payload) = frame[..self.end].split_at_mut(self.payload);
-        self.write_checksum(headers, payload);
+        self.write_checksum(headers, checksum::ones_complement_sum(payload));
     }
 
-    /// Makes the transport checksum in headers, for the payload that belongs behind them.
-    fn write_checksum(&self, headers: &mut [u8], payload: &[u8]) {
+    /// Makes the transport checksum in headers, for a payload of this sum.
+    fn write_checksum(&self, headers: &mut [u8], payload: u16) {
         headers[self.checksum()].fill(0);
         // A transport header has a whole number of words: the sums of both parts add up.
         let header = checksum::ones_complement_sum(&headers[self.transport..]);
-        let sum = checksum::add(header, checksum::ones_complement_sum(payload));
-        let sum = checksum::add(self.pseudo_sum(headers), sum);
+        let sum = checksum::add(self.pseudo_sum(headers), checksum::add(header, payload));
         let checksum = match self.kind {
             // Zero would mean that there is none (RFC 768).
             Transport::Udp if sum == 0xffff => sum,
@@ -181,12 +180,6 @@ impl Layout {
     /// the segments before. `segment` is as long as the headers and the range.
     pub fn write_segment(&self, segment: &mut [u8], whole: &[u8], range: &Range<usize>, number: u16) {
         let (headers, payload) = segment.split_at_mut(self.payload);
-        self.write_segment_headers(headers, whole, range, number);
-        payload.copy_from_slice(&whole[range.clone()]);
-    }
-
-    /// Writes the headers of such a segment alone, as [`Layout::write_segment`] does.
-    pub fn write_segment_headers(&self, headers: &mut [u8], whole: &[u8], range: &Range<usize>, number: u16) {
         headers.copy_from_slice(&whole[..self.payload]);
         let made = Self { end: self.payload + range.len(), ..*self };
         made.write_lengths(headers, number);
@@ -203,7 +196,7 @@ impl Layout {
             }
             header.set_flags(TcpFlags::from_bits(flags));
         }
-        made.write_checksum(headers, &whole[range.clone()]);
+        made.write_checksum(headers, checksum::copy_and_sum(payload, &whole[range.clone()]));
     }
 
     /// Makes headers those of a packet with so many bytes of payload, whose checksum is yet to be made.

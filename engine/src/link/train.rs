@@ -53,6 +53,28 @@ impl<'a> Superframe<'a> {
     pub fn datagram_length(&self) -> usize {
         self.between.len() + self.layout.packet_length(self.size)
     }
+
+    /// Returns how many datagrams it makes beside the first `made`; `None` when there are no more.
+    #[must_use]
+    pub fn left(&self, made: usize) -> Option<usize> {
+        let all = (self.layout.end - self.layout.payload).div_ceil(self.size);
+        all.checked_sub(made).filter(|left| *left > 0)
+    }
+
+    /// Writes datagrams one behind the other, the first of them that before which there are `made`; returns them. There is room for
+    /// `count` of [`Superframe::datagram_length`], and so many are left.
+    pub fn write_datagrams<'b>(&self, train: &'b mut [u8], made: usize, count: usize) -> &'b [u8] {
+        let (front, mut length) = (self.between.len(), 0);
+        for (number, datagram) in (made..).zip(train.chunks_mut(self.datagram_length()).take(count)) {
+            let start = self.layout.payload + number * self.size;
+            let range = start..(start + self.size).min(self.layout.end);
+            let end = front + self.layout.packet_length(range.len());
+            datagram[..front].copy_from_slice(self.between);
+            self.layout.write_segment(&mut datagram[front..end], self.packet, &range, number as u16);
+            length += end;
+        }
+        &train[..length]
+    }
 }
 
 /// Returns to whom a frame of the tunnel goes, and the bytes of the longest outer packet that it makes.

@@ -18,12 +18,11 @@ use rustix::net::sockopt::{Ipv4PathMtuDiscovery, ip_mtu, set_ip_mtu_discover, so
 
 use crate::frame::{Arena, Frame, LARGE_CAPACITY, Pool, SMALL_CAPACITY};
 use crate::ledger::{DropReason, NodeCounters, Term};
-use crate::link::coalesce::HEADERS_LIMIT;
 use crate::link::outer::{HEADERS, datagram};
 use crate::link::train::{Came, MESSAGE_LIMIT, Superframe, together};
 use crate::link::widen;
 use crate::sys::{DATAGRAMS, Message, Received, receive_datagrams, receive_together, send_messages};
-use crate::tunnel::{Encapsulation, VXLAN_LENGTH};
+use crate::tunnel::Encapsulation;
 use crate::wire::{ArpOperation, ArpPacket, EtherType, EthernetFrame, IpProtocol, Ipv4Packet, UdpDatagram};
 
 /// Bytes that wait in the system each way, where it gives so many.
@@ -98,8 +97,8 @@ pub struct TunnelSocket {
     pub segments: bool,
     /// Whether datagrams that came together are put together again, where they are a flow's.
     pub merges: bool,
-    /// Where the headers of a superframe's segments are made.
-    headers: Box<[u8]>,
+    /// Where a superframe's datagrams are made.
+    train: Box<[u8]>,
     /// Buffers for what comes next.
     spare: Vec<Frame>,
     /// Where what is longer than a small buffer comes first, for each of them that has no large buffer.
@@ -115,9 +114,6 @@ pub struct TunnelSocket {
 const LONG: usize = 8;
 /// Calls without anything long after which no more is expected.
 const SHORT_CALLS: u8 = 64;
-
-/// Bytes of headers that a superframe's segment has in its datagram at most.
-const SEGMENT_HEADERS: usize = VXLAN_LENGTH + HEADERS_LIMIT;
 
 /// Bytes of [`TunnelSocket::rest`] for one datagram: with a small buffer's, room for the longest there is.
 const REST: usize = LARGE_CAPACITY - SMALL_CAPACITY;
@@ -137,7 +133,6 @@ impl TunnelSocket {
         let socket = UdpSocket::bind(local).map_err(failed)?;
         set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::DO).map_err(|errno| failed(errno.into()))?;
         widen(&socket, BUFFER);
-        let headers = vec![0; DATAGRAMS * SEGMENT_HEADERS].into();
         let [outbox, spare] = [(); 2].map(|()| Vec::with_capacity(DATAGRAMS));
         // An older system gives them one by one.
         let _ = receive_together(&socket);
@@ -148,7 +143,7 @@ impl TunnelSocket {
             outbox,
             segments: true,
             merges: true,
-            headers,
+            train: vec![0; LARGE_CAPACITY].into(),
             spare,
             rest: vec![0; DATAGRAMS * REST].into(),
             expects_long: 0,
@@ -202,50 +197,32 @@ impl TunnelSocket {
         }
     }
 
-    /// Sends a superframe in as few messages as take it: each segment's headers from here, its payload from where it is.
+    /// Sends a superframe in as few messages as take it.
     fn send_superframe(&mut self, arena: &Arena, frame: &Frame) -> Result<Sent, (Unsent, usize)> {
         let superframe = Superframe::of(arena, frame).ok_or((Unsent::Malformed, 0))?;
         let mut sent = Sent { frames: 1, datagrams: 0 };
-        let Superframe { peer, between, packet, layout, size } = superframe;
-        let (to, length) = (SocketAddrV4::new(peer, self.local.port()), superframe.datagram_length());
-        let mut start = layout.payload;
-        while start < layout.end {
+        let (to, length) =
+            (SocketAddrV4::new(superframe.peer, self.local.port()), superframe.datagram_length());
+        while let Some(left) = superframe.left(sent.datagrams) {
             let room = if self.segments { (MESSAGE_LIMIT / length).clamp(1, DATAGRAMS) } else { 1 };
-            let ranges =
-                (start..layout.end).step_by(size).map(|at| at..(at + size).min(layout.end)).take(room);
-            let mut count = 0;
-            let end = between.len() + layout.payload;
-            for (headers, range) in self.headers.chunks_exact_mut(SEGMENT_HEADERS).zip(ranges.clone()) {
-                let number = (sent.datagrams + count) as u16;
-                let (front, headers) = headers[..end].split_at_mut(between.len());
-                front.copy_from_slice(between);
-                layout.write_segment_headers(headers, packet, &range, number);
-                count += 1;
-            }
-            let mut parts = [IoSlice::new(&[]); 2 * DATAGRAMS];
-            let each = self.headers.chunks_exact(SEGMENT_HEADERS).zip(ranges);
-            for (parts, (headers, range)) in parts.chunks_exact_mut(2).zip(each) {
-                parts[0] = IoSlice::new(&headers[..end]);
-                parts[1] = IoSlice::new(&packet[range]);
-            }
-            let message = |count: usize| Message {
-                to,
-                parts: &parts[..2 * count],
-                segment: if count > 1 { length as u16 } else { 0 },
+            let count = room.min(left);
+            let train = superframe.write_datagrams(&mut self.train, sent.datagrams, count);
+            let once = |count: usize| {
+                let parts = [IoSlice::new(&train[..(count * length).min(train.len())])];
+                let segment = if count > 1 { length as u16 } else { 0 };
+                send_messages(&self.socket, std::iter::once(Message { to, parts: &parts, segment }))
             };
-            let once = |count| send_messages(&self.socket, std::iter::once(message(count)));
             let (refused, gone) = match once(count) {
                 Ok(_) => (None, count),
                 Err(error) if count > 1 && !is_full(&error) => (once(1).err(), 1),
                 Err(error) => (Some(error), 0),
             };
             if let Some(error) = refused {
-                return Err((self.unsent(peer, &error), sent.datagrams));
+                return Err((self.unsent(superframe.peer, &error), sent.datagrams));
             }
             // One alone went: it was not the path that would not take them.
             self.segments &= gone == count;
             sent.datagrams += gone;
-            start += gone * size;
         }
         Ok(sent)
     }

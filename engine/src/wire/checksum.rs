@@ -35,10 +35,34 @@ pub fn ones_complement_sum(bytes: &[u8]) -> u16 {
     let mut lanes = [0; 8];
     let (chunks, rest) = bytes.as_chunks::<32>();
     for chunk in chunks {
-        for (lane, word) in lanes.iter_mut().zip(chunk.as_chunks::<4>().0) {
-            *lane += u64::from(u32::from_ne_bytes(*word));
-        }
+        add_words(&mut lanes, chunk);
     }
+    last_sum(lanes, rest)
+}
+
+/// Copies `from` into a place as long, and returns the same sum of it: what is copied is read once for both.
+pub fn copy_and_sum(to: &mut [u8], from: &[u8]) -> u16 {
+    let mut lanes = [0; 8];
+    let (chunks, rest) = from.as_chunks::<32>();
+    let (places, place) = to.as_chunks_mut::<32>();
+    for (place, chunk) in places.iter_mut().zip(chunks) {
+        *place = *chunk;
+        add_words(&mut lanes, chunk);
+    }
+    place.copy_from_slice(rest);
+    last_sum(lanes, rest)
+}
+
+#[inline(always)]
+fn add_words(lanes: &mut [u64; 8], chunk: &[u8; 32]) {
+    for (lane, word) in lanes.iter_mut().zip(chunk.as_chunks::<4>().0) {
+        *lane += u64::from(u32::from_ne_bytes(*word));
+    }
+}
+
+/// Adds less than 32 bytes more, and folds.
+#[inline(always)]
+fn last_sum(lanes: [u64; 8], rest: &[u8]) -> u16 {
     let (words, rest) = rest.as_chunks::<4>();
     let mut last = [0; 4];
     last[..rest.len()].copy_from_slice(rest);
@@ -207,6 +231,9 @@ mod tests {
         #[test]
         fn fast_sum_equals_naive_sum(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
             prop_assert_eq!(ones_complement_sum(&bytes), naive_sum(&bytes));
+            let mut copy = vec![0; bytes.len()];
+            prop_assert_eq!(copy_and_sum(&mut copy, &bytes), naive_sum(&bytes));
+            prop_assert_eq!(copy, bytes);
         }
 
         /// RFC 1624, 3.
