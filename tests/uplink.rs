@@ -292,11 +292,8 @@ fn a_way_that_takes_less_is_found_out_in_both_directions() {
     outside.end();
 }
 
-/// Datagrams longer than any link takes, both ways, and short ones.
-#[test]
-fn datagrams_of_any_length_go_out_and_their_answers_come_back() {
-    let outside = Outside::new("");
-    let echo = "
+/// Answers datagrams with themselves.
+const ECHO: &str = "
 import socket
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 s.bind(('', 7))
@@ -304,18 +301,16 @@ while True:
     data, peer = s.recvfrom(65535)
     s.sendto(data, peer)
 ";
-    let mut server = Command::new("python3");
-    server.args(["-c", echo]);
-    let _server = Program(outside.internet.command(&server).spawn().unwrap());
-    let ask = format!(
-        "
-import os, socket
+
+/// Says the lengths of which such a server's answer came back.
+const ASK: &str = "
+import os, socket, sys
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 s.settimeout(1)
-for length in [0, 1, 100, 1444, 1473, 4000, 20000]:
+for length in map(int, sys.argv[2:]):
     data = os.urandom(length)
     for attempt in range(10):
-        s.sendto(data, ('{INTERNET}', 7))
+        s.sendto(data, (sys.argv[1], 7))
         try:
             got = s.recv(65535)
         except (TimeoutError, ConnectionRefusedError):
@@ -323,12 +318,35 @@ for length in [0, 1, 100, 1444, 1473, 4000, 20000]:
         if got == data:
             print(length)
             break
-"
-    );
+";
+
+/// Datagrams longer than any link takes, both ways, and short ones.
+#[test]
+fn datagrams_of_any_length_go_out_and_their_answers_come_back() {
+    let outside = Outside::new("");
+    let mut server = Command::new("python3");
+    server.args(["-c", ECHO]);
+    let _server = Program(outside.internet.command(&server).spawn().unwrap());
     let mut command = outside.home.command("exec real -- python3 -c");
-    let output = command.arg(ask).output().unwrap();
+    let output =
+        command.args([ASK, INTERNET, "0", "1", "100", "1444", "1473", "4000", "20000"]).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout), "0\n1\n100\n1444\n1473\n4000\n20000\n", "{output:?}");
     assert_eq!(outside.resets(), 0);
+    outside.end();
+}
+
+/// More of them than may wait for their first at a node.
+#[test]
+fn fragments_of_the_hosts_own_datagrams_never_come_to_its_node() {
+    let outside = Outside::new("");
+    let mut server = Command::new("python3");
+    server.args(["-c", ECHO]);
+    let _server = Program(outside.host.command(&server).spawn().unwrap());
+    let mut ask = Command::new("python3");
+    ask.args(["-c", ASK, "192.168.66.11"]).args(["20000"; 40]);
+    let output = outside.user.command(&ask).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "20000\n".repeat(40), "{output:?}");
+    assert_eq!(outside.drops(), BTreeMap::new());
     outside.end();
 }
 

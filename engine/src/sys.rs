@@ -23,7 +23,7 @@ use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
 mod packet;
 
-pub use packet::{Instruction, attach_filter, open_packet_socket};
+pub use packet::{Instruction, attach_filter, join_fragments, open_packet_socket};
 
 /// Bytes of a large page.
 const LARGE_PAGE: usize = 2 << 20;

@@ -69,11 +69,12 @@ pub fn keep_silent(
     let ports = ports.join(", ");
     let to_pods =
         pods.map_or_else(String::new, |pods| format!("    iifname \"{interface}\" ip daddr {pods} drop\n"));
-    // In front of connection tracking, which would remember what the node has to remember.
+    // In front of connection tracking, which would remember what the node has to remember. A fragment behind the first has no ports,
+    // and nft would take its payload for some.
     run(&format!(
         "table ip {table}\ndelete table ip {table}\ntable ip {table} {{\n  comment \"{OWNER} {} {}\"\n  chain prerouting {{\n    \
-         type filter hook prerouting priority raw; policy accept;\n    iifname \"{interface}\" ip daddr {own} meta l4proto {{ tcp, udp }} \
-         th dport {{ {ports} }} drop\n{to_pods}  }}\n}}\n",
+         type filter hook prerouting priority raw; policy accept;\n    iifname \"{interface}\" ip daddr {own} ip frag-off & 0x1fff == 0 \
+         meta l4proto {{ tcp, udp }} th dport {{ {ports} }} drop\n{to_pods}  }}\n}}\n",
         process.number, process.started
     ))?;
     Ok(Rules { table })

@@ -2,9 +2,9 @@
 //! interface that is a pod it takes everything.
 //!
 //! `link::uplink` gives it to its socket. All else there is the host's own, which gets what is ours as well and has to be kept
-//! from answering by other means. Invariant: what a binding or a NodePort may be for passes, with what routers say about it;
-//! of a fragment behind the first nothing tells. Allowed dependencies: `masquerade`, `sys`. Read first: the kernel's
-//! `Documentation/networking/filter.rst`; RFC 792.
+//! from answering by other means. Invariant: what a binding or a NodePort may be for passes, with what routers say about it.
+//! Of a fragment behind the first nothing tells: the system puts them together before it asks. Allowed dependencies:
+//! `masquerade`, `sys`. Read first: the kernel's `Documentation/networking/filter.rst`; RFC 792.
 
 use std::net::Ipv4Addr;
 
@@ -75,20 +75,29 @@ enum Place {
     Leave,
 }
 
-/// Writes the filter that takes all that comes, and nothing that this host sends.
+/// What a socket takes of an interface's frames.
+#[derive(Debug, Clone)]
+pub struct Filter {
+    /// What the system runs on each.
+    pub instructions: Vec<Instruction>,
+    /// Whether it puts fragments together before.
+    pub joins_fragments: bool,
+}
+
+/// Writes the filter that takes all that comes, as it comes, and nothing that this host sends.
 #[must_use]
-pub fn all() -> Vec<Instruction> {
+pub fn all() -> Filter {
     let mut it = Writer::default();
     it.run(LOAD_WORD, FRAME_TYPE);
     it.jump(IS, OUTGOING, (Place::Leave, Place::Take));
-    it.finish()
+    Filter { instructions: it.finish(), joins_fragments: false }
 }
 
 /// Writes the filter for a node's address, and the ports that are its own there: it takes what is sent to them, whatever answers
 /// queries with such identifiers, ICMP errors about what came from them, and answers to questions for MACs. With a subnet of
 /// pods it takes what is sent to those and comes to this host's MAC, too.
 #[must_use]
-pub fn filter(own: Ipv4Addr, ports: &[PortRange], pods: Option<Ipv4Prefix>) -> Vec<Instruction> {
+pub fn filter(own: Ipv4Addr, ports: &[PortRange], pods: Option<Ipv4Prefix>) -> Filter {
     use Place::{Arp, Error, ErrorAboutQuery, Gratuitous, Icmp, Identifier, Leave, Next, Own, Pods, Take};
     let (own, mut it) = (own.to_bits(), Writer::default());
     it.run(LOAD_WORD, FRAME_TYPE);
@@ -101,9 +110,9 @@ pub fn filter(own: Ipv4Addr, ports: &[PortRange], pods: Option<Ipv4Prefix>) -> V
     it.place(Pods);
     it.pods(pods);
     it.place(Own);
-    // A fragment behind the first has no ports.
+    // A fragment behind the first has no ports; none comes.
     it.run(LOAD_HALF, NETWORK + 6);
-    it.jump(HAS_BITS, 0x1fff, (Take, Next));
+    it.jump(HAS_BITS, 0x1fff, (Leave, Next));
     it.run(LOAD_HEADER_LENGTH_TO_X, NETWORK);
     it.run(LOAD_BYTE, NETWORK + 9);
     it.jump(IS, ICMP, (Icmp, Next));
@@ -149,7 +158,7 @@ pub fn filter(own: Ipv4Addr, ports: &[PortRange], pods: Option<Ipv4Prefix>) -> V
     it.run(LOAD_WORD, NETWORK + 24);
     it.jump(IS_X, 0, (Take, Leave));
 
-    it.finish()
+    Filter { instructions: it.finish(), joins_fragments: true }
 }
 
 /// A filter that is being written.
@@ -237,7 +246,7 @@ mod tests {
     /// Which of these frames the system lets through.
     fn taken(frames: &[Vec<u8>], pods: Option<Ipv4Prefix>) -> Vec<bool> {
         let (near, far) = UnixDatagram::pair().unwrap();
-        attach_filter(&far, &filter(OWN.into(), &RANGES, pods)).unwrap();
+        attach_filter(&far, &filter(OWN.into(), &RANGES, pods).instructions).unwrap();
         far.set_nonblocking(true).unwrap();
         frames
             .iter()
@@ -314,7 +323,7 @@ mod tests {
         }
         let mut later = packet(own, 17, 0, &to(22));
         later[7] = 1;
-        case(frame(&later), true);
+        case(frame(&later), false);
         let mut first = packet(own, 17, 0, &to(22));
         first[6] = 0x20;
         case(frame(&first), false);

@@ -10,10 +10,11 @@ use std::io;
 
 use rustix::io::Errno;
 
+use crate::link::filter::Filter;
 use crate::link::tap::Tap;
 use crate::link::tunnel_socket::BUFFER;
 use crate::link::widen;
-use crate::sys::{Instruction, open_packet_socket};
+use crate::sys::{join_fragments, open_packet_socket};
 
 /// Why there is no uplink.
 #[derive(Debug, thiserror::Error)]
@@ -39,8 +40,13 @@ pub enum UplinkError {
 ///
 /// # Errors
 /// [`UplinkError`].
-pub fn open((interface, index): (&str, u32), filter: &[Instruction]) -> Result<Tap, UplinkError> {
-    let opened = open_packet_socket(index, filter);
+pub fn open((interface, index): (&str, u32), filter: &Filter) -> Result<Tap, UplinkError> {
+    let opened = open_packet_socket(index, &filter.instructions).and_then(|(socket, header)| {
+        if filter.joins_fragments {
+            join_fragments(&socket)?;
+        }
+        Ok((socket, header))
+    });
     let (socket, header) = opened.map_err(|source| {
         let interface = interface.to_owned();
         match Errno::from_io_error(&source) {

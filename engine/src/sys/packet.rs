@@ -67,3 +67,20 @@ pub fn open_packet_socket(interface: u32, filter: &[Instruction]) -> io::Result<
     let bound = unsafe { libc::bind(socket.as_raw_fd(), std::ptr::from_ref(&address).cast(), length) };
     if bound == 0 { Ok((socket, header)) } else { Err(io::Error::last_os_error()) }
 }
+
+/// Has the system put fragments together before it asks the filter of such a socket: whole packets come.
+///
+/// # Errors
+/// The system's.
+pub fn join_fragments(socket: impl AsFd + Copy) -> io::Result<()> {
+    const PACKET_FANOUT: i32 = 18;
+    const BY_PROCESSOR: i32 = 2;
+    const FLAG_UNIQUE: i32 = 0x2000;
+    const FLAG_IGNORE_OUTGOING: i32 = 0x4000;
+    const FLAG_DEFRAG: i32 = 0x8000;
+    // A group of one: only groups have it. An older system asks the filter of what this host sends, too.
+    let join =
+        |flags: i32| set_option(socket, libc::SOL_PACKET, PACKET_FANOUT, &((BY_PROCESSOR | flags) << 16));
+    let flags = FLAG_UNIQUE | FLAG_DEFRAG;
+    join(flags | FLAG_IGNORE_OUTGOING).or_else(|_| join(flags))
+}
