@@ -17,6 +17,9 @@ fn main() -> miette::Result<ExitCode> {
     {
         return Ok(init::run(role));
     }
+    // A lock of the caller's is not to be held by a network in the background, nor by pods' programs.
+    // Where the system does not say what that is, it goes on as it is.
+    let _ = flatnet_engine::sys::keep_inherited_files();
     output::keep_names_whole()?;
     match Arguments::parse().command {
         Command::Up(arguments) => up::run(&arguments),

@@ -289,6 +289,30 @@ fn a_socket_that_nobody_answers_at_is_replaced() {
     assert!(home.text("up -d").starts_with("network two-nodes is up"));
 }
 
+/// `flock FILE COMMAND` lets the lock go when nobody has the file open any more.
+#[test]
+fn what_the_caller_has_open_is_not_kept_by_a_network_in_the_background() {
+    let home = Home::new();
+    let lock = home.file("lock");
+    let up = home.command("up -d");
+    let mut locked = Command::new("flock");
+    locked.arg(&lock).arg(up.get_program()).args(up.get_args());
+    locked.envs(up.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = locked.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let is_free = Command::new("flock").arg("--nonblock").arg(&lock).arg("true").status().unwrap();
+    assert!(is_free.success(), "the network has the lock");
+    home.text("status");
+    // By a number of the caller's a file is to be had only as long as that is.
+    let file = home.file("lab.yaml");
+    std::fs::write(&file, include_str!("../scripts/topologies/two-nodes.yaml")).unwrap();
+    let mut by_number = home.command("up -d --name other -f /dev/fd/0");
+    let output = by_number.stdin(std::fs::File::open(file).unwrap()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("/dev/fd/0 is no file") && said.contains("-d takes files"), "{said}");
+}
+
 #[test]
 fn a_network_in_the_foreground_ends_on_ctrl_c_with_its_ledger() {
     let home = Home::new();

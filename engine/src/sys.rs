@@ -439,6 +439,27 @@ pub fn send_messages<'a>(
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
+/// Has no program that this process starts get the files that whoever started it had open, but for standard input, output and
+/// error. To be called before anything is opened.
+///
+/// # Errors
+/// The system's, where it does not say which those are (proc_pid_fd(5)).
+pub fn keep_inherited_files() -> io::Result<()> {
+    let numbers: Vec<i32> = std::fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|&number| number > 2)
+        .collect();
+    for number in numbers {
+        // SAFETY: it takes two numbers, and says of one that is no file's any more, as the list's own, that it is none.
+        if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } == -1
+            && io::Error::last_os_error().raw_os_error() != Some(libc::EBADF)
+        {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

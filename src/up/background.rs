@@ -23,6 +23,8 @@ use crate::views::{EntranceStatus, NodeKind, Status};
 const LIMIT: Duration = Duration::from_secs(60);
 /// Warnings that are said again.
 const WARNINGS: usize = 20;
+/// Where this process's own files are, which the one in the background has not.
+const OPEN: [&str; 3] = ["/dev/fd", "/dev/stdin", "/proc/self"];
 /// Time between two looks.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -52,7 +54,9 @@ pub(crate) fn run(words: &[OsString], files: &[PathBuf], name: &str) -> miette::
     if socket::running().iter().any(|(running, _)| running == name) {
         return Err(socket::SocketError::Running { name: name.to_owned() }.into());
     }
-    let is_file = |path: &&PathBuf| std::fs::metadata(path).is_ok_and(|it| it.is_file());
+    let is_file = |path: &&PathBuf| {
+        !OPEN.iter().any(|it| path.starts_with(it)) && std::fs::metadata(path).is_ok_and(|it| it.is_file())
+    };
     if let Some(path) = files.iter().find(|path| !is_file(path)) {
         return Err(BackgroundError::NoFile { path: path.clone() }.into());
     }
