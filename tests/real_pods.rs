@@ -11,86 +11,11 @@ use std::io::BufRead as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use common::real::{
+    NODES, SIMULATED, fetch, files, files_of, is_there, log, network, pod, process, service, status,
+};
 use common::{Home, Namespace, await_that, tshark};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
-
-const NODES: &str = "\
-apiVersion: flatnet.dev/v1
-kind: Topology
-metadata: {name: real}
-spec:
-  nodes:
-    - {name: node-1, address: 192.168.66.11/24}
-    - {name: node-2, address: 192.168.66.12/24}
-  seed: 7
-";
-
-/// A real pod of one container; `rest` are further fields of both.
-fn pod(name: &str, node: &str, command: &str, (of_pod, of_container): (&str, &str)) -> String {
-    let command = serde_json::json!(["sh", "-c", command]);
-    format!(
-        "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {name}}}}}\nspec:\n  nodeName: {node}\n  \
-         runtimeClassName: netns\n{of_pod}  containers:\n    - name: main\n      command: {command}\n{of_container}"
-    )
-}
-
-const SIMULATED: &str = "\
----
-apiVersion: v1
-kind: Pod
-metadata: {name: simulated, labels: {app: simulated}}
-spec: {nodeName: node-2, containers: [{name: nginx, image: nginx}]}
-";
-
-/// A Service of the pods of a name.
-fn service(name: &str, address: &str) -> String {
-    format!(
-        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec:\n  clusterIP: {address}\n  selector: {{app: \
-         {name}}}\n  ports: [{{port: 80}}]\n"
-    )
-}
-
-/// A home with a network of these documents.
-fn network(documents: &[&str]) -> Home {
-    let home = Home::new();
-    let file = home.file("real.yaml");
-    std::fs::write(&file, documents.concat()).unwrap();
-    home.text(&format!("up -d -f {}", file.display()));
-    home
-}
-
-/// The directory of a pod's files.
-fn files(home: &Home, pod: &str) -> PathBuf {
-    files_of(home, "default", pod)
-}
-
-fn files_of(home: &Home, namespace: &str, pod: &str) -> PathBuf {
-    let all = std::fs::read_dir(home.file("flatnet/real.pods")).unwrap();
-    let mut paths = all.map(|entry| entry.unwrap().path());
-    let prefix = format!("{namespace}_{pod}_");
-    paths.find(|path| path.file_name().unwrap().to_str().unwrap().starts_with(&prefix)).unwrap()
-}
-
-/// What a pod's container has written, without times.
-fn log(home: &Home, pod: &str) -> String {
-    let text = std::fs::read_to_string(files(home, pod).join("main/0.log")).unwrap_or_default();
-    text.lines().map(|line| format!("{}\n", line.split_once(' ').unwrap().1)).collect()
-}
-
-/// The status of a pod as people read it.
-fn status(home: &Home, pod: &str) -> String {
-    let table = home.text("get pods");
-    let line = table.lines().find(|line| line.starts_with(&format!("{pod} "))).unwrap();
-    line.split_whitespace().nth(2).unwrap().to_owned()
-}
-
-/// Asks a web server until it answers, and prints what that says.
-fn fetch(address: &str) -> String {
-    format!(
-        "until python3 -c 'import urllib.request as r; print(r.urlopen(\"http://{address}/\", timeout=5).read().decode())'; do \
-         sleep 0.1; done 2>/dev/null"
-    )
-}
+use rustix::process::{Pid, Signal, kill_process};
 
 #[test]
 fn real_and_simulated_pods_reach_each_other_through_services_and_tunnel() {
@@ -198,6 +123,25 @@ fn a_real_pod_has_names_an_interface_and_processes_of_its_own() {
     let said = String::from_utf8(missing.stdout).unwrap();
     assert!(said.contains("no-such-program: No such file or directory"), "{said}");
     assert_eq!(home.json("down")["balances"], true);
+}
+
+#[test]
+fn a_pods_program_has_nothing_open_of_whoever_started_the_network() {
+    let home = Home::new();
+    let (file, lock) = (home.file("real.yaml"), home.file("lock"));
+    let lists = pod("lists", "node-1", "ls -l /proc/self/fd; exec sleep 1000", ("", ""));
+    std::fs::write(&file, NODES.to_owned() + &lists).unwrap();
+    let up = home.command(&format!("up -f {}", file.display()));
+    let mut locked = std::process::Command::new("flock");
+    locked.arg("--no-fork").arg(&lock).arg(up.get_program()).args(up.get_args());
+    locked.envs(up.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut child = locked.stdout(std::process::Stdio::null()).spawn().unwrap();
+    await_that("it answers", || String::from_utf8_lossy(&home.run("status").stdout).contains("real"));
+    await_that("it lists", || log(&home, "lists").contains(" 2 -> "));
+    let said = log(&home, "lists");
+    assert!(!said.contains("lock"), "{said}");
+    home.text("down");
+    assert!(child.wait().unwrap().success());
 }
 
 #[test]
@@ -455,19 +399,6 @@ fn resident(home: &Home) -> u64 {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// The program of a container's directory.
-fn process(state: &Path) -> Pid {
-    let file = state.join("pid");
-    await_that("it has begun", || file.exists());
-    Pid::from_raw(std::fs::read_to_string(file).unwrap().parse().unwrap()).unwrap()
-}
-
-fn is_there(process: Pid) -> bool {
-    let Ok(file) = pidfd_open(process, PidfdFlags::empty()) else { return false };
-    let mut fds = [rustix::event::PollFd::new(&file, rustix::event::PollFlags::IN)];
-    rustix::event::poll(&mut fds, Some(&rustix::event::Timespec::default())).unwrap() == 0
-}
-
 #[test]
 fn mistakes_are_told_before_anything_runs() {
     let home = Home::new();
@@ -569,6 +500,65 @@ fn a_loopback_that_is_up_is_not_touched() {
     assert!(route().contains("203.0.113.0/24"), "{}", route());
     home.text("down");
     assert!(route().contains("203.0.113.0/24"), "{}", route());
+}
+
+/// What a killed network left of `lo` in namespaces of others is put back by the one who cleans up, or by the next of its name; but
+/// not what is in use by somebody by then.
+#[test]
+fn a_loopback_is_put_back_when_the_network_was_killed() {
+    let attached = |name: &str, namespace: &Namespace| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, annotations: {{\"flatnet.dev/attach\": \"netns:{}\"}}}}\n\
+             spec: {{nodeName: node-1, containers: [{{name: c, image: flatnet/pause}}]}}\n",
+            namespace.path()
+        )
+    };
+    let [down, addressed, up, used] = [(); 4].map(|()| Namespace::new());
+    addressed.says("ip address add 127.0.0.1/8 dev lo");
+    up.says("ip link set lo up");
+    let lo = |namespace: &Namespace| {
+        let flags = namespace.says("ip -o link show lo");
+        let addresses = namespace.says("ip -o -4 address show lo");
+        let addresses = addresses.split_whitespace().skip_while(|word| *word != "inet").nth(1);
+        (flags.contains(",UP"), addresses.map(str::to_owned))
+    };
+    let own = Some("127.0.0.1/8".to_owned());
+    let all = [&down, &addressed, &up, &used];
+    let pods: String = all.iter().enumerate().map(|(n, it)| attached(&format!("p{n}"), it)).collect();
+    let home = network(&[NODES, &pods]);
+    let kill = || {
+        let process: i32 = home.json("status")[0]["pid"].as_i64().unwrap().try_into().unwrap();
+        let process = Pid::from_raw(process).unwrap();
+        kill_process(process, Signal::KILL).unwrap();
+        await_that("it is gone", || !is_there(process));
+        await_that("its interfaces are", || !down.says("ip -o link").contains("eth0"));
+    };
+    for namespace in all {
+        assert_eq!(lo(namespace), (true, own.clone()));
+    }
+    home.text("clean");
+    assert_eq!(lo(&down), (true, own.clone()), "what a running network has stays");
+    kill();
+    used.says("ip address add 192.0.2.1/32 dev lo");
+    let said = home.text("clean");
+    for (namespace, changed) in [(&down, true), (&addressed, true), (&up, false), (&used, false)] {
+        let line = format!("removed what was changed of lo in {}\n", namespace.path());
+        assert_eq!(said.contains(&line), changed, "{said}");
+    }
+    assert_eq!(lo(&down), (false, None));
+    assert_eq!(lo(&addressed), (false, own.clone()));
+    assert_eq!((lo(&up), lo(&used)), ((true, own.clone()), (true, own.clone())));
+    assert_eq!(home.text("clean"), "nothing was left behind\n");
+    // The next of the name finds it as the killed one left it.
+    let again = format!("up -d -f {}", home.file("real.yaml").display());
+    home.text(&again);
+    kill();
+    home.text(&again);
+    assert_eq!(lo(&down), (true, own.clone()));
+    home.text("down");
+    assert_eq!((lo(&down), lo(&addressed)), ((false, None), (false, own.clone())));
+    assert_eq!(lo(&up), (true, own));
+    assert_eq!(home.text("clean"), "nothing was left behind\n");
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //!
 //! Invariants: a pod whose containers have all ended for good is `Succeeded` or `Failed` and stays so; a container that
 //! may start again does so at once the first time, then after 10, 20, 40, 80, 160 and 300 seconds; after ten minutes
-//! without an end the count begins anew.
+//! without an end the count begins anew. The file has its lines because the calls of one life are read together.
 //!
 //! May depend on [`crate::cluster`], `k8s-openapi`.
 //!
@@ -141,7 +141,26 @@ impl Kubelet {
         self.end(name, index, exit, now);
     }
 
-    /// Says that a pod died whole; whatever its policy, it stays dead.
+    /// Says that what held a real pod together died, and with it the containers that ran. Those that may start again do, each after
+    /// its wait, in what the pod is given then; without one that may the pod is given nothing, and has ended.
+    pub fn lost(&mut self, name: &str, now: Instant) {
+        let count = self.pods.get(name).map_or(0, |life| life.containers.len());
+        for index in 0..count {
+            self.end(name, index, Exit { code: KILLED, message: String::new() }, now);
+        }
+    }
+
+    /// Says that a container cannot start again yet because its pod cannot be made; that is tried after its wait, and is no start.
+    pub fn put_off(&mut self, name: &str, index: usize, message: &str, now: Instant) {
+        let tracked = self.pods.get_mut(name).and_then(|life| life.containers.get_mut(index));
+        let Some(tracked) = tracked else { return };
+        tracked.state = State::NoPod(message.to_owned());
+        self.waiting.insert((now + tracked.wait, name.to_owned(), index));
+        tracked.wait = (tracked.wait * 2).clamp(BACK_OFF, BACK_OFF_LIMIT);
+        self.unreported.insert(name.to_owned());
+    }
+
+    /// Says that a simulated pod died whole; whatever its policy, it stays dead.
     pub fn died(&mut self, name: &str) {
         let Some(life) = self.pods.get_mut(name) else { return };
         for tracked in &mut life.containers {
@@ -274,10 +293,12 @@ impl Life {
     /// The phase, as Kubernetes' kubelet finds it.
     fn phase(&self) -> &'static str {
         let mut states = self.containers.iter().map(|tracked| &tracked.state);
+        // One that ran before waits in a pod that runs.
+        let mut pending = self.containers.iter().filter(|tracked| tracked.last.is_none());
         let codes = || self.containers.iter().filter_map(|tracked| tracked.last.as_ref());
-        if states.clone().all(|state| *state == State::Ended) {
+        if states.all(|state| *state == State::Ended) {
             if codes().all(|exit| exit.code == 0) { "Succeeded" } else { "Failed" }
-        } else if states.any(|state| matches!(state, State::NoImage(_) | State::NoPod(_))) {
+        } else if pending.any(|tracked| matches!(tracked.state, State::NoImage(_) | State::NoPod(_))) {
             "Pending"
         } else {
             "Running"

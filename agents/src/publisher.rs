@@ -481,8 +481,9 @@ impl Publisher {
             self.runtime.stop(&view.uid);
             return Ok(());
         };
-        if self.runtime.has(&view.uid) {
-            self.runtime.stop(&view.uid);
+        let has_processes = self.runtime.has(&view.uid) && self.runtime.lost(&view.uid).is_none();
+        self.runtime.stop(&view.uid);
+        if has_processes {
             self.stopping.insert(view.uid.clone(), port);
         } else {
             let failed =

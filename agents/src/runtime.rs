@@ -11,6 +11,9 @@
 //! - [`link`]: its eth0 in them;
 //! - [`container`]: its programs;
 //! - [`output`]: what they write, as files;
+//! - `news`: what became of it;
+//! - `again`: what it is given again when it lost it;
+//! - [`loopback`]: what others' namespaces were before;
 //! - [`exec`]: programs that somebody runs there besides;
 //! - [`init`]: what those processes of ours do.
 //!
@@ -32,9 +35,15 @@ pub mod sandbox;
 
 pub mod link;
 
+pub mod loopback;
+
 pub mod container;
 
 pub mod output;
+
+mod news;
+
+mod again;
 
 pub mod exec;
 
@@ -44,9 +53,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use flatnet_engine::link::tap::Tap;
 use mio::Token;
@@ -55,12 +64,14 @@ use thiserror::Error;
 
 use crate::kubelet::{Exit, Start};
 use crate::pods::PodView;
+use again::Lost;
 use container::Container;
 use ear::Ear;
 use exec::Exec;
 use init::{ContainerSpec, NOT_STARTED};
 use link::LinkConfig;
 use makers::{Made, Makers, Order};
+pub use news::News;
 use output::Log;
 use sandbox::{Sandbox, SandboxError};
 
@@ -68,8 +79,6 @@ use sandbox::{Sandbox, SandboxError};
 const LOGS_KEPT: usize = 100;
 /// The directories in a pod's that go with it; logs stay.
 pub const OF_A_POD: [&str; 2] = [makers::VOLUMES, sandbox::FILES];
-/// How long programs are listened to before the control thread has other things to do.
-const SHARE: Duration = Duration::from_millis(2);
 
 /// Why a real pod cannot be had.
 #[derive(Debug, Error)]
@@ -96,28 +105,15 @@ pub enum RuntimeError {
     },
 }
 
-/// What became of a real pod.
-#[derive(Debug, Clone, PartialEq)]
-pub enum News {
-    /// A container's program ended that nobody had told to.
-    Ended {
-        /// The pod.
-        pod: Arc<PodView>,
-        /// The container.
-        container: String,
-        /// How.
-        exit: Exit,
-    },
-    /// What held a pod together ended, which nobody had told to; so have all of its processes.
-    Died {
-        /// The pod.
-        pod: Arc<PodView>,
-    },
-    /// A pod that was told to stop has.
-    Stopped {
-        /// The pod.
-        pod: Arc<PodView>,
-    },
+/// A pod that was made, or could not be.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The pod.
+    pub view: Arc<PodView>,
+    /// Its eth0.
+    pub tap: Result<Tap, RuntimeError>,
+    /// Of one that was lost, which of its containers start.
+    pub again: Option<Vec<usize>>,
 }
 
 /// The real pods of this process.
@@ -134,6 +130,10 @@ pub struct Runtime {
     pods: BTreeMap<String, RealPod>,
     /// Pods that were told to stop.
     stopping: BTreeSet<String>,
+    /// Pods whose namespaces are gone.
+    lost: BTreeMap<String, Lost>,
+    /// Pods of whose interfaces one changed, each once, in that order.
+    stirred: VecDeque<String>,
     /// Files of pods that ended, the first to end first.
     ended: VecDeque<PathBuf>,
 }
@@ -172,8 +172,33 @@ impl Runtime {
             making: BTreeSet::new(),
             pods: BTreeMap::new(),
             stopping: BTreeSet::new(),
+            lost: BTreeMap::new(),
+            stirred: VecDeque::new(),
             ended: VecDeque::new(),
         }
+    }
+
+    /// Has the directory of all pods' files be this process's, and returns it. What is there is of a process that has ended: what
+    /// that changed elsewhere is put back.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn claim(&mut self) -> io::Result<&Path> {
+        if self.claim.is_none() {
+            loopback::put_back_all(&self.directory)?;
+            fs::create_dir_all(&self.directory)?;
+            for entry in fs::read_dir(&self.directory)? {
+                let path = entry?.path();
+                // Notes of what somebody uses yet.
+                if path.is_dir() && !path.ends_with(loopback::NOTES) {
+                    fs::remove_dir_all(path)?;
+                }
+            }
+            let claim = File::open(&self.directory)?;
+            claim.lock()?;
+            self.claim = Some(claim);
+        }
+        Ok(&self.directory)
     }
 
     /// Begins to make a pod's namespaces with an eth0 in them; [`Runtime::take_made`] says when they are there.
@@ -181,7 +206,7 @@ impl Runtime {
     /// # Errors
     /// [`RuntimeError::File`].
     pub fn add(&mut self, view: &Arc<PodView>, config: LinkConfig) -> Result<(), RuntimeError> {
-        let directory = self.directory.join(pod_directory(&view.namespace, &view.name, &view.uid));
+        let directory = self.directory_of(view);
         let failed = |source| RuntimeError::File { path: directory.clone(), source };
         self.ear().map_err(failed)?;
         let order = Order { view: Arc::clone(view), config, directory: directory.clone() };
@@ -198,22 +223,29 @@ impl Runtime {
 
     /// Takes the pods that have been made since the last call, and those that could not be; their containers are started one by
     /// one.
-    pub fn take_made(&mut self) -> Vec<(Arc<PodView>, Result<Tap, RuntimeError>)> {
-        let mut wanted = self.makers.take_done();
-        // One that was told to stop meanwhile ends with what was made.
-        wanted.retain(|(view, _)| self.making.remove(&view.uid));
-        let adopted = wanted.into_iter().map(|(view, made)| {
-            let tap = made.and_then(|made| self.adopt(&view, made));
-            (view, tap)
-        });
-        adopted.collect()
+    pub fn take_made(&mut self) -> Vec<Prepared> {
+        let mut prepared = Vec::new();
+        for (view, made) in self.makers.take_done() {
+            if self.making.remove(&view.uid) {
+                let again = self.take_due(&view.uid);
+                let tap = made.and_then(|made| self.adopt(&view, made));
+                prepared.push(Prepared { view, tap, again });
+            } else {
+                // One that was told to stop meanwhile ends with what was made.
+                drop(made);
+                self.forget_files(self.directory_of(&view));
+            }
+        }
+        prepared
     }
 
     fn adopt(&mut self, view: &Arc<PodView>, made: Made) -> Result<Tap, RuntimeError> {
         let Made { directory, volumes, sandbox, tap } = made;
         let owner = (view.uid.clone(), None);
-        let token = self.ear().and_then(|ear| ear.watch([sandbox.as_fd()], owner));
+        let token = self.ear().and_then(|ear| ear.watch([sandbox.as_fd(), sandbox.watch.as_fd()], owner));
         let token = token.map_err(|source| RuntimeError::File { path: directory.clone(), source })?;
+        let lost = self.lost.remove(&view.uid);
+        let (starts, execs) = lost.map(|lost| (lost.starts, lost.execs)).unwrap_or_default();
         let pod = RealPod {
             view: Arc::clone(view),
             directory,
@@ -221,8 +253,8 @@ impl Runtime {
             token,
             volumes,
             containers: BTreeMap::new(),
-            starts: BTreeMap::new(),
-            execs: 0,
+            starts,
+            execs,
             deadline: None,
         };
         self.pods.insert(view.uid.clone(), pod);
@@ -232,7 +264,11 @@ impl Runtime {
     /// Tells whether a pod is one of these, or will be.
     #[must_use]
     pub fn has(&self, uid: &str) -> bool {
-        self.pods.contains_key(uid) || self.making.contains(uid)
+        self.pods.contains_key(uid) || self.making.contains(uid) || self.lost.contains_key(uid)
+    }
+
+    fn directory_of(&self, view: &PodView) -> PathBuf {
+        self.directory.join(pod_directory(&view.namespace, &view.name, &view.uid))
     }
 
     /// Starts the container at a place in a pod's manifest.
@@ -279,7 +315,10 @@ impl Runtime {
 
     /// Tells a pod's programs to stop; those that have not when its time is over are ended.
     pub fn stop(&mut self, uid: &str) {
-        self.making.remove(uid);
+        let is_made = self.making.remove(uid);
+        if let Some(lost) = self.lost.remove(uid).filter(|_| !is_made) {
+            self.forget_files(lost.directory);
+        }
         let Some(pod) = self.pods.get_mut(uid) else { return };
         pod.containers.values_mut().for_each(|(_, container)| container.signal(Signal::TERM));
         pod.deadline = Some(Instant::now() + pod.view.grace);
@@ -288,8 +327,8 @@ impl Runtime {
 
     /// Tells all pods' programs to stop.
     pub fn stop_all(&mut self) {
-        self.making.clear();
-        let all: Vec<String> = self.pods.keys().cloned().collect();
+        let all: Vec<String> =
+            self.pods.keys().chain(&self.making).chain(self.lost.keys()).cloned().collect();
         all.iter().for_each(|uid| self.stop(uid));
     }
 
@@ -302,71 +341,6 @@ impl Runtime {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.pods.is_empty() && !self.is_making()
-    }
-
-    /// Takes what became of the pods since the last call.
-    pub fn take_news(&mut self) -> Vec<News> {
-        let Some(ear) = &mut self.ear else { return Vec::new() };
-        ear.hear();
-        let (mut news, end) = (Vec::new(), Instant::now() + SHARE);
-        while let Some((uid, index)) = self.ear.as_mut().and_then(Ear::take_next) {
-            match index {
-                Some(index) => news.extend(self.look_at_container(uid, index)),
-                None => news.extend(self.look_at_pod(uid)),
-            }
-            if Instant::now() >= end {
-                break;
-            }
-        }
-        for uid in self.stopping.clone() {
-            news.extend(self.look_at_pod(uid));
-        }
-        news
-    }
-
-    fn look_at_container(&mut self, uid: String, index: usize) -> Option<News> {
-        let (pod, ear) = (self.pods.get_mut(&uid)?, self.ear.as_mut()?);
-        let (token, container) = pod.containers.get_mut(&index)?;
-        let Some(exit) = container.look() else {
-            if container.has_more() {
-                ear.look_again((uid, Some(index)));
-            }
-            return None;
-        };
-        ear.forget(*token);
-        let (_, container) = pod.containers.remove(&index)?;
-        // With the pod all end.
-        let is_news = pod.deadline.is_none() && !pod.sandbox.has_ended();
-        is_news.then(|| News::Ended { pod: Arc::clone(&pod.view), container: container.name.clone(), exit })
-    }
-
-    fn look_at_pod(&mut self, uid: String) -> Option<News> {
-        let pod = self.pods.get_mut(&uid)?;
-        let has_ended = pod.sandbox.has_ended();
-        if has_ended || pod.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            pod.containers.values_mut().for_each(|(_, container)| container.kill());
-        }
-        if !has_ended || !pod.containers.is_empty() {
-            if pod.deadline.is_some() && pod.containers.is_empty() {
-                // That takes the system a while, for many pods no longer than for one.
-                pod.sandbox.end();
-            }
-            if has_ended {
-                self.stopping.insert(uid);
-            }
-            return None;
-        }
-        let pod = self.pods.remove(&uid)?;
-        self.stopping.remove(&uid);
-        if let Some(ear) = &mut self.ear {
-            ear.forget(pod.token);
-        }
-        let view = Arc::clone(&pod.view);
-        let (directory, was_told) = (pod.directory.clone(), pod.deadline.is_some());
-        // The one that waits for it is buried first.
-        drop(pod);
-        self.forget_files(directory);
-        Some(if was_told { News::Stopped { pod: view } } else { News::Died { pod: view } })
     }
 
     /// Removes the files of a pod that ended but for its logs, and those of the one that ended first of many.
@@ -384,16 +358,9 @@ impl Runtime {
     }
 
     fn ear(&mut self) -> io::Result<&mut Ear> {
+        self.claim()?;
         if self.ear.is_none() {
-            // What is there is of a process that has ended.
-            match fs::remove_dir_all(&self.directory) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                Ok(()) | Err(_) => {}
-            }
-            fs::create_dir_all(&self.directory)?;
-            let claim = File::open(&self.directory)?;
-            claim.lock()?;
-            (self.ear, self.claim) = (Some(Ear::new()?), Some(claim));
+            self.ear = Some(Ear::new()?);
         }
         self.ear.as_mut().ok_or_else(|| io::ErrorKind::NotFound.into())
     }

@@ -189,25 +189,38 @@ fn answers(path: &Path) -> bool {
     matches!(connected, Ok(()) | Err(Errno::AGAIN))
 }
 
-/// Removes what real pods of networks that do not run any more had in volumes and as their own files; returns those directories. Logs
-/// stay.
+/// Lists the directories below one.
+fn below(path: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path())
+}
+
+/// Lists the directories of real pods' files, and of notes, of networks that do not run any more; none of the name begins to while
+/// the second value of each is held.
 ///
 /// # Errors
 /// [`SocketError::Io`].
-pub fn remove_dead_volumes() -> Result<Vec<PathBuf>, SocketError> {
-    let below = |path: &Path| {
-        let entries = fs::read_dir(path).into_iter().flatten().flatten();
-        entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path())
-    };
+pub fn dead_networks() -> Result<Vec<(PathBuf, File)>, SocketError> {
     let networks = below(&state_directory()).filter(|path| path.extension().is_some_and(|it| it == "pods"));
     let mut dead = Vec::new();
     for network in networks {
         let lock = File::open(&network).map_err(failed(&network))?;
         // A network that runs holds it.
-        if lock.try_lock().is_err() {
-            continue;
+        if lock.try_lock().is_ok() {
+            dead.push((network, lock));
         }
-        for pod in below(&network) {
+    }
+    Ok(dead)
+}
+
+/// Removes what real pods of such networks had in volumes and as their own files; returns those directories. Logs stay.
+///
+/// # Errors
+/// [`SocketError::Io`].
+pub fn remove_volumes(networks: &[(PathBuf, File)]) -> Result<Vec<PathBuf>, SocketError> {
+    let mut dead = Vec::new();
+    for (network, _) in networks {
+        for pod in below(network) {
             for path in OF_A_POD.map(|name| pod.join(name)).into_iter().filter(|path| path.exists()) {
                 fs::remove_dir_all(&path).map_err(failed(&path))?;
                 dead.push(path);

@@ -1,7 +1,8 @@
 //! What becomes of pods' containers: ended ones are told to the kubelet, those that start again are started.
 //!
 //! [`crate::drive`] asks the workers and calls this between rounds of the agents. Invariants: a pod's status is written
-//! after every change of its containers; a pod whose pause container ended is dead and stays so.
+//! after every change of its containers; a simulated pod whose pause container ended is dead and stays so, a real one whose sandbox
+//! died has another when the first of its containers is to start again.
 //!
 //! May depend on agents and engine. Read first: `agents/src/kubelet.rs`.
 
@@ -73,15 +74,26 @@ impl Network {
         if now >= self.next_look {
             self.next_look = now + LOOK;
             made.append(&mut self.publisher.follow_attached());
+            let faults = self.publisher.follow_interfaces();
+            self.warnings.extend(faults.iter().map(|error| with_sources(error)));
         }
         let any_made = !made.is_empty();
-        for MadePod { pod, starts } in made {
-            match starts {
-                Ok(starts) => {
+        for MadePod { pod, starts, again } in made {
+            match (starts, again) {
+                (Ok(starts), None) => {
                     self.warn_of_starts(&pod, &starts);
                     self.kubelet.borrow_mut().adopt(&pod, starts, now);
                 }
-                Err(error) => self.give_up(&pod, &error, now),
+                (Err(error), None) => self.give_up(&pod, &error, now),
+                (Ok(starts), Some(again)) => {
+                    let (name, mut kubelet) =
+                        (pod_name(&pod.namespace, &pod.name), self.kubelet.borrow_mut());
+                    let started = again.into_iter().zip(starts);
+                    started.for_each(|(index, start)| kubelet.restarted(&name, index, start, now));
+                }
+                (Err(error), Some(again)) => {
+                    self.put_off(&pod_name(&pod.namespace, &pod.name), &again, &error, now);
+                }
             }
         }
         let news = match self.publisher.take_runtime_news() {
@@ -97,7 +109,7 @@ impl Network {
                 News::Ended { pod, container, exit } => {
                     kubelet.ended(&pod_name(&pod.namespace, &pod.name), container, exit.clone(), now);
                 }
-                News::Died { pod } => kubelet.died(&pod_name(&pod.namespace, &pod.name)),
+                News::Died { pod } => kubelet.lost(&pod_name(&pod.namespace, &pod.name), now),
                 News::Stopped { .. } => {}
             }
         }
@@ -108,6 +120,13 @@ impl Network {
     pub fn take_restart(&mut self, now: Instant) -> Option<Restart> {
         loop {
             let (pod, index, container) = self.kubelet.borrow_mut().take_due(now)?;
+            let lost = self.real_pod(&pod).filter(|uid| self.publisher.runtime.lost(uid).is_some());
+            if let Some(uid) = lost {
+                if let Err(error) = self.publisher.order_again(&uid, index) {
+                    self.put_off(&pod, &[index], &error, now);
+                }
+                continue;
+            }
             if let Some(place) = self.publisher.place(&pod).cloned() {
                 let start = match self.real_pod(&pod) {
                     Some(uid) => Some(self.publisher.runtime.start(&uid, index)),
@@ -116,6 +135,13 @@ impl Network {
                 return Some(Restart { place, container, start, pod, index });
             }
         }
+    }
+
+    /// Says that a pod whose sandbox died has no other one yet, for containers that were to start in it.
+    fn put_off(&mut self, pod: &str, containers: &[usize], error: &PublishError, now: Instant) {
+        let (message, mut kubelet) = (with_sources(error), self.kubelet.borrow_mut());
+        containers.iter().for_each(|&index| kubelet.put_off(pod, index, &message, now));
+        self.warnings.push(message);
     }
 
     /// Says how a restart went.

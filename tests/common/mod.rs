@@ -4,6 +4,7 @@
 
 pub mod cluster;
 pub mod peer;
+pub mod real;
 
 use std::collections::BTreeMap;
 use std::io::Write as _;

@@ -121,6 +121,62 @@ fn a_pod_that_dies_whole_stays_dead() {
     assert_eq!(kubelet.next(), None);
 }
 
+/// As Kubernetes' kubelet does (`computePodActions`): another sandbox, unless no container may start; in it start all that may.
+#[test]
+fn a_pod_whose_sandbox_dies_goes_on_as_its_policy_says() {
+    for (policy, expected, again) in [
+        ("Always", "Running False CrashLoopBackOff*0 CrashLoopBackOff*0", &[0, 1][..]),
+        ("OnFailure", "Running False Completed(0)*0 CrashLoopBackOff*0", &[1]),
+        ("Never", "Failed False Completed(0)*0 Error(137)*0", &[]),
+    ] {
+        let pod = pod(policy, &["a", "b"]);
+        let mut kubelet = adopted(&pod, &[Start::Runs, Start::Runs]);
+        kubelet.ended("n/p", "a", exit(0), at(1));
+        kubelet.lost("n/p", at(2));
+        assert_eq!(seen(&kubelet, &pod), expected, "{policy}");
+        assert_eq!(kubelet.has_ended("n/p"), again.is_empty());
+        for &index in again {
+            let (name, due, _) = kubelet.take_due(at(2)).unwrap();
+            assert_eq!((&*name, due), ("n/p", index), "{policy}");
+            kubelet.restarted("n/p", index, Start::Runs, at(2));
+        }
+        assert_eq!(kubelet.next(), None, "{policy}");
+    }
+}
+
+#[test]
+fn a_pod_whose_sandbox_dies_again_waits_and_has_the_waits_of_its_containers() {
+    let pod = pod("Always", &["a", "b"]);
+    let mut kubelet = adopted(&pod, &[Start::Runs, Start::Runs]);
+    kubelet.ended("n/p", "a", exit(1), at(1));
+    kubelet.take_due(at(1)).unwrap();
+    kubelet.restarted("n/p", 0, Start::Runs, at(1));
+    kubelet.lost("n/p", at(5));
+    assert_eq!(kubelet.take_due(at(5)).unwrap().1, 1, "the one that had not ended before waits for nothing");
+    kubelet.restarted("n/p", 1, Start::Runs, at(5));
+    assert_eq!(seen(&kubelet, &pod), "Running False CrashLoopBackOff*1 runs*1");
+    kubelet.lost("n/p", at(6));
+    assert_eq!(kubelet.next(), Some(at(15)), "the other waits on");
+    kubelet.forget("n/p");
+    assert_eq!(kubelet.next(), None);
+}
+
+#[test]
+fn a_pod_that_cannot_be_made_again_says_so_and_is_tried_later() {
+    let pod = pod("Always", &["a"]);
+    let mut kubelet = adopted(&pod, &[Start::Runs]);
+    kubelet.lost("n/p", at(1));
+    for (when, next) in [(1, 11), (11, 31), (31, 71)] {
+        assert_eq!(kubelet.take_due(at(when)).unwrap().1, 0);
+        kubelet.put_off("n/p", 0, "no namespaces", at(when));
+        assert_eq!(seen(&kubelet, &pod), "Running False FailedCreatePodSandBox*0");
+        assert_eq!(kubelet.next(), Some(at(next)));
+    }
+    kubelet.take_due(at(71)).unwrap();
+    kubelet.restarted("n/p", 0, Start::Runs, at(71));
+    assert_eq!(seen(&kubelet, &pod), "Running True runs*1", "only a start counts");
+}
+
 #[test]
 fn a_container_that_cannot_start_says_why_and_tries_again_if_that_may_help() {
     let pod = pod("Always", &["a", "b"]);

@@ -13,7 +13,8 @@ use super::real::MadePod;
 use super::{NodeId, PublishError, Publisher, Start};
 use crate::netlink;
 use crate::pods::{Attachment, PodView};
-use crate::runtime::link::{self, Loopback};
+use crate::runtime::link::{self, LinkError};
+use crate::runtime::loopback::Loopback;
 
 /// A pod that somebody else made, or will.
 #[derive(Debug)]
@@ -64,7 +65,12 @@ impl Publisher {
         let config = self.link_config(view, node);
         let made = match attachment {
             Attachment::Tap(tap) => link::of_tap(tap).map(|tap| (tap, None)),
-            Attachment::Namespace(path) => link::attach(path, &config),
+            Attachment::Namespace(path) => {
+                let directory = self.runtime.claim();
+                directory
+                    .map_err(|source| LinkError::Set { what: "lo", source })
+                    .and_then(|directory| link::attach(path, &config, directory))
+            }
         };
         let (tap, loopback) = made.map_err(|source| PublishError::Attach { pod: name.clone(), source })?;
         self.attach_tap(view, (node, name), config.mac, tap)?;
@@ -82,7 +88,7 @@ impl Publisher {
         let tried = changed.into_iter().map(|pod| {
             let starts =
                 self.remove_pod(&pod).and_then(|()| self.add_pod(&pod)).map(Option::unwrap_or_default);
-            MadePod { pod, starts }
+            MadePod { pod, starts, again: None }
         });
         tried.collect()
     }

@@ -15,8 +15,8 @@ use flatnet_engine::tables::NodeId;
 
 use super::{ControlError, Guard, MacAddress, NodeSpec, PublishError, Publisher, Start, objects};
 use crate::pods::{MAC_ANNOTATION, PodView};
-use crate::runtime::News;
 use crate::runtime::link::LinkConfig;
+use crate::runtime::{News, Prepared};
 
 /// A pod that is not simulated, and was made or could not be.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ pub struct MadePod {
     pub pod: Arc<PodView>,
     /// How its containers started, in order; or why it is not there.
     pub starts: Result<Vec<Start>, PublishError>,
+    /// Of a pod that was made again, which of its containers those are.
+    pub again: Option<Vec<usize>>,
 }
 
 impl Publisher {
@@ -98,21 +100,66 @@ impl Publisher {
     pub fn take_made_pods(&mut self) -> Vec<MadePod> {
         let made = self.runtime.take_made();
         made.into_iter()
-            .map(|(view, tap)| {
+            .map(|Prepared { view, tap, again }| {
                 let name = objects::pod_name(&view.namespace, &view.name);
-                let starts = tap
+                let placed = tap
                     .map_err(|source| PublishError::Runtime { pod: name.clone(), source })
                     .and_then(|tap| self.place_real_pod(&view, name, tap));
-                MadePod { pod: view, starts }
+                if placed.is_err() {
+                    self.runtime.end_sandbox(&view.uid);
+                }
+                let indices = || again.clone().unwrap_or_else(|| (0..view.containers.len()).collect());
+                let starts = placed.map(|()| {
+                    indices().into_iter().map(|index| self.runtime.start(&view.uid, index)).collect()
+                });
+                MadePod { pod: view, starts, again }
             })
             .collect()
     }
 
-    fn place_real_pod(&mut self, view: &PodView, name: String, tap: Tap) -> Result<Vec<Start>, PublishError> {
+    fn place_real_pod(&mut self, view: &PodView, name: String, tap: Tap) -> Result<(), PublishError> {
         let node = self.node_of(view, &name)?;
         let mac = self.link_config(view, node).mac;
-        self.attach_tap(view, (node, name), mac, tap)?;
-        Ok((0..view.containers.len()).map(|index| self.runtime.start(&view.uid, index)).collect())
+        self.take_off(view)?;
+        self.attach_tap(view, (node, name), mac, tap)
+    }
+
+    /// Has a real pod whose sandbox died made again, for the container at this place that is to start in it;
+    /// [`Publisher::take_made_pods`] puts it on its node's bridge.
+    ///
+    /// # Errors
+    /// [`PublishError::Runtime`], [`PublishError::Node`].
+    pub fn order_again(&mut self, uid: &str, index: usize) -> Result<(), PublishError> {
+        let Some(view) = self.runtime.lost(uid).cloned() else { return Ok(()) };
+        let name = objects::pod_name(&view.namespace, &view.name);
+        let config = self.link_config(&view, self.node_of(&view, &name)?);
+        let ordered = self.runtime.make_again(uid, index, config);
+        ordered.map_err(|source| PublishError::Runtime { pod: name, source })
+    }
+
+    /// Gives real pods whose eth0 was deleted another; returns what could not be. Those are without.
+    pub fn follow_interfaces(&mut self) -> Vec<PublishError> {
+        let unplugged = self.runtime.take_unplugged().into_iter();
+        unplugged.filter_map(|view| self.plug_in(&view).err()).collect()
+    }
+
+    fn plug_in(&mut self, view: &PodView) -> Result<(), PublishError> {
+        let name = objects::pod_name(&view.namespace, &view.name);
+        let node = self.node_of(view, &name)?;
+        let config = self.link_config(view, node);
+        let tap = self.runtime.make_interface(&view.uid, &config);
+        let tap = tap.map_err(|source| PublishError::Runtime { pod: name.clone(), source })?;
+        let Some(tap) = tap else { return Ok(()) };
+        self.take_off(view)?;
+        self.attach_tap(view, (node, name), config.mac, tap)
+    }
+
+    /// Takes a real pod off its node's bridge, if it is there by an eth0 that it lost.
+    fn take_off(&mut self, view: &PodView) -> Result<(), PublishError> {
+        let Some((port, name)) = self.pods.remove(&view.identity) else { return Ok(()) };
+        self.places.remove(&name);
+        let failed = |source| PublishError::Control { what: format!("the removal of pod {name}"), source };
+        self.control.detach(port).map_err(failed)
     }
 
     pub(super) fn attach_tap(

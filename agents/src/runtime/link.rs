@@ -3,12 +3,12 @@
 //! [`super::sandbox`] asks once a pod's namespace is there. Nothing of it is ever in the namespace of the caller, so that nothing can
 //! be left behind there: the interface goes when its file is closed.
 //!
-//! May depend on [`crate::host`], `crate::netlink` and the engine's TAP and uplink. Read first: rtnetlink(7), network_namespaces(7).
+//! May depend on [`super::loopback`], `crate::netlink` and the engine's TAP and uplink. Read first: rtnetlink(7), network_namespaces(7).
 
 use std::fs::File;
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -17,10 +17,13 @@ use flatnet_engine::link::tap::{Tap, TapError};
 use flatnet_engine::link::uplink::{self, UplinkError};
 use flatnet_engine::wire::MacAddress;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use rustix::io::Errno;
+use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recv, socket_with};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use thiserror::Error;
 
-use crate::host;
+use super::loopback::Loopback;
 use crate::netlink::{Kernel, index, without_ipv6};
 
 /// The interface's name inside.
@@ -28,6 +31,9 @@ pub const INTERFACE: &str = "eth0";
 /// Bytes of the longest superframe that the system is to make: with inner headers for each of its segments it is one message of
 /// the tunnel's, which takes 65,507.
 pub(crate) const SUPERFRAME: u32 = 62_000;
+
+/// What a network namespace says of each change of an interface (rtnetlink(7), `RTMGRP_LINK`).
+const CHANGES: u32 = 1;
 
 /// What a pod's interface is to be.
 #[derive(Debug, Clone, Copy)]
@@ -114,11 +120,7 @@ fn is_tap(link: &LinkMessage) -> bool {
 ///
 /// # Errors
 /// [`LinkError`].
-pub fn make(namespace: &Path, config: &LinkConfig) -> Result<Tap, LinkError> {
-    make_in((namespace, &open(namespace)?), config)
-}
-
-fn make_in((path, namespace): (&Path, &File), config: &LinkConfig) -> Result<Tap, LinkError> {
+pub fn make((path, namespace): (&Path, &File), config: &LinkConfig) -> Result<Tap, LinkError> {
     let made = within(namespace, || {
         let tap = Tap::open(INTERFACE)?;
         configure(path, config)?;
@@ -127,49 +129,59 @@ fn make_in((path, namespace): (&Path, &File), config: &LinkConfig) -> Result<Tap
     made.map_err(unreachable(path))?
 }
 
-/// Makes a pod's eth0 in a network namespace that is somebody else's; its `lo` is as it was when the second value is dropped.
+/// Takes a pod's eth0 down.
+///
+/// # Errors
+/// The system's.
+pub(super) fn take_down(namespace: &File) -> io::Result<()> {
+    within(namespace, || {
+        Kernel::open()?.set_link(index(INTERFACE)?, (LinkFlags::empty(), LinkFlags::Up), Vec::new())
+    })?
+}
+
+/// Makes a pod's eth0 in a network namespace that is somebody else's; its `lo` is as it was when the second value is dropped, of
+/// which there is a note in the network's directory.
 ///
 /// # Errors
 /// [`LinkError`].
-pub fn attach(namespace: &Path, config: &LinkConfig) -> Result<(Tap, Option<Loopback>), LinkError> {
+pub fn attach(
+    namespace: &Path,
+    config: &LinkConfig,
+    directory: &Path,
+) -> Result<(Tap, Option<Loopback>), LinkError> {
     let file = open(namespace)?;
-    let before = within(&file, || {
-        let (lo, mut kernel) = (index("lo")?, Kernel::open()?);
-        let was_up = kernel.link(lo)?.is_some_and(|link| link.header.flags.contains(LinkFlags::Up));
-        let had_address = host::interfaces()?.iter().any(|it| it.index == lo && it.has(Ipv4Addr::LOCALHOST));
-        Ok((was_up, had_address))
-    });
-    let before = before.map_err(unreachable(namespace))?;
-    let (was_up, had_address) = before.map_err(|source| LinkError::Set { what: "lo", source })?;
     // Dropped, too, when the interface cannot be made.
-    let loopback = if was_up {
-        None
-    } else {
-        Some(Loopback { namespace: file.try_clone().map_err(unreachable(namespace))?, had_address })
-    };
-    Ok((make_in((namespace, &file), config)?, loopback))
+    let loopback = Loopback::note(namespace, &file, directory)
+        .map_err(|source| LinkError::Set { what: "lo", source })?;
+    Ok((make((namespace, &file), config)?, loopback))
 }
 
-/// The network namespace of somebody else whose `lo` was down.
-#[derive(Debug)]
-pub struct Loopback {
-    namespace: File,
-    /// Whether it had the address that the system gives it when it comes up.
-    had_address: bool,
+/// Opens what hears of each change of an interface in a network namespace.
+///
+/// # Errors
+/// [`LinkError::Namespace`].
+pub(super) fn watch((path, namespace): (&Path, &File)) -> Result<OwnedFd, LinkError> {
+    let hears = within(namespace, || {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        // Without another word it is about interfaces and routes (`NETLINK_ROUTE`).
+        let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
+        bind(&socket, &SocketAddrNetlink::new(0, CHANGES))?;
+        Ok(socket)
+    });
+    hears.and_then(|hears| hears).map_err(unreachable(path))
 }
 
-impl Drop for Loopback {
-    fn drop(&mut self) {
-        // Where that fails it stays up, and works.
-        let _ = within(&self.namespace, || {
-            let (lo, mut kernel) = (index("lo")?, Kernel::open()?);
-            kernel.set_link(lo, (LinkFlags::empty(), LinkFlags::Up), Vec::new())?;
-            if self.had_address { Ok(()) } else { kernel.remove_address(lo, Ipv4Addr::LOCALHOST, 8) }
-        });
-    }
+/// Takes what was heard, of which it is enough that there was something.
+pub(super) fn take_heard(watch: &OwnedFd) {
+    // What was more than fits was something, too.
+    while matches!(recv(watch, &mut [0; 1], RecvFlags::TRUNC), Ok(_) | Err(Errno::NOBUFS | Errno::INTR)) {}
 }
 
-fn open(path: &Path) -> Result<File, LinkError> {
+/// Opens the file of a network namespace.
+///
+/// # Errors
+/// [`LinkError::Namespace`].
+pub(super) fn open(path: &Path) -> Result<File, LinkError> {
     File::open(path).map_err(unreachable(path))
 }
 
@@ -178,7 +190,7 @@ fn unreachable(path: &Path) -> impl Fn(io::Error) -> LinkError {
 }
 
 /// Does something in a network namespace: in a thread of its own, since nobody else's next socket may be made there.
-fn within<R: Send>(namespace: &File, work: impl FnOnce() -> R + Send) -> io::Result<R> {
+pub(super) fn within<R: Send>(namespace: &File, work: impl FnOnce() -> R + Send) -> io::Result<R> {
     thread::scope(|scope| {
         let done = scope.spawn(|| {
             move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;

@@ -4,12 +4,13 @@
 //!
 //! May depend on [`super::init`] and [`super::link`]. Read first: `init.rs`.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Child;
+use std::thread;
 
 use flatnet_engine::link::tap::Tap;
 use rustix::io::Errno;
@@ -56,6 +57,10 @@ pub struct Sandbox {
     end: OwnedFd,
     /// Its number.
     pub holder: i32,
+    /// Its network namespace, which outlives it as long as its TAP is open.
+    network: File,
+    /// Readable when an interface in them changes.
+    pub(super) watch: OwnedFd,
 }
 
 impl Sandbox {
@@ -72,9 +77,38 @@ impl Sandbox {
         let process = Role::Sandbox.start_ready(&spec).map_err(failed)?.map_err(SandboxError::Namespaces)?;
         let holder = i32::try_from(process.id()).map_err(|_| failed(io::ErrorKind::NotFound.into()))?;
         let end = Pid::from_raw(holder).ok_or(Errno::SRCH).and_then(|id| pidfd_open(id, PidfdFlags::empty()));
-        let sandbox = Self { process, end: end.map_err(|error| failed(error.into()))?, holder };
-        let tap = link::make(Path::new(&format!("/proc/{holder}/ns/net")), config)?;
+        let path = PathBuf::from(format!("/proc/{holder}/ns/net"));
+        let network = link::open(&path)?;
+        // Before its eth0: that it comes is heard, and is no fault.
+        let watch = link::watch((&path, &network))?;
+        let end = end.map_err(|error| failed(error.into()))?;
+        let sandbox = Self { process, end, holder, network, watch };
+        let tap = sandbox.make_interface(config)?;
         Ok((sandbox, tap))
+    }
+
+    /// Makes its eth0.
+    ///
+    /// # Errors
+    /// [`SandboxError::Link`].
+    pub(super) fn make_interface(&self, config: &LinkConfig) -> Result<Tap, SandboxError> {
+        let path = PathBuf::from(format!("/proc/{}/ns/net", self.holder));
+        Ok(link::make((&path, &self.network), config)?)
+    }
+
+    /// Tells whether there is an interface of its eth0's name.
+    pub(super) fn has_interface(&self) -> bool {
+        let Ok(table) = fs::read_to_string(format!("/proc/{}/net/dev", self.holder)) else { return true };
+        table.lines().any(|line| line.trim_start().split(':').next() == Some(link::INTERFACE))
+    }
+
+    /// Takes its eth0 down, so that what is sent to it is refused: its namespace is there until its TAP is closed.
+    pub(super) fn unplug(self) {
+        let network = self.network.try_clone();
+        drop(self);
+        // That takes the system some milliseconds. Where it fails, frames go where nobody is.
+        let unplug = move || network.and_then(|network| link::take_down(&network));
+        let _ = thread::Builder::new().name("unplug".to_owned()).spawn(unplug);
     }
 
     /// Ends what holds the namespaces; whoever is in them still has them.
