@@ -63,7 +63,7 @@ fn taken(clients: u32, answers: Answers) -> usize {
 }
 
 #[test]
-fn a_million_connections_take_no_more_than_400_megabytes() {
+fn a_million_connections_take_400_megabytes_between_pods_and_more_with_strangers() {
     let of_pods = taken(20, Answers::Steered);
     assert!(of_pods > 200_000_000, "{of_pods}: not all is there");
     assert!(of_pods <= 400_000_000, "{of_pods}");

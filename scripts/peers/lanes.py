@@ -89,12 +89,14 @@ def same_node_flatnet_spinning(place):
     return same_node_flatnet(place, SPINNING)
 
 
-def taps_of(place, ends, namespace, names):
+def taps_of(ends, namespaces, names, mtu=1500):
     """Has TAPs that a program made become the machines' eth0, and waits until they run."""
-    for machine, name in zip(ends, names):
-        await_that(f"{name} is there", lambda name=name: interface_is(namespace, name))
+    for machine, namespace, name in zip(ends, namespaces, names):
+        await_that(f"{name} is there", lambda namespace=namespace, name=name: interface_is(namespace, name))
+        # Whole in one datagram, if it gets there.
+        ip("-n", namespace, "link", "set", name, "gso_max_size", 62000)
         ip("-n", namespace, "link", "set", name, "netns", machine.namespace, "name", "other")
-        address(machine, "other", 24, 1500)
+        address(machine, "other", 24, mtu)
     return ends
 
 
@@ -102,15 +104,30 @@ def interface_is(namespace, name):
     return subprocess.run(["ip", "-n", namespace, "link", "show", name], capture_output=True, check=False).returncode == 0
 
 
-def same_node_naive_tap(place):
-    """Two TAPs and a program that takes a frame from one and puts it into the other, one by one, by the crate tun-tap."""
-    built = run("cargo", "build", "--release", "--locked", "--quiet", "--bench", "naive_tap", "--message-format", "json", cwd=ROOT)
+@functools.cache
+def bench_program(name):
+    """One of the programs in `benches` that others are compared with."""
+    built = run("cargo", "build", "--release", "--locked", "--quiet", "--bench", name, "--message-format", "json", cwd=ROOT)
     built = [line for line in map(json.loads, built.splitlines()) if line.get("executable")]
     # The product is built for it, too.
-    program = next(line["executable"] for line in built if line["target"]["name"] == "naive_tap")
+    return next(line["executable"] for line in built if line["target"]["name"] == name)
+
+
+def between_taps(place, program):
+    """Two TAPs and a program that takes a frame from one and puts it into the other."""
     bridge, ends = place.namespace("bridge"), machines(place, "10.9.0.2", "10.9.0.3")
-    place.start(program, "tap0", "tap1", namespace=bridge)
-    return taps_of(place, ends, bridge, ["tap0", "tap1"])
+    place.start(bench_program(program), "tap0", "tap1", namespace=bridge)
+    return taps_of(ends, [bridge, bridge], ["tap0", "tap1"])
+
+
+def same_node_naive_tap(place):
+    """One by one, without offloads, by the crate tun-tap."""
+    return between_taps(place, "naive_tap")
+
+
+def same_node_bare(place):
+    """Superframes whole, by the engine's calls and nothing else of it: the bound of what goes through a program."""
+    return between_taps(place, "bare")
 
 
 def same_node_vde(place):
@@ -122,7 +139,7 @@ def same_node_vde(place):
     await_that("the switch listens", (switch / "ctl").exists)
     for name in ["tap0", "tap1"]:
         place.start("vde_plug2tap", "-s", switch, name, namespace=bridge)
-    return taps_of(place, ends, bridge, ["tap0", "tap1"])
+    return taps_of(ends, [bridge, bridge], ["tap0", "tap1"])
 
 
 def same_node_ovs(place):
@@ -139,7 +156,7 @@ def same_node_ovs(place):
     run(*control, "--timeout=10", "add-br", "br0", "--", "set", "bridge", "br0", "datapath_type=netdev", env=home)
     for name in ["tap0", "tap1"]:
         run(*control, "--timeout=10", "add-port", "br0", name, "--", "set", "interface", name, "type=internal", env=home)
-    return taps_of(place, ends, bridge, ["tap0", "tap1"])
+    return taps_of(ends, [bridge, bridge], ["tap0", "tap1"])
 
 
 # Two nodes with a cable between them, and a machine on each.
@@ -218,6 +235,15 @@ def flatnet_node(place, namespace, number, machine, *flags):
     own = ["--name", name, "--address", f"192.168.66.1{number}/24", "--pod-cidr", f"{subnet}.0/24", "-f", pods, "-d"]
     run("ip", "netns", "exec", namespace, flatnet_binary(), "node", *own, *flags, env=home)
     has_started(place, name)
+
+
+def two_nodes_bare(place):
+    """A TAP and a socket on each node, by the engine's calls and nothing else of it: the bound of a tunnel in a program."""
+    nodes, ends = underlay(place), machines(place, "10.9.0.2", "10.9.0.3")
+    for number, node in enumerate(nodes):
+        own, other = f"192.168.66.1{number + 1}", f"192.168.66.1{2 - number}"
+        place.start(bench_program("bare"), "tap0", own, other, namespace=node)
+    return taps_of(ends, nodes, ["tap0", "tap0"], 1450)
 
 
 def two_nodes_flannel(place, flanneld):
@@ -320,6 +346,7 @@ LANES = {
         "kernel": same_node_kernel,
         "flatnet": same_node_flatnet,
         "flatnet-spinning": same_node_flatnet_spinning,
+        "bare": same_node_bare,
         "naive-tap": same_node_naive_tap,
         "vde": same_node_vde,
         "ovs": same_node_ovs,
@@ -330,6 +357,7 @@ LANES = {
         "flatnet": two_nodes_flatnet,
         "flatnet-vxlan": two_nodes_flatnet_vxlan,
         "flatnet-hostgw": two_nodes_flatnet_hostgw,
+        "bare": two_nodes_bare,
         "flannel": two_nodes_flannel,
     },
     "outside": {"kernel": outside_kernel, "flatnet": outside_flatnet},

@@ -60,7 +60,7 @@ def table(figures, seconds, rounds):
 
 COLORS = {
     "flatnet": "#0072b2", "flatnet-spinning": "#004b75", "flatnet-vxlan": "#56b4e9", "flatnet-hostgw": "#f0e442",
-    "kernel-hostgw": "#999999", "naive-tap": "#d55e00", "vde": "#cc79a7", "ovs": "#009e73", "flannel": "#e69f00",
+    "kernel-hostgw": "#999999", "bare": "#666666", "naive-tap": "#d55e00", "vde": "#cc79a7", "ovs": "#009e73", "flannel": "#e69f00",
 }
 
 

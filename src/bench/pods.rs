@@ -16,7 +16,7 @@ pub mod stream;
 
 pub mod requests;
 
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -104,7 +104,7 @@ pub fn run(arguments: &BenchPods) -> miette::Result<ExitCode> {
         figures.extend(medians(&runs?));
     }
     // What reads the figures reads a list of them.
-    if arguments.output == Output::Json && arguments.runs > 1 {
+    if arguments.output == Output::Json {
         eprint!("{}", conditions(arguments.runs));
     }
     print_as(arguments.output, &figures, |figures| table(figures, arguments.runs))?;
@@ -160,10 +160,10 @@ fn measure_apart(row: PodRow) -> miette::Result<Vec<PodFigure>> {
     let program = std::env::current_exe().into_diagnostic()?;
     let run = Command::new(program)
         .args(["bench", "pods", "--runs", "1", "--row", row.name(), "--output", "json"])
-        .stderr(Stdio::inherit())
         .output()
         .into_diagnostic()?;
     if !run.status.success() {
+        eprint!("{}", String::from_utf8_lossy(&run.stderr));
         return Err(BenchError::Run { row: row.name(), status: run.status.to_string() }.into());
     }
     serde_json::from_slice(&run.stdout).into_diagnostic()
@@ -192,8 +192,12 @@ fn table(figures: &[PodFigure], runs: u32) -> String {
 /// Says what the figures of so many runs were taken under.
 #[must_use]
 pub fn conditions(runs: u32) -> String {
+    let runs = match runs {
+        1 => "One run".to_owned(),
+        runs => format!("Medians of {runs} runs, each a process of its own"),
+    };
     format!(
-        "Medians of {runs} runs, each a process of its own. One thread does everything: control side, worker's loop,\n\
+        "{runs}. One thread does everything: control side, worker's loop,\n\
          generator; times are what it had of a core.\n\
          idle: a pod with an echo server each, 250 on a node's docker0; the nodes on one switch with every lease. Memory\n\
          is what the process holds beyond what it began with, nodes and engine included; ready is when the last\n\
