@@ -162,7 +162,7 @@ fn free_subnet(
 }
 
 /// Prefixes are nested or apart, so a subnet overlaps a set if a member begins inside it or one covers it.
-fn is_free(held: &BTreeSet<Ipv4Prefix>, subnet: Ipv4Prefix) -> bool {
+pub(super) fn is_free(held: &BTreeSet<Ipv4Prefix>, subnet: Ipv4Prefix) -> bool {
     let covered = (0..=subnet.length())
         .filter_map(|length| Ipv4Prefix::containing(subnet.address(), length).ok())
         .any(|wider| held.contains(&wider));

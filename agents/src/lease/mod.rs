@@ -10,6 +10,8 @@
 //!
 //! Read first: flannel's `pkg/subnet` and `pkg/lease`.
 
+pub mod admit;
+
 pub mod allocate;
 
 pub mod config;

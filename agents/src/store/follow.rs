@@ -77,6 +77,11 @@ impl<S: Store> Follower<S> {
         &self.prefix
     }
 
+    /// Lists the keys that there are, as far as is known, those among them whose changes wait to be reported.
+    pub fn keys(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.known.keys()
+    }
+
     /// Gives the revision up to which all changes have been reported or wait to be; zero before the first listing.
     pub fn seen(&self) -> Revision {
         self.seen
