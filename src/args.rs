@@ -11,7 +11,7 @@ mod node;
 #[cfg(test)]
 mod tests;
 
-pub use etcd::{EtcdCommand, EtcdDown, EtcdUp};
+pub use etcd::{Doctor, EtcdCommand, EtcdDown, EtcdFlags, EtcdUp};
 pub use node::Node;
 
 use std::fmt::Write as _;
@@ -46,7 +46,7 @@ pub enum Command {
     Clean(Clean),
     /// List the running networks
     Status(Status),
-    /// List pods, services, nodes or endpointslices, as kubectl does
+    /// List pods, services, nodes or endpointslices, as kubectl does, or subnets and their leases
     Get(Get),
     /// Delete a pod or a service
     Delete(Delete),
@@ -69,6 +69,8 @@ pub enum Command {
     /// Start a local etcd for trying things out, or end it
     #[command(subcommand)]
     Etcd(EtcdCommand),
+    /// Look for what keeps nodes from reaching an etcd and each other, and say what to do; exit code 1 if something is wrong
+    Doctor(Doctor),
     /// Measure what the engine takes for a packet on this machine
     #[command(subcommand)]
     Bench(Bench),
@@ -228,6 +230,9 @@ pub enum Kind {
     /// Which pods are behind a Service
     #[value(alias = "endpointslice")]
     Endpointslices,
+    /// Leases of pods' subnets
+    #[value(alias = "subnet")]
+    Subnets,
 }
 
 impl Kind {
@@ -239,6 +244,7 @@ impl Kind {
             Self::Services => "services",
             Self::Nodes => "nodes",
             Self::Endpointslices => "endpointslices",
+            Self::Subnets => "subnets",
         }
     }
 
@@ -250,6 +256,7 @@ impl Kind {
             Self::Services => "service",
             Self::Nodes => "node",
             Self::Endpointslices => "endpointslice",
+            Self::Subnets => "subnet",
         }
     }
 }
@@ -260,12 +267,15 @@ pub struct Get {
     /// Which network.
     #[command(flatten)]
     pub selection: Selection,
-    /// pods, services, nodes or endpointslices
+    /// pods, services, nodes, endpointslices, or subnets: who holds which, and for how long yet
     #[arg(value_enum, hide_possible_values = true)]
     pub kind: Kind,
     /// One of them, as [NAMESPACE/]NAME
     #[arg(value_name = "OBJECT")]
     pub object: Option<String>,
+    /// Ask this etcd for subnets, in place of a running network
+    #[command(flatten)]
+    pub etcd: EtcdFlags,
     /// How to print it: `table` for people, `json` for programs
     #[arg(short, long, value_enum, default_value = "table", hide_possible_values = true)]
     pub output: Output,

@@ -89,6 +89,8 @@ pub enum EntranceError {
 const PUBLISH: &str = "[ADDRESS:]PORT:NAME:PORT, such as 8080:web:80";
 /// How `--socks` is written.
 const SOCKS: &str = "[ADDRESS:]PORT, such as 1080";
+/// How `--health` is written.
+const HEALTH: &str = "[ADDRESS:]PORT, such as 10256";
 
 /// Opens the ports that flags ask for, in their order.
 ///
@@ -108,6 +110,17 @@ pub fn open(publish: &[String], socks: Option<&str>) -> Result<Vec<Entrance>, En
         listen(flag, address, None)
     });
     published.chain(socks).collect()
+}
+
+/// Opens the port at which a node tells how it is.
+///
+/// # Errors
+/// [`EntranceError::Form`], [`EntranceError::Listen`].
+pub fn open_health(text: &str) -> Result<Entrance, EntranceError> {
+    let flag = format!("--health {text}");
+    let address =
+        address(text).map_err(|why| EntranceError::Form { flag: flag.clone(), why, form: HEALTH })?;
+    listen(flag, address, None)
 }
 
 /// Makes the pod in whose name this host's programs come in.

@@ -5,6 +5,8 @@
 //!
 //! May depend on agents' store and [`crate::instance::socket`]. Read first: etcd's clustering guide.
 
+pub mod reach;
+
 use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};

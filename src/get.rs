@@ -5,6 +5,8 @@
 //!
 //! May depend on [`crate::client`], k8s-openapi. Read first: `agents/src/objects.rs`.
 
+mod subnets;
+
 use std::process::ExitCode;
 
 use comfy_table::CellAlignment;
@@ -27,6 +29,12 @@ use crate::output::{plain_table, print, print_json};
 /// # Errors
 /// [`client::ClientError`].
 pub fn run(arguments: &Get) -> miette::Result<ExitCode> {
+    if arguments.kind == Kind::Subnets {
+        return subnets::run(arguments);
+    }
+    if !arguments.etcd.etcd.is_empty() {
+        return Err(subnets::SubnetsError::Objects(arguments.kind.name()).into());
+    }
     let client = Client::find(arguments.selection.name.as_deref())?;
     let items: Vec<Value> =
         client::run(client.ask(Method::GET, &path(arguments.kind, arguments.object.as_deref())))?;
@@ -61,6 +69,7 @@ fn table(kind: Kind, items: Vec<Value>) -> miette::Result<String> {
         Kind::Services => rows(["NAME", "TYPE", "CLUSTER-IP", "PORT(S)", "SELECTOR"], items, service),
         Kind::Nodes => rows(["NAME", "INTERNAL-IP"], items, node),
         Kind::Endpointslices => rows(["NAME", "ADDRESSTYPE", "PORTS", "ENDPOINTS"], items, slice),
+        Kind::Subnets => rows(subnets::HEADER, items, |entry| subnets::row(&entry)),
     }
 }
 

@@ -18,6 +18,8 @@
 //! - [`trace`]: one packet's way there and back, hop by hop, with its headers.
 //! - [`mod@bench`]: what the engine takes for a packet.
 //! - [`etcd`]: a local etcd.
+//! - [`doctor`]: what keeps nodes from reaching each other.
+//! - `subnets`: the leases of a cluster's subnets, in whatever store.
 //! - [`get`], [`exec`], [`show`], [`capture`], [`replay`], [`link`], [`status`], [`down`]: the commands that ask it.
 
 /// Has all memory in large pages where the system has them to give: the tables of 100,000 Services are then as near as a
@@ -65,6 +67,8 @@ pub mod client;
 
 pub mod trace;
 
+mod subnets;
+
 pub mod get;
 
 pub mod exec;
@@ -88,5 +92,7 @@ pub mod down;
 pub mod clean;
 
 pub mod etcd;
+
+pub mod doctor;
 
 pub mod bench;

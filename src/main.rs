@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use flatnet::args::{Arguments, Command};
 use flatnet::{
-    bench, capture, clean, down, etcd, exec, get, link, logs, node, offload, output, replay, show, status,
-    trace, up,
+    bench, capture, clean, doctor, down, etcd, exec, get, link, logs, node, offload, output, replay, show,
+    status, trace, up,
 };
 use flatnet_agents::runtime::init::{self, Role};
 
@@ -38,6 +38,7 @@ fn main() -> miette::Result<ExitCode> {
         Command::Link(arguments) => link::run(&arguments),
         Command::Offload(arguments) => offload::run(&arguments),
         Command::Etcd(command) => etcd::run(&command),
+        Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
     }
 }

@@ -18,7 +18,7 @@ mod uplink;
 
 pub use containers::Restart;
 pub use error::NetworkError;
-pub use shared::{Shared, SharedError};
+pub use shared::{Joining, Shared, SharedError};
 pub use uplink::UplinkFault;
 
 use std::cell::RefCell;

@@ -5,31 +5,31 @@
 //!
 //! May depend on [`crate::up`] and [`crate::topology`]. Read first: `docs/topology.md`, "Real nodes".
 
-use std::ffi::OsString;
+mod words;
+
 use std::fmt::Write as _;
+use std::net::Ipv4Addr;
 use std::process::ExitCode;
 
 use flatnet_agents::host;
-use flatnet_agents::lease::{DEFAULT_PREFIX, NetworkConfig};
+use flatnet_agents::lease::NetworkConfig;
 use flatnet_agents::seed;
-use flatnet_agents::store::etcd::{Options, Password, Tls, User};
 use flatnet_engine::masquerade::PortRange;
 use flatnet_proxy::Ipv4Prefix;
 use miette::{Diagnostic, IntoDiagnostic as _};
 
 use crate::args::Node;
-use crate::network::Shared;
+use crate::entrance;
+use crate::etcd::reach::{options, prefix};
+use crate::network::{Joining, Shared};
 use crate::topology::node::{NodeConfig, read_config, read_node};
 use crate::topology::routes::{Own, read_file};
-use crate::topology::{Interface, Topology, values};
+use crate::topology::{Interface, values};
 use crate::up::background;
 use crate::up::serve::{self, Serving};
 
 /// Workers of a node: one moves a packet from its pod to the tunnel by itself.
 const DEFAULT_WORKERS: u16 = 1;
-
-/// Where the password of etcd's user is, as flanneld has it.
-const PASSWORD: &str = "FLANNELD_ETCD_PASSWORD";
 
 /// Something that a node must be told is not.
 #[derive(Debug, thiserror::Error, Diagnostic)]
@@ -56,16 +56,16 @@ enum NodeError {
     #[error("routes are in a file or in an etcd, not in both")]
     #[diagnostic(help("leave out `routes` or `etcd`"))]
     Both,
-    /// There is nothing to write.
-    #[error("the subnet is written to a file where it comes from an etcd")]
-    #[diagnostic(help("add --etcd, or leave out --subnet-file"))]
-    SubnetFile,
-    /// There is a user of etcd without a password.
-    #[error("there is no password of etcd's user")]
+    /// No interface has the address at which others reach it.
+    #[error("no interface of this host has {0}, at which other nodes are to reach it")]
     #[diagnostic(help(
-        "put it into the environment as {PASSWORD}, where other users of this host do not see it"
+        "where that is translated on its way, say also --iface or --address, this host's own"
     ))]
-    Password,
+    PublicIp(Ipv4Addr),
+    /// There is no lease that it could be about.
+    #[error("--{0} is for a node whose subnet is a lease in an etcd")]
+    #[diagnostic(help("add --etcd, or leave out --{0}"))]
+    WithoutEtcd(&'static str),
     /// The host's name is none for a node.
     #[error("the name of this host is none for a node: {0}")]
     #[diagnostic(help("give --name"))]
@@ -80,23 +80,23 @@ pub fn run(mut arguments: Node) -> miette::Result<ExitCode> {
     if let Some(path) = arguments.config.take() {
         fill(&mut arguments, read_config(&path)?);
     }
-    let interface = match (arguments.address, &arguments.iface) {
-        (Some(interface), _) => interface,
-        (None, Some(name)) => address_of(name)?,
-        (None, None) => return Err(NodeError::Address.into()),
+    check_etcd(&arguments)?;
+    let interface = match (arguments.address, &arguments.iface, arguments.public_ip) {
+        (Some(interface), _, _) => interface,
+        (None, Some(name), _) => address_of(name)?,
+        (None, None, Some(address)) => having(address)?,
+        (None, None, None) => return Err(NodeError::Address.into()),
     };
     let name = match arguments.name.take() {
         Some(name) => name,
         None => host_name()?,
     };
-    if !arguments.etcd.is_empty() && arguments.routes.is_some() {
-        return Err(NodeError::Both.into());
-    }
-    if arguments.etcd.is_empty() && arguments.subnet_file.is_some() {
-        return Err(NodeError::SubnetFile.into());
-    }
+    let health = match &arguments.health {
+        Some(text) if !arguments.detach => Some(entrance::open_health(text)?),
+        Some(_) | None => None,
+    };
     // The process in the background is the one that claims a subnet.
-    let shared = if arguments.etcd.is_empty() || arguments.detach {
+    let shared = if arguments.etcd.etcd.is_empty() || arguments.detach {
         None
     } else {
         Some(join(&mut arguments, &name, interface)?)
@@ -114,11 +114,39 @@ pub fn run(mut arguments: Node) -> miette::Result<ExitCode> {
     }
     if arguments.detach {
         let files: Vec<_> = arguments.files.iter().chain(&arguments.routes).cloned().collect();
-        return background::run(&words(&arguments, &name, interface, &topology), &files, &name);
+        return background::run(&words::words(&arguments, &name, interface, &topology), &files, &name);
     }
     let Node { detached, routes, .. } = arguments;
     let entrances = Vec::new();
-    serve::run(topology, &name, Serving { detached, keep: false, faults: &[], entrances, routes, shared })
+    serve::run(
+        topology,
+        &name,
+        Serving { detached, keep: false, faults: &[], entrances, routes, health, shared },
+    )
+}
+
+/// Checks that what is said fits to where the leases are.
+fn check_etcd(arguments: &Node) -> Result<(), NodeError> {
+    if !arguments.etcd.etcd.is_empty() {
+        return if arguments.routes.is_some() { Err(NodeError::Both) } else { Ok(()) };
+    }
+    let of_leases = [
+        ("public-ip", arguments.public_ip.is_some()),
+        ("subnet-lease-renew-margin", arguments.subnet_lease_renew_margin.is_some()),
+        ("subnet-file", arguments.subnet_file.is_some()),
+    ];
+    match of_leases.into_iter().find(|(_, is_said)| *is_said) {
+        Some((flag, _)) => Err(NodeError::WithoutEtcd(flag)),
+        None => Ok(()),
+    }
+}
+
+/// Finds the interface that has an address, as flanneld does where it is told no interface.
+fn having(address: Ipv4Addr) -> Result<Interface, NodeError> {
+    let all = host::interfaces().map_err(NodeError::Interfaces)?;
+    let mut addresses = all.iter().flat_map(|interface| &interface.addresses);
+    let found = addresses.find(|(own, _)| *own == address).ok_or(NodeError::PublicIp(address))?;
+    Ok(Interface { address, network: Ipv4Prefix::masked(address, found.1) })
 }
 
 /// Finds the first address of an interface of this host's, and its network.
@@ -135,21 +163,9 @@ fn address_of(name: &str) -> Result<Interface, NodeError> {
 
 /// Claims a subnet in the etcd, and takes from there what all nodes have in common.
 fn join(arguments: &mut Node, name: &str, interface: Interface) -> miette::Result<Shared> {
-    let tls = Tls {
-        ca: arguments.etcd_cafile.clone(),
-        certificate: arguments.etcd_certfile.clone(),
-        key: arguments.etcd_keyfile.clone(),
-    };
-    let user = match arguments.etcd_username.clone() {
-        None => None,
-        Some(name) => {
-            let password = std::env::var(PASSWORD).map_err(|_| NodeError::Password)?;
-            Some(User { name, password: Password(password) })
-        }
-    };
     // Nodes of one cluster have different addresses, and so different places to begin at.
     let seed = seed::hash(u64::from(u32::from(interface.address)), &["etcd", name]);
-    let etcd = Options { endpoints: arguments.etcd.clone(), tls, user, seed, ..Options::default() };
+    let etcd = options(&arguments.etcd, seed)?;
     let wanted = match arguments.pod_network {
         None => None,
         // As the topology of the flags alone would have it.
@@ -159,9 +175,15 @@ fn join(arguments: &mut Node, name: &str, interface: Interface) -> miette::Resul
             Some(config.with_backend(topology.backend, topology.port))
         }
     };
-    let prefix = arguments.etcd_prefix.as_deref().unwrap_or(DEFAULT_PREFIX);
-    let wish = arguments.pod_cidr;
-    let mut shared = Shared::join(&etcd, prefix, interface.address, wish, wanted.as_ref())?;
+    let part = Joining {
+        prefix: prefix(&arguments.etcd),
+        address: interface.address,
+        public_ip: arguments.public_ip.unwrap_or(interface.address),
+        wish: arguments.pod_cidr,
+        wanted: wanted.as_ref(),
+        margin: arguments.subnet_lease_renew_margin,
+    };
+    let mut shared = Shared::join(&etcd, &part)?;
     shared.subnet_file = arguments.subnet_file.clone().map(|path| (path, arguments.uplink));
     let NetworkConfig { network, backend, port, vni, .. } = &shared.config;
     arguments.pod_network = Some(*network);
@@ -189,14 +211,18 @@ fn fill(flags: &mut Node, file: NodeConfig) {
     flags.host_port = flags.host_port.take().or(file.host_port);
     flags.uplink |= file.uplink;
     flags.masquerade_ports = flags.masquerade_ports.or(file.masquerade_ports);
-    if flags.etcd.is_empty() {
-        flags.etcd = file.etcd;
+    let etcd = &mut flags.etcd;
+    if etcd.etcd.is_empty() {
+        etcd.etcd = file.etcd;
     }
-    flags.etcd_prefix = flags.etcd_prefix.take().or(file.etcd_prefix);
-    flags.etcd_cafile = flags.etcd_cafile.take().or(file.etcd_cafile);
-    flags.etcd_certfile = flags.etcd_certfile.take().or(file.etcd_certfile);
-    flags.etcd_keyfile = flags.etcd_keyfile.take().or(file.etcd_keyfile);
-    flags.etcd_username = flags.etcd_username.take().or(file.etcd_username);
+    etcd.etcd_prefix = etcd.etcd_prefix.take().or(file.etcd_prefix);
+    etcd.etcd_cafile = etcd.etcd_cafile.take().or(file.etcd_cafile);
+    etcd.etcd_certfile = etcd.etcd_certfile.take().or(file.etcd_certfile);
+    etcd.etcd_keyfile = etcd.etcd_keyfile.take().or(file.etcd_keyfile);
+    etcd.etcd_username = etcd.etcd_username.take().or(file.etcd_username);
+    flags.public_ip = flags.public_ip.or(file.public_ip);
+    flags.subnet_lease_renew_margin = flags.subnet_lease_renew_margin.or(file.subnet_lease_renew_margin);
+    flags.health = flags.health.take().or(file.health);
     flags.subnet_file = flags.subnet_file.take().or(file.subnet_file);
     flags.routes = flags.routes.take().or(file.routes);
     if flags.files.is_empty() {
@@ -248,72 +274,6 @@ fn document(arguments: &Node, name: &str, interface: Interface) -> String {
     text + "      underlay: socket\n"
 }
 
-/// The words of the process in the background.
-fn words(arguments: &Node, name: &str, interface: Interface, topology: &Topology) -> Vec<OsString> {
-    let mut words: Vec<OsString> = ["node", "--detached", "--name", name].map(Into::into).into();
-    let mut flag = |name: &str, value: String| words.extend([name.into(), value.into()]);
-    flag("--address", format!("{}/{}", interface.address, interface.network.length()));
-    flag("--service-network", topology.service_network.to_string());
-    if arguments.etcd.is_empty() {
-        flag("--pod-network", topology.pod_network.to_string());
-        if topology.backend.is_some() {
-            flag("--port", topology.port.to_string());
-        }
-    } else {
-        // What is not said comes from there.
-        flag("--etcd", arguments.etcd.join(","));
-        let said = [
-            ("--pod-network", arguments.pod_network.map(|network| network.to_string())),
-            ("--port", arguments.port.map(|port| port.to_string())),
-            ("--etcd-prefix", arguments.etcd_prefix.clone()),
-            ("--etcd-username", arguments.etcd_username.clone()),
-        ];
-        said.into_iter()
-            .filter_map(|(name, value)| Some((name, value?)))
-            .for_each(|(name, value)| flag(name, value));
-    }
-    if let Some(backend) = arguments.backend {
-        flag("--backend", backend.name().to_owned());
-    }
-    if let Some(vni) = arguments.vni {
-        flag("--vni", vni.to_string());
-    }
-    if let Some(subnet) = arguments.pod_cidr {
-        flag("--pod-cidr", subnet.to_string());
-    }
-    if let Some(workers) = arguments.workers {
-        flag("--workers", workers.to_string());
-    }
-    if let Some(poll) = arguments.poll {
-        flag("--poll", format!("{}ns", poll.as_nanos()));
-    }
-    if let Some(name) = &arguments.host_port {
-        flag("--host-port", name.clone());
-    }
-    if let Some(PortRange { first, last }) = arguments.masquerade_ports {
-        flag("--masquerade-ports", format!("{first}-{last}"));
-    }
-    if arguments.uplink {
-        words.push("--uplink".into());
-    }
-    words.extend(path_words(arguments));
-    words
-}
-
-/// Those of them that name files.
-fn path_words(arguments: &Node) -> Vec<OsString> {
-    let flags = [
-        ("--routes", &arguments.routes),
-        ("--etcd-cafile", &arguments.etcd_cafile),
-        ("--etcd-certfile", &arguments.etcd_certfile),
-        ("--etcd-keyfile", &arguments.etcd_keyfile),
-        ("--subnet-file", &arguments.subnet_file),
-    ];
-    let flags = flags.into_iter().filter_map(|(flag, path)| Some((flag, path.as_ref()?)));
-    let files = arguments.files.iter().map(|path| ("--file", path));
-    flags.chain(files).flat_map(|(flag, path)| [flag.into(), path.into()]).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser as _;
@@ -326,44 +286,6 @@ mod tests {
             unreachable!("that is what was written")
         };
         *node
-    }
-
-    #[test]
-    fn the_background_process_is_told_all_that_this_one_was() {
-        let all = "flatnet node --name n --address 192.168.66.11/24 --pod-network 10.2.0.0/16 --pod-cidr 10.2.3.0/24 \
-                   --service-network 10.97.0.0/16 --backend vxlan --vni 7 --port 9000 --workers 3 --poll 50us --host-port flatnet0 --uplink --masquerade-ports 61000-62000 --file a --file b --routes r";
-        let told = node(all);
-        let interface = told.address.unwrap();
-        let (topology, _) = read_node(document(&told, "n", interface), &[], "n").unwrap();
-        let words = words(&told, "n", interface, &topology);
-        let words: Vec<&str> = words.iter().map(|word| word.to_str().unwrap()).collect();
-        let again = node(&format!("flatnet {}", words.join(" ")));
-        assert!(again.detached);
-        assert_eq!(format!("{:?}", Node { detached: false, ..again }), format!("{told:?}"));
-    }
-
-    #[test]
-    fn a_background_process_with_etcd_is_told_of_the_network_only_what_was_said() {
-        let told = node(
-            "flatnet node --name n --address 192.168.66.11/24 --service-network 10.97.0.0/16 --etcd https://a:1,https://b:2 \
-             --etcd-prefix /p --etcd-cafile c --etcd-certfile d --etcd-keyfile e --etcd-username u --subnet-file s",
-        );
-        let interface = told.address.unwrap();
-        let (topology, _) = read_node(document(&told, "n", interface), &[], "n").unwrap();
-        let words = words(&told, "n", interface, &topology);
-        let words: Vec<&str> = words.iter().map(|word| word.to_str().unwrap()).collect();
-        let again = node(&format!("flatnet {}", words.join(" ")));
-        assert_eq!(format!("{:?}", Node { detached: false, ..again }), format!("{told:?}"));
-    }
-
-    #[test]
-    fn a_background_process_without_a_tunnel_is_told_no_port() {
-        let told = node("flatnet node --name n --address 192.168.66.11/24 --backend host-gw");
-        let interface = told.address.unwrap();
-        let (topology, _) = read_node(document(&told, "n", interface), &[], "n").unwrap();
-        assert_eq!((topology.backend, topology.port), (None, 0));
-        let words = words(&told, "n", interface, &topology);
-        assert!(words.iter().all(|word| word != "--port") && words.contains(&"host-gw".into()));
     }
 
     #[test]

@@ -98,7 +98,7 @@ pub fn run(arguments: &Up) -> miette::Result<ExitCode> {
     serve::run(
         topology,
         name,
-        Serving { detached, keep, faults: fault, entrances, routes: None, shared: None },
+        Serving { detached, keep, faults: fault, entrances, routes: None, health: None, shared: None },
     )
 }
 

@@ -82,6 +82,43 @@ pub struct NodeStatus {
     pub drops_per_second: Vec<Rate>,
 }
 
+/// The leases of pods' subnets.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubnetReport {
+    /// Those that stand, by subnet.
+    pub items: Vec<SubnetEntry>,
+    /// The keys beside them that are none, and why.
+    pub warnings: Vec<KeyWarning>,
+}
+
+/// A lease of a subnet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubnetEntry {
+    /// The subnet.
+    pub subnet: String,
+    /// The address at which its holder is reached.
+    pub public_ip: Ipv4Addr,
+    /// The holder's name, where who is asked knows it: flannel's keys do not have it.
+    pub node: Option<String>,
+    /// flannel's backend that it uses.
+    pub backend: String,
+    /// Seconds since the lease was granted or renewed; none of a reservation.
+    pub age: Option<u64>,
+    /// Seconds until it ends if nobody renews it; none of a reservation.
+    pub left: Option<u64>,
+    /// The store's revision at which it was written.
+    pub revision: u64,
+}
+
+/// A key of the store's that is not what it should be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyWarning {
+    /// The key.
+    pub key: String,
+    /// What is wrong with it.
+    pub why: String,
+}
+
 /// How often something happens.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Rate {

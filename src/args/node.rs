@@ -4,6 +4,7 @@
 //!
 //! May depend on clap, and on what its values stand for. Read first: [`super`].
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use flatnet_engine::masquerade::PortRange;
 use flatnet_engine::wire::vxlan::VNI_LIMIT;
 use flatnet_proxy::Ipv4Prefix;
 
+use super::EtcdFlags;
 use crate::impairment::duration;
 use crate::topology::{BackendKind, Interface, values};
 
@@ -64,35 +66,23 @@ pub struct Node {
     /// Ports of this host that the node translates to, and that no program here is given [default: 61000-65535]
     #[arg(long, value_name = "FIRST-LAST", value_parser = values::port_range)]
     pub masquerade_ports: Option<PortRange>,
-    /// Have leases in an etcd, as flannel has: URLs of its members. The network and its backend come from there
-    #[arg(
-        long,
-        alias = "etcd-endpoints",
-        value_name = "URL[,URL]",
-        value_delimiter = ',',
-        conflicts_with = "routes"
-    )]
-    pub etcd: Vec<String>,
-    /// Where flannel's keys lie in it [default: /coreos.com/network]
-    #[arg(long, value_name = "PREFIX")]
-    pub etcd_prefix: Option<String>,
-    /// PEM file of the authority that etcd's certificates are of; without it the system's
-    #[arg(long, value_name = "FILE")]
-    pub etcd_cafile: Option<PathBuf>,
-    /// PEM file of the certificate to show to etcd
-    #[arg(long, value_name = "FILE")]
-    pub etcd_certfile: Option<PathBuf>,
-    /// PEM file of its key
-    #[arg(long, value_name = "FILE")]
-    pub etcd_keyfile: Option<PathBuf>,
-    /// Who to be for etcd; the password is in the environment, as FLANNELD_ETCD_PASSWORD
-    #[arg(long, value_name = "NAME")]
-    pub etcd_username: Option<String>,
+    /// The etcd that has the leases.
+    #[command(flatten)]
+    pub etcd: EtcdFlags,
+    /// The address at which other nodes reach this one, where it is not the interface's (1:1 NAT); needs --etcd
+    #[arg(long, value_name = "ADDRESS", value_parser = values::machine)]
+    pub public_ip: Option<Ipv4Addr>,
+    /// How many minutes before its end the lease of the subnet is renewed, 1 to 1439; needs --etcd [default: 60]
+    #[arg(long, value_name = "MINUTES", value_parser = values::renew_margin)]
+    pub subnet_lease_renew_margin: Option<Duration>,
     /// Write there what flannel writes to subnet.env: the network, the node's subnet and the MTU of pods
     #[arg(long, value_name = "FILE")]
     pub subnet_file: Option<PathBuf>,
+    /// Answer /healthz and /readyz there by HTTP, as kubelets ask; without an address to this host's programs only
+    #[arg(long, value_name = "[ADDRESS:]PORT")]
+    pub health: Option<String>,
     /// A YAML mapping of other nodes' pod subnets to their addresses; SIGHUP has it read again
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "etcd")]
     pub routes: Option<PathBuf>,
     /// Kubernetes manifests (may be repeated); pods that are bound to other nodes do not run here
     #[arg(short, long = "file", value_name = "FILE")]

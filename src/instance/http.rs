@@ -30,7 +30,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use super::replays::Speed;
-use super::{Desk, Instance, RequestError, entrances};
+use super::{Desk, Instance, RequestError, entrances, health};
 use crate::args::{Kind, TraceProtocol};
 use crate::entrance::Entrance;
 use crate::packets::{Packet, PacketError, Packets};
@@ -38,7 +38,7 @@ use crate::recorder::Recorder;
 use crate::trace::report::{Question, Report};
 use crate::views::{
     ExecRequest, LedgerReport, LinkEntry, LinkRequest, OffloadEntry, OffloadRequest, Problem, ReplayReport,
-    Status,
+    Status, SubnetReport,
 };
 
 /// The trailer with a program's exit code.
@@ -64,7 +64,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a server, which also lets clients in at the ports of this host; SIGINT, SIGTERM and SIGHUP end its instance, or have it read
+    /// Starts a server, which also lets clients in at the ports of this host, and tells at one how the node is; SIGINT, SIGTERM and SIGHUP end its instance, or have it read
     /// its routes; a second of the first two says `hurry`.
     ///
     /// # Errors
@@ -72,14 +72,14 @@ impl Server {
     pub fn start(
         listener: UnixListener,
         desk: Desk,
-        entrances: Vec<Entrance>,
+        (entrances, health): (Vec<Entrance>, Option<Entrance>),
         hurry: Arc<AtomicBool>,
     ) -> io::Result<Self> {
         let (end, ended) = oneshot::channel();
         let thread = std::thread::Builder::new().name("http".into());
         let thread = thread.spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let result = runtime.block_on(serve(listener, desk, entrances, (ended, hurry)));
+            let result = runtime.block_on(serve(listener, desk, (entrances, health), (ended, hurry)));
             runtime.shutdown_background();
             result
         })?;
@@ -100,11 +100,14 @@ impl Server {
 async fn serve(
     listener: UnixListener,
     desk: Desk,
-    entrances: Vec<Entrance>,
+    (entrances, probed): (Vec<Entrance>, Option<Entrance>),
     (ended, hurry): (oneshot::Receiver<()>, Arc<AtomicBool>),
 ) -> io::Result<()> {
     for entrance in entrances {
         tokio::spawn(entrances::run(entrance, desk.clone()));
+    }
+    if let Some(entrance) = probed {
+        tokio::spawn(health::serve(entrance, desk.clone()));
     }
     listener.set_nonblocking(true)?;
     let listener = tokio::net::UnixListener::from_std(listener)?;
@@ -142,6 +145,7 @@ fn router(desk: Desk) -> Router {
         .route("/v1/down", post(down))
         .route("/v1/show/{table}", get(show))
         .route("/v1/objects/{kind}", get(objects).delete(delete_object))
+        .route("/v1/subnets", get(subnets))
         .route("/v1/links", get(links).post(change_link))
         .route("/v1/offloads", get(offloads).post(change_offloads))
         .route("/v1/replay", post(replay))
@@ -223,6 +227,10 @@ async fn delete_object(
 ) -> Result<Json<()>, RequestError> {
     let name = name.unwrap_or_default();
     desk.ask(move |instance| instance.delete_object(kind, &name)).await?.map(Json)
+}
+
+async fn subnets(State(desk): State<Desk>) -> Result<Json<SubnetReport>, RequestError> {
+    desk.ask(|instance| instance.subnet_source()).await?.list().await.map(Json)
 }
 
 /// Which pair; all that differ without one.

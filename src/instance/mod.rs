@@ -7,7 +7,7 @@
 //! - [`socket`]: where instances listen, and which run;
 //! - [`http`]: the server, its paths and errors;
 //! - `entrances`, `socks`, `names`: who comes in from this host, and what for;
-//! - `programs`, `captures`, `replays`, `links`, `offloads`, `traces`, `tables`, `objects`, `status`, `routes`: what it asks of the instance.
+//! - `programs`, `captures`, `replays`, `links`, `offloads`, `traces`, `tables`, `objects`, `subnets`, `health`, `status`, `routes`: what it asks of the instance.
 //!
 //! Invariants: a job runs to its end between two rounds of the agents; when the instance ends every job that waits
 //! fails, and who asked for the end gets the ledger.
@@ -39,9 +39,13 @@ mod tables;
 
 mod objects;
 
+mod subnets;
+
 mod status;
 
 mod routes;
+
+mod health;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

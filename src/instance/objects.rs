@@ -26,6 +26,8 @@ impl Instance {
             Kind::Services => self.list::<Service>(kind, name),
             Kind::Nodes => self.list::<Node>(kind, name),
             Kind::Endpointslices => self.list::<EndpointSlice>(kind, name),
+            // Leases are no objects: `subnets` lists them.
+            Kind::Subnets => Ok(Vec::new()),
         }
     }
 
@@ -54,7 +56,7 @@ impl Instance {
         let deleted = match kind {
             Kind::Pods => network.delete::<Pod>(namespace, name),
             Kind::Services => network.delete::<Service>(namespace, name),
-            Kind::Nodes | Kind::Endpointslices => return Err(RequestError::Kept(kind)),
+            Kind::Nodes | Kind::Endpointslices | Kind::Subnets => return Err(RequestError::Kept(kind)),
         };
         deleted.map_err(|error: NetworkError| RequestError::Store(with_sources(&error)))?;
         self.drive.settle();

@@ -9,13 +9,14 @@
 //! May depend on agents. Read first: flannel's `pkg/subnet/etcd`; `docs/adr/0034-leases-in-etcd-objects-here.md`.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use flatnet_agents::lease::admit::{Admission, Refusal, Verdict};
 use flatnet_agents::lease::allocate::Wish;
 use flatnet_agents::lease::{self, Attributes, DEFAULT_PREFIX, Lease, NetworkConfig};
 use flatnet_agents::node::{NodeError, NodeOptions, claim_for, ensure_config, read_config};
@@ -56,6 +57,15 @@ pub enum SharedError {
     /// Nodes reach each other in a way that is not known here.
     #[error("the cluster in etcd uses backend {0}; udp, vxlan and host-gw are known here")]
     Backend(String),
+    /// Packets that go as they are cannot be translated on their way.
+    #[error("with host-gw other nodes must reach this one at its own address {address}, not at {public_ip}")]
+    #[diagnostic(help("leave out --public-ip, or have the cluster use udp or vxlan"))]
+    Translated {
+        /// Where they are to reach it.
+        public_ip: Ipv4Addr,
+        /// Its own address.
+        address: Ipv4Addr,
+    },
 }
 
 /// A node's subnet in a cluster.
@@ -69,29 +79,46 @@ pub struct Shared {
     pub subnet_file: Option<(PathBuf, bool)>,
     store: Etcd,
     options: NodeOptions,
+    margin: Duration,
     held: Option<LeaseId>,
 }
 
+/// How a node takes part.
+#[derive(Clone, Copy, Debug)]
+pub struct Joining<'a> {
+    /// Where the cluster's keys lie.
+    pub prefix: &'a str,
+    /// The node's own address.
+    pub address: Ipv4Addr,
+    /// The one at which other nodes reach it.
+    pub public_ip: Ipv4Addr,
+    /// The subnet that it is to have; any without it.
+    pub wish: Option<Ipv4Prefix>,
+    /// What is written if there is no configuration, and else must be the one that is there.
+    pub wanted: Option<&'a NetworkConfig>,
+    /// How long before its end the lease is renewed; an hour, as flannel does, without it.
+    pub margin: Option<Duration>,
+}
+
 impl Shared {
-    /// Claims a subnet for the node with an address, one of its choice or any. `wanted` is written if there is no
-    /// configuration, and else must be the one that is there.
+    /// Claims a subnet for a node.
     ///
     /// # Errors
     /// [`SharedError`].
-    pub fn join(
-        etcd: &Options,
-        prefix: &str,
-        public_ip: Ipv4Addr,
-        wish: Option<Ipv4Prefix>,
-        wanted: Option<&NetworkConfig>,
-    ) -> Result<Self, SharedError> {
+    pub fn join(etcd: &Options, joining: &Joining<'_>) -> Result<Self, SharedError> {
+        let Joining { prefix, address, public_ip, wish, wanted, margin } = *joining;
         let store = Etcd::open(etcd)?;
         let claimed = block_on(async {
             if let Some(wanted) = wanted {
                 ensure_config(&store, prefix, wanted).await?;
             }
             let (config, _) = read_config(&store, prefix).await?;
-            let Some(encapsulation) = encapsulation(&config) else { return Ok(Err(config.backend)) };
+            let Some(encapsulation) = encapsulation(&config) else {
+                return Ok(Err(SharedError::Backend(config.backend)));
+            };
+            if encapsulation.is_none() && public_ip != address {
+                return Ok(Err(SharedError::Translated { public_ip, address }));
+            }
             let options = NodeOptions {
                 prefix: prefix.into(),
                 public_ip,
@@ -110,10 +137,11 @@ impl Shared {
             | NodeError::Raced
             | NodeError::Store(_)) => SharedError::Claim(error),
         };
-        let (config, mut options, lease, held) = claimed.map_err(failed)?.map_err(SharedError::Backend)?;
+        let (config, mut options, lease, held) = claimed.map_err(failed)??;
         // Pods have addresses of it: it is this one or none from now on.
         options.wish = Wish::Exactly(lease.subnet);
-        Ok(Self { config, lease, subnet_file: None, store, options, held })
+        let margin = margin.unwrap_or(MARGIN);
+        Ok(Self { config, lease, subnet_file: None, store, options, margin, held })
     }
 }
 
@@ -137,21 +165,36 @@ struct Own {
     busy: bool,
     /// When it is renewed, or claimed if it is lost.
     next: Instant,
+    /// When it runs out, as far as is known here, if it does.
+    until: Option<Instant>,
+    /// Whether all leases have been heard of once.
+    heard: bool,
     warnings: Vec<String>,
+}
+
+impl Own {
+    /// Says why a key is left alone.
+    fn warn(&mut self, key: &str, admission: &Admission) {
+        let why = admission.refusal(key).map(|why| with_sources(why));
+        self.warnings.push(format!("etcd: {key}: {}", why.unwrap_or_default()));
+    }
 }
 
 /// A cluster as the network keeps it.
 pub(super) struct Part {
     store: Etcd,
     options: NodeOptions,
+    network: Ipv4Prefix,
     subnet: Ipv4Prefix,
+    /// How long before its end the lease is renewed.
+    margin: Duration,
     own: Rc<RefCell<Own>>,
 }
 
 impl Network {
     /// Follows a cluster's leases, and renews the own one.
     pub fn share(&mut self, shared: Shared, now: Instant) {
-        let Shared { config, lease, subnet_file, store, options, held } = shared;
+        let Shared { config, lease, subnet_file, store, options, margin, held } = shared;
         if let Some((path, masquerades)) = subnet_file {
             let tables = self.publisher.control.tables.current();
             let bridges =
@@ -161,24 +204,32 @@ impl Network {
                 self.warnings.push(format!("{} cannot be written: {error}", path.display()));
             }
         }
-        let (next, warnings) = (now + (TTL - MARGIN), Vec::new());
-        let own = Own { held, lost: false, tried: None, busy: false, next, warnings };
+        let (next, until) = (now + (TTL - margin), held.map(|_| now + TTL));
+        let (heard, warnings) = (false, Vec::new());
+        let own = Own { held, lost: false, tried: None, busy: false, next, until, heard, warnings };
         let own = Rc::new(RefCell::new(own));
-        self.shared = Some(Part { store, options, subnet: lease.subnet, own });
+        self.shared =
+            Some(Part { store, options, network: config.network, subnet: lease.subnet, margin, own });
         self.start(Agent::Leases);
     }
 
     /// Follows the others' leases until the etcd fails it.
     pub(super) fn start_leases(&self) {
-        if let Some(Part { store, options, subnet, own }) = &self.shared {
-            let follow = follow(store.clone(), options.clone(), *subnet, Rc::clone(own), self.store.clone());
+        if let Some(Part { store, options, network, subnet, own, .. }) = &self.shared {
+            let follow = follow(
+                store.clone(),
+                options.clone(),
+                (*network, *subnet),
+                Rc::clone(own),
+                self.store.clone(),
+            );
             self.spawn(Agent::Leases, follow);
         }
     }
 
     /// Renews the own lease when it is time, and claims it when it is lost.
     pub(super) fn renew(&mut self, now: Instant) {
-        let Some(Part { store, options, own, .. }) = &self.shared else { return };
+        let Some(Part { store, options, margin, own, .. }) = &self.shared else { return };
         let mut state = own.borrow_mut();
         self.warnings.append(&mut state.warnings);
         self.warnings.extend(store.take_warnings().iter().map(|warning| format!("etcd: {warning}")));
@@ -187,7 +238,8 @@ impl Network {
                 if state.lost {
                     self.warnings.push("the node's lease was lost, and is claimed again".to_owned());
                 }
-                (state.held, state.lost, state.next) = (held, false, now + (TTL - MARGIN));
+                (state.held, state.lost, state.next) = (held, false, now + (TTL - *margin));
+                state.until = held.map(|_| now + TTL);
             }
             Some(Err(text)) => {
                 self.warnings.push(format!("the node's lease cannot be kept: {text}"));
@@ -212,6 +264,29 @@ impl Network {
     }
 }
 
+impl Network {
+    /// Says what of the cluster keeps the node from being of use, by what is looked at; nothing without a cluster in an etcd.
+    pub fn readiness(&self, now: Instant) -> Vec<(&'static str, Result<(), String>)> {
+        let Some(Part { subnet, own, .. }) = &self.shared else { return Vec::new() };
+        let own = own.borrow();
+        let lease = if own.lost {
+            Err(format!("the lease of {subnet} is lost"))
+        } else if own.until.is_some_and(|until| until <= now) {
+            Err(format!("the lease of {subnet} has run out, and could not be renewed"))
+        } else {
+            Ok(())
+        };
+        let heard = || "the other nodes' leases have not been heard of yet".to_owned();
+        vec![("lease", lease), ("routes", own.heard.then_some(()).ok_or_else(heard))]
+    }
+
+    /// Gives the etcd that has the leases, where they lie in it, and the address that this node has there.
+    pub fn cluster(&self) -> Option<(Etcd, String, Ipv4Addr)> {
+        let part = self.shared.as_ref()?;
+        Some((part.store.clone(), part.options.prefix.clone(), part.options.public_ip))
+    }
+}
+
 /// Renews a lease, or claims it again if there is none any more.
 async fn keep<S: Store>(
     store: &S,
@@ -232,7 +307,7 @@ async fn keep<S: Store>(
 async fn follow<S: Store>(
     etcd: S,
     options: NodeOptions,
-    subnet: Ipv4Prefix,
+    (network, subnet): (Ipv4Prefix, Ipv4Prefix),
     own: Rc<RefCell<Own>>,
     into: Embedded,
 ) -> Result<(), StoreError> {
@@ -241,7 +316,8 @@ async fn follow<S: Store>(
     let key = |key: &str| -> Arc<str> { format!("{to}{}", key.strip_prefix(&*from).unwrap_or(key)).into() };
     let own_key: Arc<str> = lease::subnet_key(DEFAULT_PREFIX, subnet).into();
     let mut follower = Follower::new(etcd, &from);
-    let (mut found, mut is_whole) = (BTreeSet::new(), false);
+    let mut admission = Admission::new(&options.prefix, Some(network), Some(subnet));
+    let (mut is_held, mut is_whole) = (false, false);
     let lose = |holder: Option<Ipv4Addr>| {
         let mut own = own.borrow_mut();
         if !own.lost {
@@ -252,24 +328,27 @@ async fn follow<S: Store>(
     };
     while let Some(change) = follower.next().await {
         match change {
-            Ok(Followed::Put(entry)) => {
-                let key = key(&entry.key);
-                found.insert(Arc::clone(&key));
-                if key != own_key {
-                    into.put(&key, entry.value).await?;
-                } else if let Ok(other) = Attributes::from_json(&entry.value)
-                    && other.public_ip != options.public_ip
-                {
-                    lose(Some(other.public_ip));
+            Ok(change) if key(change.key()) == own_key => match &change {
+                Followed::Put(entry) => {
+                    is_held = true;
+                    if let Ok(other) = Attributes::from_json(&entry.value)
+                        && other.public_ip != options.public_ip
+                    {
+                        lose(Some(other.public_ip));
+                    }
                 }
-            }
-            Ok(Followed::Delete(entry)) => {
-                let key = key(&entry.key);
-                found.remove(&key);
-                if key == own_key {
+                Followed::Delete(_) => {
+                    is_held = false;
                     lose(None);
-                } else {
-                    into.delete(&key).await?;
+                }
+            },
+            Ok(change) => {
+                for verdict in admission.apply(&change) {
+                    match verdict {
+                        Verdict::Stands(entry) => drop(into.put(&key(&entry.key), entry.value).await?),
+                        Verdict::Falls(fallen) => drop(into.delete(&key(&fallen)).await?),
+                        Verdict::Refused(refused) => own.borrow_mut().warn(&refused, &admission),
+                    }
                 }
             }
             // What is different comes next.
@@ -279,113 +358,35 @@ async fn follow<S: Store>(
         // What went while nobody followed.
         if !is_whole && follower.is_current() {
             is_whole = true;
-            for entry in into.list(&to).await?.entries {
-                if entry.key != own_key && !found.contains(&entry.key) {
-                    into.delete(&entry.key).await?;
-                }
-            }
-            if !found.contains(&own_key) {
+            let there: BTreeMap<_, _> =
+                follower.keys().map(|there| (key(there), Arc::clone(there))).collect();
+            sweep(&into, &admission, |key| *key == own_key, &there).await?;
+            if !is_held {
                 lose(None);
             }
+            own.borrow_mut().heard = true;
+        }
+    }
+    Ok(())
+}
+
+/// Removes from a store the leases that are not `there` any more, or do not stand; what cannot be read is as it was read last.
+async fn sweep(
+    into: &Embedded,
+    admission: &Admission,
+    is_own: impl Fn(&Arc<str>) -> bool,
+    there: &BTreeMap<Arc<str>, Arc<str>>,
+) -> Result<(), StoreError> {
+    let stays = |there: &Arc<str>| {
+        admission.stands(there) || matches!(admission.refusal(there), Some(Refusal::Unreadable(_)))
+    };
+    for entry in into.list(&lease::subnets_prefix(DEFAULT_PREFIX)).await?.entries {
+        if !is_own(&entry.key) && !there.get(&entry.key).is_some_and(stays) {
+            into.delete(&entry.key).await?;
         }
     }
     Ok(())
 }
 
 #[cfg(test)]
-mod tests {
-    use futures::executor::LocalPool;
-
-    use super::*;
-
-    const PREFIX: &str = "/cluster";
-
-    fn options(last: u8, wish: Wish) -> NodeOptions {
-        let encapsulation = Some(Encapsulation::Udp);
-        NodeOptions {
-            prefix: PREFIX.into(),
-            public_ip: [192, 168, 66, last].into(),
-            wish,
-            encapsulation,
-            seed: 1,
-        }
-    }
-
-    /// A cluster with a node's lease in it, and who it was claimed by and for.
-    async fn cluster() -> (Embedded, NodeOptions, Lease, Option<LeaseId>) {
-        let store = Embedded::new();
-        let config = NetworkConfig::new("10.7.0.0/16".parse().unwrap()).unwrap();
-        ensure_config(&store, PREFIX, &config).await.unwrap();
-        let wish = Wish::Exactly("10.7.1.0/24".parse().unwrap());
-        let (lease, held) = claim_for(&store, &options(11, wish), Some(TTL)).await.unwrap();
-        (store, options(11, wish), lease, held)
-    }
-
-    fn hour(number: u64) -> Instant {
-        Instant::ZERO + Duration::from_secs(3600) * u32::try_from(number).unwrap()
-    }
-
-    #[test]
-    fn a_lease_is_kept_for_another_day_and_claimed_again_when_it_has_run_out() {
-        block_on(async {
-            let (store, options, lease, held) = cluster().await;
-            let key = lease::subnet_key(PREFIX, lease.subnet);
-            let before = store.get(&key).await.unwrap().unwrap();
-            store.advance(hour(23)).unwrap();
-            assert_eq!(keep(&store, &options, held).await.unwrap(), held);
-            store.advance(hour(46)).unwrap();
-            assert_eq!(store.get(&key).await.unwrap(), Some(before), "nobody hears of a renewal");
-
-            store.advance(hour(47)).unwrap();
-            assert_eq!(store.get(&key).await.unwrap(), None);
-            let again = keep(&store, &options, held).await.unwrap();
-            let entry = store.get(&key).await.unwrap().unwrap();
-            assert!(again != held && entry.lease == again);
-        });
-    }
-
-    #[test]
-    fn a_lease_that_somebody_else_has_by_now_is_left_to_them() {
-        block_on(async {
-            let (store, options, lease, held) = cluster().await;
-            store.revoke(held.unwrap()).await.unwrap();
-            let wish = Wish::Exactly(lease.subnet);
-            claim_for(&store, &self::options(12, wish), Some(TTL)).await.unwrap();
-            let error = keep(&store, &options, held).await.unwrap_err();
-            assert!(error.to_string().contains("which 192.168.66.12 holds"), "{error}");
-        });
-    }
-
-    /// What went while nobody followed goes when somebody does again; the own lease is the node's own affair.
-    #[test]
-    fn leases_are_copied_but_for_the_own_one_and_those_that_went_unseen_go() {
-        let (cluster, options, lease, _) = block_on(cluster());
-        let into = Embedded::new();
-        let here = |name: &str| format!("{}{name}", lease::subnets_prefix(DEFAULT_PREFIX));
-        let there = |name: &str| format!("{}{name}", lease::subnets_prefix(PREFIX));
-        block_on(into.put(&here("10.7.1.0-24"), *b"own")).unwrap();
-        block_on(into.put(&here("10.7.8.0-24"), *b"gone")).unwrap();
-        block_on(cluster.put(&there("10.7.2.0-24"), *b"other")).unwrap();
-        let own =
-            Own { held: None, lost: false, tried: None, busy: false, next: hour(1), warnings: Vec::new() };
-        let own = Rc::new(RefCell::new(own));
-        let mut pool = LocalPool::new();
-        let task = follow(cluster.clone(), options, lease.subnet, Rc::clone(&own), into.clone());
-        pool.spawner().spawn_local(async { task.await.unwrap() }).unwrap();
-        pool.run_until_stalled();
-        let held = || {
-            let listing = block_on(into.list(&here(""))).unwrap().entries;
-            listing.iter().map(|entry| String::from_utf8_lossy(&entry.value).into_owned()).collect::<Vec<_>>()
-        };
-        assert_eq!(held(), ["own", "other"]);
-
-        block_on(cluster.delete(&there("10.7.2.0-24"))).unwrap();
-        pool.run_until_stalled();
-        assert_eq!(held(), ["own"]);
-        assert!(!own.borrow().lost);
-        block_on(cluster.delete(&there("10.7.1.0-24"))).unwrap();
-        pool.run_until_stalled();
-        assert!(own.borrow().lost && own.borrow().next == Instant::ZERO);
-        assert_eq!(held(), ["own"], "what flows goes on");
-    }
-}
+mod tests;

@@ -4,6 +4,7 @@
 //!
 //! May depend on the reader of topologies. Read first: [`crate::args::Node`].
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use flatnet_proxy::Ipv4Prefix;
 
 use crate::topology::{
     BackendKind, Findings, Interface, Topology, Warning, check,
-    fields::{Fields, boolean, interface, prefix, text},
+    fields::{Fields, boolean, interface, number, prefix, text},
     findings::{Finding, Source},
     open,
     spec::{poll, port, vni, workers},
@@ -63,8 +64,14 @@ pub struct NodeConfig {
     pub etcd_keyfile: Option<PathBuf>,
     /// Who to be.
     pub etcd_username: Option<String>,
+    /// Where other nodes reach it.
+    pub public_ip: Option<Ipv4Addr>,
+    /// How long before its end the lease is renewed.
+    pub subnet_lease_renew_margin: Option<Duration>,
     /// Where the node's subnet is written.
     pub subnet_file: Option<PathBuf>,
+    /// Where it tells how it is.
+    pub health: Option<String>,
     /// The file of routes to other nodes.
     pub routes: Option<PathBuf>,
     /// Manifests.
@@ -119,13 +126,25 @@ fn read(node: &Node, findings: &mut Vec<Finding>) -> NodeConfig {
         etcd_certfile: fields.optional("etcd-certfile", path).map(|it| it.value),
         etcd_keyfile: fields.optional("etcd-keyfile", path).map(|it| it.value),
         etcd_username: fields.optional("etcd-username", text).map(|it| it.value),
+        public_ip: fields.optional("public-ip", |node| values::machine(&text(node)?)).map(|it| it.value),
+        subnet_lease_renew_margin: fields
+            .optional("subnet-lease-renew-margin", |node| {
+                values::renew_margin(&number(node, 1, 1439)?.to_string())
+            })
+            .map(|it| it.value),
         subnet_file: fields.optional("subnet-file", path).map(|it| it.value),
+        health: fields.optional("health", health).map(|it| it.value),
         routes: fields.optional("routes", path).map(|it| it.value),
         files: fields.optional("file", paths).map(|it| it.value).unwrap_or_default(),
         detach: fields.optional("detach", boolean).is_some_and(|it| it.value),
     };
     fields.close();
     config
+}
+
+/// Reads `[ADDRESS:]PORT`; a port alone is a number.
+fn health(node: &Node) -> Result<String, String> {
+    number(node, 0, 65_535).map_or_else(|_| text(node), |port| Ok(port.to_string()))
 }
 
 fn path(node: &Node) -> Result<PathBuf, String> {

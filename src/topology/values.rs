@@ -5,6 +5,7 @@
 //! May depend on `flatnet-agents` for its limits. Read first: nothing.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use flatnet_agents::{controllers::service_ip::NODE_PORTS, lease::config::HOST_GW, objects::is_dns_name};
 use flatnet_engine::masquerade::{FIRST_PORT, PortRange};
@@ -67,14 +68,34 @@ pub fn interface(text: &str) -> Result<Interface, String> {
     if address == network.address() || address == network.last() {
         return Err(format!("{address} is the network or broadcast address of {network}"));
     }
-    if address.is_loopback()
-        || address.is_multicast()
-        || address.octets()[0] == 0
-        || address.octets()[0] >= 240
-    {
+    Ok(Interface { address: of_machine(address)?, network })
+}
+
+/// Reads an address that a machine can have.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn machine(text: &str) -> Result<Ipv4Addr, String> {
+    of_machine(address(text)?)
+}
+
+fn of_machine(address: Ipv4Addr) -> Result<Ipv4Addr, String> {
+    let first = address.octets()[0];
+    if address.is_loopback() || address.is_multicast() || first == 0 || first >= 240 {
         return Err(format!("{address} is not an address that a machine can have"));
     }
-    Ok(Interface { address, network })
+    Ok(address)
+}
+
+/// Reads how many minutes before its end a lease of 24 hours is renewed, in flannel's bounds.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn renew_margin(text: &str) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(minutes @ 1..=1439) => Ok(Duration::from_secs(minutes * 60)),
+        _ => Err(format!("{text:?} is not a number of minutes from 1 to 1439: a lease lasts 24 hours")),
+    }
 }
 
 /// Reads the name of a network interface.

@@ -38,6 +38,8 @@ pub(crate) struct Serving<'a> {
     pub(crate) entrances: Vec<Entrance>,
     /// The file of routes that is read again on SIGHUP.
     pub(crate) routes: Option<PathBuf>,
+    /// The port at which it tells how it is.
+    pub(crate) health: Option<Entrance>,
     /// The part in a cluster whose leases lie in an etcd.
     pub(crate) shared: Option<Shared>,
 }
@@ -80,7 +82,7 @@ pub(crate) fn run(mut topology: Topology, name: &str, serving: Serving<'_>) -> m
     print(&describe(&instance.status()))?;
     let listener = claim.listener.try_clone().into_diagnostic()?;
     let (desk, jobs) = Desk::new();
-    let server = Server::start(listener, desk, serving.entrances, hurry);
+    let server = Server::start(listener, desk, (serving.entrances, serving.health), hurry);
     let server = server.into_diagnostic().wrap_err("the server cannot be started")?;
     let mut screen = Screen::default();
     let report = instance.run(&jobs, |instance| screen.show(instance));
