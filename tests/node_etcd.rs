@@ -5,94 +5,11 @@
 
 mod common;
 
-use std::collections::BTreeMap;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
-use common::{Home, Namespace, Wire, await_that};
+use common::etcd::{Cluster, ETCD};
+use common::{Home, Namespace, await_that};
 use serde_json::Value;
-
-/// Machine 10 has an etcd, each other one a node with a simulated pod.
-struct Cluster {
-    home: Home,
-    _wire: Wire,
-    machines: BTreeMap<u8, Namespace>,
-    etcd: Option<Child>,
-}
-
-const ETCD: &str = "http://192.168.66.10:2379";
-
-impl Cluster {
-    fn new(config: &str) -> Self {
-        let (home, wire) = (Home::new(), Wire::new());
-        let machines = [10, 11, 12, 13].map(|number| (number, wire.machine(number))).into();
-        let mut cluster = Self { home, _wire: wire, machines, etcd: None };
-        cluster.start_etcd();
-        await_that("etcd answers", || {
-            cluster.etcdctl(&["put", "/coreos.com/network/config", config]).is_some()
-        });
-        cluster
-    }
-
-    fn start_etcd(&mut self) {
-        let mut command = Command::new("etcd");
-        command.arg("--data-dir").arg(self.home.file("etcd"));
-        command.args(["--listen-client-urls", ETCD, "--advertise-client-urls", ETCD]);
-        let mut command = self.machines[&10].command(&command);
-        self.etcd = Some(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
-    }
-
-    fn kill_etcd(&mut self) {
-        if let Some(mut etcd) = self.etcd.take() {
-            etcd.kill().unwrap();
-            etcd.wait().unwrap();
-        }
-    }
-
-    fn etcdctl(&self, words: &[&str]) -> Option<String> {
-        let mut command = Command::new("etcdctl");
-        command.env("ETCDCTL_API", "3").args(["--endpoints", ETCD, "--command-timeout", "2s"]).args(words);
-        let output = self.machines[&10].command(&command).output().unwrap();
-        output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
-    }
-
-    fn start(&self, number: u8) {
-        let pods = self.home.file(&format!("pods-{number}.yaml"));
-        let pod = format!(
-            "apiVersion: v1\nkind: Pod\nmetadata: {{name: sim-{number}}}\nspec: {{containers: [{{name: web, image: flatnet/httpd}}]}}\n"
-        );
-        std::fs::write(&pods, pod).unwrap();
-        let (pods, file) = (pods.display(), self.home.file(&format!("run/subnet-{number}.env")));
-        let words = format!(
-            "node --name node-{number} --iface eth0 --etcd {ETCD} --subnet-file {} -f {pods} -d",
-            file.display()
-        );
-        let output = self.machines[&number].command(&self.home.command(&words)).output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-    }
-
-    fn address(&self, number: u8) -> String {
-        let pods = self.home.json(&format!("get --name node-{number} pods"));
-        pods["items"][0]["status"]["podIP"].as_str().unwrap().to_owned()
-    }
-
-    fn pings(&self, from: u8, to: &str) -> bool {
-        self.home.run(&format!("exec --name node-{from} sim-{from} -- ping -c 1 -W 1 {to}")).status.success()
-    }
-
-    fn leases(&self) -> Vec<Value> {
-        let text = self
-            .etcdctl(&["get", "--prefix", "/coreos.com/network/subnets/", "--write-out", "json"])
-            .unwrap();
-        let all: Value = serde_json::from_str(&text).unwrap();
-        all["kvs"].as_array().unwrap().clone()
-    }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        self.kill_etcd();
-    }
-}
 
 /// As flannel has it: any subnet for a node, for a day, each known to all; a node that comes later is known to those before;
 /// and what flows goes on while etcd is away.
@@ -278,7 +195,7 @@ fn a_doctor_finds_what_is_wrong_with_etcd_and_between_nodes() {
     );
 
     // Between them packets are cut that both think are short enough.
-    cluster._wire.0.says("ip link set port12 mtu 1400");
+    cluster.wire.0.says("ip link set port12 mtu 1400");
     cluster.etcdctl(&["put", "/coreos.com/network/subnets/garbage", "x"]).unwrap();
     let python = "import socket, time; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('0.0.0.0', 8285)); print('', flush=True); time.sleep(60)";
     let mut other = Command::new("python3");

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
 
 pub mod cluster;
+pub mod etcd;
 pub mod peer;
 pub mod real;
 
