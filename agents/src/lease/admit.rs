@@ -6,18 +6,15 @@
 //!
 //! May depend on [`crate::lease`] and [`crate::store`]. Read first: flannel's `pkg/subnet/subnet.go`; ADR 35.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use flatnet_proxy::Ipv4Prefix;
 use thiserror::Error;
 
-use crate::{
-    lease::{self, Attributes, LeaseError, allocate::is_free},
-    store::{Followed, KeyValue},
-};
+use crate::lease::allocate::is_free;
+use crate::lease::{self, Attributes, LeaseError};
+use crate::store::{Followed, KeyValue};
 
 /// Why a key is left alone.
 #[derive(Debug, Error)]
