@@ -8,152 +8,35 @@
 //!
 //! May depend on agents. Read first: flannel's `pkg/subnet/etcd`; `docs/adr/0034-leases-in-etcd-objects-here.md`.
 
+mod going;
+
+mod join;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use flatnet_agents::lease::admit::{Admission, Refusal, Verdict};
-use flatnet_agents::lease::allocate::Wish;
-use flatnet_agents::lease::{self, Attributes, DEFAULT_PREFIX, Lease, NetworkConfig};
-use flatnet_agents::node::{NodeError, NodeOptions, claim_for, ensure_config, read_config};
-use flatnet_agents::store::etcd::{OpenError, Options};
+use flatnet_agents::lease::{self, Attributes, DEFAULT_PREFIX};
+use flatnet_agents::node::{NodeError, NodeOptions, claim_for};
 use flatnet_agents::store::{Followed, Follower, LeaseId};
 use flatnet_agents::{Embedded, Etcd, Store, StoreError};
 use flatnet_engine::clock::Instant;
-use flatnet_engine::tunnel::Encapsulation;
 use flatnet_proxy::Ipv4Prefix;
 use futures::StreamExt as _;
-use futures::executor::block_on;
 use futures::task::LocalSpawnExt as _;
 
 use super::{Agent, Network, subnet_file, with_sources};
+use going::Going;
+pub use join::{Joining, Shared, SharedError};
 
 /// How long a lease lasts, as flannel's.
 const TTL: Duration = Duration::from_secs(24 * 60 * 60);
-/// How long before its end it is renewed, as flannel does.
-const MARGIN: Duration = Duration::from_secs(60 * 60);
 /// How long it takes until a renewal or a claim that failed is tried again.
 const AGAIN: Duration = Duration::from_secs(60);
-
-/// Why a node has no part in the cluster.
-#[derive(Debug, thiserror::Error, miette::Diagnostic)]
-pub enum SharedError {
-    /// The etcd cannot be asked.
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    /// Nobody has said what the cluster is.
-    #[error("the etcd has no configuration of a cluster at {0}")]
-    #[diagnostic(help(
-        "etcdctl put {0} '{{\"Network\":\"10.1.0.0/16\"}}' writes one, and so does a node with --pod-network"
-    ))]
-    NoConfig(String),
-    /// No subnet can be had.
-    #[error("the cluster in etcd gives this node no pod subnet")]
-    Claim(#[source] NodeError),
-    /// Nodes reach each other in a way that is not known here.
-    #[error("the cluster in etcd uses backend {0}; udp, vxlan and host-gw are known here")]
-    Backend(String),
-    /// Packets that go as they are cannot be translated on their way.
-    #[error("with host-gw other nodes must reach this one at its own address {address}, not at {public_ip}")]
-    #[diagnostic(help("leave out --public-ip, or have the cluster use udp or vxlan"))]
-    Translated {
-        /// Where they are to reach it.
-        public_ip: Ipv4Addr,
-        /// Its own address.
-        address: Ipv4Addr,
-    },
-}
-
-/// A node's subnet in a cluster.
-#[derive(Debug)]
-pub struct Shared {
-    /// What the cluster is.
-    pub config: NetworkConfig,
-    /// What the node has of it.
-    pub lease: Lease,
-    /// Where other programs read that, as flannel's subnet.env, and whether pods have MASQUERADE.
-    pub subnet_file: Option<(PathBuf, bool)>,
-    store: Etcd,
-    options: NodeOptions,
-    margin: Duration,
-    held: Option<LeaseId>,
-}
-
-/// How a node takes part.
-#[derive(Clone, Copy, Debug)]
-pub struct Joining<'a> {
-    /// Where the cluster's keys lie.
-    pub prefix: &'a str,
-    /// The node's own address.
-    pub address: Ipv4Addr,
-    /// The one at which other nodes reach it.
-    pub public_ip: Ipv4Addr,
-    /// The subnet that it is to have; any without it.
-    pub wish: Option<Ipv4Prefix>,
-    /// What is written if there is no configuration, and else must be the one that is there.
-    pub wanted: Option<&'a NetworkConfig>,
-    /// How long before its end the lease is renewed; an hour, as flannel does, without it.
-    pub margin: Option<Duration>,
-}
-
-impl Shared {
-    /// Claims a subnet for a node.
-    ///
-    /// # Errors
-    /// [`SharedError`].
-    pub fn join(etcd: &Options, joining: &Joining<'_>) -> Result<Self, SharedError> {
-        let Joining { prefix, address, public_ip, wish, wanted, margin } = *joining;
-        let store = Etcd::open(etcd)?;
-        let claimed = block_on(async {
-            if let Some(wanted) = wanted {
-                ensure_config(&store, prefix, wanted).await?;
-            }
-            let (config, _) = read_config(&store, prefix).await?;
-            let Some(encapsulation) = encapsulation(&config) else {
-                return Ok(Err(SharedError::Backend(config.backend)));
-            };
-            if encapsulation.is_none() && public_ip != address {
-                return Ok(Err(SharedError::Translated { public_ip, address }));
-            }
-            let options = NodeOptions {
-                prefix: prefix.into(),
-                public_ip,
-                wish: wish.map_or(Wish::Any { previous: None }, Wish::Exactly),
-                encapsulation,
-                seed: etcd.seed,
-            };
-            let (lease, held) = claim_for(&store, &options, Some(TTL)).await?;
-            Ok(Ok((config, options, lease, held)))
-        });
-        let failed = |error| match error {
-            NodeError::NoConfig { key } => SharedError::NoConfig(key),
-            error @ (NodeError::Config { .. }
-            | NodeError::OtherConfig { .. }
-            | NodeError::Allocate(_)
-            | NodeError::Raced
-            | NodeError::Store(_)) => SharedError::Claim(error),
-        };
-        let (config, mut options, lease, held) = claimed.map_err(failed)??;
-        // Pods have addresses of it: it is this one or none from now on.
-        options.wish = Wish::Exactly(lease.subnet);
-        let margin = margin.unwrap_or(MARGIN);
-        Ok(Self { config, lease, subnet_file: None, store, options, margin, held })
-    }
-}
-
-/// How packets are carried, if that is known.
-fn encapsulation(config: &NetworkConfig) -> Option<Option<Encapsulation>> {
-    match config.backend.as_str() {
-        "udp" => Some(Some(Encapsulation::Udp)),
-        "vxlan" => Some(Some(Encapsulation::Vxlan { vni: config.vni.unwrap_or(lease::config::DEFAULT_VNI) })),
-        "host-gw" => Some(None),
-        _ => None,
-    }
-}
 
 /// What is known of the own lease.
 #[derive(Debug)]
@@ -169,6 +52,8 @@ struct Own {
     until: Option<Instant>,
     /// Whether all leases have been heard of once.
     heard: bool,
+    /// Others' leases that are routes yet.
+    going: Going,
     warnings: Vec<String>,
 }
 
@@ -205,8 +90,8 @@ impl Network {
             }
         }
         let (next, until) = (now + (TTL - margin), held.map(|_| now + TTL));
-        let (heard, warnings) = (false, Vec::new());
-        let own = Own { held, lost: false, tried: None, busy: false, next, until, heard, warnings };
+        let (heard, going, warnings) = (false, Going::default(), Vec::new());
+        let own = Own { held, lost: false, tried: None, busy: false, next, until, heard, going, warnings };
         let own = Rc::new(RefCell::new(own));
         self.shared =
             Some(Part { store, options, network: config.network, subnet: lease.subnet, margin, own });
@@ -227,7 +112,7 @@ impl Network {
         }
     }
 
-    /// Renews the own lease when it is time, and claims it when it is lost.
+    /// Renews the own lease when it is time, and claims it when it is lost; ends others' that have gone.
     pub(super) fn renew(&mut self, now: Instant) {
         let Some(Part { store, options, margin, own, .. }) = &self.shared else { return };
         let mut state = own.borrow_mut();
@@ -246,6 +131,11 @@ impl Network {
                 state.next = now + AGAIN;
             }
             None => {}
+        }
+        for gone in state.going.take_over(now) {
+            let store = self.store.clone();
+            // It fails only when the pool is gone; a store that fails is found by its agents.
+            let _ = self.pool.spawner().spawn_local(async move { drop(store.delete(&gone).await) });
         }
         let is_due = now >= state.next && (state.lost || state.held.is_some());
         if state.busy || !is_due {
@@ -345,8 +235,8 @@ async fn follow<S: Store>(
             Ok(change) => {
                 for verdict in admission.apply(&change) {
                     match verdict {
-                        Verdict::Stands(entry) => drop(into.put(&key(&entry.key), entry.value).await?),
-                        Verdict::Falls(fallen) => drop(into.delete(&key(&fallen)).await?),
+                        Verdict::Stands(entry) => copy(&into, &own, &key(&entry.key), entry.value).await?,
+                        Verdict::Falls(fallen) => own.borrow_mut().going.extend([key(&fallen)]),
                         Verdict::Refused(refused) => own.borrow_mut().warn(&refused, &admission),
                     }
                 }
@@ -360,7 +250,7 @@ async fn follow<S: Store>(
             is_whole = true;
             let there: BTreeMap<_, _> =
                 follower.keys().map(|there| (key(there), Arc::clone(there))).collect();
-            sweep(&into, &admission, |key| *key == own_key, &there).await?;
+            sweep(&into, &own, &admission, |key| *key == own_key, &there).await?;
             if !is_held {
                 lose(None);
             }
@@ -370,9 +260,30 @@ async fn follow<S: Store>(
     Ok(())
 }
 
-/// Removes from a store the leases that are not `there` any more, or do not stand; what cannot be read is as it was read last.
+/// Writes a lease into a store.
+async fn copy(
+    into: &Embedded,
+    own: &RefCell<Own>,
+    key: &Arc<str>,
+    value: Arc<[u8]>,
+) -> Result<(), StoreError> {
+    end_covered(into, own, key).await?;
+    into.put(key, value).await.map(drop)
+}
+
+/// Removes from a store the leases that have gone and of whose subnet this one has a part.
+async fn end_covered(into: &Embedded, own: &RefCell<Own>, key: &Arc<str>) -> Result<(), StoreError> {
+    let covered = own.borrow_mut().going.take_covered(key);
+    for gone in covered {
+        into.delete(&gone).await?;
+    }
+    Ok(())
+}
+
+/// Has leases in a store go that are not `there` any more, or do not stand; what cannot be read is as it was read last.
 async fn sweep(
     into: &Embedded,
+    own: &RefCell<Own>,
     admission: &Admission,
     is_own: impl Fn(&Arc<str>) -> bool,
     there: &BTreeMap<Arc<str>, Arc<str>>,
@@ -380,10 +291,12 @@ async fn sweep(
     let stays = |there: &Arc<str>| {
         admission.stands(there) || matches!(admission.refusal(there), Some(Refusal::Unreadable(_)))
     };
-    for entry in into.list(&lease::subnets_prefix(DEFAULT_PREFIX)).await?.entries {
-        if !is_own(&entry.key) && !there.get(&entry.key).is_some_and(stays) {
-            into.delete(&entry.key).await?;
-        }
+    let entries = into.list(&lease::subnets_prefix(DEFAULT_PREFIX)).await?.entries;
+    let keys = entries.into_iter().map(|entry| entry.key);
+    let gone = keys.filter(|key| !is_own(key) && !there.get(key).is_some_and(stays));
+    own.borrow_mut().going.extend(gone);
+    for (key, _) in there.iter().filter(|(_, there)| admission.stands(there)) {
+        end_covered(into, own, key).await?;
     }
     Ok(())
 }

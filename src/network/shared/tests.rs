@@ -1,6 +1,10 @@
 //! Leases of a cluster, kept and followed, in virtual time.
 
-use futures::executor::LocalPool;
+use flatnet_agents::lease::allocate::Wish;
+use flatnet_agents::lease::{Lease, NetworkConfig};
+use flatnet_agents::node::ensure_config;
+use flatnet_engine::tunnel::Encapsulation;
+use futures::executor::{LocalPool, block_on};
 
 use super::*;
 
@@ -82,10 +86,29 @@ fn leases_are_copied_but_for_the_own_one_and_those_that_went_unseen_go() {
         let listing = block_on(into.list(&here(""))).unwrap().entries;
         listing.iter().map(|entry| String::from_utf8_lossy(&entry.value).into_owned()).collect::<Vec<_>>()
     };
-    assert_eq!(held(), ["own", r#"{"PublicIP":"192.168.66.12"}"#]);
+    let ends = |now: Instant| {
+        for gone in own.borrow_mut().going.take_over(now) {
+            block_on(into.delete(&gone)).unwrap();
+        }
+    };
+    let other = r#"{"PublicIP":"192.168.66.12"}"#;
+    assert_eq!(held(), ["own", other, "gone"], "what flows goes on for a while");
+    (0..=1).for_each(|number| ends(hour(number)));
+    assert_eq!(held(), ["own", other]);
 
     block_on(cluster.delete(&there("10.7.2.0-24"))).unwrap();
     pool.run_until_stalled();
+    block_on(cluster.put(&there("10.7.2.0-24"), other.as_bytes())).unwrap();
+    pool.run_until_stalled();
+    (2..=3).for_each(|number| ends(hour(number)));
+    assert_eq!(held(), ["own", other], "it was back in time");
+    block_on(cluster.delete(&there("10.7.2.0-24"))).unwrap();
+    block_on(cluster.put(&there("10.7.2.0-25"), other.as_bytes())).unwrap();
+    pool.run_until_stalled();
+    block_on(cluster.delete(&there("10.7.2.0-25"))).unwrap();
+    pool.run_until_stalled();
+    assert_eq!(held(), ["own", other], "of the first nothing is left beside the second");
+    (4..=5).for_each(|number| ends(hour(number)));
     assert_eq!(held(), ["own"]);
     assert!(!own.borrow().lost);
     block_on(cluster.delete(&there("10.7.1.0-24"))).unwrap();
@@ -95,8 +118,8 @@ fn leases_are_copied_but_for_the_own_one_and_those_that_went_unseen_go() {
 }
 
 fn own() -> Own {
-    let (next, until, heard, warnings) = (hour(1), None, false, Vec::new());
-    Own { held: None, lost: false, tried: None, busy: false, next, until, heard, warnings }
+    let (next, until, heard, going, warnings) = (hour(1), None, false, Going::default(), Vec::new());
+    Own { held: None, lost: false, tried: None, busy: false, next, until, heard, going, warnings }
 }
 
 /// A lease that stands goes on whatever is written over it or beside it; each key that does not stand is named.
