@@ -107,6 +107,15 @@ fn pod(pod: Pod) -> [String; 6] {
         .iter()
         .filter(|container| !container.ready)
         .find_map(|container| container.state.as_ref().and_then(reason));
+    // One that has done its work does not say that the pod has.
+    let reason = match reason {
+        Some(ended) if ended == "Completed" && ready > 0 => {
+            let conditions = status.conditions.unwrap_or_default();
+            let is_ready = conditions.iter().any(|it| it.type_ == "Ready" && it.status == "True");
+            Some(if is_ready { "Running" } else { "NotReady" }.to_owned())
+        }
+        reason => reason,
+    };
     [
         name,
         format!("{ready}/{wanted}"),
@@ -167,4 +176,35 @@ fn slice(slice: EndpointSlice) -> [String; 4] {
 fn listed(words: impl Iterator<Item = String>) -> String {
     let words: Vec<String> = words.collect();
     if words.is_empty() { "<none>".to_owned() } else { words.join(",") }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    #[test]
+    fn a_pods_status_says_what_kubectls_does() {
+        let running = || json!({"ready": true, "state": {"running": {}}});
+        let ended = |reason: &str| json!({"ready": false, "state": {"terminated": {"reason": reason, "exitCode": 0}}});
+        let waits = || json!({"ready": false, "state": {"waiting": {"reason": "CrashLoopBackOff"}}});
+        let cases: [(Vec<Value>, &str, &str); 7] = [
+            (vec![running()], "True", "Running"),
+            (vec![ended("Completed"), running()], "False", "NotReady"),
+            (vec![ended("Completed"), running()], "True", "Running"),
+            (vec![ended("Completed"), ended("Completed")], "False", "Completed"),
+            (vec![ended("Error"), running()], "False", "Error"),
+            (vec![running(), waits()], "False", "CrashLoopBackOff"),
+            (vec![ended("Error"), waits()], "False", "Error"),
+        ];
+        for (mut containers, is_ready, expected) in cases {
+            for container in &mut containers {
+                let rest = json!({"name": "c", "image": "i", "imageID": "", "restartCount": 0});
+                container.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+            }
+            let status = json!({"phase": "Running", "containerStatuses": containers,
+                "conditions": [{"type": "Ready", "status": is_ready}]});
+            let pod = serde_json::from_value(json!({"metadata": {"name": "p"}, "status": status})).unwrap();
+            assert_eq!(super::pod(pod)[2], expected, "{status}");
+        }
+    }
 }

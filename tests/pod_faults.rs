@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use common::real::{NODES, files, log, network, pod, process, status};
-use common::{Home, await_that};
+use common::{Home, Namespace, await_that};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Twice what is asked for: a test machine's cores have other things to do.
@@ -210,4 +210,35 @@ fn a_pod_whose_interface_is_deleted_under_load_has_another_and_nobody_else_hears
     let said = log(&home, "beside");
     assert!(said.contains("its/sec") && !said.contains(" 0.00 Bytes "), "{said}");
     assert_eq!(home.json("down")["balances"], true);
+}
+
+/// Its `lo` stays up meanwhile; one that cannot have another says why.
+#[test]
+fn a_namespace_of_somebody_else_whose_interface_is_deleted_has_another() {
+    let _alone = ALONE.lock();
+    let namespace = Namespace::new();
+    let attached = format!(
+        "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: lab, annotations: {{\"flatnet.dev/attach\": \"netns:{}\", \
+         \"flatnet.dev/ip\": 10.1.47.9}}}}\nspec: {{nodeName: node-1, containers: [{{name: c, image: flatnet/pause}}]}}\n",
+        namespace.path()
+    );
+    let home = network(&[&nodes(), &attached, &at("10.1.47.12", "asks", &pings("10.1.47.9"), ("", ""))]);
+    await_that("it is answered", || answers(&home, "asks").len() > 100);
+    namespace.says("ip route add 203.0.113.0/24 dev lo");
+    for _ in 0..2 {
+        let before = link_down(&home);
+        namespace.says("ip link del eth0");
+        await_that("what is sent to it is told", || link_down(&home) > before);
+        await_answers(&home, "asks");
+    }
+    let gap = longest_gap(&answers(&home, "asks"));
+    eprintln!("what is attached has another eth0 after {gap:.0?}");
+    assert!(gap < RECOVERY, "{gap:?}");
+    assert!(namespace.says("ip route show dev lo").contains("203.0.113.0/24"), "lo was down");
+    assert_eq!(status(&home, "lab"), "Running");
+
+    namespace.says("ip link add d0 type veth peer name d1 && ip link set d0 up && ip link del eth0 && ip route add default dev d0");
+    await_that("what is wrong is said", || status(&home, "lab") == "FailedCreatePodSandBox");
+    assert_eq!(home.json("down")["balances"], true);
+    assert!(namespace.says("ip -o link show lo").contains("state DOWN"), "lo is as it was");
 }

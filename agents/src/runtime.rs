@@ -242,7 +242,7 @@ impl Runtime {
     fn adopt(&mut self, view: &Arc<PodView>, made: Made) -> Result<Tap, RuntimeError> {
         let Made { directory, volumes, sandbox, tap } = made;
         let owner = (view.uid.clone(), None);
-        let token = self.ear().and_then(|ear| ear.watch([sandbox.as_fd(), sandbox.watch.as_fd()], owner));
+        let token = self.ear().and_then(|ear| ear.watch([sandbox.as_fd(), sandbox.network.as_fd()], owner));
         let token = token.map_err(|source| RuntimeError::File { path: directory.clone(), source })?;
         let lost = self.lost.remove(&view.uid);
         let (starts, execs) = lost.map(|lost| (lost.starts, lost.execs)).unwrap_or_default();

@@ -7,13 +7,16 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 
+use flatnet_engine::link::tap::Tap;
+
 use super::real::MadePod;
-use super::{NodeId, PublishError, Publisher, Start};
+use super::{NodeId, PublishError, Publisher, Start, objects};
 use crate::netlink;
 use crate::pods::{Attachment, PodView};
-use crate::runtime::link::{self, LinkError};
+use crate::runtime::link::{self, LinkConfig, LinkError, PodNamespace};
 use crate::runtime::loopback::Loopback;
 
 /// A pod that somebody else made, or will.
@@ -23,9 +26,12 @@ pub(super) struct Attached {
     attachment: Attachment,
     /// What stood behind the name when the pod was tried last.
     tried: Option<Identity>,
-    /// What is put back when the pod goes.
-    loopback: Option<Loopback>,
+    /// The namespace that it is, unless it is a TAP or could not be.
+    namespace: Option<Taken>,
 }
+
+/// A namespace, and what is put back there when the pod goes.
+type Taken = (PodNamespace, Option<Loopback>);
 
 /// What stands behind a name; none has the same as one before it, which is held here until this one is noticed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,36 +66,66 @@ impl Publisher {
         // Asked for first: what changes from now on is seen by the next look.
         let tried = Identity::of(attachment);
         let waiting =
-            Attached { view: Arc::clone(view), attachment: attachment.clone(), tried, loopback: None };
+            Attached { view: Arc::clone(view), attachment: attachment.clone(), tried, namespace: None };
         self.attached.insert(view.uid.clone(), waiting);
         let config = self.link_config(view, node);
         let made = match attachment {
             Attachment::Tap(tap) => link::of_tap(tap).map(|tap| (tap, None)),
-            Attachment::Namespace(path) => {
-                let directory = self.runtime.claim();
-                directory
-                    .map_err(|source| LinkError::Set { what: "lo", source })
-                    .and_then(|directory| link::attach(path, &config, directory))
-            }
+            Attachment::Namespace(path) => self.attach_namespace(path, &config),
         };
-        let (tap, loopback) = made.map_err(|source| PublishError::Attach { pod: name.clone(), source })?;
+        let (tap, namespace) = made.map_err(|source| PublishError::Attach { pod: name.clone(), source })?;
         self.attach_tap(view, (node, name), config.mac, tap)?;
         if let Some(attached) = self.attached.get_mut(&view.uid) {
-            attached.loopback = loopback;
+            attached.namespace = namespace;
         }
         Ok(view.containers.iter().map(|_| Start::Runs).collect())
     }
 
+    fn attach_namespace(
+        &mut self,
+        path: &Path,
+        config: &LinkConfig,
+    ) -> Result<(Tap, Option<Taken>), LinkError> {
+        let directory = self.runtime.claim().map_err(|source| LinkError::Set { what: "lo", source })?;
+        let namespace = PodNamespace::open(path.to_owned())?;
+        // Put back, too, when the interface cannot be made.
+        let loopback = namespace.borrow_loopback(directory)?;
+        Ok((namespace.make_interface(config)?, Some((namespace, loopback))))
+    }
+
     /// Looks whether what attached pods are made of came, went, or is another by now, and tries those pods again; returns how that
-    /// went.
+    /// went. A namespace whose eth0 was deleted has another.
     pub fn follow_attached(&mut self) -> Vec<MadePod> {
-        let changed = self.attached.values().filter(|it| Identity::of(&it.attachment) != it.tried);
-        let changed: Vec<Arc<PodView>> = changed.map(|it| Arc::clone(&it.view)).collect();
+        let mut again = self.take_unplugged_attached();
+        // One that cannot have another eth0 is tried from the start, which says what is wrong.
+        again.retain(|uid| self.plug_in_attached(uid).is_none());
+        let changed = self
+            .attached
+            .iter()
+            .filter(|(uid, it)| again.contains(uid) || Identity::of(&it.attachment) != it.tried);
+        let changed: Vec<Arc<PodView>> = changed.map(|(_, it)| Arc::clone(&it.view)).collect();
         let tried = changed.into_iter().map(|pod| {
             let starts =
                 self.remove_pod(&pod).and_then(|()| self.add_pod(&pod)).map(Option::unwrap_or_default);
             MadePod { pod, starts, again: None }
         });
         tried.collect()
+    }
+
+    fn take_unplugged_attached(&self) -> Vec<String> {
+        let unplugged = self.attached.iter().filter(|(_, it)| {
+            // Asked in this order: what changes after the look is heard next time.
+            it.namespace.as_ref().is_some_and(|(it, _)| it.has_changed() && !it.has_interface())
+        });
+        unplugged.map(|(uid, _)| uid.clone()).collect()
+    }
+
+    fn plug_in_attached(&mut self, uid: &str) -> Option<()> {
+        let attached = self.attached.get(uid)?;
+        let view = Arc::clone(&attached.view);
+        let name = objects::pod_name(&view.namespace, &view.name);
+        let config = self.link_config(&view, self.node_of(&view, &name).ok()?);
+        let tap = attached.namespace.as_ref()?.0.make_interface(&config).ok()?;
+        self.replace_tap(&view, name, tap).ok()
     }
 }

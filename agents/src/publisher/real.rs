@@ -104,7 +104,7 @@ impl Publisher {
                 let name = objects::pod_name(&view.namespace, &view.name);
                 let placed = tap
                     .map_err(|source| PublishError::Runtime { pod: name.clone(), source })
-                    .and_then(|tap| self.place_real_pod(&view, name, tap));
+                    .and_then(|tap| self.replace_tap(&view, name, tap));
                 if placed.is_err() {
                     self.runtime.end_sandbox(&view.uid);
                 }
@@ -115,13 +115,6 @@ impl Publisher {
                 MadePod { pod: view, starts, again }
             })
             .collect()
-    }
-
-    fn place_real_pod(&mut self, view: &PodView, name: String, tap: Tap) -> Result<(), PublishError> {
-        let node = self.node_of(view, &name)?;
-        let mac = self.link_config(view, node).mac;
-        self.take_off(view)?;
-        self.attach_tap(view, (node, name), mac, tap)
     }
 
     /// Has a real pod whose sandbox died made again, for the container at this place that is to start in it;
@@ -145,13 +138,18 @@ impl Publisher {
 
     fn plug_in(&mut self, view: &PodView) -> Result<(), PublishError> {
         let name = objects::pod_name(&view.namespace, &view.name);
-        let node = self.node_of(view, &name)?;
-        let config = self.link_config(view, node);
+        let config = self.link_config(view, self.node_of(view, &name)?);
         let tap = self.runtime.make_interface(&view.uid, &config);
         let tap = tap.map_err(|source| PublishError::Runtime { pod: name.clone(), source })?;
-        let Some(tap) = tap else { return Ok(()) };
+        tap.map_or(Ok(()), |tap| self.replace_tap(view, name, tap))
+    }
+
+    /// Puts a pod that is not simulated on its node's bridge by another TAP than it may have been there by.
+    pub(super) fn replace_tap(&mut self, view: &PodView, name: String, tap: Tap) -> Result<(), PublishError> {
+        let node = self.node_of(view, &name)?;
+        let mac = self.link_config(view, node).mac;
         self.take_off(view)?;
-        self.attach_tap(view, (node, name), config.mac, tap)
+        self.attach_tap(view, (node, name), mac, tap)
     }
 
     /// Takes a real pod off its node's bridge, if it is there by an eth0 that it lost.

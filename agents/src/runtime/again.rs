@@ -13,7 +13,8 @@ use std::sync::Arc;
 
 use flatnet_engine::link::tap::Tap;
 
-use super::link::{self, LinkConfig};
+use super::link::LinkConfig;
+use super::sandbox::SandboxError;
 use super::{RealPod, Runtime, RuntimeError};
 use crate::pods::PodView;
 
@@ -82,8 +83,8 @@ impl Runtime {
         {
             let Some(pod) = self.pods.get(&uid) else { continue };
             // First: what changes after the look is heard next time.
-            link::take_heard(&pod.sandbox.watch);
-            if !pod.sandbox.has_interface() {
+            pod.sandbox.network.has_changed();
+            if !pod.sandbox.network.has_interface() {
                 unplugged.push(Arc::clone(&pod.view));
             }
         }
@@ -96,6 +97,6 @@ impl Runtime {
     /// [`RuntimeError::Sandbox`].
     pub fn make_interface(&self, uid: &str, config: &LinkConfig) -> Result<Option<Tap>, RuntimeError> {
         let Some(pod) = self.pods.get(uid) else { return Ok(None) };
-        Ok(Some(pod.sandbox.make_interface(config)?))
+        Ok(Some(pod.sandbox.network.make_interface(config).map_err(SandboxError::from)?))
     }
 }

@@ -8,7 +8,7 @@
 use std::fs::File;
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -116,73 +116,89 @@ fn is_tap(link: &LinkMessage) -> bool {
     })
 }
 
-/// Makes a pod's eth0 in the network namespace of a file, and has its `lo` up.
-///
-/// # Errors
-/// [`LinkError`].
-pub fn make((path, namespace): (&Path, &File), config: &LinkConfig) -> Result<Tap, LinkError> {
-    let made = within(namespace, || {
-        let tap = Tap::open(INTERFACE)?;
-        configure(path, config)?;
-        Ok(tap)
-    });
-    made.map_err(unreachable(path))?
+/// A network namespace with a pod's eth0, or where one is to be.
+#[derive(Debug)]
+pub struct PodNamespace {
+    path: PathBuf,
+    /// It is there as long as this is open.
+    file: File,
+    /// Hears of each change of an interface there.
+    changes: OwnedFd,
 }
 
-/// Takes a pod's eth0 down.
-///
-/// # Errors
-/// The system's.
-pub(super) fn take_down(namespace: &File) -> io::Result<()> {
-    within(namespace, || {
-        Kernel::open()?.set_link(index(INTERFACE)?, (LinkFlags::empty(), LinkFlags::Up), Vec::new())
-    })?
+impl PodNamespace {
+    /// Opens the one of a file.
+    ///
+    /// # Errors
+    /// [`LinkError::Namespace`].
+    pub fn open(path: PathBuf) -> Result<Self, LinkError> {
+        let file = File::open(&path).map_err(unreachable(&path))?;
+        let changes = within(&file, || {
+            let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+            // Without another word it is about interfaces and routes (`NETLINK_ROUTE`).
+            let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
+            bind(&socket, &SocketAddrNetlink::new(0, CHANGES))?;
+            Ok(socket)
+        });
+        let changes = changes.and_then(|socket| socket).map_err(unreachable(&path))?;
+        Ok(Self { path, file, changes })
+    }
+
+    /// Has its `lo` up; that is as it was when what is returned is dropped, of which there is a note in the network's directory.
+    ///
+    /// # Errors
+    /// [`LinkError::Set`].
+    pub fn borrow_loopback(&self, directory: &Path) -> Result<Option<Loopback>, LinkError> {
+        let noted = Loopback::note(&self.path, &self.file, directory);
+        noted.map_err(|source| LinkError::Set { what: "lo", source })
+    }
+
+    /// Makes an eth0, and has `lo` up.
+    ///
+    /// # Errors
+    /// [`LinkError`].
+    pub fn make_interface(&self, config: &LinkConfig) -> Result<Tap, LinkError> {
+        let made = within(&self.file, || {
+            let tap = Tap::open(INTERFACE)?;
+            configure(&self.path, config)?;
+            Ok(tap)
+        });
+        made.map_err(unreachable(&self.path))?
+    }
+
+    /// Tells whether an interface changed there since this was asked last.
+    pub(crate) fn has_changed(&self) -> bool {
+        let hear = || recv(&self.changes, &mut [0; 1], RecvFlags::TRUNC);
+        let mut has_changed = false;
+        // What was more than fits was something, too.
+        while matches!(hear(), Ok(_) | Err(Errno::NOBUFS | Errno::INTR)) {
+            has_changed = true;
+        }
+        has_changed
+    }
+
+    /// Tells whether there is an interface of its eth0's name.
+    pub(crate) fn has_interface(&self) -> bool {
+        // Who cannot look takes nothing for gone.
+        within(&self.file, || index(INTERFACE)).map_or(true, |found| found.is_ok())
+    }
+
+    /// Takes its eth0 down.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(super) fn take_down(&self) -> io::Result<()> {
+        within(&self.file, || {
+            Kernel::open()?.set_link(index(INTERFACE)?, (LinkFlags::empty(), LinkFlags::Up), Vec::new())
+        })?
+    }
 }
 
-/// Makes a pod's eth0 in a network namespace that is somebody else's; its `lo` is as it was when the second value is dropped, of
-/// which there is a note in the network's directory.
-///
-/// # Errors
-/// [`LinkError`].
-pub fn attach(
-    namespace: &Path,
-    config: &LinkConfig,
-    directory: &Path,
-) -> Result<(Tap, Option<Loopback>), LinkError> {
-    let file = open(namespace)?;
-    // Dropped, too, when the interface cannot be made.
-    let loopback = Loopback::note(namespace, &file, directory)
-        .map_err(|source| LinkError::Set { what: "lo", source })?;
-    Ok((make((namespace, &file), config)?, loopback))
-}
-
-/// Opens what hears of each change of an interface in a network namespace.
-///
-/// # Errors
-/// [`LinkError::Namespace`].
-pub(super) fn watch((path, namespace): (&Path, &File)) -> Result<OwnedFd, LinkError> {
-    let hears = within(namespace, || {
-        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        // Without another word it is about interfaces and routes (`NETLINK_ROUTE`).
-        let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
-        bind(&socket, &SocketAddrNetlink::new(0, CHANGES))?;
-        Ok(socket)
-    });
-    hears.and_then(|hears| hears).map_err(unreachable(path))
-}
-
-/// Takes what was heard, of which it is enough that there was something.
-pub(super) fn take_heard(watch: &OwnedFd) {
-    // What was more than fits was something, too.
-    while matches!(recv(watch, &mut [0; 1], RecvFlags::TRUNC), Ok(_) | Err(Errno::NOBUFS | Errno::INTR)) {}
-}
-
-/// Opens the file of a network namespace.
-///
-/// # Errors
-/// [`LinkError::Namespace`].
-pub(super) fn open(path: &Path) -> Result<File, LinkError> {
-    File::open(path).map_err(unreachable(path))
+impl AsFd for PodNamespace {
+    /// Gives a file that can be read from when an interface has changed there.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.changes.as_fd()
+    }
 }
 
 fn unreachable(path: &Path) -> impl Fn(io::Error) -> LinkError {

@@ -4,7 +4,7 @@
 //!
 //! May depend on [`super::init`] and [`super::link`]. Read first: `init.rs`.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, Permissions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
@@ -18,7 +18,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use thiserror::Error;
 
 use super::init::{Role, SandboxSpec};
-use super::link::{self, LinkConfig, LinkError};
+use super::link::{LinkConfig, LinkError, PodNamespace};
 use super::makers::VOLUMES;
 use crate::pods::PodView;
 use crate::volumes;
@@ -58,9 +58,7 @@ pub struct Sandbox {
     /// Its number.
     pub holder: i32,
     /// Its network namespace, which outlives it as long as its TAP is open.
-    network: File,
-    /// Readable when an interface in them changes.
-    pub(super) watch: OwnedFd,
+    pub(super) network: PodNamespace,
 }
 
 impl Sandbox {
@@ -77,37 +75,17 @@ impl Sandbox {
         let process = Role::Sandbox.start_ready(&spec).map_err(failed)?.map_err(SandboxError::Namespaces)?;
         let holder = i32::try_from(process.id()).map_err(|_| failed(io::ErrorKind::NotFound.into()))?;
         let end = Pid::from_raw(holder).ok_or(Errno::SRCH).and_then(|id| pidfd_open(id, PidfdFlags::empty()));
-        let path = PathBuf::from(format!("/proc/{holder}/ns/net"));
-        let network = link::open(&path)?;
-        // Before its eth0: that it comes is heard, and is no fault.
-        let watch = link::watch((&path, &network))?;
+        let network = PodNamespace::open(PathBuf::from(format!("/proc/{holder}/ns/net")))?;
         let end = end.map_err(|error| failed(error.into()))?;
-        let sandbox = Self { process, end, holder, network, watch };
-        let tap = sandbox.make_interface(config)?;
+        let sandbox = Self { process, end, holder, network };
+        let tap = sandbox.network.make_interface(config)?;
         Ok((sandbox, tap))
-    }
-
-    /// Makes its eth0.
-    ///
-    /// # Errors
-    /// [`SandboxError::Link`].
-    pub(super) fn make_interface(&self, config: &LinkConfig) -> Result<Tap, SandboxError> {
-        let path = PathBuf::from(format!("/proc/{}/ns/net", self.holder));
-        Ok(link::make((&path, &self.network), config)?)
-    }
-
-    /// Tells whether there is an interface of its eth0's name.
-    pub(super) fn has_interface(&self) -> bool {
-        let Ok(table) = fs::read_to_string(format!("/proc/{}/net/dev", self.holder)) else { return true };
-        table.lines().any(|line| line.trim_start().split(':').next() == Some(link::INTERFACE))
     }
 
     /// Takes its eth0 down, so that what is sent to it is refused: its namespace is there until its TAP is closed.
     pub(super) fn unplug(self) {
-        let network = self.network.try_clone();
-        drop(self);
         // That takes the system some milliseconds. Where it fails, frames go where nobody is.
-        let unplug = move || network.and_then(|network| link::take_down(&network));
+        let unplug = move || self.network.take_down();
         let _ = thread::Builder::new().name("unplug".to_owned()).spawn(unplug);
     }
 
