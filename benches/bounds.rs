@@ -1,35 +1,44 @@
-//! What this machine's memory gives at best, for what the rows of many flows and of lone frames are held against.
+//! What this machine's memory gives at best, for what the rows of many flows, of two workers and of lone frames are held against.
 //!
-//! Random cache lines, asked for as far ahead as helps most, in large pages, one core; and how long two lines take from one core
+//! Random cache lines, asked for as far ahead as helps most, in large pages: read by one core, one of three written as well (a
+//! frame writes of what it touches its binding), and by two cores at once, each its own; and how long two lines take from one core
 //! to another and back. Nothing of the product runs here but its memory and its prefetch.
 #![allow(clippy::unwrap_used, reason = "a bench stops at the first surprise")]
 
 use std::hint::{black_box, spin_loop};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use crossbeam::utils::CachePadded;
 use flatnet_engine::clock::prefetch;
 use flatnet_engine::random::Random;
 use flatnet_engine::sys::LargeVec;
+use rustix::thread::{CpuSet, sched_setaffinity};
 
 /// Words of a cache line.
 const LINE: usize = 8;
-/// Lines that are read for a figure.
-const READS: usize = 2_000_000;
+/// Lines that are touched for a figure.
+const TOUCHES: usize = 2_000_000;
+/// Runs of which the shortest counts.
+const RUNS: usize = 3;
+/// Of so many lines one is written where any is.
+const WRITTEN: usize = 3;
 /// Journeys there and back.
 const JOURNEYS: usize = 200_000;
 
 fn main() {
-    println!("{:>8}  {:>14}  {:>6}", "MEGABYTES", "NS FOR A LINE", "AHEAD");
+    println!(
+        "NANOSECONDS FOR A LINE\n{:>8}  {:>6}  {:>8}  {:>10}",
+        "MEGABYTES", "READ", "WRITTEN", "BOTH CORES"
+    );
     for megabytes in [1, 8, 32, 128, 256, 512] {
-        let mut words = LargeVec::zeroed(megabytes << 17).unwrap();
-        // Every page is there.
-        words.iter_mut().step_by(512).for_each(|word| *word = 1);
-        let best = [4, 8, 16, 32, 64].map(|ahead| (read(&words, ahead), ahead));
-        let (time, ahead) = best.into_iter().min().unwrap();
-        println!("{megabytes:>8}  {:>14.1}  {ahead:>6}", time.as_secs_f64() * 1e9 / READS as f64);
+        let best = |time: fn(usize, usize) -> Duration| {
+            let times = [4, 8, 16, 32, 64].map(|ahead| time(megabytes, ahead));
+            times.into_iter().min().unwrap().as_secs_f64() * 1e9 / TOUCHES as f64
+        };
+        let [read, written, both] = [best(alone::<false>), best(alone::<true>), best(both)];
+        println!("{megabytes:>9}  {read:>6.1}  {written:>8.1}  {both:>10.1}");
     }
     let mut times: Vec<Duration> = journeys();
     times.sort_unstable();
@@ -39,15 +48,46 @@ fn main() {
     );
 }
 
-/// Reads lines in random order, each asked for while so many others are read.
-fn read(words: &LargeVec<u64>, ahead: usize) -> Duration {
-    let (lines, mut random) = (words.len() / LINE, Random::new(7));
-    let order: Vec<u32> = (0..READS + ahead).map(|_| (random.below(lines) * LINE) as u32).collect();
-    let runs = (0..3).map(|_| {
+/// Touches lines of so much memory in random order, each asked for while so many others are touched, one of some written.
+fn alone<const WRITE: bool>(megabytes: usize, ahead: usize) -> Duration {
+    touch::<WRITE>((megabytes, ahead), 0, || ())
+}
+
+/// Two cores do so at once, and write nothing; returns the mean of both.
+fn both(megabytes: usize, ahead: usize) -> Duration {
+    let barrier = &Barrier::new(2);
+    let times = std::thread::scope(|scope| {
+        let cores = [0, 1].map(|core| {
+            scope.spawn(move || {
+                let mut own = CpuSet::new();
+                own.set(core);
+                sched_setaffinity(None, &own).unwrap();
+                touch::<false>((megabytes, ahead), core as u64, || {
+                    barrier.wait();
+                })
+            })
+        });
+        cores.map(|core| core.join().unwrap())
+    });
+    times.iter().sum::<Duration>() / 2
+}
+
+fn touch<const WRITE: bool>((megabytes, ahead): (usize, usize), seed: u64, begin: impl Fn()) -> Duration {
+    let mut words = LargeVec::zeroed(megabytes << 17).unwrap();
+    // Every page is there.
+    words.iter_mut().step_by(512).for_each(|word| *word = 1);
+    let (lines, mut random) = (words.len() / LINE, Random::new(seed));
+    let order: Vec<u32> = (0..TOUCHES + ahead).map(|_| (random.below(lines) * LINE) as u32).collect();
+    let runs = (0..RUNS).map(|_| {
+        begin();
         let (start, mut sum) = (Instant::now(), 0u64);
-        for (&now, &later) in order.iter().zip(&order[ahead..]) {
+        for (number, (&now, &later)) in order.iter().zip(&order[ahead..]).enumerate() {
             prefetch(&words[later as usize]);
-            sum = sum.wrapping_add(words[now as usize]);
+            let word = &mut words[now as usize];
+            sum = sum.wrapping_add(*word);
+            if WRITE && number % WRITTEN == 0 {
+                *word = sum;
+            }
         }
         black_box(sum);
         start.elapsed()
