@@ -182,6 +182,12 @@ pub struct Up {
     /// How to print the checks: `table` for people, `json` for programs
     #[arg(short, long, value_enum, default_value = "table", hide_possible_values = true)]
     pub output: Output,
+    /// The etcd by which several processes are one network; each is given the same files.
+    #[command(flatten)]
+    pub etcd: EtcdFlags,
+    /// Which of the topology's nodes this process runs, on this host's own network; without it all; needs --etcd
+    #[arg(long, value_name = "NODE[,NODE]", value_delimiter = ',', requires = "etcd", conflicts_with_all = ["check", "keep", "publish", "socks", "fault"])]
+    pub nodes: Vec<String>,
     /// The process is the background one.
     #[arg(long, hide = true)]
     pub detached: bool,

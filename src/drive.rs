@@ -23,7 +23,7 @@ use flatnet_engine::pod::Pod;
 use flatnet_engine::worker::Worker;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-use crate::network::{Network, NetworkError};
+use crate::network::{Network, NetworkError, Objects};
 use crate::topology::{TimeMode, Topology, Underlay, is_simulated};
 
 /// Workers when the topology does not say: the same on any machine, for the same bytes.
@@ -95,17 +95,17 @@ impl Drive {
     /// [`DriveError`].
     pub fn start(topology: &Topology, time: TimeMode) -> Result<Self, DriveError> {
         let directory = std::env::temp_dir().join(format!("flatnet-{}", std::process::id()));
-        Self::start_on(topology, time, (Embedded::new(), directory))
+        Self::start_on(topology, time, (Objects::Own(Embedded::new()), directory))
     }
 
-    /// Brings a topology up on what a store holds from before; real pods' files go below the directory.
+    /// Brings a topology up on what is held from before; real pods' files go below the directory.
     ///
     /// # Errors
     /// [`DriveError`].
     pub fn start_on(
         topology: &Topology,
         time: TimeMode,
-        (store, directory): (Embedded, PathBuf),
+        (objects, directory): (Objects, PathBuf),
     ) -> Result<Self, DriveError> {
         let real = topology.pods.iter().find(|pod| time == TimeMode::Virtual && !is_simulated(pod));
         if let Some(pod) = real {
@@ -133,7 +133,7 @@ impl Drive {
         let network = Network::bring_up(
             topology,
             Publisher::new(control, secret.is_none().then_some(seed), directory),
-            store,
+            objects,
         )?;
         let mut drive = Self { network, hurry: Arc::default(), engine };
         drive.settle();
@@ -242,7 +242,7 @@ impl Drive {
 
     /// Lets time pass to the next event, not beyond `end`; false when `end` is reached.
     fn pass(&mut self, end: Instant) -> bool {
-        let planned = [self.network.store.next_expiry(), self.network.next_restart()];
+        let planned = [self.network.store.own().next_expiry(), self.network.next_restart()];
         match &mut self.engine {
             Engine::Virtual { workers, now } => {
                 let events = workers.iter().filter_map(|worker| worker.next_event(*now));
@@ -302,6 +302,7 @@ impl Drive {
 
     /// Ends real pods, and the workers, and gives back what they hold; the ledger is final then.
     pub fn stop(mut self) -> (Network, Vec<Worker>) {
+        self.network.leave();
         let runtime = &mut self.network.publisher.runtime;
         runtime.stop_all();
         let (begin, mut is_told) = (std::time::Instant::now(), false);

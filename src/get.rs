@@ -67,7 +67,7 @@ fn table(kind: Kind, items: Vec<Value>) -> miette::Result<String> {
     match kind {
         Kind::Pods => rows(["NAME", "READY", "STATUS", "RESTARTS", "IP", "NODE"], items, pod),
         Kind::Services => rows(["NAME", "TYPE", "CLUSTER-IP", "PORT(S)", "SELECTOR"], items, service),
-        Kind::Nodes => rows(["NAME", "INTERNAL-IP"], items, node),
+        Kind::Nodes => rows(["NAME", "STATUS", "INTERNAL-IP"], items, node),
         Kind::Endpointslices => rows(["NAME", "ADDRESSTYPE", "PORTS", "ENDPOINTS"], items, slice),
         Kind::Subnets => rows(subnets::HEADER, items, |entry| subnets::row(&entry)),
     }
@@ -153,11 +153,20 @@ fn service_port(port: &ServicePort) -> String {
     }
 }
 
-fn node(node: Node) -> [String; 2] {
-    let addresses = node.status.and_then(|status| status.addresses).unwrap_or_default();
+fn node(node: Node) -> [String; 3] {
+    let status = node.status.unwrap_or_default();
+    let conditions = status.conditions.unwrap_or_default();
+    let ready = conditions.iter().find(|condition| condition.type_ == "Ready");
+    let said = match ready.map(|condition| &*condition.status) {
+        None => "Unknown",
+        Some("True") => "Ready",
+        Some(_) => "NotReady",
+    };
+    let addresses = status.addresses.unwrap_or_default();
     let internal = addresses.into_iter().find(|address| address.type_ == "InternalIP");
     [
         node.metadata.name.unwrap_or_default(),
+        said.to_owned(),
         internal.map_or_else(|| "<none>".to_owned(), |address| address.address),
     ]
 }

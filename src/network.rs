@@ -8,17 +8,21 @@
 //!
 //! May depend on agents and engine. Read first: `docs/architecture.md`, "Objects first".
 
+mod cluster;
 mod containers;
 mod error;
 mod kept;
+mod leases;
 mod shared;
 mod subnet_file;
 mod underlay;
 mod uplink;
 
+pub use cluster::{Cluster, ClusterError};
 pub use containers::Restart;
 pub use error::NetworkError;
 pub use shared::{Joining, Shared, SharedError};
+pub use underlay::own_interface;
 pub use uplink::UplinkFault;
 
 use std::cell::RefCell;
@@ -31,23 +35,25 @@ use flatnet_agents::cluster::{Change, watch_cluster};
 use flatnet_agents::controllers::address::Addresses;
 use flatnet_agents::controllers::bind::Binder;
 use flatnet_agents::controllers::endpoints::Endpoints;
+use flatnet_agents::controllers::lifecycle::Lifecycle;
 use flatnet_agents::controllers::service_ip::ServiceAddresses;
 use flatnet_agents::controllers::{self, Warning};
 use flatnet_agents::host::firewall::Rules;
 use flatnet_agents::kubelet::{self, Kubelet};
-use flatnet_agents::lease::{self, Attributes, DEFAULT_PREFIX, NetworkConfig};
+use flatnet_agents::lease::{self, DEFAULT_PREFIX, NetworkConfig};
 use flatnet_agents::node::{NodeError, ensure_config};
 use flatnet_agents::objects::{self, Object, ObjectError, pod_name};
 use flatnet_agents::pods::PodView;
 use flatnet_agents::publisher::Publisher;
-use flatnet_agents::{Embedded, Store, StoreError};
+use flatnet_agents::{Embedded, NetworkStore, Store, StoreError};
 use flatnet_engine::clock::Instant;
-use flatnet_engine::tunnel::{Encapsulation, vtep_mac};
+use flatnet_engine::tunnel::Encapsulation;
 use flatnet_proxy::Ipv4Prefix;
 use futures::executor::LocalPool;
+use futures::future::{AbortHandle, Abortable};
 use futures::task::LocalSpawnExt;
 
-use crate::topology::{Peer, Routes, Topology};
+use crate::topology::{Routes, Topology};
 
 /// How long agents that the store failed rest.
 const RETRY: Duration = Duration::from_secs(1);
@@ -55,7 +61,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// A network's control plane.
 pub struct Network {
     /// Everything that is known.
-    pub store: Embedded,
+    pub store: NetworkStore,
     /// The way to the engine.
     pub publisher: Publisher,
     /// What people should know, oldest first.
@@ -78,8 +84,12 @@ pub struct Network {
     seed: u64,
     /// The leases of nodes that are elsewhere, which nobody renews.
     routes: Routes,
-    /// The cluster in an etcd that it is a part of.
-    shared: Option<shared::Part>,
+    /// Its nodes in a cluster whose leases lie in an etcd.
+    shared: Vec<shared::Part>,
+    /// Its part in a cluster whose objects lie there, too.
+    membership: Option<cluster::Membership>,
+    /// Ends the agents that decide for all.
+    deciding: RefCell<Vec<AbortHandle>>,
     /// What keeps the host from answering for nodes.
     rules: Vec<Rules>,
 }
@@ -90,11 +100,31 @@ enum Agent {
     Addresses,
     Endpoints,
     ServiceAddresses,
+    Lifecycle,
     Cluster,
-    /// Copies leases from an etcd.
-    Leases,
+    /// Copies leases from an etcd, for the node of this number.
+    Leases(usize),
     /// Reports what became of a pod.
     Kubelet(Arc<PodView>),
+}
+
+impl Agent {
+    /// Those that decide for all nodes, and so run once.
+    const DECIDING: [Self; 5] =
+        [Self::Bind, Self::Addresses, Self::Endpoints, Self::ServiceAddresses, Self::Lifecycle];
+
+    /// Whether it is one of those.
+    fn decides(&self) -> bool {
+        Self::DECIDING.iter().any(|other| std::mem::discriminant(self) == std::mem::discriminant(other))
+    }
+}
+
+/// Where the objects of a network lie.
+pub enum Objects {
+    /// In this process.
+    Own(Embedded),
+    /// In an etcd, for several processes.
+    Cluster(Cluster),
 }
 
 impl Network {
@@ -106,8 +136,12 @@ impl Network {
     pub fn bring_up(
         topology: &Topology,
         publisher: Publisher,
-        store: Embedded,
+        objects: Objects,
     ) -> Result<Self, NetworkError> {
+        let (store, cluster) = match objects {
+            Objects::Own(store) => (store.into(), None),
+            Objects::Cluster(cluster) => (cluster.store(), Some(cluster)),
+        };
         let mut network = Self {
             store,
             publisher,
@@ -124,7 +158,9 @@ impl Network {
             backend: topology.backend,
             seed: topology.seed,
             routes: Routes::new(),
-            shared: None,
+            shared: Vec::new(),
+            membership: cluster.map(Into::into),
+            deciding: RefCell::default(),
             rules: Vec::new(),
         };
         network.add_underlay(topology)?;
@@ -135,7 +171,8 @@ impl Network {
         let written =
             config.and_then(|config| pool.run_until(ensure_config(&store, DEFAULT_PREFIX, &config)));
         written.map_err(|source| NetworkError::Config { network: topology.pod_network, source })?;
-        network.pool.run_until(kept::forget_nodes(&store, DEFAULT_PREFIX, topology))?;
+        let every = network.membership.as_ref().map(|membership| membership.every.clone());
+        network.pool.run_until(kept::forget_nodes(&store, DEFAULT_PREFIX, topology, every.as_deref()))?;
         network.set_routes(topology.routes.clone())?;
         for node in &topology.nodes {
             network.join(topology, node)?;
@@ -143,9 +180,10 @@ impl Network {
         for link in &topology.links {
             network.publisher.configure_link(&link.from, &link.to, link.impairment)?;
         }
-        let agents =
-            [Agent::Bind, Agent::Addresses, Agent::Endpoints, Agent::ServiceAddresses, Agent::Cluster];
-        agents.into_iter().for_each(|agent| network.start(agent));
+        network.start(Agent::Cluster);
+        if network.membership.is_none() {
+            Agent::DECIDING.into_iter().for_each(|agent| network.start(agent));
+        }
         for service in &topology.services {
             network.pool.run_until(kept::ensure(&store, service, topology.seed))?;
         }
@@ -162,7 +200,8 @@ impl Network {
     fn start(&self, agent: Agent) {
         let warn_to = Rc::clone(&self.changes);
         let warn = move |warning: Warning| warn_to.borrow_mut().push_back(Change::Warning(warning));
-        let (store, changes) = (self.store.clone(), Rc::clone(&self.changes));
+        let store = if agent.decides() { self.deciding_store() } else { Some(self.store.clone()) };
+        let (Some(store), changes) = (store, Rc::clone(&self.changes)) else { return };
         match &agent {
             Agent::Bind => {
                 self.spawn(agent, controllers::run(store, Binder::new(DEFAULT_PREFIX, self.backend), warn))
@@ -175,6 +214,9 @@ impl Network {
                 let controller = ServiceAddresses::new(self.service_network);
                 self.spawn(agent, controllers::run(store, controller, warn));
             }
+            // Of a network in one process all nodes are heard of.
+            Agent::Lifecycle if self.membership.is_none() => {}
+            Agent::Lifecycle => self.spawn(agent, controllers::run(store, Lifecycle::default(), warn)),
             Agent::Cluster => {
                 let backend = self.backend;
                 self.spawn(agent, async move {
@@ -182,7 +224,7 @@ impl Network {
                     watch_cluster(&store, DEFAULT_PREFIX, backend, sink).await
                 });
             }
-            Agent::Leases => self.start_leases(),
+            Agent::Leases(number) => self.start_leases(*number),
             Agent::Kubelet(pod) => {
                 let (pod, kubelet) = (Arc::clone(pod), Rc::clone(&self.kubelet));
                 self.spawn(agent, async move {
@@ -201,9 +243,13 @@ impl Network {
 
     fn spawn<R>(&self, agent: Agent, task: impl Future<Output = Result<R, StoreError>> + 'static) {
         let stopped = Rc::clone(&self.stopped);
+        let (handle, registration) = AbortHandle::new_pair();
+        if agent.decides() {
+            self.deciding.borrow_mut().push(handle);
+        }
         // It fails only when the pool is gone, and then there is nothing to run.
         let _ = self.pool.spawner().spawn_local(async move {
-            if let Err(error) = task.await {
+            if let Ok(Err(error)) = Abortable::new(task, registration).await {
                 stopped.borrow_mut().push((agent, error));
             }
         });
@@ -214,6 +260,7 @@ impl Network {
         if now >= self.retry {
             self.restart(now);
         }
+        self.keep_membership(now);
         self.renew(now);
         let mut happened = false;
         loop {
@@ -235,6 +282,9 @@ impl Network {
 
     /// Carries a change to the engine, and to whoever looks after pods.
     fn carry(&mut self, change: &Change, now: Instant) {
+        if matches!(change, Change::Pod(pod) | Change::PodRemoved(pod) if self.is_elsewhere(pod)) {
+            return;
+        }
         match (self.publisher.apply(change), change) {
             (Ok(Some(starts)), Change::Pod(pod)) => {
                 self.warn_of_starts(pod, &starts);
@@ -264,7 +314,7 @@ impl Network {
     /// Says to the store what time it is and starts agents again that it failed, which may have been because it could
     /// not write.
     fn restart(&mut self, now: Instant) {
-        let late = self.store.advance(now);
+        let late = self.store.own().advance(now);
         let stopped = self.stopped.take();
         let failed = late.err().or_else(|| stopped.first().map(|(_, error)| error.clone()));
         if let Some(error) = failed {
@@ -278,48 +328,6 @@ impl Network {
             self.store_failed = None;
         }
         stopped.into_iter().for_each(|(agent, _)| self.start(agent));
-    }
-
-    /// Says which subnets nodes hold that are elsewhere: their leases, as they would write them. Those that are not said any
-    /// more are withdrawn.
-    ///
-    /// # Errors
-    /// [`NetworkError::Store`].
-    pub fn set_routes(&mut self, routes: Routes) -> Result<(), NetworkError> {
-        let before = std::mem::replace(&mut self.routes, routes.clone());
-        let (store, backend) = (self.store.clone(), self.backend);
-        self.pool.run_until(async move {
-            for subnet in before.keys().filter(|subnet| !routes.contains_key(subnet)) {
-                store.delete(&lease::subnet_key(DEFAULT_PREFIX, *subnet)).await?;
-            }
-            for (subnet, Peer { address, mac }) in &routes {
-                let vtep = mac.unwrap_or_else(|| vtep_mac(subnet.address()));
-                let value = Attributes::new(*address, backend, vtep).to_json().into_bytes();
-                store.put(&lease::subnet_key(DEFAULT_PREFIX, *subnet), value).await?;
-            }
-            Ok::<_, StoreError>(())
-        })?;
-        Ok(())
-    }
-
-    /// Deletes a node's lease, as its expiry would.
-    ///
-    /// # Errors
-    /// [`NetworkError::NoLease`], [`NetworkError::Store`].
-    pub fn delete_lease(&mut self, node: &str) -> Result<(), NetworkError> {
-        let missing = || NetworkError::NoLease(node.into());
-        let id = self.publisher.node(node).ok_or_else(missing)?;
-        let tables = self.publisher.control.tables.current();
-        let subnet =
-            tables.node(id).and_then(|node| node.bridge.as_ref()?.router).ok_or_else(missing)?.subnet;
-        let key = lease::subnet_key(DEFAULT_PREFIX, subnet);
-        let store = self.store.clone();
-        self.pool.run_until(async move {
-            let entry = store.get(&key).await?;
-            let entry = entry.ok_or_else(|| NetworkError::NoLease(node.into()))?;
-            store.delete(&entry.key).await?;
-            Ok(())
-        })
     }
 
     /// Deletes an object; its pods and endpoints follow.

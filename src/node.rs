@@ -97,9 +97,9 @@ pub fn run(mut arguments: Node) -> miette::Result<ExitCode> {
     };
     // The process in the background is the one that claims a subnet.
     let shared = if arguments.etcd.etcd.is_empty() || arguments.detach {
-        None
+        Vec::new()
     } else {
-        Some(join(&mut arguments, &name, interface)?)
+        vec![join(&mut arguments, &name, interface)?]
     };
     let (mut topology, warnings) =
         read_node(document(&arguments, &name, interface), &arguments.files, &name)?;
@@ -121,7 +121,7 @@ pub fn run(mut arguments: Node) -> miette::Result<ExitCode> {
     serve::run(
         topology,
         &name,
-        Serving { detached, keep: false, faults: &[], entrances, routes, health, shared },
+        Serving { detached, keep: false, faults: &[], entrances, routes, health, shared, cluster: None },
     )
 }
 

@@ -6,6 +6,7 @@
 //! May depend on all of the command line. Read first: [`crate::check`].
 
 pub(crate) mod background;
+mod cluster;
 pub(crate) mod serve;
 mod table;
 
@@ -24,6 +25,7 @@ use crate::args::{Output, Up};
 use crate::check::{self, Verdict};
 use crate::drive::Drive;
 use crate::entrance;
+use crate::etcd::reach;
 use crate::ledger;
 use crate::network::{Network, NetworkError};
 use crate::output::{print, print_json};
@@ -75,7 +77,11 @@ pub enum UpError {
 /// Whatever keeps the network from coming up.
 pub fn run(arguments: &Up) -> miette::Result<ExitCode> {
     // Who started this process in the background has said what the files warn of.
-    let topology = if arguments.detached { parse(&arguments.files)?.0 } else { read(&arguments.files)? };
+    let mut topology = if arguments.detached { parse(&arguments.files)?.0 } else { read(&arguments.files)? };
+    let is_shared = !arguments.etcd.etcd.is_empty();
+    if is_shared {
+        cluster::take_part(arguments, &mut topology)?;
+    }
     let captures = captures(&arguments.capture)?;
     if arguments.check {
         let on_host = topology.nodes.iter().any(|node| node.underlay == Underlay::Socket);
@@ -89,16 +95,23 @@ pub fn run(arguments: &Up) -> miette::Result<ExitCode> {
             ExitCode::FAILURE
         });
     }
-    let name = &arguments.name.clone().unwrap_or_else(|| topology.name.clone());
+    // On one host there may be several of a topology.
+    let usual = arguments.nodes.first().unwrap_or(&topology.name);
+    let name = &arguments.name.clone().unwrap_or_else(|| usual.clone());
     if arguments.detach {
         return background::run(&words(arguments, name), &arguments.files, name);
     }
     let Up { detached, keep, ref fault, .. } = *arguments;
     let entrances = entrance::open(&arguments.publish, arguments.socks.as_deref())?;
+    let (cluster, shared) = match is_shared {
+        true => cluster::join(arguments, &mut topology).map(|(cluster, shared)| (Some(cluster), shared))?,
+        false => (None, Vec::new()),
+    };
+    let (routes, health) = (None, None);
     serve::run(
         topology,
         name,
-        Serving { detached, keep, faults: fault, entrances, routes: None, health: None, shared: None },
+        Serving { detached, keep, faults: fault, entrances, routes, health, shared, cluster },
     )
 }
 
@@ -117,6 +130,10 @@ fn words(arguments: &Up, name: &str) -> Vec<OsString> {
     }
     for fault in &arguments.fault {
         words.extend(["--fault".into(), fault.into()]);
+    }
+    words.extend(reach::words(&arguments.etcd));
+    if !arguments.nodes.is_empty() {
+        words.extend(["--nodes".into(), arguments.nodes.join(",").into()]);
     }
     words
 }

@@ -109,16 +109,21 @@ pub async fn watch_cluster<S: Store>(
     let mut followers = Followers::new(store, &directories);
     let mut picture = Picture::new(prefix, encapsulation);
     loop {
-        while let Some(change) = followers.take_ready()? {
+        while let Some(change) = followers.take_ready().or_else(restored)? {
             picture.apply(&change, &mut sink);
         }
         if followers.are_current() {
             picture.settle(&mut sink);
         }
-        if let Some(change) = followers.try_next().await? {
+        if let Some(change) = followers.try_next().await.or_else(restored)? {
             picture.apply(&change, &mut sink);
         }
     }
+}
+
+/// Goes on where the store is not the one it was: how that differs comes next.
+fn restored(error: StoreError) -> Result<Option<Followed>, StoreError> {
+    if matches!(error, StoreError::Restored { .. }) { Ok(None) } else { Err(error) }
 }
 
 /// What has been reported, and what it was made from.

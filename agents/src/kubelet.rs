@@ -260,6 +260,11 @@ impl Kubelet {
         }
     }
 
+    /// Has the status of all pods written, where somebody wrote another.
+    pub fn report_all(&mut self) {
+        self.unreported.extend(self.pods.keys().cloned());
+    }
+
     /// Takes the pods whose status is to be written.
     pub fn take_unreported(&mut self) -> Vec<Arc<PodView>> {
         let names = std::mem::take(&mut self.unreported);

@@ -13,6 +13,7 @@
 //! - [`controllers`]: the reconcile framework; binding, addresses, endpoints, VIPs.
 //! - [`services`]: Service and EndpointSlices as the proxy's plain data; pure.
 //! - [`cluster`]: all of it as a stream of plain changes for the publisher.
+//! - [`membership`]: which process runs which nodes of a cluster, and which one decides for all.
 //! - [`kubelet`]: a pod's life on its node: which containers start again and when, and the status; pure.
 //! - [`volumes`]: what a pod's containers can mount.
 //! - [`runtime`]: pods whose programs are the host's own.
@@ -38,6 +39,8 @@ pub mod services;
 
 pub mod cluster;
 
+pub mod membership;
+
 pub mod kubelet;
 
 pub mod volumes;
@@ -52,4 +55,4 @@ pub mod publisher;
 
 pub mod seed;
 
-pub use store::{Embedded, Etcd, Revision, Store, StoreError};
+pub use store::{Embedded, Etcd, NetworkStore, Revision, Store, StoreError};

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use k8s_openapi::{
     Metadata, Resource,
     api::{
+        coordination::v1::Lease,
         core::v1::{Node, Pod, Service},
         discovery::v1::EndpointSlice,
     },
@@ -56,6 +57,12 @@ impl Object for Service {
 
 impl Object for EndpointSlice {
     const DIRECTORY: &'static str = "/registry/endpointslices/";
+    const NAMESPACED: bool = true;
+}
+
+/// Of nodes and of who decides for all; a subnet's lease is none of these.
+impl Object for Lease {
+    const DIRECTORY: &'static str = "/registry/leases/";
     const NAMESPACED: bool = true;
 }
 

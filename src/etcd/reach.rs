@@ -1,8 +1,10 @@
 //! How flags say that an etcd is reached.
 //!
-//! `flatnet node`, `flatnet get subnets` and `flatnet doctor` take the same. Invariant: a password is in the environment only.
+//! `flatnet up`, `node`, `get subnets` and `doctor` take the same. Invariant: a password is in the environment only.
 //!
 //! May depend on agents. Read first: [`crate::args::EtcdFlags`].
+
+use std::ffi::OsString;
 
 use flatnet_agents::lease::DEFAULT_PREFIX;
 use flatnet_agents::store::etcd::{Options, Password, Tls, User};
@@ -39,6 +41,23 @@ pub fn options(flags: &EtcdFlags, seed: u64) -> Result<Options, NoPassword> {
         }
     };
     Ok(Options { endpoints: flags.etcd.clone(), tls, user, seed, ..Options::default() })
+}
+
+/// The same flags for a process in the background.
+pub fn words(flags: &EtcdFlags) -> Vec<OsString> {
+    let texts = [
+        ("--etcd", (!flags.etcd.is_empty()).then(|| flags.etcd.join(","))),
+        ("--etcd-prefix", flags.etcd_prefix.clone()),
+        ("--etcd-username", flags.etcd_username.clone()),
+    ];
+    let files = [
+        ("--etcd-cafile", &flags.etcd_cafile),
+        ("--etcd-certfile", &flags.etcd_certfile),
+        ("--etcd-keyfile", &flags.etcd_keyfile),
+    ];
+    let texts = texts.into_iter().filter_map(|(flag, text)| Some((flag, OsString::from(text?))));
+    let files = files.into_iter().filter_map(|(flag, path)| Some((flag, path.clone()?.into_os_string())));
+    texts.chain(files).flat_map(|(flag, value)| [flag.into(), value]).collect()
 }
 
 /// Says where flannel's keys lie.

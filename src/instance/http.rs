@@ -30,7 +30,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use super::replays::Speed;
-use super::{Desk, Instance, RequestError, entrances, health};
+use super::{Desk, Instance, RequestError, entrances, health, objects};
 use crate::args::{Kind, TraceProtocol};
 use crate::entrance::Entrance;
 use crate::packets::{Packet, PacketError, Packets};
@@ -144,7 +144,7 @@ fn router(desk: Desk) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/down", post(down))
         .route("/v1/show/{table}", get(show))
-        .route("/v1/objects/{kind}", get(objects).delete(delete_object))
+        .route("/v1/objects/{kind}", get(list_objects).delete(delete_object))
         .route("/v1/subnets", get(subnets))
         .route("/v1/links", get(links).post(change_link))
         .route("/v1/offloads", get(offloads).post(change_offloads))
@@ -164,6 +164,7 @@ impl IntoResponse for RequestError {
             Self::Machine { .. }
             | Self::Node { .. }
             | Self::NoNode { .. }
+            | Self::Elsewhere { .. }
             | Self::Link { .. }
             | Self::Ask(_)
             | Self::Point(_)
@@ -212,12 +213,13 @@ struct ObjectsQuery {
     name: Option<String>,
 }
 
-async fn objects(
+async fn list_objects(
     State(desk): State<Desk>,
     Path(kind): Path<Kind>,
     Query(ObjectsQuery { name }): Query<ObjectsQuery>,
 ) -> Result<Json<Vec<Value>>, RequestError> {
-    desk.ask(move |instance| instance.objects(kind, name.as_deref())).await?.map(Json)
+    let store = desk.ask(|instance| instance.drive.network.store.clone()).await?;
+    objects::list(&store, kind, name.as_deref()).await.map(Json)
 }
 
 async fn delete_object(
@@ -226,7 +228,10 @@ async fn delete_object(
     Query(ObjectsQuery { name }): Query<ObjectsQuery>,
 ) -> Result<Json<()>, RequestError> {
     let name = name.unwrap_or_default();
-    desk.ask(move |instance| instance.delete_object(kind, &name)).await?.map(Json)
+    let store = desk.ask(|instance| instance.drive.network.store.clone()).await?;
+    objects::delete(&store, kind, &name).await?;
+    // It goes as the agents take it away, before the answer.
+    desk.ask(|instance| instance.drive.settle()).await.map(Json)
 }
 
 async fn subnets(State(desk): State<Desk>) -> Result<Json<SubnetReport>, RequestError> {

@@ -116,6 +116,12 @@ pub enum RequestError {
         /// All that there are.
         known: Vec<String>,
     },
+    /// Another process runs the node.
+    #[error("node {name} is run by another process")]
+    Elsewhere {
+        /// The node.
+        name: String,
+    },
     /// A pod or host has none of a node's tables.
     #[error("{name} is no node and has no table of {table}")]
     NoNode {
@@ -208,6 +214,9 @@ impl RequestError {
             Self::Machine { known, .. } | Self::Node { known, .. } | Self::Object { known, .. } => {
                 Some(format!("there are {}", known.join(", ")))
             }
+            Self::Elsewhere { name } => Some(format!(
+                "ask where it runs; `get pods`, `services`, `nodes` and `subnets` tell of {name} anywhere"
+            )),
             Self::NoNode { table, node: Some(node), .. } => {
                 Some(format!("flatnet show {table} {node} shows that of its node"))
             }

@@ -34,7 +34,7 @@ impl Instance {
                 node.addresses.iter().copied().chain(told).map(|address| (address, node.name.clone())),
             );
         }
-        let store = self.drive.network.store.clone();
+        let store = self.drive.network.store.own().clone();
         Source { store, cluster: cluster.map(|(etcd, prefix, _)| (etcd, prefix)), names }
     }
 }

@@ -30,7 +30,7 @@ impl Instance {
     /// Lists the rows of one of a node's tables.
     ///
     /// # Errors
-    /// [`RequestError::Node`], [`RequestError::NoNode`], [`RequestError::Table`], [`RequestError::Drive`].
+    /// [`RequestError::Node`], [`RequestError::Elsewhere`], [`RequestError::NoNode`], [`RequestError::Table`], [`RequestError::Drive`].
     pub fn show(&mut self, table: &str, name: &str) -> Result<Value, RequestError> {
         let publisher = &self.drive.network.publisher;
         let Some(id) = publisher.node(name) else {
@@ -52,6 +52,9 @@ impl Instance {
     fn show_machine(&mut self, table: &str, name: &str) -> Result<Value, RequestError> {
         let publisher = &self.drive.network.publisher;
         let Some(place) = publisher.place(name).cloned() else {
+            if self.drive.network.has_node_elsewhere(name) {
+                return Err(RequestError::Elsewhere { name: name.to_owned() });
+            }
             let known = publisher.nodes().into_iter().map(|(name, _)| name).collect();
             return Err(RequestError::Node { name: name.to_owned(), known });
         };

@@ -19,13 +19,18 @@ use serde_json::Value;
 
 use crate::topology::Topology;
 
-/// Removes the nodes that the topology does not have, their pods and their leases.
+/// Removes the nodes that the topology does not have, their pods and their leases. Of a cluster whose nodes are these, `every`, the
+/// leases are others' to end.
 pub(super) async fn forget_nodes(
     store: &impl Store,
     prefix: &str,
     topology: &Topology,
+    every: Option<&[String]>,
 ) -> Result<(), ObjectError> {
-    let known = |name: &str| topology.nodes.iter().any(|node| node.name == name);
+    let known = |name: &str| match every {
+        Some(every) => every.iter().any(|known| known == name),
+        None => topology.nodes.iter().any(|node| node.name == name),
+    };
     for node in objects::list::<Node>(store).await?.iter().filter(|node| !known(objects::name(*node))) {
         store.delete(&objects::key_of(node)?).await?;
     }
@@ -33,6 +38,9 @@ pub(super) async fn forget_nodes(
         if pods::node_name(&pod).is_some_and(|node| !known(node)) {
             store.delete(&objects::key_of(&pod)?).await?;
         }
+    }
+    if every.is_some() {
+        return Ok(());
     }
     for entry in store.list(&lease::subnets_prefix(prefix)).await?.entries {
         let holder = lease::parse_lease(prefix, &entry.key, &entry.value);
@@ -57,7 +65,11 @@ pub(super) async fn ensure<T: Object>(store: &impl Store, object: &T, seed: u64)
         }
         store.delete(&key).await?;
     }
-    objects::create(store, object, seed).await.map(|_| ())
+    match objects::create(store, object, seed).await {
+        // By another process, which was told the same.
+        Err(ObjectError::Exists { .. }) => Ok(()),
+        created => created.map(|_| ()),
+    }
 }
 
 fn json(key: &Arc<str>, bytes: &[u8]) -> Result<Value, ObjectError> {

@@ -93,28 +93,27 @@ impl Network {
         let (heard, going, warnings) = (false, Going::default(), Vec::new());
         let own = Own { held, lost: false, tried: None, busy: false, next, until, heard, going, warnings };
         let own = Rc::new(RefCell::new(own));
-        self.shared =
-            Some(Part { store, options, network: config.network, subnet: lease.subnet, margin, own });
-        self.start(Agent::Leases);
+        let (network, subnet) = (config.network, lease.subnet);
+        self.shared.push(Part { store, options, network, subnet, margin, own });
+        self.start(Agent::Leases(self.shared.len() - 1));
     }
 
     /// Follows the others' leases until the etcd fails it.
-    pub(super) fn start_leases(&self) {
-        if let Some(Part { store, options, network, subnet, own, .. }) = &self.shared {
-            let follow = follow(
-                store.clone(),
-                options.clone(),
-                (*network, *subnet),
-                Rc::clone(own),
-                self.store.clone(),
-            );
-            self.spawn(Agent::Leases, follow);
+    pub(super) fn start_leases(&self, number: usize) {
+        if let Some(Part { store, options, network, subnet, own, .. }) = self.shared.get(number) {
+            let (own, into) = (Rc::clone(own), self.store.own().clone());
+            let follow = follow(store.clone(), options.clone(), (*network, *subnet), own, into);
+            self.spawn(Agent::Leases(number), follow);
         }
     }
 
-    /// Renews the own lease when it is time, and claims it when it is lost; ends others' that have gone.
+    /// Renews the own leases when it is time, and claims those that are lost; ends others' that have gone.
     pub(super) fn renew(&mut self, now: Instant) {
-        let Some(Part { store, options, margin, own, .. }) = &self.shared else { return };
+        (0..self.shared.len()).for_each(|number| self.renew_one(number, now));
+    }
+
+    fn renew_one(&mut self, number: usize, now: Instant) {
+        let Some(Part { store, options, margin, own, .. }) = self.shared.get(number) else { return };
         let mut state = own.borrow_mut();
         self.warnings.append(&mut state.warnings);
         self.warnings.extend(store.take_warnings().iter().map(|warning| format!("etcd: {warning}")));
@@ -157,22 +156,24 @@ impl Network {
 impl Network {
     /// Says what of the cluster keeps the node from being of use, by what is looked at; nothing without a cluster in an etcd.
     pub fn readiness(&self, now: Instant) -> Vec<(&'static str, Result<(), String>)> {
-        let Some(Part { subnet, own, .. }) = &self.shared else { return Vec::new() };
-        let own = own.borrow();
-        let lease = if own.lost {
-            Err(format!("the lease of {subnet} is lost"))
-        } else if own.until.is_some_and(|until| until <= now) {
-            Err(format!("the lease of {subnet} has run out, and could not be renewed"))
-        } else {
-            Ok(())
+        let of_node = |Part { subnet, own, .. }: &Part| {
+            let own = own.borrow();
+            let lease = if own.lost {
+                Err(format!("the lease of {subnet} is lost"))
+            } else if own.until.is_some_and(|until| until <= now) {
+                Err(format!("the lease of {subnet} has run out, and could not be renewed"))
+            } else {
+                Ok(())
+            };
+            let heard = || "the other nodes' leases have not been heard of yet".to_owned();
+            [("lease", lease), ("routes", own.heard.then_some(()).ok_or_else(heard))]
         };
-        let heard = || "the other nodes' leases have not been heard of yet".to_owned();
-        vec![("lease", lease), ("routes", own.heard.then_some(()).ok_or_else(heard))]
+        self.shared.iter().flat_map(of_node).collect()
     }
 
     /// Gives the etcd that has the leases, where they lie in it, and the address that this node has there.
     pub fn cluster(&self) -> Option<(Etcd, String, Ipv4Addr)> {
-        let part = self.shared.as_ref()?;
+        let part = self.shared.first()?;
         Some((part.store.clone(), part.options.prefix.clone(), part.options.public_ip))
     }
 }

@@ -7,6 +7,7 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
+use flatnet_agents::controllers::lifecycle;
 use flatnet_agents::host;
 use flatnet_agents::lease::DEFAULT_PREFIX;
 use flatnet_agents::lease::allocate::Wish;
@@ -113,7 +114,12 @@ impl Network {
         if node.host.uplink || node.underlay == Underlay::Socket && topology.backend.is_none() {
             self.add_uplink(topology, node, lease.subnet)?;
         }
-        let object = node_object(&node.name, node.interface.address);
+        let mut object = node_object(&node.name, node.interface.address);
+        if self.membership.is_none()
+            && let Some(status) = &mut object.status
+        {
+            status.conditions = Some(vec![lifecycle::ready()]);
+        }
         self.pool.run_until(kept::ensure(&self.store, &object, topology.seed))?;
         Ok(())
     }
@@ -163,7 +169,10 @@ impl Network {
 }
 
 /// Finds the host's interface that has a node's address.
-fn own_interface(node: &Node) -> Result<host::Interface, NetworkError> {
+///
+/// # Errors
+/// [`NetworkError::Socket`], [`NetworkError::Interfaces`].
+pub fn own_interface(node: &Node) -> Result<host::Interface, NetworkError> {
     let address = node.interface.address;
     let interfaces = host::interfaces().map_err(NetworkError::Interfaces)?;
     let found = interfaces.iter().find(|interface| interface.has(address));

@@ -9,6 +9,7 @@ use std::ffi::OsString;
 use flatnet_engine::masquerade::PortRange;
 
 use crate::args::Node;
+use crate::etcd::reach;
 use crate::topology::{Interface, Topology};
 
 /// The words of the process in the background.
@@ -29,12 +30,9 @@ pub(super) fn words(
         }
     } else {
         // What is not said comes from there.
-        flag("--etcd", arguments.etcd.etcd.join(","));
         let said = [
             ("--pod-network", arguments.pod_network.map(|network| network.to_string())),
             ("--port", arguments.port.map(|port| port.to_string())),
-            ("--etcd-prefix", arguments.etcd.etcd_prefix.clone()),
-            ("--etcd-username", arguments.etcd.etcd_username.clone()),
             ("--public-ip", arguments.public_ip.map(|address| address.to_string())),
             (
                 "--subnet-lease-renew-margin",
@@ -72,19 +70,14 @@ pub(super) fn words(
     if arguments.uplink {
         words.push("--uplink".into());
     }
+    words.extend(reach::words(&arguments.etcd));
     words.extend(path_words(arguments));
     words
 }
 
 /// Those of them that name files.
 fn path_words(arguments: &Node) -> Vec<OsString> {
-    let flags = [
-        ("--routes", &arguments.routes),
-        ("--etcd-cafile", &arguments.etcd.etcd_cafile),
-        ("--etcd-certfile", &arguments.etcd.etcd_certfile),
-        ("--etcd-keyfile", &arguments.etcd.etcd_keyfile),
-        ("--subnet-file", &arguments.subnet_file),
-    ];
+    let flags = [("--routes", &arguments.routes), ("--subnet-file", &arguments.subnet_file)];
     let flags = flags.into_iter().filter_map(|(flag, path)| Some((flag, path.as_ref()?)));
     let files = arguments.files.iter().map(|path| ("--file", path));
     flags.chain(files).flat_map(|(flag, path)| [flag.into(), path.into()]).collect()

@@ -19,7 +19,7 @@ use crate::entrance::{self, Entrance, EntranceError};
 use crate::instance::http::Server;
 use crate::instance::{Desk, Instance, socket};
 use crate::ledger;
-use crate::network::Shared;
+use crate::network::{Cluster, Objects, Shared};
 use crate::output::print;
 use crate::topology::{TimeMode, Topology};
 use crate::up::break_something;
@@ -40,8 +40,10 @@ pub(crate) struct Serving<'a> {
     pub(crate) routes: Option<PathBuf>,
     /// The port at which it tells how it is.
     pub(crate) health: Option<Entrance>,
-    /// The part in a cluster whose leases lie in an etcd.
-    pub(crate) shared: Option<Shared>,
+    /// Its nodes in a cluster whose leases lie in an etcd.
+    pub(crate) shared: Vec<Shared>,
+    /// Its part in a cluster whose objects lie there, too.
+    pub(crate) cluster: Option<Cluster>,
 }
 
 /// Runs a network until it is ended.
@@ -61,12 +63,15 @@ pub(crate) fn run(mut topology: Topology, name: &str, serving: Serving<'_>) -> m
         }
         topology.pods.push(entrance::client(&node.name));
     }
-    let store = if serving.keep { open_store(name)? } else { Embedded::new() };
-    let mut drive = Drive::start_on(&topology, time, (store, socket::pods(name)))?;
+    let objects = match serving.cluster {
+        Some(cluster) => Objects::Cluster(cluster),
+        None => Objects::Own(if serving.keep { open_store(name)? } else { Embedded::new() }),
+    };
+    let mut drive = Drive::start_on(&topology, time, (objects, socket::pods(name)))?;
     for fault in serving.faults {
         break_something(&mut drive, fault)?;
     }
-    if let Some(shared) = serving.shared {
+    for shared in serving.shared {
         let now = drive.now();
         drive.network.share(shared, now);
     }

@@ -18,6 +18,8 @@ pub mod bind;
 
 pub mod endpoints;
 
+pub mod lifecycle;
+
 pub mod service_ip;
 
 mod picture;
@@ -98,6 +100,12 @@ impl Changes {
             }
             Err(error) => self.warning = Some(error.to_string()),
         }
+        self
+    }
+
+    /// Makes all of it depend on that there is no such object: what a picture lacks may only be late.
+    pub fn without<T: Object>(mut self, namespace: &str, name: &str) -> Self {
+        self.compares.push(Compare { key: objects::key::<T>(namespace, name), mod_revision: Revision::ZERO });
         self
     }
 

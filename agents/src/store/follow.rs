@@ -10,6 +10,8 @@
 //! May depend on [`crate::store`].
 //!
 //! Read first: section "watch" of the etcd API guarantees.
+//!
+//! Above 400 lines because half of it are tests that read best beside what they hold.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -46,7 +48,7 @@ impl Followed {
 
 /// Follows a prefix of a store: a stream of changes. What is there already comes first, in the order of the keys. It
 /// says [`StoreError::Restored`] when the store is not the one it was, and goes on with how that differs from what was
-/// known; it ends only after another error: start another one then.
+/// known. While the store is away it waits, but for the first listing. It ends only after another error: start another one then.
 pub struct Follower<S: Store> {
     store: S,
     prefix: Arc<str>,
@@ -55,6 +57,8 @@ pub struct Follower<S: Store> {
     source: Source<S>,
     /// Everything up to here has been put into `ready`.
     seen: Revision,
+    /// Whether it has been listed once.
+    listed: bool,
 }
 
 /// Where changes come from.
@@ -69,7 +73,15 @@ impl<S: Store> Follower<S> {
     pub fn new(store: S, prefix: &str) -> Self {
         let prefix: Arc<str> = prefix.into();
         let source = Source::Listing(list_and_watch(store.clone(), Arc::clone(&prefix)).boxed());
-        Self { store, prefix, known: BTreeMap::new(), ready: VecDeque::new(), source, seen: Revision::ZERO }
+        Self {
+            store,
+            prefix,
+            known: BTreeMap::new(),
+            ready: VecDeque::new(),
+            source,
+            seen: Revision::ZERO,
+            listed: false,
+        }
     }
 
     /// Gives the prefix that is followed.
@@ -108,7 +120,10 @@ impl<S: Store> Follower<S> {
                 Ok((listing, watch)) => {
                     self.source = Source::Watch(watch);
                     self.adopt(listing);
+                    self.listed = true;
                 }
+                // Who knows something already keeps it, and learns of what went meanwhile.
+                Err(StoreError::Unavailable { .. }) if self.listed => self.list_again(),
                 Err(error) => {
                     self.source = Source::Ended;
                     return Poll::Ready(Err(error));

@@ -1,7 +1,8 @@
 //! The store: one small trait over a revisioned key-value store.
 //!
 //! Everything that the cluster knows lies here: flannel's leases and Kubernetes' objects. The node agent, the
-//! controllers and the publisher call it; [`embedded`] implements it in this process, [`etcd`] outside of it.
+//! controllers and the publisher call it; [`embedded`] implements it in this process, [`etcd`] outside of it, and [`network`] is both
+//! for a network that shares its objects.
 //!
 //! Invariants: every successful change has a revision larger than all before; a watch delivers every event of its
 //! prefix from the revision it asked for, in order, once, or ends with [`StoreError::Compacted`] or
@@ -16,6 +17,8 @@
 pub mod embedded;
 
 pub mod etcd;
+
+pub mod network;
 
 pub mod follow;
 
@@ -39,6 +42,7 @@ use thiserror::Error;
 pub use embedded::Embedded;
 pub use etcd::Etcd;
 pub use follow::{Followed, Follower};
+pub use network::NetworkStore;
 
 /// The largest value that a store takes, in bytes: etcd's default request limit.
 pub const VALUE_LIMIT: usize = 1_572_864;

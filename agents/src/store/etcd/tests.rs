@@ -2,6 +2,8 @@
 
 mod members;
 
+mod network;
+
 use std::{sync::Arc, time::Duration};
 
 use futures::{StreamExt, executor::block_on};
