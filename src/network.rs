@@ -26,7 +26,8 @@ pub use underlay::own_interface;
 pub use uplink::UplinkFault;
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::mem::{Discriminant, discriminant};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,7 +90,7 @@ pub struct Network {
     /// Its part in a cluster whose objects lie there, too.
     membership: Option<cluster::Membership>,
     /// Ends the agents that decide for all.
-    deciding: RefCell<Vec<AbortHandle>>,
+    deciding: RefCell<HashMap<Discriminant<Agent>, AbortHandle>>,
     /// What keeps the host from answering for nodes.
     rules: Vec<Rules>,
 }
@@ -115,7 +116,7 @@ impl Agent {
 
     /// Whether it is one of those.
     fn decides(&self) -> bool {
-        Self::DECIDING.iter().any(|other| std::mem::discriminant(self) == std::mem::discriminant(other))
+        Self::DECIDING.iter().any(|other| discriminant(self) == discriminant(other))
     }
 }
 
@@ -245,7 +246,7 @@ impl Network {
         let stopped = Rc::clone(&self.stopped);
         let (handle, registration) = AbortHandle::new_pair();
         if agent.decides() {
-            self.deciding.borrow_mut().push(handle);
+            self.deciding.borrow_mut().insert(discriminant(&agent), handle);
         }
         // It fails only when the pool is gone, and then there is nothing to run.
         let _ = self.pool.spawner().spawn_local(async move {

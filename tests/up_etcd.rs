@@ -234,3 +234,18 @@ fn a_process_that_is_cut_off_from_etcd_decides_nothing_and_is_heard_of_again() {
     assert!(all.asks(off, SERVICE));
     all.end();
 }
+
+#[test]
+fn a_process_runs_all_nodes_of_a_topology_with_an_etcd_that_it_is_not_told_otherwise() {
+    let all = Processes::new(1);
+    all.0.machines[&11]
+        .says("ip address add 192.168.66.12/24 dev eth0 && ip address add 192.168.66.13/24 dev eth0");
+    let said = all.up(11, "--name node-11");
+    assert!(said.contains("network node-11 is up: 3 nodes,"), "{said}");
+    all.pings_all(11);
+    all.says(11, "endpointslices", 2, ",");
+    all.says(11, "subnets", 3, "192.168.66.");
+    let hops = all.0.home.text("trace --name node-11 asks-11 web-13");
+    assert!(hops.contains("192.168.66.11* → 192.168.66.13*"), "by UDP between both addresses: {hops}");
+    assert_eq!(all.0.home.json("down --name node-11")["balances"], true);
+}

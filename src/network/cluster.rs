@@ -156,18 +156,18 @@ impl Network {
     pub(super) fn keep_membership(&mut self, now: Instant) {
         let Some(Membership { store, member, session, fence, .. }) = &mut self.membership else { return };
         let mut state = session.borrow_mut();
-        let (mut is_new, mut stands) = (false, state.is_down);
+        let (mut is_new, is_due) = (false, now >= state.next && !state.busy);
         match state.tried.take() {
             Some(Ok(lease)) => {
                 is_new = std::mem::replace(&mut state.lease, lease) != lease;
-                (state.is_told, stands) = (false, stands || is_new);
+                state.is_told = false;
             }
             Some(Err(text)) if !std::mem::replace(&mut state.is_told, true) => {
                 self.warnings.push(format!("the cluster does not hear of this process: {text}"));
             }
             Some(Err(_)) | None => {}
         }
-        if now >= state.next && !state.busy {
+        if is_due {
             (state.busy, state.next) = (true, now + RENEWAL);
             let (store, member, session, lease) =
                 (store.clone(), member.clone(), Rc::clone(session), state.lease);
@@ -177,10 +177,9 @@ impl Network {
                 let mut session = session.borrow_mut();
                 (session.busy, session.tried) = (false, Some(tried));
             });
-        } else {
-            // Who could not stand tries again when the session is kept.
-            stands &= is_new || state.next == Instant::ZERO;
         }
+        // Who could not stand for it tries again as often as the session is kept.
+        let stands = is_new || is_due && state.is_down;
         let changed = (state.lead != *fence).then(|| state.lead.clone());
         drop(state);
         if is_new {
@@ -205,7 +204,10 @@ impl Network {
         *standing = Some(handle);
         let (store, identity, session) = (store.clone(), member.identity.clone(), Rc::clone(session));
         let lease = session.borrow().lease;
-        session.borrow_mut().is_down = false;
+        {
+            let mut session = session.borrow_mut();
+            (session.lead, session.is_down) = (None, false);
+        }
         let task = async move {
             let lead = |fence| session.borrow_mut().lead = fence;
             // Why it ended is said by what keeps the session.
@@ -219,7 +221,7 @@ impl Network {
 
     /// Begins or ends what decides for all.
     fn lead(&mut self, fence: Option<Compare>) {
-        self.deciding.borrow_mut().drain(..).for_each(|agent| agent.abort());
+        self.stop_deciding();
         let leads = fence.is_some();
         if let Some(membership) = &mut self.membership {
             membership.fence = fence;
@@ -229,10 +231,14 @@ impl Network {
         }
     }
 
+    fn stop_deciding(&self) {
+        self.deciding.borrow_mut().drain().for_each(|(_, agent)| agent.abort());
+    }
+
     /// Ends the session: others run this process' nodes, and lead, from now on.
     pub fn leave(&mut self) {
         let Some(membership) = self.membership.take() else { return };
-        self.deciding.borrow_mut().drain(..).for_each(|agent| agent.abort());
+        self.stop_deciding();
         if let Some(standing) = membership.standing {
             standing.abort();
         }
