@@ -1,12 +1,13 @@
 //! One topology over several processes: `flatnet up --etcd --nodes`, each in a network namespace of its own.
 //!
-//! Needs root, `ip`, Debian's `etcd-server` and `etcd-client`.
+//! Needs root, `ip`, `curl`, iputils' `ping`, Debian's `etcd-server` and `etcd-client`.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 mod common;
 
 use common::await_that;
 use common::etcd::Cluster;
+use common::real::pod;
 use rustix::process::{Pid, Signal, kill_process};
 
 const TOPOLOGY: &str = "\
@@ -25,14 +26,14 @@ metadata: {name: web}
 spec: {clusterIP: 10.96.0.80, selector: {app: web}, ports: [{port: 80}]}
 ";
 
-/// A pod that asks and one that serves on each node.
+/// A pod that asks, one that serves and a real one on each node.
 fn topology() -> String {
     let pods = [11, 12, 13].map(|number| {
         format!(
             "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: asks-{number}}}\nspec: {{nodeName: node-{number}, containers: \
              [{{name: c, image: flatnet/client}}]}}\n---\napiVersion: v1\nkind: Pod\nmetadata: {{name: web-{number}, labels: {{app: \
              web}}}}\nspec: {{nodeName: node-{number}, containers: [{{name: c, image: flatnet/httpd}}]}}\n"
-        )
+        ) + &pod(&format!("real-{number}"), &format!("node-{number}"), "exec python3 -m http.server 80", ("", ""))
     });
     TOPOLOGY.to_owned() + &pods.concat()
 }
@@ -131,7 +132,7 @@ fn a_topology_over_three_processes_with_an_etcd_is_one_network() {
     for from in [11, 12, 13] {
         all.pings_all(from);
         all.says(from, "nodes", 3, " Ready ");
-        all.says(from, "pods", 6, " Running ");
+        all.says(from, "pods", 9, " Running ");
         all.says(from, "endpointslices", 2, ",");
         assert!(all.asks(from, SERVICE));
         all.says(from, "subnets", 3, "192.168.66.");
@@ -141,8 +142,20 @@ fn a_topology_over_three_processes_with_an_etcd_is_one_network() {
     let below = |prefix: &str| keys.lines().filter(|key| key.starts_with(prefix)).count();
     assert_eq!(below("/coreos.com/network/"), 4, "{keys}");
     assert_eq!(below(&format!("{ROOT}/endpointslices/")), 1, "{keys}");
-    assert_eq!(below(&format!("{ROOT}/pods/")), 6, "{keys}");
+    assert_eq!(below(&format!("{ROOT}/pods/")), 9, "{keys}");
 
+    // Programs of this host behind TAPs as well.
+    for (from, to) in [(11, 12), (12, 13), (13, 11), (11, 11)] {
+        let real = all.address(from, &format!("real-{to}")).unwrap();
+        let web = all.address(from, &format!("web-{to}")).unwrap();
+        let really = |what: String| {
+            all.0.home.run(&format!("exec --name node-{from} real-{from} -- {what}")).status.success()
+        };
+        await_that("a real pod reaches a real one", || really(format!("ping -c 1 -W 1 {real}")));
+        assert!(really(format!("ping -c 1 -W 1 {web}")));
+        await_that("its server answers", || all.asks(from, &format!("curl -s --max-time 5 http://{real}/")));
+        assert!(really(format!("curl -s --max-time 5 http://{web}/")) && really(SERVICE.to_owned()));
+    }
     assert!(all.0.home.text("show --name node-11 routes node-11").contains("via 192.168.66.12"));
     let said = all.0.home.error("show --name node-11 routes node-12");
     assert!(said.contains("node node-12 is run by another process"), "{said}");
