@@ -23,7 +23,7 @@ spec:
 apiVersion: v1
 kind: Service
 metadata: {name: web}
-spec: {clusterIP: 10.96.0.80, selector: {app: web}, ports: [{port: 80}]}
+spec: {type: NodePort, clusterIP: 10.96.0.80, selector: {app: web}, ports: [{port: 80, nodePort: 30080}]}
 ";
 
 /// A pod that asks, one that serves and a real one on each node.
@@ -42,11 +42,15 @@ struct Processes(Cluster);
 
 impl Processes {
     fn new(members: usize) -> Self {
+        Self::of(members, &topology())
+    }
+
+    fn of(members: usize, topology: &str) -> Self {
         let cluster = Cluster::of(
             members,
             "{\"Network\":\"10.1.0.0/16\",\"Backend\":{\"Type\":\"udp\",\"Port\":8285}}",
         );
-        std::fs::write(cluster.home.file("three.yaml"), topology()).unwrap();
+        std::fs::write(cluster.home.file("three.yaml"), topology).unwrap();
         Self(cluster)
     }
 
@@ -127,7 +131,7 @@ const SERVICE: &str = "curl -s --max-time 5 http://10.96.0.80/";
 
 #[test]
 fn a_topology_over_three_processes_with_an_etcd_is_one_network() {
-    let all = Processes::new(1);
+    let all = Processes::of(1, &topology().replace("/24}", "/24, underlay: socket, uplink: true}"));
     [11, 12, 13].into_iter().for_each(|number| all.start(number));
     for from in [11, 12, 13] {
         all.pings_all(from);
@@ -155,6 +159,13 @@ fn a_topology_over_three_processes_with_an_etcd_is_one_network() {
         assert!(really(format!("ping -c 1 -W 1 {web}")));
         await_that("its server answers", || all.asks(from, &format!("curl -s --max-time 5 http://{real}/")));
         assert!(really(format!("curl -s --max-time 5 http://{web}/")) && really(SERVICE.to_owned()));
+    }
+    // From outside by any node's port, and to outside by the node's address.
+    for node in [11, 12, 13] {
+        let asks =
+            format!("curl -s --max-time 5 --retry 5 --retry-all-errors http://192.168.66.{node}:30080/");
+        assert!(!all.0.machines[&10].says(&asks).is_empty(), "a node's port leads to a pod");
+        assert!(all.asks(node, "ping -c 1 -W 5 192.168.66.10"), "what is outside is reached");
     }
     assert!(all.0.home.text("show --name node-11 routes node-11").contains("via 192.168.66.12"));
     let said = all.0.home.error("show --name node-11 routes node-12");
