@@ -186,7 +186,7 @@ pub struct Up {
     #[command(flatten)]
     pub etcd: EtcdFlags,
     /// Which of the topology's nodes this process runs, on this host's own network; without it all; needs --etcd
-    #[arg(long, value_name = "NODE[,NODE]", value_delimiter = ',', requires = "etcd", conflicts_with_all = ["check", "keep", "publish", "socks", "fault"])]
+    #[arg(long, value_name = "NODE[,NODE]", value_delimiter = ',', requires = "etcd")]
     pub nodes: Vec<String>,
     /// The process is the background one.
     #[arg(long, hide = true)]

@@ -177,6 +177,8 @@ fn a_topology_over_three_processes_with_an_etcd_is_one_network() {
     assert!(refused.contains("192.168.66.12 of eth0"), "{refused}");
     let refused = all.up(12, "--nodes node-12 --name other");
     assert!(refused.contains("node node-12 is run by process "), "{refused}");
+    let refused = all.up(12, "--nodes node-12 --keep");
+    assert!(refused.contains("--keep is for a network of one process"), "{refused}");
     let refused = all.up(12, "--nodes node-99 --name other");
     assert!(
         refused.contains("the topology has no node node-99") && refused.contains("node-11, node-12, node-13"),

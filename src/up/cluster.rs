@@ -19,6 +19,10 @@ use crate::topology::{Node, Topology, Underlay};
 /// Something that several processes cannot be.
 #[derive(Debug, thiserror::Error, Diagnostic)]
 enum ClusterError {
+    /// Something is asked for that one process has for itself.
+    #[error("--{0} is for a network of one process")]
+    #[diagnostic(help("leave out --{0}, or --etcd"))]
+    Alone(&'static str),
     /// There is no such node.
     #[error("the topology has no node {name}")]
     #[diagnostic(help("there are {known}"))]
@@ -33,8 +37,18 @@ enum ClusterError {
 /// Puts a topology's nodes on their hosts' networks, and leaves out what is simulated between them.
 ///
 /// # Errors
-/// There is no such node.
+/// There is no such node; something is asked for that several processes have not.
 pub(super) fn take_part(arguments: &Up, topology: &mut Topology) -> miette::Result<()> {
+    let alone = [
+        ("check", arguments.check),
+        ("keep", arguments.keep),
+        ("publish", !arguments.publish.is_empty()),
+        ("socks", arguments.socks.is_some()),
+        ("fault", !arguments.fault.is_empty()),
+    ];
+    if let Some((flag, _)) = alone.into_iter().find(|(_, is_asked)| *is_asked) {
+        return Err(ClusterError::Alone(flag).into());
+    }
     let names: Vec<&str> = topology.nodes.iter().map(|node| &*node.name).collect();
     if let Some(name) = arguments.nodes.iter().find(|name| !names.contains(&&***name)) {
         let known = names.join(", ");
