@@ -66,7 +66,9 @@ pub fn files_of(home: &Home, namespace: &str, pod: &str) -> PathBuf {
 /// What a pod's container has written, without times.
 pub fn log(home: &Home, pod: &str) -> String {
     let text = std::fs::read_to_string(files(home, pod).join("main/0.log")).unwrap_or_default();
-    text.lines().map(|line| format!("{}\n", line.split_once(' ').unwrap().1)).collect()
+    // The last one may not have been written to its end.
+    let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    whole.lines().map(|line| format!("{}\n", line.split_once(' ').unwrap().1)).collect()
 }
 
 /// The status of a pod as people read it.
