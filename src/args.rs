@@ -83,6 +83,8 @@ pub enum Bench {
     Engine(BenchEngine),
     /// Simulated pods: their memory, a TCP stream and HTTP requests between them
     Pods(BenchPods),
+    /// The routes of many nodes that share an etcd: time until all have them, and memory
+    Routes(BenchRoutes),
 }
 
 /// `flatnet bench engine`.
@@ -127,6 +129,17 @@ pub struct BenchPods {
     /// Runs of each row, of which the median counts
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
     pub runs: u32,
+    /// How the figures are printed
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+/// `flatnet bench routes`.
+#[derive(Debug, Args)]
+pub struct BenchRoutes {
+    /// With how many nodes, one after the other
+    #[arg(long, value_name = "N[,N]", value_delimiter = ',', default_values_t = [10, 100, 1000], value_parser = clap::value_parser!(u32).range(2..=4000))]
+    pub nodes: Vec<u32>,
     /// How the figures are printed
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     pub output: Output,

@@ -20,6 +20,8 @@ pub mod rows;
 
 pub mod pods;
 
+pub mod routes;
+
 use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::process::ExitCode;
@@ -89,6 +91,7 @@ pub fn run(arguments: &Bench) -> miette::Result<ExitCode> {
     match arguments {
         Bench::Engine(arguments) => engine(arguments),
         Bench::Pods(arguments) => pods::run(arguments),
+        Bench::Routes(arguments) => routes::run(arguments),
     }
 }
 

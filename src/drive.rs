@@ -343,7 +343,7 @@ fn secret(time: TimeMode) -> std::io::Result<Option<u64>> {
 }
 
 /// Lets this process have as many files as it may: each connection is one.
-fn raise_file_limit() {
+pub(crate) fn raise_file_limit() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     // Those that it has are enough for a few.

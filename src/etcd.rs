@@ -7,6 +7,8 @@
 
 pub mod reach;
 
+mod scratch;
+
 use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
@@ -25,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use crate::args::{EtcdCommand, EtcdDown, EtcdUp};
 use crate::instance::socket;
 use crate::output::{print, print_as};
+pub use scratch::Scratch;
 
 /// etcd's own port for clients; where it is taken, any.
 const CLIENT_PORT: u16 = 2379;
@@ -37,7 +40,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 
 /// There is no local etcd.
 #[derive(Debug, thiserror::Error, Diagnostic)]
-enum EtcdError {
+pub enum EtcdError {
     /// The program is missing.
     #[error("there is no program etcd on this host")]
     #[diagnostic(help(
@@ -47,12 +50,19 @@ enum EtcdError {
     /// It is there already, and not as wanted.
     #[error("the local etcd has {has} members, not {wanted}")]
     #[diagnostic(help("flatnet etcd down --delete ends it and deletes its data"))]
-    Members { has: usize, wanted: u8 },
+    Members {
+        /// How many it has.
+        has: usize,
+        /// How many are wanted.
+        wanted: u8,
+    },
     /// It does not answer.
     #[error("the local etcd does not answer")]
     #[diagnostic(help("its members' logs are in {}", directory.display()))]
     Silent {
+        /// Where its logs are.
         directory: PathBuf,
+        /// What the last member said.
         #[source]
         source: StoreError,
     },
@@ -62,7 +72,9 @@ enum EtcdError {
     /// A file of it cannot be read or written.
     #[error("{} cannot be read or written", path.display())]
     File {
+        /// The file.
         path: PathBuf,
+        /// What the system said.
         #[source]
         source: io::Error,
     },
@@ -111,19 +123,17 @@ fn up(arguments: &EtcdUp, directory: &Path) -> miette::Result<()> {
         return Err(EtcdError::Members { has, wanted }.into());
     }
     let mut members = if has > 0 { kept } else { plan(arguments.members.unwrap_or(1)).into_diagnostic()? };
-    let initial = members.iter().map(|member| format!("{}={}", member.name, url(member.peer_port)));
-    let initial = initial.collect::<Vec<_>>().join(",");
     write(directory, &members)?;
+    let initial = initial(&members);
     for member in &mut members {
         if !is_running(directory, member) {
-            member.process = Some(start(directory, member, &initial)?);
+            let command = command(directory, member, &initial)?.process_group(0).spawn();
+            member.process = Some(command.map_err(missing)?.id().cast_signed());
         }
     }
     write(directory, &members)?;
-    let endpoints: Vec<String> = members.iter().map(|member| url(member.client_port)).collect();
-    let store = Etcd::open(&Options { endpoints: endpoints.clone(), deadline: LIMIT, ..Options::default() });
-    let asked = block_on(store.map_err(EtcdError::from)?.get("/"));
-    asked.map_err(|source| EtcdError::Silent { directory: directory.into(), source })?;
+    let endpoints = endpoints(&members);
+    await_answer(directory, &endpoints)?;
     let report = Report { endpoints, data: directory.into(), members };
     print_as(arguments.output, &report, |report| format!("etcd is up: {}\n", report.endpoints.join(",")))
 }
@@ -150,8 +160,26 @@ fn url(port: u16) -> String {
     format!("http://{}:{port}", Ipv4Addr::LOCALHOST)
 }
 
-/// Starts a member, in a process group of its own, so that Ctrl-C does not end it.
-fn start(directory: &Path, member: &Member, initial: &str) -> Result<i32, EtcdError> {
+/// Says to each member which there are.
+fn initial(members: &[Member]) -> String {
+    let all = members.iter().map(|member| format!("{}={}", member.name, url(member.peer_port)));
+    all.collect::<Vec<_>>().join(",")
+}
+
+fn endpoints(members: &[Member]) -> Vec<String> {
+    members.iter().map(|member| url(member.client_port)).collect()
+}
+
+/// Waits until the members answer.
+fn await_answer(directory: &Path, endpoints: &[String]) -> Result<(), EtcdError> {
+    let store =
+        Etcd::open(&Options { endpoints: endpoints.to_vec(), deadline: LIMIT, ..Options::default() })?;
+    let asked = block_on(store.get("/"));
+    asked.map(drop).map_err(|source| EtcdError::Silent { directory: directory.into(), source })
+}
+
+/// What starts a member.
+fn command(directory: &Path, member: &Member, initial: &str) -> Result<Command, EtcdError> {
     let path = directory.join(format!("{}.log", member.name));
     let failed = |source| EtcdError::File { path: path.clone(), source };
     let log = File::create(&path).map_err(failed)?;
@@ -161,8 +189,8 @@ fn start(directory: &Path, member: &Member, initial: &str) -> Result<i32, EtcdEr
     command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
     command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
     command.args(["--initial-cluster", initial, "--initial-cluster-token", "flatnet"]);
-    command.stdin(Stdio::null()).stdout(log.try_clone().map_err(failed)?).stderr(log).process_group(0);
-    Ok(command.spawn().map_err(missing)?.id().cast_signed())
+    command.stdin(Stdio::null()).stdout(log.try_clone().map_err(failed)?).stderr(log);
+    Ok(command)
 }
 
 /// The program, without what the environment says to another etcd.
@@ -193,6 +221,23 @@ fn is_running(directory: &Path, member: &Member) -> bool {
 
 fn down(arguments: &EtcdDown, directory: &Path) -> miette::Result<()> {
     let mut members = read(directory)?;
+    let running = end(directory, &members);
+    members.iter_mut().for_each(|member| member.process = None);
+    write(directory, &members)?;
+    if arguments.delete {
+        let failed = |source| EtcdError::File { path: directory.into(), source };
+        fs::remove_dir_all(directory).map_err(failed)?;
+    }
+    match (running, arguments.delete) {
+        (0, false) => print("etcd was not up\n"),
+        (0, true) => print("etcd was not up; its data is deleted\n"),
+        (_, false) => print(&format!("etcd is down; its data stays in {}\n", directory.display())),
+        (_, true) => print("etcd is down; its data is deleted\n"),
+    }
+}
+
+/// Ends the members that run, and says how many did.
+fn end(directory: &Path, members: &[Member]) -> usize {
     let running = members.iter().filter(|member| is_running(directory, member)).count();
     for signal in [Signal::TERM, Signal::KILL] {
         let end = Instant::now() + LAST_WORDS;
@@ -206,18 +251,7 @@ fn down(arguments: &EtcdDown, directory: &Path) -> miette::Result<()> {
             std::thread::sleep(PAUSE);
         }
     }
-    members.iter_mut().for_each(|member| member.process = None);
-    write(directory, &members)?;
-    if arguments.delete {
-        let failed = |source| EtcdError::File { path: directory.into(), source };
-        fs::remove_dir_all(directory).map_err(failed)?;
-    }
-    match (running, arguments.delete) {
-        (0, false) => print("etcd was not up\n"),
-        (0, true) => print("etcd was not up; its data is deleted\n"),
-        (_, false) => print(&format!("etcd is down; its data stays in {}\n", directory.display())),
-        (_, true) => print("etcd is down; its data is deleted\n"),
-    }
+    running
 }
 
 fn path(directory: &Path) -> PathBuf {

@@ -22,6 +22,7 @@ pub use cluster::{Cluster, ClusterError};
 pub use containers::Restart;
 pub use error::NetworkError;
 pub use shared::{Joining, Shared, SharedError};
+pub(crate) use shared::{MARGIN, Part, claim};
 pub use underlay::own_interface;
 pub use uplink::UplinkFault;
 

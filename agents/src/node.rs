@@ -23,9 +23,10 @@ use thiserror::Error;
 
 use crate::{
     lease::{
-        self, AllocateError, Attributes, Claim, ConfigError, Lease, LeaseError, NetworkConfig, allocate::Wish,
+        self, AllocateError, Attributes, Claim, ConfigError, Lease, LeaseError, NetworkConfig,
+        admit::Admission, allocate::Wish,
     },
-    store::{Compare, KeyValue, LeaseId, Op, Outcome, Revision, Store, StoreError},
+    store::{Compare, Followed, KeyValue, LeaseId, Op, Outcome, Revision, Store, StoreError},
 };
 
 pub use routes::{Holder, RouteChange, Routes, SkipReason, follow_routes};
@@ -143,8 +144,17 @@ pub async fn claim_for<S: Store>(
     for _ in 0..CLAIM_ATTEMPTS {
         let (config, config_revision) = read_config(store, &options.prefix).await?;
         let entries = store.list(&lease::subnets_prefix(&options.prefix)).await?.entries;
-        let leases: Vec<Lease> =
-            entries.iter().filter_map(|entry| read(&options.prefix, entry).ok()).collect();
+        let admitted = admit(&options.prefix, config.network, &entries);
+        // What does not stand takes no subnet; an own lease that does not fit any more goes.
+        let counts = |entry: &KeyValue, lease: &Lease| {
+            admitted.stands(&entry.key) || lease.attributes.public_ip == options.public_ip
+        };
+        let leases: Vec<Lease> = entries
+            .iter()
+            .filter_map(|entry| Some((entry, read(&options.prefix, entry).ok()?)))
+            .filter(|(entry, lease)| counts(entry, lease))
+            .map(|(_, lease)| lease)
+            .collect();
         let plan = lease::plan(&config, &leases, options.public_ip, options.wish, &mut random)?;
 
         let mut compares =
@@ -173,7 +183,8 @@ pub async fn claim_for<S: Store>(
         ops.push(Op::Put { key, value: attributes.to_json().into_bytes().into(), lease: held });
 
         if let Outcome::Done(at) = store.transact(compares, ops).await?
-            && (matches!(plan.claim, Claim::Renew(_)) || stands(store, &options.prefix, subnet, at).await?)
+            && (matches!(plan.claim, Claim::Renew(_))
+                || stands(store, &options.prefix, config.network, subnet, at).await?)
         {
             return Ok((Lease { subnet, attributes }, held));
         }
@@ -190,20 +201,27 @@ pub async fn claim_for<S: Store>(
 async fn stands<S: Store>(
     store: &S,
     prefix: &str,
+    network: Ipv4Prefix,
     subnet: Ipv4Prefix,
     created: Revision,
 ) -> Result<bool, StoreError> {
     let entries = store.list(&lease::subnets_prefix(prefix)).await?.entries;
-    let older = entries.iter().filter(|entry| entry.create_revision < created).any(|entry| {
-        lease::parse_subnet_key(prefix, &entry.key)
-            .is_ok_and(|other| other != subnet && other.overlaps(subnet))
-    });
-    if older {
-        let key: Arc<str> = lease::subnet_key(prefix, subnet).into();
+    let key: Arc<str> = lease::subnet_key(prefix, subnet).into();
+    let stands = admit(prefix, network, &entries).stands(&key);
+    if !stands {
         let compare = Compare { key: Arc::clone(&key), mod_revision: created };
         store.transact(vec![compare], vec![Op::Delete { key }]).await?;
     }
-    Ok(!older)
+    Ok(stands)
+}
+
+/// Says which leases of a list stand.
+fn admit(prefix: &str, network: Ipv4Prefix, entries: &[KeyValue]) -> Admission {
+    let mut admission = Admission::new(prefix, Some(network), None);
+    for entry in entries {
+        admission.apply(&Followed::Put(entry.clone()));
+    }
+    admission
 }
 
 fn read(prefix: &str, entry: &KeyValue) -> Result<Lease, LeaseError> {

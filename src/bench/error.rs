@@ -1,11 +1,18 @@
-//! Why a bench fails, of the packet path or of pods.
+//! Why a bench fails, of the packet path, of pods or of routes.
 //!
-//! May depend on the engine's and the proxy's errors. Read first: `bench.rs`.
+//! May depend on errors of the engine, the proxy, agents and [`crate::network`]. Read first: `bench.rs`.
 
+use flatnet_agents::StoreError;
+use flatnet_agents::lease::ConfigError;
+use flatnet_agents::node::NodeError;
+use flatnet_agents::store::etcd::OpenError;
 use flatnet_engine::control::{ControlError, ServiceError};
 use flatnet_engine::frame::ArenaError;
 use flatnet_engine::pod::PodError;
 use flatnet_proxy::{PrefixError, TableError};
+
+use crate::etcd::EtcdError;
+use crate::network::SharedError;
 
 /// Why a row cannot be measured.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -50,6 +57,34 @@ pub enum BenchError {
     /// The system does not tell how much memory the process has.
     #[error("/proc/self/status does not tell how much memory is resident")]
     NoMemoryFigure,
+    /// There is no etcd to measure with.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Etcd(#[from] Box<EtcdError>),
+    /// It cannot be asked.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// It failed.
+    #[error("the etcd of the bench failed")]
+    Store(#[from] StoreError),
+    /// The pod network cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// It is another already.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// A node has no part in the cluster.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Shared(#[from] Box<SharedError>),
+    /// Time was over before all was done.
+    #[error("{what} did not come about; etcd said last: {trouble}")]
+    Late {
+        /// What.
+        what: &'static str,
+        /// Why something was asked for again.
+        trouble: String,
+    },
     /// The process of a run failed.
     #[error("a run of {row} failed ({status})")]
     #[diagnostic(help("its message stands above"))]

@@ -26,11 +26,13 @@ use flatnet_agents::store::{Followed, Follower, LeaseId};
 use flatnet_agents::{Embedded, Etcd, Store, StoreError};
 use flatnet_engine::clock::Instant;
 use flatnet_proxy::Ipv4Prefix;
-use futures::StreamExt as _;
+use futures::executor::LocalSpawner;
 use futures::task::LocalSpawnExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 
 use super::{Agent, Network, subnet_file, with_sources};
 use going::Going;
+pub(crate) use join::{Claimed, MARGIN, claim};
 pub use join::{Joining, Shared, SharedError};
 
 /// How long a lease lasts, as flannel's.
@@ -65,9 +67,9 @@ impl Own {
     }
 }
 
-/// A cluster as the network keeps it.
-pub(super) struct Part {
-    store: Etcd,
+/// A node's part in a cluster, for as long as it has one.
+pub(crate) struct Part<S = Etcd> {
+    store: S,
     options: NodeOptions,
     network: Ipv4Prefix,
     subnet: Ipv4Prefix,
@@ -89,67 +91,86 @@ impl Network {
                 self.warnings.push(format!("{} cannot be written: {error}", path.display()));
             }
         }
-        let (next, until) = (now + (TTL - margin), held.map(|_| now + TTL));
-        let (heard, going, warnings) = (false, Going::default(), Vec::new());
-        let own = Own { held, lost: false, tried: None, busy: false, next, until, heard, going, warnings };
-        let own = Rc::new(RefCell::new(own));
-        let (network, subnet) = (config.network, lease.subnet);
-        self.shared.push(Part { store, options, network, subnet, margin, own });
+        let claimed = Claimed { config, lease, options, held };
+        self.shared.push(Part::new(store, claimed, margin, now));
         self.start(Agent::Leases(self.shared.len() - 1));
     }
 
     /// Follows the others' leases until the etcd fails it.
     pub(super) fn start_leases(&self, number: usize) {
-        if let Some(Part { store, options, network, subnet, own, .. }) = self.shared.get(number) {
-            let (own, into) = (Rc::clone(own), self.store.own().clone());
-            let follow = follow(store.clone(), options.clone(), (*network, *subnet), own, into);
-            self.spawn(Agent::Leases(number), follow);
+        if let Some(part) = self.shared.get(number) {
+            self.spawn(Agent::Leases(number), part.follow(self.store.own()));
         }
     }
 
-    /// Renews the own leases when it is time, and claims those that are lost; ends others' that have gone.
+    /// Keeps the own leases, and ends others' that have gone.
     pub(super) fn renew(&mut self, now: Instant) {
-        (0..self.shared.len()).for_each(|number| self.renew_one(number, now));
+        for part in &self.shared {
+            self.warnings.extend(part.renew(self.store.own(), &self.pool.spawner(), now));
+            self.warnings.extend(part.store.take_warnings().iter().map(|warning| format!("etcd: {warning}")));
+        }
+    }
+}
+
+impl<S: Store> Part<S> {
+    /// Takes part with a subnet that was claimed now; its lease is renewed so long before its end.
+    pub(crate) fn new(store: S, claimed: Claimed, margin: Duration, now: Instant) -> Self {
+        let Claimed { config, lease, options, held } = claimed;
+        let (next, until) = (now + (TTL - margin), held.map(|_| now + TTL));
+        let (heard, going, warnings) = (false, Going::default(), Vec::new());
+        let own = Own { held, lost: false, tried: None, busy: false, next, until, heard, going, warnings };
+        let own = Rc::new(RefCell::new(own));
+        Self { store, options, network: config.network, subnet: lease.subnet, margin, own }
     }
 
-    fn renew_one(&mut self, number: usize, now: Instant) {
-        let Some(Part { store, options, margin, own, .. }) = self.shared.get(number) else { return };
-        let mut state = own.borrow_mut();
-        self.warnings.append(&mut state.warnings);
-        self.warnings.extend(store.take_warnings().iter().map(|warning| format!("etcd: {warning}")));
+    /// Copies the others' leases into a store until the etcd fails it.
+    pub(crate) fn follow(
+        &self,
+        into: &Embedded,
+    ) -> impl Future<Output = Result<(), StoreError>> + use<S> + 'static {
+        let (options, subnets) = (self.options.clone(), (self.network, self.subnet));
+        follow(self.store.clone(), options, subnets, Rc::clone(&self.own), into.clone())
+    }
+
+    /// Renews the own lease when it is time, and claims it when it is lost; ends others' in the store that have gone. What a
+    /// person should know is returned.
+    pub(crate) fn renew(&self, into: &Embedded, spawner: &LocalSpawner, now: Instant) -> Vec<String> {
+        let mut state = self.own.borrow_mut();
+        let mut said = std::mem::take(&mut state.warnings);
         match state.tried.take() {
             Some(Ok(held)) => {
                 if state.lost {
-                    self.warnings.push("the node's lease was lost, and is claimed again".to_owned());
+                    said.push("the node's lease was lost, and is claimed again".to_owned());
                 }
-                (state.held, state.lost, state.next) = (held, false, now + (TTL - *margin));
+                (state.held, state.lost, state.next) = (held, false, now + (TTL - self.margin));
                 state.until = held.map(|_| now + TTL);
             }
             Some(Err(text)) => {
-                self.warnings.push(format!("the node's lease cannot be kept: {text}"));
+                said.push(format!("the node's lease cannot be kept: {text}"));
                 state.next = now + AGAIN;
             }
             None => {}
         }
         for gone in state.going.take_over(now) {
-            let store = self.store.clone();
-            // It fails only when the pool is gone; a store that fails is found by its agents.
-            let _ = self.pool.spawner().spawn_local(async move { drop(store.delete(&gone).await) });
+            // At once, or it would go after it has come back. A store of this process never waits, and one that fails is found
+            // by its agents.
+            let _ = into.delete(&gone).now_or_never();
         }
         let is_due = now >= state.next && (state.lost || state.held.is_some());
         if state.busy || !is_due {
-            return;
+            return said;
         }
         state.busy = true;
         let (held, is_lost) = (state.held, state.lost);
-        let (store, options, own) = (store.clone(), options.clone(), Rc::clone(own));
+        let (store, options, own) = (self.store.clone(), self.options.clone(), Rc::clone(&self.own));
         // It fails only when the pool is gone, and then there is nothing to renew.
-        let _ = self.pool.spawner().spawn_local(async move {
+        let _ = spawner.spawn_local(async move {
             let tried = keep(&store, &options, held.filter(|_| !is_lost)).await;
             let mut own = own.borrow_mut();
             own.busy = false;
             own.tried = Some(tried.map_err(|error| with_sources(&error)));
         });
+        said
     }
 }
 

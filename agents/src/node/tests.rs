@@ -106,7 +106,7 @@ fn younger_lease_of_another_length_steps_aside() {
         let Outcome::Done(at) = store.put(&lease::subnet_key(PREFIX, narrow), value).await.unwrap() else {
             panic!("unconditional put conflicts")
         };
-        assert!(!stands(&store, PREFIX, narrow, at).await.unwrap());
+        assert!(!stands(&store, PREFIX, "10.3.0.0/16".parse().unwrap(), narrow, at).await.unwrap());
         assert_eq!(store.get(&lease::subnet_key(PREFIX, narrow)).await.unwrap(), None);
     });
 }
@@ -214,5 +214,25 @@ fn a_claim_for_a_time_ends_with_it_and_a_reservation_stays_one() {
         store.put(&key, lease.attributes.to_json().into_bytes()).await.unwrap();
         assert_eq!(claim_for(&store, &anything(11), day).await.unwrap(), (lease, None));
         assert_eq!(store.get(&key).await.unwrap().unwrap().lease, None);
+    });
+}
+
+/// A lease that is none of the network's, or younger than one that it overlaps, is nobody's route, and takes no subnet either.
+#[test]
+fn what_does_not_stand_keeps_no_node_from_its_subnet() {
+    block_on(async {
+        let store = network("10.3.0.0/16").await;
+        let foreign = *br#"{"PublicIP":"192.168.66.99","PublicIPv6":null}"#;
+        let put = async |name: &str| {
+            store.put(&format!("{}{name}", lease::subnets_prefix(PREFIX)), foreign).await.unwrap();
+        };
+        put("0.0.0.0-0").await;
+        let first = claim(&store, &anything(11)).await.unwrap();
+        put("10.3.0.0-16").await;
+        let second = claim(&store, &anything(12)).await.unwrap();
+        assert!(!first.subnet.overlaps(second.subnet), "{first:?} {second:?}");
+        store.delete(&lease::subnet_key(PREFIX, first.subnet)).await.unwrap();
+        let error = claim(&store, &anything(13)).await.unwrap_err();
+        assert!(error.to_string().contains("no free subnet"), "it is the oldest now: {error}");
     });
 }

@@ -73,7 +73,7 @@ pub fn measure(pods: u32) -> Result<Idle, BenchError> {
 }
 
 /// Bytes of memory that the process holds.
-fn resident() -> Result<u64, BenchError> {
+pub(in crate::bench) fn resident() -> Result<u64, BenchError> {
     let status = fs::read_to_string("/proc/self/status").map_err(|_| BenchError::NoMemoryFigure)?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());

@@ -9,12 +9,12 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use flatnet_agents::Etcd;
 use flatnet_agents::lease::allocate::Wish;
 use flatnet_agents::lease::{self, Lease, NetworkConfig};
 use flatnet_agents::node::{NodeError, NodeOptions, claim_for, ensure_config, read_config};
 use flatnet_agents::store::LeaseId;
 use flatnet_agents::store::etcd::{OpenError, Options};
+use flatnet_agents::{Etcd, Store};
 use flatnet_engine::tunnel::Encapsulation;
 use flatnet_proxy::Ipv4Prefix;
 use futures::executor::block_on;
@@ -22,7 +22,7 @@ use futures::executor::block_on;
 use super::TTL;
 
 /// How long before its end it is renewed, as flannel does.
-const MARGIN: Duration = Duration::from_secs(60 * 60);
+pub(crate) const MARGIN: Duration = Duration::from_secs(60 * 60);
 /// Why a node has no part in the cluster.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
 pub enum SharedError {
@@ -84,48 +84,61 @@ pub struct Joining<'a> {
     pub margin: Option<Duration>,
 }
 
+/// What a node has of a cluster before it takes part.
+#[derive(Debug)]
+pub(crate) struct Claimed {
+    pub(crate) config: NetworkConfig,
+    pub(crate) lease: Lease,
+    pub(crate) options: NodeOptions,
+    pub(crate) held: Option<LeaseId>,
+}
+
 impl Shared {
     /// Claims a subnet for a node.
     ///
     /// # Errors
     /// [`SharedError`].
     pub fn join(etcd: &Options, joining: &Joining<'_>) -> Result<Self, SharedError> {
-        let Joining { prefix, address, public_ip, wish, wanted, margin } = *joining;
         let store = Etcd::open(etcd)?;
-        let claimed = block_on(async {
-            if let Some(wanted) = wanted {
-                ensure_config(&store, prefix, wanted).await?;
-            }
-            let (config, _) = read_config(&store, prefix).await?;
-            let Some(encapsulation) = encapsulation(&config) else {
-                return Ok(Err(SharedError::Backend(config.backend)));
-            };
-            if encapsulation.is_none() && public_ip != address {
-                return Ok(Err(SharedError::Translated { public_ip, address }));
-            }
-            let options = NodeOptions {
-                prefix: prefix.into(),
-                public_ip,
-                wish: wish.map_or(Wish::Any { previous: None }, Wish::Exactly),
-                encapsulation,
-                seed: etcd.seed,
-            };
-            let (lease, held) = claim_for(&store, &options, Some(TTL)).await?;
-            Ok(Ok((config, options, lease, held)))
-        });
-        let failed = |error| match error {
-            NodeError::NoConfig { key } => SharedError::NoConfig(key),
-            error @ (NodeError::Config { .. }
-            | NodeError::OtherConfig { .. }
-            | NodeError::Allocate(_)
-            | NodeError::Raced
-            | NodeError::Store(_)) => SharedError::Claim(error),
-        };
-        let (config, mut options, lease, held) = claimed.map_err(failed)??;
-        // Pods have addresses of it: it is this one or none from now on.
-        options.wish = Wish::Exactly(lease.subnet);
-        let margin = margin.unwrap_or(MARGIN);
+        let Claimed { config, lease, options, held } = block_on(claim(&store, joining, etcd.seed))?;
+        let margin = joining.margin.unwrap_or(MARGIN);
         Ok(Self { config, lease, subnet_file: None, store, options, margin, held })
+    }
+}
+
+/// Claims a subnet for a node; which of the free ones, the seed says.
+pub(crate) async fn claim<S: Store>(
+    store: &S,
+    joining: &Joining<'_>,
+    seed: u64,
+) -> Result<Claimed, SharedError> {
+    let Joining { prefix, address, public_ip, wish, wanted, .. } = *joining;
+    if let Some(wanted) = wanted {
+        ensure_config(store, prefix, wanted).await.map_err(failed)?;
+    }
+    let (config, _) = read_config(store, prefix).await.map_err(failed)?;
+    let Some(encapsulation) = encapsulation(&config) else {
+        return Err(SharedError::Backend(config.backend));
+    };
+    if encapsulation.is_none() && public_ip != address {
+        return Err(SharedError::Translated { public_ip, address });
+    }
+    let wish = wish.map_or(Wish::Any { previous: None }, Wish::Exactly);
+    let mut options = NodeOptions { prefix: prefix.into(), public_ip, wish, encapsulation, seed };
+    let (lease, held) = claim_for(store, &options, Some(TTL)).await.map_err(failed)?;
+    // Pods have addresses of it: it is this one or none from now on.
+    options.wish = Wish::Exactly(lease.subnet);
+    Ok(Claimed { config, lease, options, held })
+}
+
+fn failed(error: NodeError) -> SharedError {
+    match error {
+        NodeError::NoConfig { key } => SharedError::NoConfig(key),
+        error @ (NodeError::Config { .. }
+        | NodeError::OtherConfig { .. }
+        | NodeError::Allocate(_)
+        | NodeError::Raced
+        | NodeError::Store(_)) => SharedError::Claim(error),
     }
 }
 

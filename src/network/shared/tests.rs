@@ -1,5 +1,7 @@
 //! Leases of a cluster, kept and followed, in virtual time.
 
+mod simulation;
+
 use flatnet_agents::lease::allocate::Wish;
 use flatnet_agents::lease::{Lease, NetworkConfig};
 use flatnet_agents::node::ensure_config;
@@ -115,6 +117,31 @@ fn leases_are_copied_but_for_the_own_one_and_those_that_went_unseen_go() {
     pool.run_until_stalled();
     assert!(own.borrow().lost && own.borrow().next == Instant::ZERO);
     assert_eq!(held(), ["own"], "what flows goes on");
+}
+
+/// Its time is over at the moment in which it comes back: what was to end it must not end what is new.
+#[test]
+fn a_lease_that_is_back_at_its_last_moment_stays_a_route() {
+    let (cluster, options, lease, held) = block_on(cluster());
+    let config = NetworkConfig::new("10.7.0.0/16".parse().unwrap()).unwrap();
+    let claimed = Claimed { config, lease, options, held };
+    let part = Part::new(cluster.clone(), claimed, Duration::from_secs(3600), Instant::ZERO);
+    let (into, mut pool) = (Embedded::new(), LocalPool::new());
+    let follows = part.follow(&into);
+    pool.spawner().spawn_local(async { follows.await.unwrap() }).unwrap();
+    let other = format!("{}10.7.2.0-24", lease::subnets_prefix(PREFIX));
+    let value = *br#"{"PublicIP":"192.168.66.12"}"#;
+    block_on(cluster.put(&other, value)).unwrap();
+    pool.run_until_stalled();
+    block_on(cluster.delete(&other)).unwrap();
+    pool.run_until_stalled();
+    part.renew(&into, &pool.spawner(), hour(0));
+    // Nobody has read yet that it is back.
+    block_on(cluster.put(&other, value)).unwrap();
+    part.renew(&into, &pool.spawner(), hour(1));
+    pool.run_until_stalled();
+    let here = format!("{}10.7.2.0-24", lease::subnets_prefix(DEFAULT_PREFIX));
+    assert!(block_on(into.get(&here)).unwrap().is_some());
 }
 
 fn own() -> Own {
